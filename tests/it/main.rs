@@ -1,0 +1,3 @@
+//! One test binary; a module per area, named as the proto files.
+
+mod support;
