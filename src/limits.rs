@@ -58,3 +58,18 @@ pub const RAW_RESULT_BYTES_MAX: usize = 3 * 1024 * 1024 + 512 * 1024;
 pub const WALK_BATCH_ITEMS_MAX: usize = 500;
 /// Encoded bytes of one `WalkFolder` batch.
 pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+// ---- requests (API-DESIGN a.2) ----
+
+/// Strings of a request unless their field says otherwise.
+pub const STRING_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a path.
+pub const PATH_BYTES_MAX: usize = 2 * 1024;
+/// UTF-16 code units of one name in a path (API-FACTS 4.1).
+pub const SEGMENT_UNITS_MAX: usize = 255;
+/// Deadline of a unary call that brings none.
+pub const UNARY_DEADLINE_DEFAULT: Duration = Duration::from_secs(120);
+/// No unary call runs longer, whatever it asks for.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(15 * 60);
+/// Delay told with `SERVER_DRAINING`: by then a balancer has taken the process out.
+pub const DRAINING_RETRY: Duration = Duration::from_secs(1);
