@@ -6,7 +6,7 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["connector", "admin"].map(|name| format!("dropboxconnector/v1/{name}.proto"));
+    let files = ["connector", "admin", "errors"].map(|name| format!("dropboxconnector/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("dropboxconnector.binpb"), descriptors.encode_to_vec())?;
