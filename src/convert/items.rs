@@ -3,7 +3,7 @@
 use dropbox_sdk::types::{common, files, users, users_common};
 
 use crate::{
-    api,
+    api::v1 as api,
     convert::{dropbox_timestamp, path::Jail, size},
 };
 

@@ -11,7 +11,7 @@ pub mod transfer;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{
-    api,
+    api::v1 as api,
     convert::path::{Forms, ItemPath},
     fault::{Fault, Reason, Result, Violation},
     limits::STRING_BYTES_MAX,
