@@ -58,3 +58,28 @@ pub const RAW_RESULT_BYTES_MAX: usize = 3 * 1024 * 1024 + 512 * 1024;
 pub const WALK_BATCH_ITEMS_MAX: usize = 500;
 /// Encoded bytes of one `WalkFolder` batch.
 pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+// ---- the write gate (API-DESIGN a.3) ----
+
+/// A commit with less time than this before its deadline is not sent.
+pub const COMMIT_TIME_MIN: Duration = Duration::from_millis(500);
+/// Idle gates are forgotten when this many are known.
+pub const GATES_SWEEP_AT: usize = 4096;
+/// Mounted folders remembered, per process.
+pub const MOUNTS_KNOWN_MAX: usize = 10_000;
+
+// ---- answers to a full house ----
+
+/// Delay told with `CONNECTOR_BUSY` and with a break that may be tried again.
+pub const BUSY_RETRY: Duration = Duration::from_secs(1);
+/// Bytes hashed at a stretch before the thread is offered to others: about 150 µs (PERFORMANCE 2.2).
+pub const HASH_STEP_BYTES: usize = 256 * 1024;
+
+// ---- upload sessions (HOUSE 5.1) ----
+
+/// Acknowledged pieces are gathered this long into one statement; a SIGKILL loses at most these.
+pub const PIECES_GATHER: Duration = Duration::from_millis(50);
+/// How often a new writer looks whether the former one has stopped.
+pub const RELEASE_POLL: Duration = Duration::from_millis(100);
+/// Turns of one append: a repeat after a damaged body, skips after lost acknowledgements.
+pub const APPEND_TURNS: u32 = 5;
