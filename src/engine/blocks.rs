@@ -77,8 +77,7 @@ impl Blocks {
     /// `bytes`: the whole budget; raised to `BUDGET_BYTES_MIN`, below which no upload could go on.
     pub fn new(bytes: usize, clock: SharedClock) -> Self {
         let budget = bytes.max(BUDGET_BYTES_MIN) / BUDGET_UNIT_BYTES;
-        let state =
-            State { free: budget, charged: 0, open: 0, unused: VecDeque::new(), turns: VecDeque::new() };
+        let state = State { free: budget, charged: 0, open: 0, unused: VecDeque::new(), turns: VecDeque::new() };
         Self(Arc::new(Pool { budget, clock, state: Mutex::new(state) }))
     }
 
@@ -273,6 +272,15 @@ pub struct Units {
 impl Units {
     pub fn bytes(&self) -> usize {
         self.units * BUDGET_UNIT_BYTES
+    }
+
+    /// Gives back what is not needed for `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let surplus = self.units.saturating_sub(units_of(bytes));
+        if surplus > 0 {
+            self.units -= surplus;
+            drop(Units { pool: self.pool.clone(), units: surplus });
+        }
     }
 }
 

@@ -138,11 +138,16 @@ impl ContentHasher {
         &self.done
     }
 
-    pub fn finish(mut self) -> ContentHash {
+    /// The digests of all blocks, the last and shorter one included.
+    pub fn into_digests(mut self) -> Vec<BlockDigest> {
         if self.filled > 0 {
             self.close_block();
         }
-        ContentHash::of_digests(&self.done)
+        self.done
+    }
+
+    pub fn finish(self) -> ContentHash {
+        ContentHash::of_digests(&self.into_digests())
     }
 }
 
@@ -218,28 +223,12 @@ mod tests {
                 b"hello world".to_vec(),
                 "bc62d4b80d9e36da29c16c5d4d9f11731f36052c72401a76c23c0fb5a9b74423",
             ),
-            (
-                "4 MiB - 1",
-                vec![0; mib4 - 1],
-                "839e2d868a885f260431d186466f0f3c189ee0eee5cc444b54e717740ad7f1c3",
-            ),
+            ("4 MiB - 1", vec![0; mib4 - 1], "839e2d868a885f260431d186466f0f3c189ee0eee5cc444b54e717740ad7f1c3"),
             ("4 MiB", vec![0; mib4], "c7e946d101855255d919ef0c70718633adf77d3dfb3adeeecf5d0cb4e951be58"),
-            (
-                "4 MiB + 1",
-                vec![0; mib4 + 1],
-                "14a4d47f23a30177885d9820122f17d2d3a55fe63f7f5c27b95f689e0b2accd6",
-            ),
+            ("4 MiB + 1", vec![0; mib4 + 1], "14a4d47f23a30177885d9820122f17d2d3a55fe63f7f5c27b95f689e0b2accd6"),
             ("8 MiB", vec![0; 2 * mib4], "03ae066c707c588592d9e27aa2444ca98423e0999024f1ceaa11a153790b37de"),
-            (
-                "mod 256",
-                pattern(10 << 20, 256),
-                "7e714a7698696fbd2bddcf581af3a88241a2deff2efdf6ce083709e07985bdff",
-            ),
-            (
-                "mod 251",
-                pattern(10 << 20, 251),
-                "9b168152f37a1b2c33d9b26ca4a679d5f99f84f8c070fd3a4491d52cbfe96af4",
-            ),
+            ("mod 256", pattern(10 << 20, 256), "7e714a7698696fbd2bddcf581af3a88241a2deff2efdf6ce083709e07985bdff"),
+            ("mod 251", pattern(10 << 20, 251), "9b168152f37a1b2c33d9b26ca4a679d5f99f84f8c070fd3a4491d52cbfe96af4"),
             ("A", vec![b'A'; 4_194_305], "8f553da8d00d0bf509d8470e242888be33019c20c0544811f5b2b89e98360b92"),
         ];
         for (name, bytes, expected) in cases {

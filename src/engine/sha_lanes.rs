@@ -6,9 +6,8 @@ use sha2::block_api::compress256;
 /// Bytes of one SHA-256 compression.
 pub(super) const STEP_BYTES: usize = 64;
 
-const START: [u32; 8] = [
-    0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19,
-];
+const START: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 /// One SHA-256 in progress.
 #[derive(Clone, Debug)]
@@ -144,10 +143,7 @@ mod x86 {
     /// The four message words that follow `$w0 $w1 $w2 $w3`.
     macro_rules! following {
         ($w0:ident $w1:ident $w2:ident $w3:ident) => {
-            _mm_sha256msg2_epu32(
-                _mm_add_epi32(_mm_sha256msg1_epu32($w0, $w1), _mm_alignr_epi8($w3, $w2, 4)),
-                $w3,
-            )
+            _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32($w0, $w1), _mm_alignr_epi8($w3, $w2, 4)), $w3)
         };
     }
 
