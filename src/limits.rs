@@ -36,6 +36,24 @@ pub const PARALLEL_APPENDS_DEFAULT: usize = 5;
 pub const PARALLEL_APPENDS_MAX: u32 = 16;
 /// A stream that sends nothing while the server is reading ends after this, resumable.
 pub const UPLOAD_IDLE: Duration = Duration::from_secs(60);
+/// The block budget is counted in units of this size.
+pub const BUDGET_UNIT_BYTES: usize = 64 * 1024;
+/// A smaller block budget would not let one upload fill a part of two blocks beside its admission.
+pub const BUDGET_BYTES_MIN: usize = 8 * BLOCK_BYTES;
+/// A block that nobody used for this long goes back to the system.
+pub const BLOCK_UNUSED: Duration = Duration::from_secs(30);
+/// An upload that ends within this size keeps its frames as they came and takes no block.
+pub const SMALL_UPLOAD_BYTES: usize = 256 * 1024;
+/// More frames than these are joined in a block even if they are small: each costs bookkeeping of its own.
+pub const SMALL_UPLOAD_FRAMES: usize = 32;
+/// No task hashes more than this without a yield: 150 µs with one lane.
+pub const HASH_STEP_BYTES: usize = 256 * 1024;
+/// While others wait for their first block, an upload must fill at least this much in each `PACE_WINDOW` of the time in
+/// which the server was reading; else a hundred dribbling callers stop the process.
+pub const PACE_BYTES: u64 = 64 * KIB * 30;
+pub const PACE_WINDOW: Duration = Duration::from_secs(30);
+/// When an upload that was too slow for a full process may come back.
+pub const PACE_RETRY: Duration = Duration::from_secs(5);
 /// What is in flight when a caller vanishes is settled within this time.
 pub const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 
