@@ -101,3 +101,5 @@ pub const PIECES_GATHER: Duration = Duration::from_millis(50);
 pub const RELEASE_POLL: Duration = Duration::from_millis(100);
 /// Turns of one append: a repeat after a damaged body, skips after lost acknowledgements.
 pub const APPEND_TURNS: u32 = 5;
+/// What admission charges an open upload outside blocks: its stream window and one largest message.
+pub const UPLOAD_CHARGE_BYTES: usize = 1024 * 1024 + MESSAGE_BYTES_MAX;

@@ -3,6 +3,10 @@
 
 pub mod blocks;
 pub mod content_hash;
+pub mod download;
 pub mod filter;
+pub mod gate;
 pub mod parts;
 mod sha_lanes;
+pub mod upload;
+pub mod walk;

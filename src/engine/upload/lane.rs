@@ -32,7 +32,7 @@ use crate::{
 pub(super) struct Lane {
     commands: mpsc::UnboundedSender<Command>,
     /// Bounds what is in flight and the one part being filled; so the channel is bounded too.
-    room: Arc<Semaphore>,
+    pub(super) room: Arc<Semaphore>,
     task: JoinHandle<Result<u64>>,
 }
 
@@ -78,11 +78,6 @@ impl Lane {
             plan,
         };
         Lane { commands, room, task: shared.tasks.spawn(driver.run(orders)) }
-    }
-
-    /// Waits until another part may be filled. Cancel-safe.
-    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        self.room.clone().acquire_owned().await.ok()
     }
 
     pub(super) fn push(&self, part: Part, room: OwnedSemaphorePermit) {
@@ -142,7 +137,11 @@ struct Sent {
 
 impl Driver {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>) -> Result<u64> {
-        let outcome = self.drive(&mut orders).await;
+        let mut sending = JoinSet::new();
+        let outcome = self.drive(&mut orders, &mut sending).await;
+        if outcome.is_err() {
+            self.abandoned(&mut sending).await;
+        }
         self.save().await;
         if self.plan.stored
             && let Err(fault) = self.shared.store.release_upload(&self.plan.id, self.plan.writer).await
@@ -152,17 +151,20 @@ impl Driver {
         outcome
     }
 
-    async fn drive(&mut self, orders: &mut mpsc::UnboundedReceiver<Command>) -> Result<u64> {
-        let mut sending = JoinSet::new();
+    async fn drive(
+        &mut self,
+        orders: &mut mpsc::UnboundedReceiver<Command>,
+        sending: &mut JoinSet<Result<Sent>>,
+    ) -> Result<u64> {
         let closing = loop {
             tokio::select! {
                 Some(sent) = sending.join_next(), if !sending.is_empty() => self.settled(flat(sent)?),
                 order = orders.recv(), if sending.len() < self.plan.width => match order {
-                    Some(Command::Append(part, room)) => self.append(part, room, &mut sending)?,
+                    Some(Command::Append(part, room)) => self.append(part, room, sending)?,
                     Some(Command::Close { tail, size }) => break Some((tail, size)),
                     Some(Command::Settle) => break None,
                     None => {
-                        self.abandoned(&mut sending).await;
+                        self.abandoned(sending).await;
                         return Ok(self.pieces.prefix());
                     }
                 },
@@ -179,7 +181,7 @@ impl Driver {
         Ok(self.pieces.prefix())
     }
 
-    /// The caller has gone: what is in flight gets a little time, what fails then is simply not there.
+    /// The caller has gone, or one append failed: what is in flight gets a little time, what fails then is not there.
     async fn abandoned(&mut self, sending: &mut JoinSet<Result<Sent>>) {
         let settle = async {
             while let Some(sent) = sending.join_next().await {
