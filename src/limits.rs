@@ -81,6 +81,8 @@ pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
 /// A statement waits this long for another process's write before the store counts as not answering.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that read the store at once.
+pub const STORE_READERS: u32 = 4;
 /// Rows of one write transaction: other writers wait no longer than some 20 ms.
 pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 /// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
