@@ -8,7 +8,7 @@ mod write;
 
 pub(in crate::emulator) use self::{
     json::Shown,
-    walk::Visit,
+    walk::{Reach, Visit},
     write::{Mode, Terms, WriteProblem},
 };
 
@@ -31,7 +31,7 @@ pub(in crate::emulator) type NamespaceId = u64;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Account {
-    /// `dbid:` and 36 characters.
+    /// `dbid:` and 35 characters.
     pub id: String,
     pub email: String,
     pub given_name: String,
