@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-pub(in crate::emulator) use self::{ledger::{Ledger, Visit}, port::serve};
+pub(in crate::emulator) use self::{ledger::{Ledger, Ticket}, port::serve};
 pub use self::ledger::{Counter, Entry};
 use super::{
     Switches, World,

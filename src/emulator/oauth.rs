@@ -3,6 +3,8 @@
 
 mod flow;
 
+pub(in crate::emulator) use flow::www;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
@@ -221,10 +223,15 @@ impl Authority {
     }
 
     /// Registers a redirect URI of the default app, as the App Console does. Loopback addresses need none.
-    pub fn register_redirect(&self, uri: &str) {
+    ///
+    /// # Errors
+    /// It is not an address.
+    pub fn register_redirect(&self, uri: &str) -> Result<(), String> {
+        url::Url::parse(uri).map_err(|error| format!("{uri}: {error}"))?;
         let mut book = self.book();
         let app = book.apps.get_mut(DEFAULT_APP_KEY).expect("there from the start");
         app.redirect_uris.insert(uri.to_owned());
+        Ok(())
     }
 
     /// Who calls `route` with these headers.

@@ -45,6 +45,8 @@ pub struct RouteSpec {
     pub arg: String,
     pub result: String,
     pub error: String,
+    /// The argument is `null`, and may be left out.
+    pub arg_is_void: bool,
     arg_type: Kind,
     result_type: Kind,
     error_type: Kind,

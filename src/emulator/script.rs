@@ -316,7 +316,8 @@ fn refused(status: u16, summary: &str, error: Value, user_message: Option<&str>)
 /// The tags of an error from the outside in, joined with `/`, as `error_summary` begins: `path/conflict/file`.
 pub(in crate::emulator) fn summary(error: &Value) -> String {
     let mut tags = Vec::new();
-    let mut next = Some(error);
+    // `RateLimitError` is a struct: its tag is that of the reason.
+    let mut next = if error.get(".tag").is_some() { Some(error) } else { error.get("reason") };
     while let Some(tag) = next.and_then(|error| error[".tag"].as_str()) {
         tags.push(tag);
         // `files/upload` keeps its inner error under `reason`, beside the tag.

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use http::HeaderMap;
@@ -65,6 +68,8 @@ pub struct Entry {
     pub bytes_out: u64,
     /// 0 while it runs, and for ever if it was cut before there was one.
     pub status: u16,
+    /// `X-Dropbox-Request-Id` of the answer.
+    pub request_id: String,
     pub ended: bool,
 }
 
@@ -88,8 +93,8 @@ struct Books {
 }
 
 impl Ledger {
-    /// A request of `route` begins. It runs until the visit is dropped.
-    pub fn begin(&self, route: &str, headers: &HeaderMap) -> Visit {
+    /// A request of `route` begins. It runs until the ticket is dropped.
+    pub fn begin(&self, route: &str, headers: &HeaderMap) -> Ticket {
         let mut books = hold(&self.0);
         let known = books.counters.contains_key(route) || books.counters.len() < ROUTES_MAX;
         let route = if known { route } else { "?" }.to_owned();
@@ -106,7 +111,7 @@ impl Ledger {
             books.journal.pop_front();
         }
         books.journal.push_back(entry);
-        Visit { ledger: self.clone(), route, number, age, bytes_in: 0 }
+        Ticket { ledger: self.clone(), route, number, age, bytes_in: AtomicU64::new(0) }
     }
 
     pub fn counters(&self) -> BTreeMap<String, Counter> {
@@ -132,19 +137,19 @@ impl Ledger {
 
 /// A request under way. Dropping it is its end.
 #[derive(Debug)]
-pub(in crate::emulator) struct Visit {
+pub(in crate::emulator) struct Ticket {
     ledger: Ledger,
     route: String,
     number: u64,
     age: u64,
-    bytes_in: u64,
+    /// Body bytes so far, also when the entry has left the journal.
+    bytes_in: AtomicU64,
 }
 
-impl Visit {
+impl Ticket {
     /// Of the request's body, as it comes.
-    pub fn bytes_in(&mut self, bytes: u64) {
-        self.bytes_in += bytes;
-        let body = self.bytes_in;
+    pub fn bytes_in(&self, bytes: u64) {
+        let body = self.bytes_in.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.note(|counter, entry| {
             counter.bytes_in += bytes;
             counter.body_bytes_max = counter.body_bytes_max.max(body);
@@ -153,14 +158,14 @@ impl Visit {
     }
 
     /// Of the answer's body, as it goes.
-    pub fn bytes_out(&mut self, bytes: u64) {
+    pub fn bytes_out(&self, bytes: u64) {
         self.note(|counter, entry| {
             counter.bytes_out += bytes;
             entry.bytes_out += bytes;
         });
     }
 
-    pub fn arg(&mut self, arg: &Value) {
+    pub fn arg(&self, arg: &Value) {
         let text = arg.to_string();
         let arg = match text.len() > ARG_BYTES_MAX {
             true => Value::String(text[..text.floor_char_boundary(ARG_BYTES_MAX)].to_owned()),
@@ -169,10 +174,12 @@ impl Visit {
         self.note(|_, entry| entry.arg = arg);
     }
 
-    pub fn status(&mut self, status: u16) {
+    /// The answer's head goes out.
+    pub fn answered(&self, status: u16, request_id: &str) {
         self.note(|counter, entry| {
             counter.good += u64::from(status < 400);
             entry.status = status;
+            entry.request_id = request_id.to_owned();
         });
     }
 
@@ -191,8 +198,8 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
-    fn drop(&mut self) {
+impl Drop for Ticket {
+    fn drop(&self) {
         self.note(|counter, entry| {
             counter.running -= 1;
             entry.ended = true;
@@ -210,12 +217,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", "Bearer sl.u.secret".parse().expect("a header"));
         headers.insert("range", "bytes=0-1".parse().expect("a header"));
-        let mut first = ledger.begin("files/download", &headers);
+        let first = ledger.begin("files/download", &headers);
         let second = ledger.begin("files/download", &headers);
         first.bytes_in(3);
         first.bytes_in(4);
         first.bytes_out(10);
-        first.status(206);
+        first.answered(206, "r1");
         drop(second);
         let counter = ledger.counter("files/download");
         let want = Counter {

@@ -1,5 +1,8 @@
 //! The consent page and the token endpoint. Errors have OAuth's shape (`error`, `error_description`), not the API's.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use http::{
     HeaderMap, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
@@ -8,7 +11,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::emulator::Canned;
+use crate::emulator::{Canned, World};
 
 /// What came as query and form, first one wins.
 struct Params(Vec<(String, String)>);
@@ -41,6 +44,24 @@ struct Asked {
     access_type: AccessType,
     scopes: BTreeSet<String>,
     challenge: Option<Challenge>,
+}
+
+/// The www host: the consent page and nothing else.
+pub(in crate::emulator) async fn www(world: &Arc<World>, request: http::Request<Bytes>) -> http::Response<Bytes> {
+    let ticket = world.ledger.begin(request.uri().path().trim_start_matches('/'), request.headers());
+    let query = request.uri().query().unwrap_or_default();
+    let answer = match (request.uri().path(), request.method()) {
+        ("/oauth2/authorize", &Method::GET) => world.authority.authorize(request.method(), query, b""),
+        ("/oauth2/authorize", &Method::POST) => world.authority.authorize(request.method(), query, request.body()),
+        ("/oauth2/authorize", _) => page(405, "Wrong method", "<p>GET or POST</p>"),
+        _ => page(404, "Nothing here", "<p>This host has /oauth2/authorize only.</p>"),
+    };
+    ticket.answered(answer.status, "");
+    let mut response = http::Response::builder().status(answer.status);
+    for (name, value) in &answer.headers {
+        response = response.header(name, value);
+    }
+    response.body(Bytes::from(answer.body)).expect("pages have plain headers")
 }
 
 impl Authority {

@@ -65,6 +65,7 @@ impl Loader<'_> {
             arg: text(spec, "arg"),
             result: text(spec, "result"),
             error: text(spec, "error"),
+            arg_is_void: spec["arg"] == "Void",
             arg_type: self.kind(&text(spec, "arg"), &Value::Null),
             result_type: self.kind(&text(spec, "result"), &Value::Null),
             error_type: self.kind(&text(spec, "error"), &Value::Null),
