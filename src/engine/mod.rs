@@ -1,1 +1,12 @@
-//! (to be written)
+//! Work of more than one Dropbox call: uploads, downloads, walks, jobs and the write gate.
+//! What only computes (hashing, cutting, filtering) stands in files of its own without I/O.
+
+pub mod blocks;
+pub mod content_hash;
+pub mod download;
+pub mod filter;
+pub mod gate;
+pub mod parts;
+mod sha_lanes;
+pub mod upload;
+pub mod walk;

@@ -1,0 +1,160 @@
+//! What is known of an upload beyond one stream: the sealed `upload_id` its caller holds and the row in the store.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Settled, Shared, UploadSpec};
+use crate::{
+    engine::content_hash::BlockDigest,
+    fault::{Fault, Reason, Result},
+    limits,
+    seal::{HandleKind, Owner},
+    store::{Piece, Upload, UploadState},
+};
+
+/// The inside of an `upload_id`: everything a replica needs to go on, beside the piece map of a parallel upload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Handle {
+    /// The row in the store.
+    pub id: String,
+    /// Dropbox's session.
+    pub session: String,
+    /// A concurrent session: Dropbox cannot tell what it has.
+    pub parallel: bool,
+    /// Seconds since 1970.
+    pub expires: u64,
+    pub spec: UploadSpec,
+    /// The caller's request context when the upload was made, as the service encoded it.
+    pub context: Vec<u8>,
+}
+
+/// An upload that this stream may now write to.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub handle: Handle,
+    pub upload_id: String,
+    /// 0: no row; Dropbox alone knows.
+    pub writer: i64,
+    /// Whether a lane writes its pieces to the row.
+    pub stored: bool,
+}
+
+/// Where a resumed upload stands.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Bytes up to `prefix` are there. `digests`: of the blocks below `prefix`; `None` where no row tells.
+    Open { prefix: u64, digests: Option<Vec<BlockDigest>>, beyond: Vec<Piece> },
+    /// All bytes are there, the session is closed, nothing is committed as far as we know.
+    Ready { size: u64, digests: Option<Vec<BlockDigest>> },
+    Committed(Box<Settled>),
+}
+
+impl Handle {
+    pub(super) fn expires_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.expires)
+    }
+
+    pub(super) fn seal(&self, shared: &Shared, owner: &Owner<'_>) -> Result<String> {
+        shared.store.keys().seal_handle(HandleKind::Upload, owner, self)
+    }
+}
+
+impl Shared {
+    /// Opens an `upload_id` and looks at its age.
+    pub(super) fn open_handle(&self, owner: &Owner<'_>, upload_id: &str) -> Result<Handle> {
+        let handle: Handle = self.store.keys().open_handle(HandleKind::Upload, owner, upload_id)?;
+        if handle.expires_at() <= self.clock.now() {
+            return Err(not_found(upload_id, "expired"));
+        }
+        Ok(handle)
+    }
+
+    /// Takes the upload over: raises its writer number and waits until the former writer has stopped, 10 s at most.
+    /// Dropbox cannot arbitrate: a concurrent session takes any offset from anybody.
+    pub(super) async fn claim(&self, handle: Handle, upload_id: &str) -> Result<(Record, Standing)> {
+        if self.store.upload(&handle.id).await?.is_none() {
+            if handle.parallel {
+                return Err(not_found(upload_id, "pieces_lost"));
+            }
+            let record = Record { handle, upload_id: upload_id.into(), writer: 0, stored: false };
+            // Dropbox is asked by the caller of this function: it needs a `Caller`.
+            return Ok((record, Standing::Open { prefix: 0, digests: None, beyond: Vec::new() }));
+        }
+        let claim = self.store.claim_upload(&handle.id).await?;
+        let row = claim.upload;
+        if !claim.released {
+            self.wait_for_release(&handle.id, row.writer).await;
+        }
+        let standing = self.standing(&row, upload_id).await?;
+        let record = Record { handle, upload_id: upload_id.into(), writer: row.writer, stored: true };
+        Ok((record, standing))
+    }
+
+    /// What the row and its pieces say. Read after the former writer stopped, so that nothing is added behind it.
+    pub(super) async fn standing(&self, row: &Upload, upload_id: &str) -> Result<Standing> {
+        let size = row.size.unwrap_or_default();
+        match row.state {
+            UploadState::Committed => match row.outcome.as_deref().map(serde_json::from_str) {
+                Some(Ok(settled)) => Ok(Standing::Committed(Box::new(settled))),
+                _ => Err(Fault::bug("a committed upload has no outcome")),
+            },
+            UploadState::Cancelled => Err(not_found(upload_id, "cancelled")),
+            UploadState::Open => {
+                let (prefix, digests, beyond) = split(self.store.pieces(&row.id).await?);
+                Ok(Standing::Open { prefix, digests: Some(digests), beyond })
+            }
+            UploadState::Ready | UploadState::Committing => {
+                let (prefix, digests, _) = split(self.store.pieces(&row.id).await?);
+                Ok(Standing::Ready { size, digests: (prefix == size).then_some(digests) })
+            }
+        }
+    }
+
+    async fn wait_for_release(&self, id: &str, writer: i64) {
+        let deadline = tokio::time::Instant::now() + limits::SETTLE_DEADLINE;
+        while tokio::time::Instant::now() < deadline {
+            match self.store.upload(id).await {
+                // Somebody raised the writer again, or the row says that the former one is gone.
+                Ok(Some(row)) if row.writer != writer || row.released => return,
+                Ok(Some(_)) => {}
+                _ => return,
+            }
+            self.clock.sleep(limits::RELEASE_POLL).await;
+        }
+    }
+}
+
+/// The contiguous part from 0 with its digests, and what lies behind the first gap.
+fn split(pieces: Vec<Piece>) -> (u64, Vec<BlockDigest>, Vec<Piece>) {
+    let (mut prefix, mut digests, mut beyond) = (0, Vec::new(), Vec::new());
+    for piece in pieces {
+        if piece.offset == prefix {
+            prefix += piece.length;
+            digests.extend(piece.digests.iter().map(|digest| BlockDigest::from_bytes(*digest)));
+        } else if piece.offset > prefix {
+            beyond.push(piece);
+        }
+    }
+    (prefix, digests, beyond)
+}
+
+pub(super) fn not_found(upload_id: &str, cause: &'static str) -> Fault {
+    let name: String = upload_id.chars().take(32).collect();
+    Fault::new(Reason::UploadNotFound, format!("the upload cannot be continued: {}", cause.replace('_', " ")))
+        .fact("cause", cause)
+        .resource("upload", name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_ends_at_the_first_gap_and_keeps_its_digests() {
+        let piece = |offset, length, n: u8| Piece { offset, length, digests: vec![[n; 32]] };
+        let (prefix, digests, beyond) = split(vec![piece(0, 4, 1), piece(4, 4, 2), piece(12, 4, 4)]);
+        assert_eq!((prefix, digests.len(), beyond.len()), (8, 2, 1));
+        assert_eq!(split(Vec::new()).0, 0);
+    }
+}
