@@ -189,3 +189,24 @@ pub const SEGMENT_UNITS_MAX: usize = 255;
 pub const STRING_BYTES_MAX: usize = 4 * 1024;
 /// Deadline of a unary call that brings none.
 pub const UNARY_DEADLINE_DEFAULT: Duration = Duration::from_secs(120);
+
+// ---- listings (API-DESIGN a.6, a.7) ----
+
+/// Items of a `ListFolder` page unless asked otherwise.
+pub const LIST_PAGE_DEFAULT: u32 = 500;
+/// Links of a `ListSharedLinks` page; Dropbox chooses its own page size, so this only cuts.
+pub const LINKS_PAGE_DEFAULT: u32 = 100;
+pub const LINKS_PAGE_MAX: u32 = 1000;
+/// Bytes of a url in a request.
+pub const URL_BYTES_MAX: usize = 2 * 1024;
+/// File extensions of one search.
+pub const SEARCH_EXTENSIONS_MAX: usize = 32;
+pub const SEARCH_PAGE_DEFAULT: u32 = 100;
+/// Dropbox takes no more per page.
+pub const SEARCH_PAGE_MAX: u32 = 1000;
+/// Dropbox takes no longer query.
+pub const SEARCH_QUERY_CHARS_MAX: usize = 1000;
+/// A sorted walk keeps its items in memory: about 10 MB.
+pub const SORTED_ITEMS_MAX: usize = 10_000;
+/// Ranges of one download a caller may ask for.
+pub const PARALLEL_RANGES_MAX: u32 = 8;

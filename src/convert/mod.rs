@@ -1,14 +1,14 @@
 //! Proto ⇄ Dropbox types and field checks, a file per topic. Pure: no await, no clock, no I/O.
 //! A request is checked whole: every wrong field is told at once, then nothing behind it checks again.
 
-pub mod admin;
 pub mod items;
 pub mod path;
-pub mod raw_api;
 pub mod sharing;
 pub mod transfer;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     api::v1 as api,
@@ -173,14 +173,14 @@ pub fn size(bytes: u64) -> i64 {
 }
 
 /// Whom a call acts as, by the request's context.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AskedActAs {
     User(String),
     Admin(String),
 }
 
 /// Where the paths of a call start, by the request's context.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AskedRoot {
     Home,
     Root(String),
@@ -188,7 +188,7 @@ pub enum AskedRoot {
 }
 
 /// What a request's context asks for; both parts empty if it has none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedContext {
     pub act_as: Option<AskedActAs>,
     pub root: Option<AskedRoot>,

@@ -41,6 +41,10 @@ impl Forms {
     pub const WRITE: Forms = Forms { id: false, rev: false, ns: true, root: false };
     /// Routes that change something that exists.
     pub const WRITE_OR_ID: Forms = Forms { id: true, rev: false, ns: true, root: false };
+    /// Where a file goes.
+    pub const UPLOAD: Forms = Forms::WRITE;
+    /// The folder a file goes to.
+    pub const UPLOAD_FOLDER: Forms = Forms { id: false, rev: false, ns: true, root: true };
     /// A plain path and nothing else.
     pub const PLAIN: Forms = Forms { id: false, rev: false, ns: false, root: true };
 }

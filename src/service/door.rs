@@ -17,12 +17,12 @@ use crate::{
         items::paths,
         path::{ItemPath, Jail},
     },
-    credentials::{Ask, Resolver},
+    credentials::{Ask, Opened, Resolver},
     dropbox::{ActAs, Caller, CommitRoute, Root, Route, routes},
     engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
-    store::{ParameterId, Parameters, PathRoot, Store},
+    store::{ParameterId, Parameters, Store},
 };
 
 /// What every body needs. Clones are cheap.
@@ -69,12 +69,9 @@ pub struct Site(Arc<Inside>);
 struct Inside {
     door: Door,
     call: Call,
-    caller: Caller,
-    parameters: Arc<Parameters>,
+    opened: Opened,
     jail: Jail,
     context: AskedContext,
-    /// What paths are relative to, as far as it is known here: it names the gate.
-    root: Option<Root>,
 }
 
 impl Door {
@@ -129,17 +126,15 @@ impl Door {
             principal: call.principal().clone(),
             permissions: call.permissions() | extra,
             act_as,
-            root: asked_root.clone(),
+            root: asked_root,
             deadline: call.deadline(),
         };
         let opened = self.resolver.open(&id, ask).await?;
         let jail = Jail::new(&opened.parameters.settings.path_prefix)?;
-        if !jail.is_open() && asked_root.is_some() {
+        if !jail.is_open() && context.root.is_some() {
             return Err(Jail::refusal());
         }
-        let root = asked_root.or_else(|| default_root(&opened.parameters, &context));
-        let (caller, parameters) = (opened.caller, opened.parameters);
-        Ok(Site(Arc::new(Inside { door: self.clone(), call: call.clone(), caller, parameters, jail, context, root })))
+        Ok(Site(Arc::new(Inside { door: self.clone(), call: call.clone(), opened, jail, context })))
     }
 }
 
@@ -160,22 +155,9 @@ fn named_parameter(call: &Call, field: &str) -> Result<ParameterId> {
     ParameterId::new(id)
 }
 
-fn default_root(parameters: &Parameters, context: &AskedContext) -> Option<Root> {
-    match &parameters.settings.default_path_root {
-        PathRoot::Home => Some(Root::Home),
-        PathRoot::Namespace { namespace_id } => Some(Root::Namespace(namespace_id.clone())),
-        PathRoot::Auto if context.act_as.is_some() || parameters.settings.default_act_as.is_some() => None,
-        PathRoot::Auto => parameters
-            .account
-            .as_ref()
-            .filter(|account| !account.root_namespace_id.is_empty())
-            .map(|account| Root::Root(account.root_namespace_id.clone())),
-    }
-}
-
 impl Site {
     pub fn caller(&self) -> &Caller {
-        &self.0.caller
+        &self.0.opened.caller
     }
 
     pub fn call(&self) -> &Call {
@@ -183,7 +165,7 @@ impl Site {
     }
 
     pub fn parameters(&self) -> &Arc<Parameters> {
-        &self.0.parameters
+        &self.0.opened.parameters
     }
 
     pub fn jail(&self) -> &Jail {
@@ -191,7 +173,7 @@ impl Site {
     }
 
     pub fn owner(&self) -> Owner<'_> {
-        self.0.parameters.owner()
+        self.0.opened.parameters.owner()
     }
 
     pub fn keys(&self) -> &KeyRing {
@@ -207,11 +189,11 @@ impl Site {
     }
 
     pub fn root(&self) -> Option<&Root> {
-        self.0.root.as_ref()
+        self.0.opened.root.as_ref()
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.caller.deadline()
+        self.0.opened.caller.deadline()
     }
 
     /// A fault as this caller may see it.
@@ -220,17 +202,17 @@ impl Site {
         if fault.get("applicationParameterId").is_some() {
             return fault;
         }
-        fault.fact("applicationParameterId", self.0.parameters.id.as_str())
+        fault.fact("applicationParameterId", self.0.opened.parameters.id.as_str())
     }
 
     /// The root was chosen by us and not by the caller, so that we may choose again.
     fn root_is_ours(&self) -> bool {
-        self.0.context.root.is_none() && self.0.parameters.settings.default_path_root == PathRoot::Auto
+        self.0.opened.auto_root
     }
 
     /// Calls a route that takes no namespace lock.
     pub async fn read<A: Serialize, R: DeserializeOwned>(&self, route: &Route<A, R>, arg: &A) -> Result<R> {
-        Ok(self.0.caller.call(route, arg).await?.value)
+        Ok(self.0.opened.caller.call(route, arg).await?.value)
     }
 
     /// Waits for the turn of every namespace the paths lie in, then commits.
@@ -240,11 +222,11 @@ impl Site {
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<R> {
-        let account = self.0.parameters.account_id();
+        let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
         let held = gates.turn(&keys, self.deadline().map(Into::into)).await?;
-        Ok(self.0.caller.commit(&held, route, arg).await?.value)
+        Ok(self.0.opened.caller.commit(&held, route, arg).await?.value)
     }
 
     /// What Dropbox knows of an item.
@@ -258,7 +240,7 @@ impl Site {
     pub fn learn(&self, metadata: &files::Metadata) {
         let folder = paths(metadata).0.and_then(|path| path.rsplit_once('/')).map(|(folder, _)| folder);
         if let (Some(folder), Some(namespace)) = (folder, convert::items::parent_shared_folder_id(metadata)) {
-            self.0.door.gates.learn(self.0.parameters.account_id(), folder, namespace);
+            self.0.door.gates.learn(self.0.opened.parameters.account_id(), folder, namespace);
         }
     }
 

@@ -111,12 +111,13 @@ pub fn open<Q: Paged>(site: &Site, request: &Q) -> Result<Option<(String, Place)
     Ok(Some((token.p, token.place)))
 }
 
+/// Tag and length before an entry.
+const FRAMING_BYTES: usize = 8;
+
 /// Takes entries of one Dropbox page for an answer until it would be too large.
 #[derive(Debug)]
 pub struct Answer<T> {
     pub taken: Vec<T>,
-    /// Entries of the Dropbox page dealt with, those passed over included.
-    pub given: usize,
     bytes: usize,
     bytes_max: usize,
     items_max: usize,
@@ -130,26 +131,18 @@ impl<T: Message> Answer<T> {
     pub fn bounded(items_max: usize, bytes_max: usize) -> Self {
         // Room for the token behind the items.
         let bytes_max = bytes_max - crate::limits::HANDLE_BYTES_MAX - 64;
-        Self { taken: Vec::new(), given: 0, bytes: 0, bytes_max, items_max }
+        Self { taken: Vec::new(), bytes: 0, bytes_max, items_max }
     }
 
-    /// False if the answer is full; the entry then belongs to the next page.
-    #[must_use]
-    pub fn take(&mut self, entry: T) -> bool {
-        let bytes = entry.encoded_len() + 8;
-        let full = self.taken.len() >= self.items_max || self.bytes + bytes > self.bytes_max;
-        if full && !self.taken.is_empty() {
-            return false;
-        }
-        self.bytes += bytes;
-        self.given += 1;
+    /// Whether the entry fits. The first always does: an answer is never empty for want of room.
+    pub fn has_room(&self, entry: &T) -> bool {
+        let bytes = entry.encoded_len() + FRAMING_BYTES;
+        self.taken.is_empty() || (self.taken.len() < self.items_max && self.bytes + bytes <= self.bytes_max)
+    }
+
+    pub fn put(&mut self, entry: T) {
+        self.bytes += entry.encoded_len() + FRAMING_BYTES;
         self.taken.push(entry);
-        true
-    }
-
-    /// An entry that is not for this caller.
-    pub fn pass_over(&mut self) {
-        self.given += 1;
     }
 }
 
@@ -161,18 +154,18 @@ mod tests {
     fn an_answer_is_cut_before_it_is_too_large_and_never_empty() {
         let item = |bytes: usize| api::Item { name: "x".repeat(bytes), ..Default::default() };
         let mut answer = Answer::new();
-        let mut taken = 0;
-        while answer.take(item(1000)) {
-            taken += 1;
+        while answer.has_room(&item(1000)) {
+            answer.put(item(1000));
         }
         let encoded: usize = answer.taken.iter().map(|item| item.encoded_len() + 4).sum();
-        assert!(encoded < ANSWER_BYTES_MAX && encoded > ANSWER_BYTES_MAX - 10_000, "{encoded}");
-        assert_eq!((answer.given, answer.taken.len()), (taken, taken));
+        assert!(encoded < ANSWER_BYTES_MAX && encoded > ANSWER_BYTES_MAX - 20_000, "{encoded}");
         let mut answer = Answer::new();
-        assert!(answer.take(item(ANSWER_BYTES_MAX)));
-        assert!(!answer.take(item(1)));
-        let mut answer = Answer::bounded(2, ANSWER_BYTES_MAX);
-        assert!(answer.take(item(1)) && answer.take(item(1)) && !answer.take(item(1)));
+        assert!(answer.has_room(&item(ANSWER_BYTES_MAX)));
+        answer.put(item(ANSWER_BYTES_MAX));
+        assert!(!answer.has_room(&item(1)));
+        let mut answer = Answer::bounded(1, ANSWER_BYTES_MAX);
+        answer.put(item(1));
+        assert!(!answer.has_room(&item(1)));
     }
 
     #[test]
