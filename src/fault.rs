@@ -71,6 +71,7 @@ reasons! {
     DuplicatePaths, "DUPLICATE_PATHS", "name each path once and do not nest them";
     EmailUnverified, "EMAIL_UNVERIFIED", "verify the e-mail address of the Dropbox account";
     EncryptedFolder, "ENCRYPTED_FOLDER", "use a folder without end-to-end encryption";
+    EtagMismatch, "ETAG_MISMATCH", "read the application parameter again and decide";
     ExportFormat, "EXPORT_FORMAT", "ask for one of the item's export formats";
     ExtractionFailed, "EXTRACTION_FAILED", "use another source file";
     ExtractionUnsupported, "EXTRACTION_UNSUPPORTED", "use a format this extraction supports";
