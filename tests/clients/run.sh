@@ -39,12 +39,15 @@ run_python() { (cd clients/python && PYTHONPATH=gen "$BIN/python" conformance.py
 
 run_go() {
     (cd clients/go && GOWORK=off "$BIN/go" vet ./... && GOWORK=off "$BIN/go" test -count=1 -v .) \
-        | sed -E 's/^--- PASS: Test_([^ ]+).*/ok go \1/; s/^--- FAIL: Test_([^ ]+).*/not ok go \1/; /^(PASS|FAIL|ok\t|FAIL\t|=== )/d'
+        | sed -nE 's/^ok .*//; s/^--- PASS: Test_([^ ]+).*/ok go \1/p; s/^--- FAIL: Test_([^ ]+).*/not ok go \1/p; s/^    .*/&/p'
 }
 
 run_typescript() { (cd clients/typescript && "$BIN/node" node_modules/typescript/bin/tsc -p . && "$BIN/node" gen/js/src/conformance.js); }
 
-run_java() { (cd clients/java && mvn -q -B compile exec:java -Dexec.mainClass=example.Conformance); }
+run_java() {
+    # Maven colours the line its process begins with even in batch mode.
+    (cd clients/java && mvn -q -B compile exec:java -Dexec.mainClass=example.Conformance) | sed 's/\x1b\[[0-9;]*m//g'
+}
 
 # What the kubelet sees: three names healthy, an unknown one and the data port's missing name not.
 run_probe() {
@@ -52,8 +55,8 @@ run_probe() {
     local wanted service code
     while read -r wanted service; do
         code=0
-        "$TOOLS/gobin/probe" "$CONNECTOR_PROBE" "$service" >"$work/probe.out" 2>&1 || code=$?
-        if [ "$code" = "$wanted" ]; then echo "ok probe $service"; else echo "not ok probe $service: exit $code: $(cat "$work/probe.out")"; fi
+        "$TOOLS/gobin/probe" "$CONNECTOR_PROBE" "$service" >"$work/kubelet.out" 2>&1 || code=$?
+        if [ "$code" = "$wanted" ]; then echo "ok probe $service"; else echo "not ok probe $service: exit $code: $(cat "$work/kubelet.out")"; fi
     done <<<"0 readiness
 0 liveness
 0 dropboxconnector.v1.DropboxConnector
