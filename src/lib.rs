@@ -22,7 +22,7 @@ pub mod config;
 pub mod convert;
 pub mod credentials;
 pub mod dropbox;
-pub mod emulator;
+//pub mod emulator;
 pub mod engine;
 pub mod fault;
 pub mod http;

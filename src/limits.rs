@@ -90,8 +90,6 @@ pub const MOUNTS_KNOWN_MAX: usize = 10_000;
 
 /// Delay told with `CONNECTOR_BUSY` and with a break that may be tried again.
 pub const BUSY_RETRY: Duration = Duration::from_secs(1);
-/// Bytes hashed at a stretch before the thread is offered to others: about 150 µs (PERFORMANCE 2.2).
-pub const HASH_STEP_BYTES: usize = 256 * 1024;
 
 // ---- upload sessions (HOUSE 5.1) ----
 

@@ -225,7 +225,7 @@ impl Uploads {
         let expires_at = handle.expires_at();
         let status = |state, persisted, file| Ok(Status { state, persisted, expires_at, file });
         let standing = match self.0.store.upload(&handle.id).await? {
-            Some(row) => self.0.standing(&row, upload_id).await?,
+            Some(row) => self.0.standing(&row).await?,
             None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
             None => self.0.probe(caller, &handle, upload_id).await?,
         };
@@ -256,7 +256,7 @@ impl Uploads {
         let shared = &self.0;
         let _admission = shared.admit(account.parameter).await?;
         // A drain looks like a caller that half-closes: whole blocks go out, the rest is dropped.
-        let frames = frames.take_until(shared.draining.clone().cancelled_owned());
+        let frames = frames.take_until(Box::pin(shared.draining.clone().cancelled_owned()));
         let mut run = match opening {
             Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress),
             Opening::Resume(upload_id) => match Run::resume(shared, caller, account, &upload_id, progress).await? {
@@ -406,8 +406,9 @@ impl<'a> Run<'a> {
         let next = match &mut self.lane {
             None => cutter.next().await.map(|part| part.map(|part| (part, None))),
             Some(lane) => {
+                let room = lane.room.clone();
                 let part = async {
-                    let room = lane.room.clone().acquire_owned().await.ok();
+                    let room = room.acquire_owned().await.ok();
                     Ok(cutter.next().await?.map(|part| (part, room)))
                 };
                 let ended = tokio::select! {
@@ -508,7 +509,6 @@ impl<'a> Run<'a> {
             declared_size: self.spec.total_size,
             declared_hash,
             resumed: self.record.is_some(),
-            idle: self.shared.settings.idle,
             ..Rules::default()
         })
     }
@@ -542,7 +542,7 @@ impl Shared {
     /// A session at Dropbox, its row and its handle.
     async fn open_session(&self, caller: &Caller, account: &Account<'_>, spec: UploadSpec, context: Vec<u8>, parallel: bool) -> Result<Record> {
         let expires = lane::expiry(self.clock.now());
-        let mut arg = UploadSessionStartArg::new();
+        let mut arg = UploadSessionStartArg::default();
         arg.session_type = Some(if parallel { UploadSessionType::Concurrent } else { UploadSessionType::Sequential });
         let session = caller.upload(&routes::UPLOAD_SESSION_START, &arg, &[]).await?.value.session_id;
         let sealed_spec = serde_json::to_vec(&spec).map_err(|error| Fault::bug("a spec could not be encoded").source(error))?;

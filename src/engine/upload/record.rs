@@ -83,23 +83,22 @@ impl Shared {
         }
         let claim = self.store.claim_upload(&handle.id).await?;
         let row = claim.upload;
-        if !claim.released {
+        if !claim.former_released {
             self.wait_for_release(&handle.id, row.writer).await;
         }
-        let standing = self.standing(&row, upload_id).await?;
+        let standing = self.standing(&row).await?;
         let record = Record { handle, upload_id: upload_id.into(), writer: row.writer, stored: true };
         Ok((record, standing))
     }
 
     /// What the row and its pieces say. Read after the former writer stopped, so that nothing is added behind it.
-    pub(super) async fn standing(&self, row: &Upload, upload_id: &str) -> Result<Standing> {
+    pub(super) async fn standing(&self, row: &Upload) -> Result<Standing> {
         let size = row.size.unwrap_or_default();
         match row.state {
             UploadState::Committed => match row.outcome.as_deref().map(serde_json::from_str) {
                 Some(Ok(settled)) => Ok(Standing::Committed(Box::new(settled))),
                 _ => Err(Fault::bug("a committed upload has no outcome")),
             },
-            UploadState::Cancelled => Err(not_found(upload_id, "cancelled")),
             UploadState::Open => {
                 let (prefix, digests, beyond) = split(self.store.pieces(&row.id).await?);
                 Ok(Standing::Open { prefix, digests: Some(digests), beyond })
