@@ -4,5 +4,6 @@
 pub mod blocks;
 pub mod content_hash;
 pub mod filter;
+mod glob;
 pub mod parts;
 mod sha_lanes;
