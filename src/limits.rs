@@ -66,6 +66,12 @@ pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Times a broken body is taken up again before the caller hears of it.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
 
+// ---- filters (API-DESIGN a.2) ----
+
+/// Globs of one list of an `ItemFilter`: all are tried on every item.
+pub const FILTER_GLOBS_MAX: usize = 32;
+pub const FILTER_GLOB_BYTES_MAX: usize = 1024;
+
 // ---- answers ----
 
 /// No unary answer and no stream message is larger: stock clients refuse more than 4 MiB.

@@ -1,4 +1,4 @@
-//! Work of more than one Dropbox call: uploads, downloads, walks, jobs and the write gate.
+//! Work of more than one Dropbox call: uploads, downloads, walks and the write gate.
 //! What only computes (hashing, cutting, filtering) stands in files of its own without I/O.
 
 pub mod blocks;

@@ -714,3 +714,7 @@ impl<S> fmt::Debug for PartCutter<S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "parts_tests.rs"]
+mod tests;
