@@ -143,13 +143,14 @@ impl Store {
         if former.state == UploadState::Committed {
             return Ok(Claim { upload: former, former_released, former_claimed_at });
         }
-        let row =
-            sqlx::query("UPDATE uploads SET writer = writer + 1, released = 0, claimed_at = $2 WHERE id = $1 RETURNING *")
-                .bind(id)
-                .bind(now)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+        let row = sqlx::query(
+            "UPDATE uploads SET writer = writer + 1, released = 0, claimed_at = $2 WHERE id = $1 RETURNING *",
+        )
+        .bind(id)
+        .bind(now)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(unavailable)?;
         let upload = self.upload_of(&row)?;
         tx.commit().await.map_err(unavailable)?;
         Ok(Claim { upload, former_released, former_claimed_at })
@@ -181,7 +182,12 @@ impl Store {
         for portion in pieces.chunks(STORE_WRITE_ROWS_MAX) {
             let mut tx = self.begin(&self.0.quick).await?;
             let mine = "SELECT COUNT(*) FROM uploads WHERE id = $1 AND writer = $2 AND state = 'open'";
-            let mine = sqlx::query_scalar::<_, i64>(mine).bind(id).bind(writer).fetch_one(&mut *tx).await.map_err(unavailable)?;
+            let mine = sqlx::query_scalar::<_, i64>(mine)
+                .bind(id)
+                .bind(writer)
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(unavailable)?;
             if mine == 0 {
                 tx.rollback().await.map_err(unavailable)?;
                 return self.require_turn(0, id, writer).await;
@@ -214,7 +220,8 @@ impl Store {
     pub async fn forget_pieces(&self, id: &str, writer: i64, offsets: &[u64]) -> Result<()> {
         let mut tx = self.begin(&self.0.quick).await?;
         let mine = "SELECT COUNT(*) FROM uploads WHERE id = $1 AND writer = $2 AND state <> 'committed'";
-        let mine = sqlx::query_scalar::<_, i64>(mine).bind(id).bind(writer).fetch_one(&mut *tx).await.map_err(unavailable)?;
+        let mine =
+            sqlx::query_scalar::<_, i64>(mine).bind(id).bind(writer).fetch_one(&mut *tx).await.map_err(unavailable)?;
         if mine == 0 {
             tx.rollback().await.map_err(unavailable)?;
             return self.require_turn(0, id, writer).await;
@@ -266,8 +273,7 @@ impl Store {
     /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED` when it is committing or committed already, `UPLOAD_NOT_FOUND`,
     /// `STORE_UNAVAILABLE`.
     pub async fn intend_commit(&self, id: &str, writer: i64, size: u64) -> Result<()> {
-        let sql =
-            "UPDATE uploads SET state = 'committing', size = $3 WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')";
+        let sql = "UPDATE uploads SET state = 'committing', size = $3 WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')";
         self.step(sql, id, writer, Some(size)).await
     }
 
@@ -295,7 +301,11 @@ impl Store {
         if changed.rows_affected() == 0 {
             return Err(not_found(id));
         }
-        sqlx::query("DELETE FROM upload_pieces WHERE upload_id = $1").bind(id).execute(&mut *tx).await.map_err(unavailable)?;
+        sqlx::query("DELETE FROM upload_pieces WHERE upload_id = $1")
+            .bind(id)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
         tx.commit().await.map_err(unavailable)
     }
 
@@ -330,7 +340,9 @@ impl Store {
         }
         let now = self.upload(id).await?.ok_or_else(|| not_found(id))?;
         if now.writer != writer {
-            return Err(Fault::new(Reason::UploadTakenOver, "another stream took over this upload").resource("upload", id));
+            return Err(
+                Fault::new(Reason::UploadTakenOver, "another stream took over this upload").resource("upload", id)
+            );
         }
         Err(Fault::new(Reason::UploadClosed, format!("this upload is {} and takes no more", now.state.name()))
             .resource("upload", id)
@@ -344,10 +356,14 @@ impl Store {
         let states = [UploadState::Open, UploadState::Ready, UploadState::Committing, UploadState::Committed];
         let state = states.into_iter().find(|known| known.name() == state);
         let sealed: Vec<u8> = row.try_get("spec_sealed").map_err(unavailable)?;
-        let spec = self.0.keys.open("column", &[b"uploads", id.as_bytes(), b"spec_sealed"], &sealed).map_err(|error| {
-            Fault::new(Reason::HandleKeyRetired, format!("the upload does not open any more ({error:?}); start a new one"))
+        let spec =
+            self.0.keys.open("column", &[b"uploads", id.as_bytes(), b"spec_sealed"], &sealed).map_err(|error| {
+                Fault::new(
+                    Reason::HandleKeyRetired,
+                    format!("the upload does not open any more ({error:?}); start a new one"),
+                )
                 .resource("upload", &*id)
-        })?;
+            })?;
         Ok(Upload {
             owner_uid: text("owner_uid")?,
             writer: number("writer")?,
@@ -366,7 +382,9 @@ impl Store {
 }
 
 fn not_found(id: &str) -> Fault {
-    Fault::new(Reason::UploadNotFound, "there is no such upload, or it has expired").fact("cause", "expired").resource("upload", id)
+    Fault::new(Reason::UploadNotFound, "there is no such upload, or it has expired")
+        .fact("cause", "expired")
+        .resource("upload", id)
 }
 
 /// File sizes end far below 2^63.
