@@ -87,3 +87,46 @@ pub const STORE_READERS: u32 = 4;
 pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 /// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
 pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
+// ---- dropbox (API-DESIGN d.8, a.11) ----
+
+/// Requests in flight per Dropbox account; more wait their turn.
+pub const ACCOUNT_REQUESTS_MAX: usize = 64;
+/// Of them, requests that carry content: a quarter stays free for small calls.
+pub const ACCOUNT_BODIES_MAX: usize = 48;
+/// Calls waiting for one account before a further one is told that the connector is busy.
+pub const ACCOUNT_QUEUE_MAX: usize = 4096;
+/// Accounts whose queues are kept while nobody uses them; a pause after a 429 outlives this.
+pub const IDLE_ACCOUNTS_MAX: usize = 1024;
+/// Until a request begins to leave, unless the parameter says otherwise.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// One attempt, unless the parameter says otherwise.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two pieces of an answer, unless the parameter says otherwise.
+pub const IDLE_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Repeats of one call after its first attempt.
+pub const REPEATS_MAX: u32 = 5;
+/// First step of the back-off that doubles; the wait is a random part of the step.
+pub const BACKOFF_STEP: Duration = Duration::from_millis(500);
+/// Largest step of the back-off.
+pub const BACKOFF_STEP_MAX: Duration = Duration::from_secs(16);
+/// A call waits no longer than this before a repeat; what takes longer is the caller's to repeat.
+pub const REPEAT_WAIT_MAX: Duration = Duration::from_secs(60);
+/// What Dropbox's own clients wait after a 429 that names no time.
+pub const RATE_LIMIT_WAIT: Duration = Duration::from_secs(5);
+/// Largest JSON answer read. A full listing page with property groups stays below it.
+pub const JSON_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Of the body of a refusal this much is read; the rest is dropped with its connection.
+pub const REFUSAL_BYTES_MAX: usize = 32 * 1024;
+/// Pieces in which content goes out: large enough to be cheap, small enough to see a line stall.
+pub const SEND_PIECE_BYTES: usize = 256 * 1024;
+/// Idle connections kept per host: as many as one account may use.
+pub const IDLE_CONNECTIONS_MAX: usize = 64;
+/// One refresh or code exchange, with its repeats.
+pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+// ---- telemetry (HOUSE 6) ----
+
+/// Log lines waiting for the writer thread; further ones are dropped and counted.
+pub const LOG_LINES_MAX: usize = 8192;
+/// A log line is cut here.
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
