@@ -6,6 +6,7 @@ pub mod content_hash;
 pub mod download;
 pub mod filter;
 pub mod gate;
+mod glob;
 pub mod parts;
 mod sha_lanes;
 pub mod upload;

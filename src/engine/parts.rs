@@ -84,6 +84,8 @@ pub struct Rules {
     /// The caller half-closes behind `finish` (client streaming): a frame behind it is then always found. A duplex caller
     /// may wait for the answer first, so only what has already arrived is looked at.
     pub finish_ends_stream: bool,
+    /// Silence after which the stream ends, resumable.
+    pub idle_max: Duration,
 }
 
 impl Default for Rules {
@@ -95,6 +97,7 @@ impl Default for Rules {
             declared_hash: None,
             resumed: false,
             finish_ends_stream: true,
+            idle_max: UPLOAD_IDLE,
         }
     }
 }
@@ -579,7 +582,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                 self.idle = Duration::ZERO;
                 return frame.transpose();
             }
-            let wait = (UPLOAD_IDLE - self.idle).min(PACE_WINDOW - self.pace.read);
+            let wait = (self.rules.idle_max - self.idle).min(PACE_WINDOW - self.pace.read);
             let alarm = self.clock.sleep(wait);
             let since = self.clock.now();
             let _waiting = Waiting { clock: &self.clock, since, clocks: [&mut self.idle, &mut self.pace.read] };
@@ -596,8 +599,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     }
 
     fn judge(&mut self) -> Result<()> {
-        if self.idle >= UPLOAD_IDLE {
-            let text = format!("nothing came for {} s", UPLOAD_IDLE.as_secs());
+        if self.idle >= self.rules.idle_max {
+            let text = format!("nothing came for {} s", self.rules.idle_max.as_secs());
             return Err(Fault::new(Reason::UploadIdle, text).retry_after(Duration::ZERO));
         }
         if self.pace.read >= PACE_WINDOW {

@@ -509,6 +509,7 @@ impl<'a> Run<'a> {
             declared_size: self.spec.total_size,
             declared_hash,
             resumed: self.record.is_some(),
+            idle_max: self.shared.settings.idle,
             ..Rules::default()
         })
     }
