@@ -178,3 +178,27 @@ pub const STORE_READERS: u32 = 4;
 pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 /// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
 pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
+
+// ---- HTTP/2 towards callers (API-DESIGN d.2) ----
+
+/// Window of one stream: rate × round trip inside a data centre.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Streams of one connection; a thousand small uploads of one channel must reach the gate together.
+pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
+/// Exceeds what every stalled stream of a connection can hold, or unary calls freeze behind uploads.
+pub const CONNECTION_WINDOW_BYTES: u32 = (CONCURRENT_STREAMS_MAX + 16) * STREAM_WINDOW_BYTES;
+/// 256 KiB frames halve the cost of receiving (PERFORMANCE rule 6).
+pub const FRAME_BYTES_MAX: u32 = 256 * 1024;
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Finds connections whose other end is gone.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+// ---- housekeeping ----
+
+/// Between two looks at store, keys and buffers: readiness follows a failure within this time.
+pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Between two sweeps of expired uploads and request ids.
+pub const SWEEP: Duration = Duration::from_secs(600);
+/// What probes and metrics get to finish at the end.
+pub const SIDE_PORT_GRACE: Duration = Duration::from_secs(1);
