@@ -60,7 +60,7 @@ fn one(world: &World, call: Call<'_>, copy: bool) -> Result<Reply, Refusal> {
 fn batch(world: &World, call: Call<'_>, copy: bool) -> Result<Reply, Refusal> {
     let entries = call.arg["entries"].as_array().cloned().unwrap_or_default();
     let autorename = call.arg["autorename"] == true;
-    let clash = clashes(&entries);
+    let clash = clashes(&entries, copy);
     let results: Vec<Value> = entries
         .iter()
         .zip(clash)
@@ -81,7 +81,7 @@ fn batch(world: &World, call: Call<'_>, copy: bool) -> Result<Reply, Refusal> {
 }
 
 /// Which entries take from, or go to, what another entry names or holds.
-fn clashes(entries: &[Value]) -> Vec<bool> {
+fn clashes(entries: &[Value], copy: bool) -> Vec<bool> {
     let keys = |field: &str| -> Vec<String> {
         entries.iter().map(|entry| paths::key_of(entry[field].as_str().unwrap_or_default())).collect()
     };
@@ -91,5 +91,5 @@ fn clashes(entries: &[Value]) -> Vec<bool> {
             other != index && (paths::within(key, &mine[index]) || paths::within(&mine[index], key))
         })
     };
-    (0..entries.len()).map(|index| touched(&from, index) || touched(&to, index)).collect()
+    (0..entries.len()).map(|index| (!copy && touched(&from, index)) || touched(&to, index)).collect()
 }

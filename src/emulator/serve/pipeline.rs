@@ -203,7 +203,6 @@ async fn handle(world: &Arc<World>, call: Call<'_>) -> Result<Answer, Refusal> {
     let commit = commits::enter(world, &call).await?;
     let reply = handler(world, call);
     drop(commit);
-    world.feed.wake(world);
     Ok(match reply? {
         Reply::Json(result) => success(world, route, result),
         Reply::Download { result, content, etag } => {
