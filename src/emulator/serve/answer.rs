@@ -87,17 +87,11 @@ impl Answer {
     /// Any answer but success, as Dropbox words it.
     pub fn refusal(world: &World, route: Option<&RouteSpec>, refusal: Refusal) -> Answer {
         let label = route.map_or("", |route| route.label.as_str());
-        let error = |status: StatusCode, error: Value| {
+        let tagged = |status: StatusCode, error: Value, user_message: Option<String>| {
             let summary = format!("{}/{}", script::summary(&error), world.dots());
-            json!({ "error_summary": summary, "error": error, "status": status.as_u16() })
-        };
-        let tagged = |status: StatusCode, value: Value, user_message: Option<String>| {
-            let mut body = error(status, value);
-            if let Some(fields) = body.as_object_mut() {
-                fields.remove("status");
-                if let Some(text) = user_message {
-                    fields.insert("user_message".into(), json!({ "locale": "en", "text": text }));
-                }
+            let mut body = json!({ "error_summary": summary, "error": error });
+            if let Some(text) = user_message {
+                body["user_message"] = json!({ "locale": "en", "text": text });
             }
             Answer::json(status, &body)
         };
