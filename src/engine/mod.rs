@@ -6,4 +6,5 @@ pub mod content_hash;
 pub mod filter;
 mod glob;
 pub mod parts;
+mod ripe;
 mod sha_lanes;
