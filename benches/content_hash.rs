@@ -1,6 +1,6 @@
 //! What hashing an upload costs: two blocks one after the other with `sha2`, the same two in lock-step, and CRC-32C.
 //! `cargo bench --bench content_hash`. Prints the median of the pairwise ratios of nine pairs (lowest, highest).
-#![allow(clippy::print_stdout)]
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::{
     hint::black_box,

@@ -443,7 +443,7 @@ impl fmt::Debug for Admission {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, pin::Pin, task::Poll, time::Duration};
+    use std::{future::Future, pin::Pin, time::Duration};
 
     use futures::{FutureExt, poll};
 
@@ -611,7 +611,7 @@ mod tests {
                         // A caller that vanishes while it waits.
                         let wait = blocks.first(&parameter);
                         tokio::pin!(wait);
-                        if let Poll::Pending = poll!(&mut wait) {
+                        if poll!(&mut wait).is_pending() {
                             tokio::task::yield_now().await;
                         }
                         continue;

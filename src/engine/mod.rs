@@ -8,6 +8,7 @@ pub mod filter;
 pub mod gate;
 mod glob;
 pub mod parts;
+mod ripe;
 mod sha_lanes;
 pub mod upload;
 pub mod walk;

@@ -4,7 +4,6 @@
 
 use std::{
     fmt,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +15,8 @@ use tokio::task::{coop::consume_budget, yield_now};
 
 use super::{
     blocks::{Block, Blocks, Tally, Units},
-    content_hash::{BlockDigest, ContentHash, ContentHasher, PairHasher},
+    content_hash::{BlockDigest, ContentHash, PairHasher},
+    ripe::{Ripe, keep},
 };
 use crate::{
     clock::SharedClock,
@@ -162,7 +162,7 @@ enum Filling {
     /// Not hashed yet: perhaps a second block lets it be hashed for free.
     First(Block),
     Pair {
-        lanes: PairHasher,
+        lanes: Box<PairHasher>,
         second: Block,
     },
 }
@@ -172,33 +172,6 @@ enum Filling {
 struct Pace {
     read: Duration,
     bytes: u64,
-}
-
-struct Ripe {
-    pieces: SmallVec<[Bytes; 2]>,
-    work: Work,
-}
-
-enum Work {
-    /// The pieces make one block: hashed up to byte `at` of `piece`.
-    Alone {
-        hasher: ContentHasher,
-        piece: usize,
-        at: usize,
-    },
-    Pair(PairHasher),
-}
-
-/// A frame kept as it came, and its share of the budget.
-struct Kept {
-    bytes: Bytes,
-    _units: Arc<Units>,
-}
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
@@ -221,7 +194,9 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             rules.allow("spec.total_size", size)?;
         }
         let block = BLOCK_BYTES as u64;
-        if start_offset % block != 0 || digests_so_far.is_some_and(|known| known.len() as u64 != start_offset / block) {
+        if !start_offset.is_multiple_of(block)
+            || digests_so_far.is_some_and(|known| known.len() as u64 != start_offset / block)
+        {
             return Err(Fault::bug(format!("an upload cannot go on at {start_offset}")));
         }
         let outer = digests_so_far.map(|known| {
@@ -427,7 +402,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         };
         match second {
             Some(second) => {
-                let lanes = PairHasher::begin(block.freeze());
+                let lanes = Box::new(PairHasher::begin(block.freeze()));
                 self.filling = Filling::Pair { lanes, second: second.counted(&self.tally) };
             }
             None => self.ripe = Some(Ripe::alone(smallvec![block.freeze()])),
@@ -443,11 +418,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             Filling::First(block) if block.is_empty() => None,
             Filling::First(block) => Some(Ripe::alone(smallvec![block.freeze()])),
             Filling::Pair { lanes, second } => {
-                let mut pieces: SmallVec<[Bytes; 2]> = smallvec![lanes.first_block().clone()];
-                if !second.is_empty() {
-                    pieces.push(second.freeze());
-                }
-                Some(Ripe { pieces, work: Work::Pair(lanes) })
+                let second = (!second.is_empty()).then(|| second.freeze());
+                Some(Ripe::pair(lanes, second))
             }
         };
     }
@@ -455,9 +427,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     /// Drops what does not fill a block.
     fn ripen_whole_blocks(&mut self) {
         self.ripe = match std::mem::replace(&mut self.filling, Filling::Nothing) {
-            Filling::Pair { lanes, .. } => {
-                Some(Ripe { pieces: smallvec![lanes.first_block().clone()], work: Work::Pair(lanes) })
-            }
+            Filling::Pair { lanes, .. } => Some(Ripe::pair(lanes, None)),
             Filling::Nothing | Filling::Small { .. } | Filling::First(_) => None,
         };
     }
@@ -658,53 +628,6 @@ impl Rules {
             .fact("expectedSize", declared)
             .fact("actualSize", actual)
             .violation("total_size", "MISMATCH", text)
-    }
-}
-
-fn keep(frames: SmallVec<[Bytes; 2]>, len: usize, units: Option<Units>) -> SmallVec<[Bytes; 2]> {
-    let Some(mut units) = units else { return frames };
-    units.shrink(len);
-    let units = Arc::new(units);
-    frames.into_iter().map(|bytes| Bytes::from_owner(Kept { bytes, _units: units.clone() })).collect()
-}
-
-impl Ripe {
-    fn alone(pieces: SmallVec<[Bytes; 2]>) -> Self {
-        Self { pieces, work: Work::Alone { hasher: ContentHasher::new(), piece: 0, at: 0 } }
-    }
-
-    fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
-    }
-
-    /// Hashes a step. True: what is left is at most one step, to be done by `into_part`.
-    fn step(&mut self) -> bool {
-        match &mut self.work {
-            Work::Pair(lanes) => lanes.catch_up(HASH_STEP_BYTES),
-            Work::Alone { hasher, piece, at } => {
-                let mut left = HASH_STEP_BYTES;
-                while let Some(bytes) = self.pieces.get(*piece) {
-                    let step = left.min(bytes.len() - *at);
-                    hasher.update(&bytes[*at..*at + step]);
-                    left -= step;
-                    *at += step;
-                    if *at < bytes.len() {
-                        return false;
-                    }
-                    (*piece, *at) = (*piece + 1, 0);
-                }
-                true
-            }
-        }
-    }
-
-    fn into_part(self, offset: u64) -> Part {
-        let digests = match self.work {
-            Work::Pair(lanes) if self.pieces.len() == 1 => smallvec![lanes.finish_first()],
-            Work::Pair(lanes) => <[BlockDigest; 2]>::from(lanes.finish()).into(),
-            Work::Alone { hasher, .. } => hasher.into_digests().into_iter().collect(),
-        };
-        Part { offset, pieces: self.pieces, digests }
     }
 }
 

@@ -1,3 +1,5 @@
+//! What the cutter does with every kind of stream.
+
 use std::sync::{Arc, OnceLock};
 
 use futures::{channel::mpsc, poll, stream};
@@ -307,7 +309,8 @@ async fn what_was_declared_is_held_against_what_came() {
     let (right, wrong) = (ContentHash::of(&bytes), ContentHash::of(b""));
     let sized = |size| Rules { declared_size: Some(size), ..Rules::default() };
     let hashed = |hash| Rules { declared_hash: Some(hash), ..Rules::default() };
-    let cases: Vec<(&str, Rules, Vec<Result<Frame>>, Option<Reason>)> = vec![
+    type Case = (&'static str, Rules, Vec<Result<Frame>>, Option<Reason>);
+    let cases: Vec<Case> = vec![
         ("all right", Rules { declared_hash: Some(right), ..sized(1000) }, end(Some(right), Some(1000)), None),
         ("too much", sized(999), end(None, None), Some(Reason::SizeMismatch)),
         ("too little", sized(1001), end(None, None), Some(Reason::SizeMismatch)),
@@ -361,9 +364,10 @@ async fn a_duplex_caller_need_not_close_behind_finish() {
     assert!(cutter.is_finished());
 }
 
-fn timed(
-    blocks: &Blocks,
-) -> (ManualClock, mpsc::UnboundedSender<Result<Frame>>, PartCutter<mpsc::UnboundedReceiver<Result<Frame>>>) {
+type Sender = mpsc::UnboundedSender<Result<Frame>>;
+type Receiver = mpsc::UnboundedReceiver<Result<Frame>>;
+
+fn timed(blocks: &Blocks) -> (ManualClock, Sender, PartCutter<Receiver>) {
     let clock = ManualClock::new(SystemTime::UNIX_EPOCH);
     let (sender, receiver) = mpsc::unbounded();
     let shared = Arc::new(clock.clone());
