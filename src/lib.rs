@@ -15,14 +15,14 @@
 
 pub mod access;
 pub mod api;
-pub mod app;
+//pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod convert;
 pub mod credentials;
 pub mod dropbox;
-//pub mod emulator;
+pub mod emulator;
 pub mod engine;
 pub mod fault;
 pub mod http;
