@@ -7,7 +7,7 @@ use http::{
     HeaderMap, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::*;
