@@ -31,13 +31,18 @@ fn get_current_account(world: &World, call: Call<'_>) -> Result<Reply, Refusal> 
     result["country"] = json!("US");
     result["referral_link"] = json!("https://www.dropbox.com/referrals/emulator");
     result["is_paired"] = json!(false);
-    result["account_type"] = json!({ ".tag": if account.team.is_some() { "business" } else { "basic" } });
+    result["account_type"] = json!({ ".tag": plan(account) });
     result["root_info"] = root_info(account);
     if let Some(seat) = &account.team {
         result["team"] = team(seat);
         result["team_member_id"] = json!(seat.member_id);
     }
     Ok(Reply::Json(result))
+}
+
+/// Outside teams everybody pays, so that passwords and expiry of links can be tried.
+fn plan(account: &Account) -> &'static str {
+    if account.team.is_some() { "business" } else { "pro" }
 }
 
 /// What every account shows of itself.
