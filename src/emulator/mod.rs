@@ -183,9 +183,9 @@ pub(in crate::emulator) struct World {
     pub ledger: control::Ledger,
     pub switches: Mutex<Switches>,
     pub contents: content::Store,
-    pub feed: feed::Feed,
     pub commits: serve::commits::Commits,
     pub temporary: download::TemporaryLinks,
+    pub copies: copies::References,
     pub dice: Mutex<StdRng>,
     addresses: OnceLock<Addresses>,
     state_dir: Option<PathBuf>,
@@ -211,9 +211,9 @@ impl World {
             ledger: control::Ledger::default(),
             switches: Mutex::default(),
             contents: content::Store::open(options)?,
-            feed: feed::Feed::default(),
             commits: serve::commits::Commits::default(),
             temporary: download::TemporaryLinks::default(),
+            copies: copies::References::default(),
             dice: Mutex::new(StdRng::seed_from_u64(options.rng_seed)),
             addresses: OnceLock::new(),
             state_dir: options.state_dir.clone(),
@@ -252,6 +252,7 @@ impl World {
         self.jobs.clear();
         self.links.clear();
         self.temporary.clear();
+        self.copies.clear();
         self.authority.reset();
         self.script.clear();
         self.ledger.clear();
@@ -301,14 +302,13 @@ pub(in crate::emulator) type Handler = fn(&World, Call<'_>) -> Result<Reply, Ref
 
 /// The handler of a route (`files/upload_session/append_v2`), if this emulator has it.
 fn handler(path: &str) -> Option<Handler> {
-    let topics: [fn(&str) -> Option<Handler>; 12] = [
+    let topics: [fn(&str) -> Option<Handler>; 11] = [
         upload::handler,
         sessions::handler,
         files::handler,
         relocate::handler,
         copies::handler,
         listing::handler,
-        feed::handler,
         download::handler,
         search::handler,
         revisions::handler,

@@ -9,10 +9,11 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use crate::emulator::{
-    NamespaceId, Plan, Refusal, Who, World,
+    Plan, Refusal, Who, World,
     content::Received,
     control::Ticket,
     schema::{RouteSpec, Style},
+    tree::NamespaceId,
 };
 
 /// Longest argument of an rpc route.
@@ -48,7 +49,7 @@ pub(super) fn check_content_type(route: &RouteSpec, headers: &HeaderMap, body_is
         Style::Download => &["", "text/plain", "text/plain; charset=utf-8", "application/octet-stream", CORS],
     };
     match given {
-        None if route.style == Style::Download || (route.arg_is_void && body_is_empty) => Ok(()),
+        None if route.style == Style::Download || (route.arg == "Void" && body_is_empty) => Ok(()),
         None => Err(Refusal::BadRequest(format!("Missing HTTP \"Content-Type\" header.  Expecting one of {}.", quoted(accepted)))),
         Some(given) if accepted.contains(&normal(&given).as_str()) => Ok(()),
         Some(given) => Err(Refusal::BadRequest(format!(
@@ -83,7 +84,7 @@ pub(super) fn arg_in_header(route: &RouteSpec, headers: &HeaderMap, query: Optio
             Ok((serde_json::from_slice(value.as_bytes()).map_err(|_| undecodable(HEADER))?, HEADER))
         }
         (None, Some(text)) => Ok((serde_json::from_str(&text).map_err(|_| undecodable(PARAMETER))?, PARAMETER)),
-        (None, None) if route.arg_is_void => Ok((Value::Null, HEADER)),
+        (None, None) if route.arg == "Void" => Ok((Value::Null, HEADER)),
         (None, None) => Err(Refusal::BadRequest("Must provide HTTP header \"Dropbox-API-Arg\" or URL parameter \"arg\".".into())),
     }
 }
@@ -91,7 +92,7 @@ pub(super) fn arg_in_header(route: &RouteSpec, headers: &HeaderMap, query: Optio
 /// The argument of an rpc route.
 pub(super) fn arg_in_body(route: &RouteSpec, body: &[u8]) -> Result<(Value, &'static str), Refusal> {
     const BODY: &str = "request body";
-    if body.is_empty() && route.arg_is_void {
+    if body.is_empty() && route.arg == "Void" {
         return Ok((Value::Null, BODY));
     }
     match serde_json::from_slice(body) {

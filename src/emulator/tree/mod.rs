@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::clock::{SharedClock, dropbox_time};
 
@@ -200,6 +201,8 @@ pub(in crate::emulator) struct Tree {
     /// Cursors older than this have lost changes.
     pub forgotten: u64,
     next_namespace: NamespaceId,
+    /// Says the newest sequence number to those who wait.
+    changed: watch::Sender<u64>,
 }
 
 impl Tree {
@@ -218,6 +221,7 @@ impl Tree {
             sequence: 0,
             forgotten: 0,
             next_namespace: 3_235_641,
+            changed: watch::Sender::new(0),
         };
         tree.add_account("ann@example.com", "Ann", "Example");
         tree
@@ -226,7 +230,8 @@ impl Tree {
     /// As new, but sequence numbers go on, so that older cursors are known to be older.
     pub fn clear(&mut self) {
         let sequence = self.sequence + 1;
-        *self = Tree::new(self.clock.clone(), self.seed);
+        let changed = self.changed.clone();
+        *self = Tree { changed, ..Tree::new(self.clock.clone(), self.seed) };
         (self.sequence, self.forgotten) = (sequence, sequence);
     }
 
@@ -381,6 +386,12 @@ impl Tree {
         {
             self.forgotten = oldest.sequence;
         }
+        self.changed.send_replace(self.sequence);
+    }
+
+    /// Ends a wait at every change.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Changes after `sequence`, oldest first; `None` when some are forgotten.

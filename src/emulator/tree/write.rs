@@ -71,7 +71,7 @@ type Fit = Result<(NamespaceId, String), WriteProblem>;
 impl Tree {
     /// Writes a file by Dropbox's rules of conflict; gives its place. Identical content writes nothing, unless `strict_conflict`.
     pub fn write_file(&mut self, place: &Place, content: Content, terms: &Terms) -> Fit {
-        self.fit(place)?;
+        self.check_fit(place)?;
         let namespace = place.namespace;
         let there = self.node(namespace, &place.key);
         let conflict = match there.map(|node| (&node.kind, node)) {
@@ -135,7 +135,7 @@ impl Tree {
 
     /// Makes a folder, and those around it.
     pub fn make_folder(&mut self, place: &Place, autorename: bool) -> Fit {
-        self.fit(place)?;
+        self.check_fit(place)?;
         let with = match self.node(place.namespace, &place.key) {
             None => None,
             Some(node) if node.is_folder() => Some("folder"),
@@ -253,7 +253,7 @@ impl Tree {
         if from.namespace == to.namespace && from.key != to.key && paths::within(&to.key, &from.key) {
             return Err(WriteProblem::IntoItself);
         }
-        self.fit(to)?;
+        self.check_fit(to)?;
         if self.under(from.namespace, &from.key).count() > RELOCATED_MAX {
             return Err(WriteProblem::TooManyFiles);
         }
@@ -279,7 +279,7 @@ impl Tree {
     }
 
     /// Can anything be written at a place at all?
-    fn fit(&self, place: &Place) -> Result<(), WriteProblem> {
+    pub fn check_fit(&self, place: &Place) -> Result<(), WriteProblem> {
         if place.is_root() {
             return Err(WriteProblem::Conflict("folder"));
         }
