@@ -14,8 +14,11 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-pub(in crate::emulator) use self::{ledger::{Ledger, Ticket}, port::serve};
 pub use self::ledger::{Counter, Entry};
+pub(in crate::emulator) use self::{
+    ledger::{Ledger, Ticket},
+    port::serve,
+};
 use super::{
     Switches, World,
     content::Content,
@@ -257,7 +260,6 @@ impl Control {
         for file in seed.files.iter().cloned().chain(generated.into_iter().flatten()) {
             self.put(&account, &file)?;
         }
-        self.0.feed.wake(&self.0);
         Ok(())
     }
 

@@ -243,7 +243,9 @@ impl Authority {
         if route.takes("noauth") {
             return match credential {
                 None => Ok(Who::Nobody),
-                Some(_) => refuse("This API function takes no authorization; leave out the HTTP header \"Authorization\"."),
+                Some(_) => {
+                    refuse("This API function takes no authorization; leave out the HTTP header \"Authorization\".")
+                }
             };
         }
         let Some(credential) = credential else {

@@ -79,20 +79,18 @@ impl Links {
         hold(&self.0).links.clear();
     }
 
-    /// The item behind a link, for `list_folder` and the like. `path` is relative to a folder's link.
+    /// The place in a linked folder that `list_folder` asks for with `files.SharedLink`; `path` is relative to the link.
     ///
     /// # Errors
-    /// A tag of `SharedLinkError`.
-    pub fn open(
-        &self,
-        world: &World,
-        tree: &Tree,
-        who: &Who,
-        url: &str,
-        path: Option<&str>,
-        password: Option<&str>,
-    ) -> Result<(NamespaceId, String), &'static str> {
-        self.visit(world, tree, who, url, path, password).map(|visit| (visit.namespace, visit.key))
+    /// `path/not_found` for a link that leads nowhere or lets nobody in.
+    pub fn folder(&self, world: &World, link: &Value, path: &str) -> Result<(NamespaceId, String), Refusal> {
+        let tree = world.tree();
+        let (url, password) = (link["url"].as_str().unwrap_or_default(), link["password"].as_str());
+        let path = Some(path).filter(|path| !path.is_empty());
+        match self.visit(world, &tree, &Who::Nobody, url, path, password) {
+            Ok(visit) => Ok((visit.namespace, visit.key)),
+            Err(_) => Err(Refusal::nested(&["path", "not_found"])),
+        }
     }
 
     fn visit(
@@ -204,7 +202,8 @@ impl Link {
 
     /// Somebody who is not the owner.
     fn lets_in(&self, world: &World, tree: &Tree, who: &Who, password: Option<&str>) -> bool {
-        let team = |id: &str| tree.account(id).and_then(|account| account.team.as_ref()).map(|seat| seat.team_id.clone());
+        let team =
+            |id: &str| tree.account(id).and_then(|account| account.team.as_ref()).map(|seat| seat.team_id.clone());
         let invited = match self.settings.audience {
             Audience::Public => true,
             Audience::Team => match who {
@@ -438,7 +437,8 @@ fn list(world: &World, call: Call<'_>) -> Result<Reply, Refusal> {
             number.filter(|number| *number <= shelf.next).ok_or_else(|| Refusal::nested(&["reset"]))?
         }
     };
-    let mut rest = own.filter(|link| link.number > from).filter_map(|link| Some((link.number, shown(link)?))).peekable();
+    let mut rest =
+        own.filter(|link| link.number > from).filter_map(|link| Some((link.number, shown(link)?))).peekable();
     let mut links = Vec::new();
     let mut last = from;
     while links.len() < page
@@ -538,7 +538,8 @@ mod tests {
     fn a_links_url_is_read_whatever_its_query_says_besides() {
         let address = Address::read("https://www.dropbox.com/scl/fi/abc/a%20b.txt?rlkey=k1&dl=1").expect("a link");
         assert_eq!((address.id.as_str(), address.key.as_deref(), address.rest), ("abc", Some("k1"), None));
-        let inner = Address::read("https://www.dropbox.com/scl/fo/abc/XY/sub/a%20b+c.txt?rlkey=k1&dl=0").expect("a link");
+        let inner =
+            Address::read("https://www.dropbox.com/scl/fo/abc/XY/sub/a%20b+c.txt?rlkey=k1&dl=0").expect("a link");
         assert_eq!(inner.rest.as_deref(), Some("/sub/a b+c.txt"));
         for other in ["https://example.com/scl/fi/abc/a", "https://www.dropbox.com/al0w/a.docx?dl=0", "x"] {
             assert!(Address::read(other).is_none(), "{other}");

@@ -111,7 +111,8 @@ impl Ledger {
         counter.running_max = counter.running_max.max(counter.running);
         books.number += 1;
         let named = HEADERS.iter().filter_map(|name| Some((*name, headers.get(*name)?)));
-        let named = named.map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        let named =
+            named.map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         let entry = Entry { number: books.number, route: route.clone(), headers: named.collect(), ..Entry::default() };
         let (number, age) = (books.number, books.age);
         if books.journal.len() == JOURNAL_MAX {
@@ -223,7 +224,7 @@ impl Ticket {
 }
 
 impl Drop for Ticket {
-    fn drop(&self) {
+    fn drop(&mut self) {
         self.note(|counter, entry| {
             counter.running -= 1;
             entry.ended = true;
@@ -249,15 +250,8 @@ mod tests {
         first.answered(206, "r1");
         drop(second);
         let counter = ledger.counter("files/download");
-        let want = Counter {
-            calls: 2,
-            good: 1,
-            bytes_in: 7,
-            bytes_out: 10,
-            running: 1,
-            running_max: 2,
-            body_bytes_max: 7,
-        };
+        let want =
+            Counter { calls: 2, good: 1, bytes_in: 7, bytes_out: 10, running: 1, running_max: 2, body_bytes_max: 7 };
         assert_eq!(counter, want);
         drop(first);
         let journal = ledger.journal();
