@@ -38,7 +38,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
-use crate::clock::{SharedClock, SystemClock};
+use crate::clock::{ManualClock, SharedClock, SystemClock};
 
 use self::{content::Content, schema::RouteSpec, tree::Tree};
 
@@ -55,6 +55,8 @@ pub struct Options {
     pub contents_on_disk: bool,
     /// Policy time: token expiry, session life, times in metadata.
     pub clock: SharedClock,
+    /// A clock that `control` may move; it goes before `clock`.
+    pub manual_clock: Option<ManualClock>,
     /// Fixes ids, dots and tokens of a run.
     pub rng_seed: u64,
 }
@@ -68,6 +70,7 @@ impl Default for Options {
             state_dir: None,
             contents_on_disk: false,
             clock: Arc::new(SystemClock),
+            manual_clock: None,
             rng_seed: 1,
         }
     }
@@ -170,6 +173,7 @@ impl Emulator {
 /// Everything an emulator knows. Locks are short and never held over an await.
 pub(in crate::emulator) struct World {
     pub clock: SharedClock,
+    pub manual_clock: Option<ManualClock>,
     pub schema: &'static schema::Schema,
     pub tree: Mutex<Tree>,
     pub sessions: sessions::Sessions,
@@ -199,9 +203,13 @@ impl fmt::Debug for World {
 
 impl World {
     fn new(options: &Options) -> Result<World, Error> {
-        let clock = options.clock.clone();
+        let clock: SharedClock = match &options.manual_clock {
+            Some(clock) => Arc::new(clock.clone()),
+            None => options.clock.clone(),
+        };
         let tree = Tree::new(clock.clone(), options.rng_seed);
         Ok(World {
+            manual_clock: options.manual_clock.clone(),
             schema: schema::Schema::get(),
             sessions: sessions::Sessions::default(),
             jobs: jobs::Jobs::default(),

@@ -134,6 +134,18 @@ pub(in crate::emulator) struct Deleted {
     pub folder: bool,
 }
 
+impl Namespace {
+    /// Sets an entry as it was kept.
+    pub fn plant(&mut self, node: Node) {
+        let key = paths::key_of(&node.display);
+        self.used += node.file().map_or(0, |file| file.content.size());
+        if let Some(mount) = node.mount() {
+            self.mounts.insert(key.clone(), mount);
+        }
+        self.nodes.insert(key, node);
+    }
+}
+
 /// A state a file once had.
 #[derive(Debug, Clone)]
 pub(in crate::emulator) struct Revision {
@@ -233,6 +245,37 @@ impl Tree {
         let changed = self.changed.clone();
         *self = Tree { changed, ..Tree::new(self.clock.clone(), self.seed) };
         (self.sequence, self.forgotten) = (sequence, sequence);
+    }
+
+    /// The number the next namespace gets.
+    pub fn next_namespace(&self) -> NamespaceId {
+        self.next_namespace
+    }
+
+    /// Becomes what an earlier run kept. Cursors of before go on, as nothing has changed since.
+    pub fn take_over(
+        &mut self,
+        accounts: Vec<Account>,
+        namespaces: BTreeMap<NamespaceId, Namespace>,
+        revisions: Vec<Revision>,
+        sequence: u64,
+        next_namespace: NamespaceId,
+    ) {
+        self.ids.clear();
+        self.revisions.clear();
+        self.revisions_of.clear();
+        self.changes.clear();
+        for (id, namespace) in &namespaces {
+            self.ids.extend(namespace.nodes.iter().map(|(key, node)| (node.id.clone(), (*id, key.clone()))));
+        }
+        for revision in revisions {
+            self.revisions_of.entry(revision.id.clone()).or_default().push(revision.file.rev.clone());
+            self.revisions.insert(revision.file.rev.clone(), revision);
+        }
+        (self.accounts, self.namespaces, self.next_namespace) = (accounts, namespaces, next_namespace);
+        (self.sequence, self.forgotten) = (sequence, sequence);
+        // Ids made from now on differ from those of the earlier run.
+        self.dice = StdRng::seed_from_u64(self.seed ^ sequence.rotate_left(17));
     }
 
     pub fn default_account(&self) -> &Account {
