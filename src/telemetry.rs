@@ -1,1 +1,198 @@
-//! (to be written)
+//! Metrics, log lines and where they go. Every metric name is here; labels come from closed sets (route, reason, code),
+//! never a path, a name or an account. Log lines go through a bounded buffer: a slow reader of our standard error loses
+//! lines, which are counted, and never holds up a call.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        OnceLock,
+        mpsc::{self, Receiver, SyncSender, TrySendError},
+    },
+};
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    fault::{Fault, Result},
+    limits,
+};
+
+macro_rules! names {
+    ($($constant:ident = $kind:ident $name:literal $unit:ident: $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// Every metric: name, kind, unit, what it says.
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: Kind::$kind, unit: Unit::$unit, help: $help },)*];
+    };
+}
+
+/// A metric as it is described to Prometheus.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: Unit,
+    pub help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+names! {
+    RPC_DURATION = Histogram "rpc.server.call.duration" Seconds: "Time of one RPC, by rpc.method and rpc.response.status_code.";
+    UPSTREAM_DURATION = Histogram "dropboxconnector.upstream.duration" Seconds: "Time of one request to Dropbox until its answer was read, for content until its head.";
+    UPSTREAM_RETRIES = Counter "dropboxconnector.upstream.retries" Count: "Requests to Dropbox that were repeats.";
+    RATELIMIT_WAIT = Histogram "dropboxconnector.ratelimit.wait" Seconds: "Time a call waited because Dropbox limits its account.";
+    TRANSFER_BYTES = Counter "dropboxconnector.transfer.bytes" Bytes: "Bytes of content moved, by direction.";
+    TRANSFER_ACTIVE = Gauge "dropboxconnector.transfer.active" Count: "Transfers under way, by direction.";
+    TRANSFER_RESUMED = Counter "dropboxconnector.transfer.resumed" Count: "Transfers taken up again after a break, by direction.";
+    TRANSFER_UNRECORDED = Counter "dropboxconnector.transfer.unrecorded" Count: "Acknowledged pieces of uploads that the store did not take; after a break they are sent again.";
+    BUFFER_BYTES = Gauge "dropboxconnector.buffer.bytes" Bytes: "Memory of the block budget in use.";
+    OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
+    HEALTH_STATUS = Gauge "dropboxconnector.health.status" Count: "1 while the named service is serving.";
+    LOG_DROPPED = Counter "dropboxconnector.log.dropped" Count: "Log lines lost because nobody read them fast enough.";
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// Upper bounds of the duration histograms, in seconds: from a look-up on loopback to a large upload.
+const DURATION_BOUNDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Sets up log lines to standard error and the recorder of metrics, once per process; a second call changes nothing,
+/// so that many apps of one test process may start.
+///
+/// # Errors
+/// `INVALID_FIELD` for a filter that cannot be read.
+pub fn install(format: LogFormat, filter: &str) -> Result<()> {
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+        Fault::field("log.filter", "MALFORMED", "not a log filter, as in info,dropbox_connector=debug").source(error)
+    })?;
+    install_metrics()?;
+    let lines = fmt_layer(format, Lines::to(io::stderr()));
+    let _ = Registry::default().with(lines.with_filter(filter)).try_init();
+    Ok(())
+}
+
+/// The recorder alone, for processes whose standard error belongs to a person.
+///
+/// # Errors
+/// `CONNECTOR_BUG` when another recorder was installed before.
+pub fn install_metrics() -> Result<()> {
+    if PROMETHEUS.get().is_some() {
+        return Ok(());
+    }
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("duration".into()), DURATION_BOUNDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("wait".into()), DURATION_BOUNDS))
+        .map_err(|error| Fault::bug("the bounds of the histograms are empty").source(error))?
+        .build_recorder();
+    let handle = recorder.handle();
+    if PROMETHEUS.set(handle).is_err() {
+        return Ok(());
+    }
+    metrics::set_global_recorder(recorder)
+        .map_err(|_| Fault::bug("another recorder of metrics was installed before"))?;
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.unit, metric.help),
+        }
+    }
+    Ok(())
+}
+
+/// All metrics in Prometheus' text form; empty before [`install`].
+pub fn render() -> String {
+    PROMETHEUS.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Moves what histograms gathered into their buckets. Call it every few seconds, or memory grows between two scrapes.
+pub fn upkeep() {
+    if let Some(handle) = PROMETHEUS.get() {
+        handle.run_upkeep();
+    }
+}
+
+fn fmt_layer<W>(format: LogFormat, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    match format {
+        LogFormat::Json => Box::new(layer.json().flatten_event(true).with_current_span(true).with_span_list(false)),
+        LogFormat::Text => Box::new(layer),
+    }
+}
+
+/// The way of log lines to a writer thread.
+#[derive(Debug, Clone)]
+struct Lines(SyncSender<Vec<u8>>);
+
+impl Lines {
+    fn to(mut out: impl Write + Send + 'static) -> Lines {
+        let (lines, queue): (_, Receiver<Vec<u8>>) = mpsc::sync_channel(limits::LOG_LINES_MAX);
+        std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || {
+                while let Ok(line) = queue.recv() {
+                    // A standard error that is closed is no reason to stop serving.
+                    let _ = out.write_all(&line);
+                }
+            })
+            .expect("a process that cannot start its first threads cannot serve");
+        Lines(lines)
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { text: Vec::with_capacity(256), lines: self.0.clone() }
+    }
+}
+
+/// One line being written; it leaves when it is dropped.
+#[derive(Debug)]
+struct Line {
+    text: Vec<u8>,
+    lines: SyncSender<Vec<u8>>,
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = limits::LOG_LINE_BYTES_MAX.saturating_sub(self.text.len());
+        self.text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.text.ends_with(b"\n") {
+            self.text.push(b'\n');
+        }
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(std::mem::take(&mut self.text)) {
+            metrics::counter!(LOG_DROPPED).increment(1);
+        }
+    }
+}

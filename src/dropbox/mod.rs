@@ -1,1 +1,175 @@
-//! (to be written)
+//! The only speaker to Dropbox. A [`Route`] is a value that knows its types and facts; a [`Caller`] is one RPC's view of
+//! Dropbox: as whom, in which root, until when. Headers, retries, pacing, token renewal, deadlines, request ids and the
+//! error table live behind [`Caller`] and nowhere else. Nothing here knows gRPC, the store or a file system.
+
+mod attempt;
+mod body;
+mod caller;
+mod header;
+mod pace;
+mod problem;
+mod raw;
+mod retry;
+mod route;
+pub mod routes;
+mod rows;
+mod token;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures::future::BoxFuture;
+use url::Url;
+
+use crate::{fault::Result, secret::Secret};
+
+pub use body::Body;
+pub use caller::{Answer, Caller, Download};
+pub use problem::{entry_fault, tag_path};
+pub use raw::{Door, RawRoute};
+pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
+pub use token::TokenAnswer;
+pub use transport::Transport;
+
+/// Base URLs of Dropbox's hosts, without `/2`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints {
+    pub api: Url,
+    pub content: Url,
+    pub notify: Url,
+    pub oauth: Url,
+}
+
+impl Endpoints {
+    /// The real Dropbox.
+    pub fn dropbox() -> Endpoints {
+        let url = |text| Url::parse(text).expect("a constant url parses");
+        Endpoints {
+            api: url("https://api.dropboxapi.com"),
+            content: url("https://content.dropboxapi.com"),
+            notify: url("https://notify.dropboxapi.com"),
+            oauth: url("https://api.dropboxapi.com"),
+        }
+    }
+}
+
+/// A short-lived access token.
+#[derive(Debug, Clone)]
+pub struct Bearer {
+    pub token: Secret<String>,
+    /// `None`: Dropbox did not say, or the token does not expire.
+    pub expires_at: Option<SystemTime>,
+    /// Grows with each renewal, so that a late rejection of an old token renews nothing.
+    pub generation: u64,
+}
+
+/// Where the bearer comes from. The transport asks and never knows about the store.
+pub trait TokenSource: Send + Sync {
+    /// The bearer at hand, without waiting. `None` when there is none or it is about to end.
+    fn current(&self) -> Option<Arc<Bearer>>;
+
+    /// A new bearer. Callers share one refresh; `rejected` is the one Dropbox refused, if any.
+    ///
+    /// # Errors
+    /// `REAUTHORIZATION_REQUIRED` when the grant is gone; what the token endpoint failed with otherwise.
+    fn renew<'a>(&'a self, rejected: Option<&'a Bearer>) -> BoxFuture<'a, Result<Arc<Bearer>>>;
+}
+
+/// On whose behalf a team token acts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ActAs {
+    /// `team_member_id`, sent as `Dropbox-API-Select-User`.
+    User(String),
+    /// `team_member_id` of an administrator, sent as `Dropbox-API-Select-Admin`.
+    Admin(String),
+}
+
+/// What paths are relative to (`Dropbox-API-Path-Root`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Root {
+    Home,
+    /// The user's root namespace; Dropbox refuses it when it is not that any more.
+    Root(String),
+    Namespace(String),
+}
+
+/// What Dropbox counts requests by: callers with equal keys share one queue and one pause.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountKey(Arc<str>);
+
+impl AccountKey {
+    pub fn new(key: impl Into<Arc<str>>) -> AccountKey {
+        AccountKey(key.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AccountKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AccountKey").field(&&*self.0).finish()
+    }
+}
+
+/// How long Dropbox may take, apart from the caller's deadline. The timeouts are ours; the HTTP client has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the request begins to leave: name, TCP, TLS.
+    pub connect: Duration,
+    /// One attempt of a call with a JSON answer. Where content goes out, counted from the last piece that left; where
+    /// content comes in, until the head of the answer.
+    pub request: Duration,
+    /// Between two pieces of an answer's body.
+    pub idle_read: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            connect: crate::limits::CONNECT_TIMEOUT,
+            request: crate::limits::REQUEST_TIMEOUT,
+            idle_read: crate::limits::IDLE_READ_TIMEOUT,
+        }
+    }
+}
+
+/// A part of a file, as a `Range` header says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteRange {
+    /// From `first` to the end.
+    From(u64),
+    /// From `first` to `last`, both included.
+    Between(u64, u64),
+    /// The last so many bytes.
+    Last(u64),
+}
+
+impl fmt::Display for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ByteRange::From(first) => write!(f, "bytes={first}-"),
+            ByteRange::Between(first, last) => write!(f, "bytes={first}-{last}"),
+            ByteRange::Last(count) => write!(f, "bytes=-{count}"),
+        }
+    }
+}
+
+/// The right to one commit in a namespace. Only the write gate grants it.
+#[derive(Debug)]
+pub struct Turn(());
+
+impl Turn {
+    /// For `engine/gate.rs` alone.
+    pub(crate) fn granted() -> Turn {
+        Turn(())
+    }
+}

@@ -1,0 +1,247 @@
+//! One HTTP try: headers, body, our timeouts, and what came of it. Knows nothing of repeats.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, RANGE, RETRY_AFTER},
+};
+use reqwest::Response;
+
+use super::{
+    ActAs, Auth, Bearer, ByteRange, Facts, Style, Timeouts,
+    body::{Pieces, Progress},
+    transport::Transport,
+};
+use crate::{
+    fault::{Fault, Reason, Result},
+    limits,
+};
+
+/// What stays the same in every attempt of a call.
+pub(super) struct Request<'a> {
+    pub facts: &'a Facts,
+    /// The argument, serialized.
+    pub json: &'a str,
+    /// Content of an upload.
+    pub content: &'a [Bytes],
+    pub range: Option<ByteRange>,
+    pub act_as: Option<&'a ActAs>,
+    pub path_root: Option<&'a HeaderValue>,
+    pub timeouts: Timeouts,
+}
+
+/// An answer with a status of success.
+pub(super) enum Success {
+    /// JSON, whole.
+    Json(Bytes),
+    /// Content, from its first byte.
+    Content(Response),
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Dropbox answered with another status. The body is cut at `REFUSAL_BYTES_MAX`.
+    Refused { status: StatusCode, retry_after: Option<Duration>, body: Bytes },
+    /// The connection failed. `sent`: the request may have arrived.
+    Broken { sent: bool, error: reqwest::Error },
+    /// One of our timeouts.
+    Timeout { sent: bool, phase: &'static str },
+    /// A success whose answer cannot be taken.
+    Unreadable(&'static str),
+}
+
+/// What came of one attempt.
+pub(super) struct Outcome {
+    pub request_id: Option<String>,
+    pub status: Option<StatusCode>,
+    pub result: Result<Success, Trouble>,
+}
+
+static API_ARG: HeaderName = HeaderName::from_static("dropbox-api-arg");
+static PATH_ROOT: HeaderName = HeaderName::from_static("dropbox-api-path-root");
+static SELECT_USER: HeaderName = HeaderName::from_static("dropbox-api-select-user");
+static SELECT_ADMIN: HeaderName = HeaderName::from_static("dropbox-api-select-admin");
+
+/// Sends the request once. `progress` tells, also to whoever drops this future, whether it began to leave.
+///
+/// # Errors
+/// Only for requests that cannot be built; everything else is the outcome.
+pub(super) async fn send(
+    transport: &Transport,
+    request: &Request<'_>,
+    bearer: &Bearer,
+    progress: &Arc<Progress>,
+) -> Result<Outcome> {
+    let facts = request.facts;
+    let body = match facts.style {
+        Style::Rpc => Some(Pieces::new(&[Bytes::copy_from_slice(request.json.as_bytes())], progress.clone())),
+        Style::Upload => Some(Pieces::new(request.content, progress.clone())),
+        Style::Download => None,
+    };
+    let watched = body.as_ref().is_some_and(|body| !http_body::Body::is_end_stream(body));
+    let mut builder = transport.client(facts).post(transport.url(facts)?).headers(headers(request, bearer)?);
+    if let Some(body) = body {
+        builder = builder.body(reqwest::Body::wrap(body));
+    }
+    let started = Instant::now();
+    let timeouts = request.timeouts;
+    let response = match timed(builder.send(), progress, watched, timeouts).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            let sent = !error.is_connect() && (progress.begun() || !watched);
+            let error = error.without_url();
+            return Ok(Outcome { request_id: None, status: None, result: Err(Trouble::Broken { sent, error }) });
+        }
+        Err(phase) => {
+            let sent = phase != "connect";
+            return Ok(Outcome { request_id: None, status: None, result: Err(Trouble::Timeout { sent, phase }) });
+        }
+    };
+    let status = response.status();
+    let request_id = text(response.headers(), "x-dropbox-request-id");
+    let result = if !status.is_success() {
+        let retry_after = retry_after(response.headers());
+        // What cannot be read of a refusal is not worth another failure: the status stands.
+        let body = read(response, limits::REFUSAL_BYTES_MAX, timeouts, started).await;
+        let body = match body {
+            Ok(body) | Err(Unread::TooLong(body)) => body,
+            Err(Unread::Trouble(_)) => Bytes::new(),
+        };
+        Err(Trouble::Refused { status, retry_after, body })
+    } else if facts.style == Style::Download {
+        Ok(Success::Content(response))
+    } else {
+        match read(response, limits::JSON_ANSWER_BYTES_MAX, timeouts, started).await {
+            Ok(body) => Ok(Success::Json(body)),
+            Err(Unread::TooLong(_)) => Err(Trouble::Unreadable("the answer is too long")),
+            Err(Unread::Trouble(trouble)) => Err(trouble),
+        }
+    };
+    Ok(Outcome { request_id, status: Some(status), result })
+}
+
+fn headers(request: &Request<'_>, bearer: &Bearer) -> Result<HeaderMap> {
+    let facts = request.facts;
+    let mut headers = HeaderMap::with_capacity(8);
+    if facts.auth != Auth::None {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", bearer.token.reveal()))
+            .map_err(|_| Fault::new(Reason::ReauthorizationRequired, "the access token is malformed"))?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+        if let Some(act_as) = request.act_as {
+            let (name, member) = match act_as {
+                ActAs::User(member) => (&SELECT_USER, member),
+                ActAs::Admin(member) => (&SELECT_ADMIN, member),
+            };
+            let value = HeaderValue::try_from(member.as_str()).map_err(|_| {
+                Fault::new(Reason::ActAsInvalid, "the team member id is malformed").violation(
+                    "context.act_as",
+                    "MALFORMED",
+                    "not a team member id",
+                )
+            })?;
+            headers.insert(name.clone(), value);
+        }
+        if let Some(root) = request.path_root {
+            headers.insert(PATH_ROOT.clone(), root.clone());
+        }
+    }
+    match facts.style {
+        Style::Rpc => headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        Style::Upload => headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        Style::Download => None,
+    };
+    if facts.style != Style::Rpc {
+        headers.insert(API_ARG.clone(), super::header::header_value(request.json)?);
+    }
+    if let Some(range) = request.range {
+        headers.insert(RANGE, HeaderValue::try_from(range.to_string()).expect("a range is digits"));
+    }
+    debug_assert!(!headers.contains_key(IF_NONE_MATCH), "no route asks for 304");
+    Ok(headers)
+}
+
+/// Waits for the head of the answer: `connect` until the request begins to leave, then `request` from its start, or
+/// from the last piece of content that left. The error names the phase.
+async fn timed<T>(
+    send: impl Future<Output = T>,
+    progress: &Progress,
+    watched: bool,
+    timeouts: Timeouts,
+) -> Result<T, &'static str> {
+    let mut send = std::pin::pin!(send);
+    let started = tokio::time::Instant::now();
+    let request = started + timeouts.request;
+    let first = if watched { request.min(started + timeouts.connect) } else { request };
+    let mut until = first;
+    let mut seen = 0;
+    loop {
+        if let Ok(answer) = tokio::time::timeout_at(until, &mut send).await {
+            return Ok(answer);
+        }
+        if watched && !progress.begun() {
+            return Err("connect");
+        }
+        let now = tokio::time::Instant::now();
+        let bytes = progress.bytes();
+        if bytes > seen {
+            // Looked at once per span: a line that moves at all is given the whole span again.
+            seen = bytes;
+            until = (now + timeouts.request).max(request);
+        } else if until < request {
+            until = request;
+        } else {
+            return Err("request");
+        }
+    }
+}
+
+enum Unread {
+    TooLong(Bytes),
+    Trouble(Trouble),
+}
+
+/// Reads up to `most` bytes.
+async fn read(mut response: Response, most: usize, timeouts: Timeouts, started: Instant) -> Result<Bytes, Unread> {
+    let whole = started + timeouts.request.max(started.elapsed() + timeouts.idle_read);
+    let mut first: Option<Bytes> = None;
+    let mut joined = BytesMut::new();
+    loop {
+        let until = whole.min(Instant::now() + timeouts.idle_read);
+        let piece = match tokio::time::timeout_at(until.into(), response.chunk()).await {
+            Ok(Ok(Some(piece))) => piece,
+            Ok(Ok(None)) => return Ok(first.unwrap_or_else(|| joined.freeze())),
+            Ok(Err(error)) => return Err(Unread::Trouble(Trouble::Broken { sent: true, error: error.without_url() })),
+            Err(_) => return Err(Unread::Trouble(Trouble::Timeout { sent: true, phase: "idle_read" })),
+        };
+        // Most answers are one piece, which is then not copied.
+        if first.is_none() && joined.is_empty() && piece.len() <= most {
+            first = Some(piece);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            joined.extend_from_slice(&first);
+        }
+        joined.extend_from_slice(&piece[..piece.len().min(most - joined.len().min(most))]);
+        if joined.len() >= most {
+            return Err(Unread::TooLong(joined.freeze()));
+        }
+    }
+}
+
+pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    (!value.is_empty() && value.len() <= 128).then(|| value.to_owned())
+}
+
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}

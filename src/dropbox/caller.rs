@@ -1,0 +1,481 @@
+//! One RPC's view of Dropbox: as whom, in which root, until when. Repeats, pauses, renewals and the reading of answers
+//! happen here; a call ends with its value or with one fault. Dropping a call drops its request.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+use tracing::Instrument;
+
+use super::{
+    AccountKey, ActAs, Auth, Bearer, Body, ByteRange, CommitRoute, Effect, Facts, Repeat, Root, Route, Timeouts,
+    TokenSource, Transport, Turn,
+    attempt::{self, Outcome, Request, Success, Trouble},
+    body::Progress,
+    header,
+    pace::{Lane, Permit},
+    problem::{self, Refusal},
+    retry::{self, Failure},
+};
+use crate::{
+    fault::{Fault, Reason, Result},
+    telemetry,
+};
+
+/// Calls Dropbox on one account's behalf. Clones are cheap.
+#[derive(Clone)]
+pub struct Caller {
+    shared: Arc<Shared>,
+    deadline: Option<Instant>,
+}
+
+struct Shared {
+    transport: Arc<Transport>,
+    tokens: Arc<dyn TokenSource>,
+    lane: Arc<Lane>,
+    account: AccountKey,
+    act_as: Option<ActAs>,
+    root: Option<Root>,
+    path_root: Option<HeaderValue>,
+    timeouts: Timeouts,
+}
+
+/// What Dropbox answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer<R> {
+    pub value: R,
+    pub request_id: Option<String>,
+}
+
+/// The head of a download, and its content.
+#[derive(Debug)]
+pub struct Download<R> {
+    pub value: R,
+    pub request_id: Option<String>,
+    /// 200, or 206 for a part.
+    pub status: u16,
+    pub content_length: Option<u64>,
+    pub content_type: Option<String>,
+    pub content_range: Option<String>,
+    pub body: Body,
+}
+
+struct Reply {
+    request_id: Option<String>,
+    success: Success,
+    permit: Permit,
+}
+
+/// What a call that is cut off by its deadline leaves behind.
+#[derive(Default)]
+struct Trace {
+    /// An earlier attempt may have been executed.
+    unclear: AtomicBool,
+    current: std::sync::Mutex<Option<Arc<Progress>>>,
+}
+
+impl Caller {
+    /// `account` is what Dropbox limits requests by: the user, or the member a team token acts as.
+    ///
+    /// A path root that cannot be a header is left for the call to refuse.
+    pub fn new(
+        transport: Arc<Transport>,
+        tokens: Arc<dyn TokenSource>,
+        account: AccountKey,
+        act_as: Option<ActAs>,
+        root: Option<Root>,
+        deadline: Option<Instant>,
+        timeouts: Timeouts,
+    ) -> Caller {
+        let lane = transport.pace.lane(&account);
+        let path_root = root.as_ref().map(|root| header::path_root(root).expect("escaped JSON is a header value"));
+        let shared = Shared { transport, tokens, lane, account, act_as, root, path_root, timeouts };
+        Caller { shared: Arc::new(shared), deadline }
+    }
+
+    /// What paths of this call are relative to, where that is not the account's home.
+    pub fn root(&self) -> Option<&Root> {
+        self.shared.root.as_ref()
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Option<Instant>) -> Caller {
+        Caller { shared: self.shared.clone(), deadline }
+    }
+
+    /// Calls a route that has no content.
+    ///
+    /// # Errors
+    /// By API-DESIGN (b); every fault has `dropboxRoute`, and `dropboxRequestId` if Dropbox answered.
+    pub async fn call<A: Serialize, R: DeserializeOwned>(&self, route: &Route<A, R>, arg: &A) -> Result<Answer<R>> {
+        self.answer(route.facts(), arg, &[]).await
+    }
+
+    /// Sends content. The pieces are neither copied nor used up.
+    ///
+    /// # Errors
+    /// As [`Caller::call`].
+    pub async fn upload<A: Serialize, R: DeserializeOwned>(
+        &self,
+        route: &Route<A, R>,
+        arg: &A,
+        body: &[Bytes],
+    ) -> Result<Answer<R>> {
+        self.answer(route.facts(), arg, body).await
+    }
+
+    /// Opens content. What goes wrong after the head is the body's to tell.
+    ///
+    /// # Errors
+    /// As [`Caller::call`]; a range beyond the end has the tag `range/…`.
+    pub async fn download<A: Serialize, R: DeserializeOwned>(
+        &self,
+        route: &Route<A, R>,
+        arg: &A,
+        range: Option<ByteRange>,
+    ) -> Result<Download<R>> {
+        let facts = route.facts();
+        let json = argument(arg)?;
+        let reply = self.exchange(facts, &json, &[], range).await?;
+        let Success::Content(response) = reply.success else {
+            return Err(Fault::bug("a download needs a route of the download style").fact("dropboxRoute", &facts.path));
+        };
+        let status = response.status().as_u16();
+        let head = response.headers();
+        let value = match head.get("dropbox-api-result") {
+            Some(result) => decode(facts, result.as_bytes(), reply.request_id.as_deref())?,
+            None => return Err(protocol(facts, "the result header is missing", reply.request_id.as_deref())),
+        };
+        let text = |name| head.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let content_length = text("content-length").and_then(|length| length.parse().ok());
+        let (content_type, content_range) = (text("content-type"), text("content-range"));
+        let body = Body::new(
+            response.into(),
+            self.shared.timeouts.idle_read,
+            self.deadline,
+            facts.path.to_string(),
+            reply.request_id.clone(),
+            reply.permit,
+        );
+        let request_id = reply.request_id;
+        Ok(Download { value, request_id, status, content_length, content_type, content_range, body })
+    }
+
+    /// Calls a route that changes a namespace.
+    ///
+    /// # Errors
+    /// As [`Caller::call`], and `OUTCOME_UNKNOWN` when it may have happened.
+    pub async fn commit<A: Serialize, R: DeserializeOwned>(
+        &self,
+        _turn: &Turn,
+        route: &CommitRoute<A, R>,
+        arg: &A,
+    ) -> Result<Answer<R>> {
+        self.answer(route.facts(), arg, &[]).await
+    }
+
+    /// Sends content to a route that changes a namespace.
+    ///
+    /// # Errors
+    /// As [`Caller::commit`].
+    pub async fn commit_upload<A: Serialize, R: DeserializeOwned>(
+        &self,
+        _turn: &Turn,
+        route: &CommitRoute<A, R>,
+        arg: &A,
+        body: &[Bytes],
+    ) -> Result<Answer<R>> {
+        self.answer(route.facts(), arg, body).await
+    }
+
+    async fn answer<A: Serialize, R: DeserializeOwned>(
+        &self,
+        facts: &Facts,
+        arg: &A,
+        body: &[Bytes],
+    ) -> Result<Answer<R>> {
+        let json = argument(arg)?;
+        let reply = self.exchange(facts, &json, body, None).await?;
+        let Success::Json(text) = &reply.success else {
+            return Err(Fault::bug("content came from a route of another style").fact("dropboxRoute", &facts.path));
+        };
+        // Dropbox answers a void result with `null`, proxies and old routes with nothing.
+        let text: &[u8] = if text.is_empty() { b"null" } else { text };
+        let value = decode(facts, text, reply.request_id.as_deref())?;
+        Ok(Answer { value, request_id: reply.request_id })
+    }
+
+    /// The whole call under the deadline.
+    async fn exchange(&self, facts: &Facts, json: &str, content: &[Bytes], range: Option<ByteRange>) -> Result<Reply> {
+        let request = Request {
+            facts,
+            json,
+            content,
+            range,
+            act_as: self.shared.act_as.as_ref(),
+            path_root: self.shared.path_root.as_ref(),
+            timeouts: self.shared.timeouts,
+        };
+        let trace = Trace::default();
+        let attempts = self.attempts(&request, &trace);
+        let Some(deadline) = self.deadline else { return attempts.await };
+        match tokio::time::timeout_at(deadline.into(), attempts).await {
+            Ok(reply) => reply,
+            Err(_) => Err(deadline_exceeded(facts, &trace)),
+        }
+    }
+
+    async fn attempts(&self, request: &Request<'_>, trace: &Trace) -> Result<Reply> {
+        let facts = request.facts;
+        let shared = &*self.shared;
+        let mut bearer = self.bearer(facts).await?;
+        let mut renewed = false;
+        let mut attempt = 0;
+        loop {
+            let permit = shared.lane.enter(facts.carries_content(), self.deadline).await.map_err(|fault| {
+                let unclear = trace.unclear.load(Ordering::Acquire);
+                if unclear { outcome_unknown(facts, &fault) } else { fault.fact("dropboxRoute", &facts.path) }
+            })?;
+            let progress = Arc::new(Progress::default());
+            trace.set(&progress);
+            let outcome = self.attempt(request, &bearer, &progress, attempt).await?;
+            let trouble = match outcome.result {
+                Ok(success) => return Ok(Reply { request_id: outcome.request_id, success, permit }),
+                Err(trouble) => trouble,
+            };
+            trace.settled();
+            drop(permit);
+            if problem::bearer_rejected(&trouble) && !renewed && facts.auth != Auth::None {
+                renewed = true;
+                bearer = shared.tokens.renew(Some(&bearer)).await?;
+                continue;
+            }
+            let unclear_before = trace.unclear.load(Ordering::Acquire);
+            let failure = self.failure(facts, &trouble);
+            if failure == Failure::Unclear && facts.effect != Effect::Read {
+                trace.unclear.store(true, Ordering::Release);
+            }
+            let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let Some(wait) = retry::wait(failure, facts.repeat, attempt, left, rand::random()) else {
+                return Err(fault(request, trouble, outcome.request_id.as_deref(), unclear_before));
+            };
+            attempt += 1;
+            metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
+            tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
+            shared.transport.clock.sleep(wait).await;
+        }
+    }
+
+    async fn bearer(&self, facts: &Facts) -> Result<Arc<Bearer>> {
+        if facts.auth == Auth::None {
+            let token = String::new().into();
+            return Ok(Arc::new(Bearer { token, expires_at: None, generation: 0 }));
+        }
+        match self.shared.tokens.current() {
+            Some(bearer) => Ok(bearer),
+            None => self.shared.tokens.renew(None).await,
+        }
+    }
+
+    fn attempt<'a>(
+        &'a self,
+        request: &'a Request<'_>,
+        bearer: &'a Bearer,
+        progress: &'a Arc<Progress>,
+        attempt: u32,
+    ) -> impl Future<Output = Result<Outcome>> + Send + 'a {
+        let facts = request.facts;
+        let span = tracing::debug_span!(
+            "dropbox",
+            route = %facts.path,
+            attempt,
+            status = tracing::field::Empty,
+            dropbox_request_id = tracing::field::Empty,
+            error = tracing::field::Empty,
+        );
+        let inner = span.clone();
+        async move {
+            let started = Instant::now();
+            let outcome = attempt::send(&self.shared.transport, request, bearer, progress).await?;
+            let error = outcome.result.as_ref().err().map_or("", Trouble::kind);
+            if let Some(status) = outcome.status {
+                inner.record("status", status.as_u16());
+            }
+            if let Some(id) = &outcome.request_id {
+                inner.record("dropbox_request_id", id.as_str());
+            }
+            if !error.is_empty() {
+                inner.record("error", error);
+            }
+            metrics::histogram!(
+                telemetry::UPSTREAM_DURATION,
+                "dropbox.route" => label(facts),
+                "http.response.status_code" => status_label(outcome.status),
+                "error.type" => error,
+            )
+            .record(started.elapsed().as_secs_f64());
+            Ok(outcome)
+        }
+        .instrument(span)
+    }
+
+    /// What a failed attempt means for a repeat; holds the account back if Dropbox asked for it.
+    fn failure(&self, facts: &Facts, trouble: &Trouble) -> Failure {
+        match trouble {
+            Trouble::Broken { sent: false, .. } => Failure::NotSent,
+            Trouble::Broken { sent: true, .. } => Failure::Unclear,
+            Trouble::Timeout { .. } | Trouble::Unreadable(_) => Failure::Final,
+            Trouble::Refused { status, retry_after, body } => {
+                let failure = problem::failure(facts, status.as_u16(), *retry_after, body);
+                if let Failure::Refused { retry_after: Some(span) } = failure
+                    && *status == StatusCode::TOO_MANY_REQUESTS
+                    && !problem::is_contention(body)
+                {
+                    self.shared.lane.pause(span);
+                }
+                failure
+            }
+        }
+    }
+}
+
+impl Trouble {
+    fn kind(&self) -> &'static str {
+        match self {
+            Trouble::Refused { .. } => "refused",
+            Trouble::Broken { sent: false, .. } => "connect",
+            Trouble::Broken { sent: true, .. } => "cut",
+            Trouble::Timeout { phase, .. } => phase,
+            Trouble::Unreadable(_) => "protocol",
+        }
+    }
+}
+
+impl Trace {
+    fn set(&self, progress: &Arc<Progress>) {
+        *self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress.clone());
+    }
+
+    /// The current attempt has an outcome; it is not under way any more.
+    fn settled(&self) {
+        *self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+
+    fn may_have_happened(&self) -> bool {
+        let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.unclear.load(Ordering::Acquire) || current.as_ref().is_some_and(|progress| progress.begun())
+    }
+}
+
+/// The call's fault after its last attempt.
+fn fault(request: &Request<'_>, trouble: Trouble, request_id: Option<&str>, unclear_before: bool) -> Fault {
+    let facts = request.facts;
+    let changes = facts.effect != Effect::Read;
+    let resumable = matches!(facts.repeat, Repeat::Read | Repeat::Safe) || !changes;
+    let fault = match trouble {
+        Trouble::Refused { status, retry_after, body } => {
+            let status = status.as_u16();
+            problem::fault(&Refusal { facts, status, body: &body, retry_after, arg: request.json, resumable })
+        }
+        Trouble::Broken { sent, error } if !sent || resumable => {
+            Fault::new(Reason::DropboxUnavailable, "the connection to Dropbox failed")
+                .retry_after(Duration::from_secs(1))
+                .source(error)
+        }
+        Trouble::Broken { error, .. } => {
+            Fault::new(Reason::OutcomeUnknown, "the connection to Dropbox broke after the request left").source(error)
+        }
+        Trouble::Timeout { sent, phase } if !sent || resumable => {
+            Fault::new(Reason::UpstreamTimeout, "Dropbox did not answer in time")
+                .fact("phase", phase)
+                .retry_after(Duration::from_secs(1))
+        }
+        Trouble::Timeout { phase, .. } => {
+            Fault::new(Reason::OutcomeUnknown, "Dropbox did not answer in time; it may have done it")
+                .fact("phase", phase)
+        }
+        Trouble::Unreadable(what) => protocol(facts, what, request_id),
+    };
+    let fault = fault.fact("dropboxRoute", &facts.path);
+    let fault = match request_id {
+        Some(id) => fault.fact("dropboxRequestId", id),
+        None => fault,
+    };
+    if !unclear_before {
+        return fault;
+    }
+    // A refusal that only says "not now" settles nothing about the attempt before it.
+    if !resumable && fault.retry_delay().is_some() {
+        return outcome_unknown(facts, &fault);
+    }
+    fault.fact("earlierAttempt", "unknown")
+}
+
+fn outcome_unknown(facts: &Facts, last: &Fault) -> Fault {
+    let mut fault = Fault::new(Reason::OutcomeUnknown, "an earlier attempt may have been executed")
+        .fact("dropboxRoute", &facts.path)
+        .source(last.to_string());
+    for (key, value) in last.facts() {
+        fault = fault.fact(key, value);
+    }
+    fault
+}
+
+fn deadline_exceeded(facts: &Facts, trace: &Trace) -> Fault {
+    let fault = Fault::new(Reason::DeadlineExceeded, "the deadline passed before Dropbox answered")
+        .fact("dropboxRoute", &facts.path);
+    if facts.effect == Effect::Read { fault } else { fault.fact("sent", trace.may_have_happened()) }
+}
+
+fn protocol(facts: &Facts, what: &str, request_id: Option<&str>) -> Fault {
+    let fault = Fault::new(Reason::DropboxProtocol, format!("Dropbox's answer cannot be read: {what}"))
+        .fact("dropboxRoute", &facts.path);
+    match request_id {
+        Some(id) => fault.fact("dropboxRequestId", id),
+        None => fault,
+    }
+}
+
+fn argument<A: Serialize>(arg: &A) -> Result<String> {
+    serde_json::to_string(arg).map_err(|error| Fault::bug("an argument is not JSON").source(error))
+}
+
+fn decode<R: DeserializeOwned>(facts: &Facts, text: &[u8], request_id: Option<&str>) -> Result<R> {
+    serde_json::from_slice(text)
+        .map_err(|error| protocol(facts, "the JSON is not what the route promises", request_id).source(error))
+}
+
+/// A label from a closed set: a route that is not in the committed table has none of its own.
+fn label(facts: &Facts) -> &'static str {
+    match &facts.path {
+        std::borrow::Cow::Borrowed(path) => path,
+        std::borrow::Cow::Owned(_) => "unlisted",
+    }
+}
+
+fn status_label(status: Option<StatusCode>) -> String {
+    status.map(|status| status.as_str().to_owned()).unwrap_or_default()
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("account", &self.shared.account)
+            .field("act_as", &self.shared.act_as)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}

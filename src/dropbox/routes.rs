@@ -1,0 +1,96 @@
+//! The routes the connector calls, one typed value each. A test holds every one against Dropbox's own specification.
+
+use dropbox_sdk::types::{check, files, sharing, users};
+
+use super::route::{
+    CommitRoute, Effect, Facts,
+    Host::{Api, Content},
+    Repeat, Route,
+    Style::{Download, Rpc, Upload},
+};
+
+pub use super::raw::raw;
+
+macro_rules! routes {
+    ($($(#[$doc:meta])* $kind:ident $name:ident: $arg:ty => $result:ty = $path:literal, $host:ident $style:ident $repeat:ident $effect:ident;)*) => {
+        $($(#[$doc])* pub static $name: $kind<$arg, $result> =
+            $kind::new(Facts::new($path, $host, $style, Repeat::$repeat, Effect::$effect));)*
+
+        /// The facts of every route of this file.
+        #[cfg(test)]
+        pub(super) fn all() -> Vec<&'static Facts> {
+            vec![$($name.facts(),)*]
+        }
+    };
+}
+
+routes! {
+    // ---- account ----
+    Route GET_CURRENT_ACCOUNT: () => users::FullAccount = "users/get_current_account", Api Rpc Read Read;
+    Route GET_SPACE_USAGE: () => users::SpaceUsage = "users/get_space_usage", Api Rpc Read Read;
+    Route CHECK_USER: check::EchoArg => check::EchoResult = "check/user", Api Rpc Read Read;
+    /// A second revocation is refused with 401: the token is gone, which was asked for.
+    Route REVOKE_TOKEN: () => () = "auth/token/revoke", Api Rpc Verify Write;
+
+    // ---- upload ----
+    /// Safe to repeat with `mode` add, overwrite or update, unless `autorename` or `strict_conflict` is set.
+    CommitRoute UPLOAD: files::UploadArg => files::FileMetadata = "files/upload", Content Upload Verify Write;
+    Route UPLOAD_SESSION_START: files::UploadSessionStartArg => files::UploadSessionStartResult =
+        "files/upload_session/start", Content Upload Safe Write;
+    /// A repeat of an append that arrived is refused with `incorrect_offset` at the append's end: that is success.
+    Route UPLOAD_SESSION_APPEND: files::UploadSessionAppendArg => () =
+        "files/upload_session/append_v2", Content Upload Safe Write;
+    /// Safe to repeat unless `autorename` is set; after an unknown outcome `lookup_failed/not_found` may mean success.
+    CommitRoute UPLOAD_SESSION_FINISH: files::UploadSessionFinishArg => files::FileMetadata =
+        "files/upload_session/finish", Content Upload Verify Write;
+
+    // ---- download ----
+    Route DOWNLOAD: files::DownloadArg => files::FileMetadata = "files/download", Content Download Read Read;
+    Route EXPORT: files::ExportArg => files::ExportResult = "files/export", Content Download Read Read;
+    Route GET_SHARED_LINK_FILE: sharing::GetSharedLinkFileArg => sharing::SharedLinkMetadata =
+        "sharing/get_shared_link_file", Content Download Read Read;
+    Route GET_TEMPORARY_LINK: files::GetTemporaryLinkArg => files::GetTemporaryLinkResult =
+        "files/get_temporary_link", Api Rpc Read Read;
+    /// Makes a link, not a file: a second link harms nobody.
+    Route GET_TEMPORARY_UPLOAD_LINK: files::GetTemporaryUploadLinkArg => files::GetTemporaryUploadLinkResult =
+        "files/get_temporary_upload_link", Api Rpc Safe Write;
+
+    // ---- items ----
+    Route GET_METADATA: files::GetMetadataArg => files::Metadata = "files/get_metadata", Api Rpc Read Read;
+    Route LIST_FOLDER: files::ListFolderArg => files::ListFolderResult = "files/list_folder", Api Rpc Read Read;
+    Route LIST_FOLDER_CONTINUE: files::ListFolderContinueArg => files::ListFolderResult =
+        "files/list_folder/continue", Api Rpc Read Read;
+    Route LIST_FOLDER_LATEST_CURSOR: files::ListFolderArg => files::ListFolderGetLatestCursorResult =
+        "files/list_folder/get_latest_cursor", Api Rpc Read Read;
+    Route SEARCH: files::SearchV2Arg => files::SearchV2Result = "files/search_v2", Api Rpc Read Read;
+    Route SEARCH_CONTINUE: files::SearchV2ContinueArg => files::SearchV2Result =
+        "files/search/continue_v2", Api Rpc Read Read;
+    Route LIST_REVISIONS: files::ListRevisionsArg => files::ListRevisionsResult =
+        "files/list_revisions", Api Rpc Read Read;
+    /// Safe to repeat unless `autorename` is set; after an unknown outcome `path/conflict/folder` may mean success.
+    CommitRoute CREATE_FOLDER: files::CreateFolderArg => files::CreateFolderResult =
+        "files/create_folder_v2", Api Rpc Verify Write;
+    /// After an unknown outcome `path_lookup/not_found` means success.
+    CommitRoute DELETE: files::DeleteArg => files::DeleteResult = "files/delete_v2", Api Rpc Verify Delete;
+    CommitRoute PERMANENTLY_DELETE: files::DeleteArg => () = "files/permanently_delete", Api Rpc Verify Delete;
+    /// Not repeated by itself: whether it happened shows in the ids of source and target.
+    CommitRoute MOVE: files::RelocationArg => files::RelocationResult = "files/move_v2", Api Rpc Never Write;
+    /// Not repeated by itself: whether it happened shows in the content hash of the target.
+    CommitRoute COPY: files::RelocationArg => files::RelocationResult = "files/copy_v2", Api Rpc Never Write;
+    /// Not repeated by itself: a restore makes a new revision each time.
+    CommitRoute RESTORE: files::RestoreArg => files::FileMetadata = "files/restore", Api Rpc Never Write;
+
+    // ---- links ----
+    /// After an unknown outcome `shared_link_already_exists` means success.
+    Route CREATE_SHARED_LINK: sharing::CreateSharedLinkWithSettingsArg => sharing::SharedLinkMetadata =
+        "sharing/create_shared_link_with_settings", Api Rpc Verify Share;
+    Route GET_SHARED_LINK_METADATA: sharing::GetSharedLinkMetadataArg => sharing::SharedLinkMetadata =
+        "sharing/get_shared_link_metadata", Api Rpc Read Read;
+    Route LIST_SHARED_LINKS: sharing::ListSharedLinksArg => sharing::ListSharedLinksResult =
+        "sharing/list_shared_links", Api Rpc Read Read;
+    Route MODIFY_SHARED_LINK: sharing::ModifySharedLinkSettingsArgs => sharing::SharedLinkMetadata =
+        "sharing/modify_shared_link_settings", Api Rpc Verify Share;
+    /// After an unknown outcome `shared_link_not_found` means success.
+    Route REVOKE_SHARED_LINK: sharing::RevokeSharedLinkArg => () =
+        "sharing/revoke_shared_link", Api Rpc Verify Share;
+}

@@ -1,0 +1,174 @@
+//! The OAuth token endpoint: form in, JSON out, its own shape of errors. Used for refreshes and code exchanges.
+
+use std::{fmt, time::Duration};
+
+use http::StatusCode;
+use serde::Deserialize;
+
+use super::{
+    Repeat, attempt,
+    retry::{self, Failure},
+    transport::{Transport, join},
+};
+use crate::{
+    fault::{Fault, Reason, Result},
+    limits,
+    secret::Secret,
+};
+
+/// What the token endpoint gives.
+#[derive(Clone)]
+pub struct TokenAnswer {
+    pub access_token: Secret<String>,
+    pub expires_in: Option<Duration>,
+    /// Only for a code, and only with offline access.
+    pub refresh_token: Option<Secret<String>>,
+    pub scopes: Vec<String>,
+    pub account_id: Option<String>,
+    pub team_id: Option<String>,
+}
+
+impl fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TokenAnswer { access_token: _, refresh_token, expires_in, scopes, account_id, team_id } = self;
+        f.debug_struct("TokenAnswer")
+            .field("expires_in", expires_in)
+            .field("refresh_token", &refresh_token.is_some())
+            .field("scopes", scopes)
+            .field("account_id", account_id)
+            .field("team_id", team_id)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: String,
+    expires_in: Option<u64>,
+    refresh_token: Option<String>,
+    #[serde(default)]
+    scope: String,
+    account_id: Option<String>,
+    team_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Denied {
+    error: String,
+}
+
+impl Transport {
+    /// Posts to `oauth2/token`. A refresh is repeated when Dropbox fails; a code works once and is not.
+    ///
+    /// # Errors
+    /// `REAUTHORIZATION_REQUIRED` (`cause` `invalid_grant`), `CREDENTIALS_REJECTED` (`cause` `invalid_client`: app key
+    /// and secret do not fit), `RATE_LIMITED`, `DROPBOX_UNAVAILABLE`, `UPSTREAM_TIMEOUT`, `OUTCOME_UNKNOWN` for a code,
+    /// `DROPBOX_BAD_REQUEST`, `DROPBOX_PROTOCOL`.
+    pub async fn token(&self, form: &[(&str, &str)]) -> Result<TokenAnswer> {
+        let repeat = if form.contains(&("grant_type", "refresh_token")) { Repeat::Safe } else { Repeat::Never };
+        let all = async {
+            let mut attempt = 0;
+            loop {
+                let (failure, fault) = match self.token_once(form, repeat).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failed) => failed,
+                };
+                let Some(wait) = retry::wait(failure, repeat, attempt, None, rand::random()) else {
+                    return Err(fault);
+                };
+                attempt += 1;
+                self.clock.sleep(wait).await;
+            }
+        };
+        tokio::time::timeout(limits::TOKEN_TIMEOUT, all)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Fault::new(Reason::UpstreamTimeout, "the token endpoint did not answer in time")
+                    .fact("phase", "token")
+                    .retry_after(Duration::from_secs(1)))
+            })
+            .map_err(|fault| fault.fact("dropboxRoute", "oauth2/token"))
+    }
+
+    async fn token_once(&self, form: &[(&str, &str)], repeat: Repeat) -> Result<TokenAnswer, (Failure, Fault)> {
+        let url = join(&self.endpoints.oauth, "oauth2/token").map_err(|fault| (Failure::Final, fault))?;
+        let broken = |error: reqwest::Error, sent: bool| {
+            let failure = if sent { Failure::Unclear } else { Failure::NotSent };
+            let lost = sent && repeat == Repeat::Never;
+            let fault = if lost {
+                Fault::new(Reason::OutcomeUnknown, "the connection to the token endpoint broke")
+            } else {
+                Fault::new(Reason::DropboxUnavailable, "the connection to the token endpoint failed")
+                    .retry_after(Duration::from_secs(1))
+            };
+            (failure, fault.source(error.without_url()))
+        };
+        let response = self.api.post(url).form(form).send().await.map_err(|error| {
+            let sent = !error.is_connect();
+            broken(error, sent)
+        })?;
+        let status = response.status();
+        let request_id = attempt::text(response.headers(), "x-dropbox-request-id");
+        let retry_after = attempt::retry_after(response.headers());
+        let body = response.bytes().await.map_err(|error| broken(error, true))?;
+        if status.is_success() {
+            return granted(&body).map_err(|fault| (Failure::Final, named(fault, request_id.as_deref(), status)));
+        }
+        let (failure, fault) = denied(status, retry_after, &body, repeat);
+        Err((failure, named(fault, request_id.as_deref(), status)))
+    }
+}
+
+fn granted(body: &[u8]) -> Result<TokenAnswer> {
+    // The decoder's own words could quote the token, so they are not kept.
+    let granted: Granted = serde_json::from_slice(body)
+        .map_err(|_| Fault::new(Reason::DropboxProtocol, "the token endpoint's answer cannot be read"))?;
+    Ok(TokenAnswer {
+        access_token: granted.access_token.into(),
+        expires_in: granted.expires_in.map(Duration::from_secs),
+        refresh_token: granted.refresh_token.map(Secret::from),
+        scopes: granted.scope.split_ascii_whitespace().map(str::to_owned).collect(),
+        account_id: granted.account_id,
+        team_id: granted.team_id,
+    })
+}
+
+fn denied(status: StatusCode, retry_after: Option<Duration>, body: &[u8], repeat: Repeat) -> (Failure, Fault) {
+    match status.as_u16() {
+        429 => {
+            let span = retry_after.unwrap_or(limits::RATE_LIMIT_WAIT);
+            let fault = Fault::new(Reason::RateLimited, "Dropbox limits token requests").retry_after(span);
+            (Failure::Refused { retry_after: Some(span) }, fault)
+        }
+        500..=599 if repeat == Repeat::Never => {
+            (Failure::Final, Fault::new(Reason::OutcomeUnknown, "the token endpoint failed; the code may be used up"))
+        }
+        500..=599 => {
+            let fault = Fault::new(Reason::DropboxUnavailable, "the token endpoint failed");
+            (Failure::Unclear, fault.retry_after(Duration::from_secs(1)))
+        }
+        _ => {
+            let error = serde_json::from_slice::<Denied>(body).map(|denied| denied.error).unwrap_or_default();
+            let fault = match error.as_str() {
+                "invalid_grant" => {
+                    Fault::new(Reason::ReauthorizationRequired, "Dropbox does not know the grant any more")
+                        .fact("cause", "invalid_grant")
+                }
+                "invalid_client" | "unauthorized_client" => {
+                    Fault::new(Reason::CredentialsRejected, "Dropbox does not accept the app's key and secret")
+                        .fact("cause", "invalid_client")
+                }
+                _ => Fault::new(Reason::DropboxBadRequest, "the token endpoint refused the request"),
+            };
+            (Failure::Final, fault)
+        }
+    }
+}
+
+fn named(fault: Fault, request_id: Option<&str>, status: StatusCode) -> Fault {
+    let fault = fault.fact("httpStatus", status.as_u16());
+    match request_id {
+        Some(id) => fault.fact("dropboxRequestId", id),
+        None => fault,
+    }
+}
