@@ -120,7 +120,9 @@ async fn answer_one(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<answer::Body>, io::Error> {
     match host {
-        Host::Control => whole(world, request, async |world, request| Ok(super::control::serve(world, request).await)).await,
+        Host::Control => {
+            whole(world, request, async |world, request| Ok(super::control::serve(world, request).await)).await
+        }
         Host::Www => whole(world, request, async |world, request| Ok(super::oauth::www(world, request).await)).await,
         _ => Box::pin(pipeline::run(world, host, request)).await,
     }
