@@ -334,6 +334,11 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     /// Nothing that is being filled is held while this waits.
     async fn make_room(&mut self) {
         match &mut self.filling {
+            // Every declared byte is there: only `finish` can follow, and that needs no memory.
+            Filling::Nothing
+                if self.pending.is_empty()
+                    && self.next_offset > 0
+                    && self.rules.declared_size == Some(self.next_offset) => {}
             Filling::Nothing => {
                 let size = self.rules.declared_size.unwrap_or(SMALL_UPLOAD_BYTES as u64);
                 if self.part_offset == 0 && size <= SMALL_UPLOAD_BYTES as u64 {

@@ -173,6 +173,20 @@ async fn a_part_is_one_block_when_no_second_is_to_be_had() {
 }
 
 #[tokio::test]
+async fn finish_needs_no_block_when_every_declared_byte_is_there() {
+    let (blocks, bytes) = (budget(), content(2 * BLOCK));
+    let mut all = frames(&bytes, &[1 << 20]);
+    all.push(finish());
+    let rules = Rules { declared_size: Some(2 * BLOCK as u64), ..Rules::default() };
+    let mut cutter = cutter(stream::iter(all), &blocks, rules);
+    let part = cutter.next().await.expect("no fault").expect("a part");
+    let others: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
+    assert_eq!((part.len(), others.len()), (2 * BLOCK as u64, 6));
+    assert!(cutter.next().now_or_never().expect("no wait").expect("no fault").is_none());
+    assert!(cutter.is_finished());
+}
+
+#[tokio::test]
 async fn an_upload_that_outgrows_small_gives_its_units_back_before_it_waits() {
     let (blocks, bytes) = (budget(), content(400_000));
     let mut others: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
