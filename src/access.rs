@@ -210,7 +210,8 @@ impl Principal {
         if self.admin {
             return Ok(());
         }
-        Err(Fault::new(Reason::CallerNotAllowed, "this principal may not call the admin service").fact("permission", "ADMIN"))
+        Err(Fault::new(Reason::CallerNotAllowed, "this principal may not call the admin service")
+            .fact("permission", "ADMIN"))
     }
 }
 
@@ -348,7 +349,9 @@ mod tests {
         let billing = door.authenticate(Some("Bearer billing-token")).unwrap();
         assert_eq!((billing.name(), billing.is_admin()), ("billing", false));
         assert_eq!(billing.require_admin().unwrap_err().reason(), Reason::CallerNotAllowed);
-        for value in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Basic ops-token"), Some("Bearer ops-tokem")] {
+        for value in
+            [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Basic ops-token"), Some("Bearer ops-tokem")]
+        {
             let fault = door.authenticate(value).unwrap_err();
             assert_eq!(fault.reason(), Reason::CallerUnauthenticated);
             assert!(!format!("{fault:?}").contains("ops-tok"), "{fault:?}");

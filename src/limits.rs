@@ -66,6 +66,12 @@ pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Times a broken body is taken up again before the caller hears of it.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
 
+// ---- filters (API-DESIGN a.2) ----
+
+/// Globs of one list of an `ItemFilter`: all are tried on every item.
+pub const FILTER_GLOBS_MAX: usize = 32;
+pub const FILTER_GLOB_BYTES_MAX: usize = 1024;
+
 // ---- answers ----
 
 /// No unary answer and no stream message is larger: stock clients refuse more than 4 MiB.
@@ -90,8 +96,6 @@ pub const MOUNTS_KNOWN_MAX: usize = 10_000;
 
 /// Delay told with `CONNECTOR_BUSY` and with a break that may be tried again.
 pub const BUSY_RETRY: Duration = Duration::from_secs(1);
-/// Bytes hashed at a stretch before the thread is offered to others: about 150 µs (PERFORMANCE 2.2).
-pub const HASH_STEP_BYTES: usize = 256 * 1024;
 
 // ---- upload sessions (HOUSE 5.1) ----
 
@@ -210,3 +214,34 @@ pub const SEARCH_QUERY_CHARS_MAX: usize = 1000;
 pub const SORTED_ITEMS_MAX: usize = 10_000;
 /// Ranges of one download a caller may ask for.
 pub const PARALLEL_RANGES_MAX: u32 = 8;
+// ---- HTTP/2 towards callers (API-DESIGN d.2) ----
+
+/// Window of one stream: rate × round trip inside a data centre.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Streams of one connection; a thousand small uploads of one channel must reach the gate together.
+pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
+/// Exceeds what every stalled stream of a connection can hold, or unary calls freeze behind uploads.
+pub const CONNECTION_WINDOW_BYTES: u32 = (CONCURRENT_STREAMS_MAX + 16) * STREAM_WINDOW_BYTES;
+/// 256 KiB frames halve the cost of receiving (PERFORMANCE rule 6).
+pub const FRAME_BYTES_MAX: u32 = 256 * 1024;
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Finds connections whose other end is gone.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+// ---- housekeeping ----
+
+/// Between two looks at store, keys and buffers: readiness follows a failure within this time.
+pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Between two sweeps of expired uploads and request ids.
+pub const SWEEP: Duration = Duration::from_secs(600);
+/// What probes and metrics get to finish at the end.
+pub const SIDE_PORT_GRACE: Duration = Duration::from_secs(1);
+
+// ---- streams with callers ----
+
+/// Least time between two progress messages of a duplex upload.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// After an early answer the rest of the request is read and dropped, this long or this many messages.
+pub const READ_ON: Duration = Duration::from_secs(1);
+pub const READ_ON_MESSAGES: usize = 16;

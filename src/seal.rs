@@ -185,10 +185,8 @@ impl KeyRing {
     pub fn open(&self, kind: &str, associated: &[&[u8]], blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
         let (id, header, nonce, sealed) = split(blob).ok_or(Unsealable::Malformed)?;
         let keys = self.keys.load();
-        let key = keys
-            .iter()
-            .find(|key| key.id == id)
-            .ok_or_else(|| Unsealable::KeyRetired { key_id: id.to_owned() })?;
+        let key =
+            keys.iter().find(|key| key.id == id).ok_or_else(|| Unsealable::KeyRetired { key_id: id.to_owned() })?;
         let aad = bind(header, kind, associated);
         key.cipher
             .decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad })
@@ -317,8 +315,9 @@ fn parse(text: &str) -> Result<Vec<Key>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let (id, encoded) =
-            line.split_once(':').ok_or_else(|| bad_file(format!("line {number}: write key-id:key, key in base64 or hex")))?;
+        let (id, encoded) = line
+            .split_once(':')
+            .ok_or_else(|| bad_file(format!("line {number}: write key-id:key, key in base64 or hex")))?;
         let (id, encoded) = (id.trim(), encoded.trim());
         let well_formed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
         if id.is_empty() || id.len() > KEY_ID_BYTES_MAX || !id.chars().all(well_formed) {

@@ -4,13 +4,21 @@
 mod ledger;
 mod port;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-pub(in crate::emulator) use self::{ledger::{Ledger, Ticket}, port::serve};
 pub use self::ledger::{Counter, Entry};
+pub(in crate::emulator) use self::{
+    ledger::{Ledger, Ticket},
+    port::serve,
+};
 use super::{
     Switches, World,
     content::Content,
@@ -134,6 +142,11 @@ impl Control {
         self.0.ledger.journal()
     }
 
+    /// Answers of the emulator that were not of the published types, with their routes. A test wants it empty.
+    pub fn wrong_answers(&self) -> Vec<String> {
+        self.0.ledger.wrong_answers()
+    }
+
     /// Counters and journal begin anew.
     pub fn clear_journal(&self) {
         self.0.ledger.clear();
@@ -206,6 +219,25 @@ impl Control {
         self.switch(|switches| switches.cursors_reset_before = now + 1);
     }
 
+    /// The emulator's time.
+    pub fn now(&self) -> SystemTime {
+        self.0.clock.now()
+    }
+
+    /// Moves a manual clock on.
+    ///
+    /// # Errors
+    /// `RealClock`: the emulator was not started with a manual clock.
+    pub async fn advance(&self, span: Duration) -> Result<(), ControlError> {
+        match &self.0.manual_clock {
+            Some(clock) => {
+                clock.advance(span).await;
+                Ok(())
+            }
+            None => Err(ControlError::RealClock),
+        }
+    }
+
     /// Puts entries into an account's home.
     ///
     /// # Errors
@@ -228,7 +260,6 @@ impl Control {
         for file in seed.files.iter().cloned().chain(generated.into_iter().flatten()) {
             self.put(&account, &file)?;
         }
-        self.0.feed_changed();
         Ok(())
     }
 

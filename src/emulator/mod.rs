@@ -4,8 +4,8 @@
 //! A request goes `serve` → `schema` (argument) → `oauth` (who) → `script` (failures on demand) → a [`Handler`] of a topic
 //! → `schema` (answer) → `serve`. Handlers are synchronous and see checked JSON.
 
-pub mod control;
 mod content;
+pub mod control;
 mod copies;
 mod download;
 mod feed;
@@ -38,7 +38,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
-use crate::clock::{SharedClock, SystemClock};
+use crate::clock::{ManualClock, SharedClock, SystemClock};
 
 use self::{content::Content, schema::RouteSpec, tree::Tree};
 
@@ -55,6 +55,8 @@ pub struct Options {
     pub contents_on_disk: bool,
     /// Policy time: token expiry, session life, times in metadata.
     pub clock: SharedClock,
+    /// A clock that `control` may move; it goes before `clock`.
+    pub manual_clock: Option<ManualClock>,
     /// Fixes ids, dots and tokens of a run.
     pub rng_seed: u64,
 }
@@ -68,6 +70,7 @@ impl Default for Options {
             state_dir: None,
             contents_on_disk: false,
             clock: Arc::new(SystemClock),
+            manual_clock: None,
             rng_seed: 1,
         }
     }
@@ -170,6 +173,7 @@ impl Emulator {
 /// Everything an emulator knows. Locks are short and never held over an await.
 pub(in crate::emulator) struct World {
     pub clock: SharedClock,
+    pub manual_clock: Option<ManualClock>,
     pub schema: &'static schema::Schema,
     pub tree: Mutex<Tree>,
     pub sessions: sessions::Sessions,
@@ -183,9 +187,9 @@ pub(in crate::emulator) struct World {
     pub ledger: control::Ledger,
     pub switches: Mutex<Switches>,
     pub contents: content::Store,
-    pub feed: feed::Feed,
     pub commits: serve::commits::Commits,
     pub temporary: download::TemporaryLinks,
+    pub copies: copies::References,
     pub dice: Mutex<StdRng>,
     addresses: OnceLock<Addresses>,
     state_dir: Option<PathBuf>,
@@ -199,9 +203,13 @@ impl fmt::Debug for World {
 
 impl World {
     fn new(options: &Options) -> Result<World, Error> {
-        let clock = options.clock.clone();
+        let clock: SharedClock = match &options.manual_clock {
+            Some(clock) => Arc::new(clock.clone()),
+            None => options.clock.clone(),
+        };
         let tree = Tree::new(clock.clone(), options.rng_seed);
         Ok(World {
+            manual_clock: options.manual_clock.clone(),
             schema: schema::Schema::get(),
             sessions: sessions::Sessions::default(),
             jobs: jobs::Jobs::default(),
@@ -211,9 +219,9 @@ impl World {
             ledger: control::Ledger::default(),
             switches: Mutex::default(),
             contents: content::Store::open(options)?,
-            feed: feed::Feed::default(),
             commits: serve::commits::Commits::default(),
             temporary: download::TemporaryLinks::default(),
+            copies: copies::References::default(),
             dice: Mutex::new(StdRng::seed_from_u64(options.rng_seed)),
             addresses: OnceLock::new(),
             state_dir: options.state_dir.clone(),
@@ -252,6 +260,7 @@ impl World {
         self.jobs.clear();
         self.links.clear();
         self.temporary.clear();
+        self.copies.clear();
         self.authority.reset();
         self.script.clear();
         self.ledger.clear();
@@ -291,8 +300,14 @@ impl Call<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
     /// `token` is the access token itself (for `auth/token/revoke`).
-    User { account: String, app: String, token: String },
-    App { app: String },
+    User {
+        account: String,
+        app: String,
+        token: String,
+    },
+    App {
+        app: String,
+    },
     Nobody,
 }
 
@@ -301,14 +316,13 @@ pub(in crate::emulator) type Handler = fn(&World, Call<'_>) -> Result<Reply, Ref
 
 /// The handler of a route (`files/upload_session/append_v2`), if this emulator has it.
 fn handler(path: &str) -> Option<Handler> {
-    let topics: [fn(&str) -> Option<Handler>; 12] = [
+    let topics: [fn(&str) -> Option<Handler>; 11] = [
         upload::handler,
         sessions::handler,
         files::handler,
         relocate::handler,
         copies::handler,
         listing::handler,
-        feed::handler,
         download::handler,
         search::handler,
         revisions::handler,
@@ -322,9 +336,15 @@ fn handler(path: &str) -> Option<Handler> {
 pub(in crate::emulator) enum Reply {
     Json(Value),
     /// `content` cut by the request's Range; `etag` is the rev.
-    Download { result: Value, content: Content, etag: Option<String> },
+    Download {
+        result: Value,
+        content: Content,
+        etag: Option<String>,
+    },
     /// 304
-    NotModified { etag: String },
+    NotModified {
+        etag: String,
+    },
 }
 
 /// Any answer but success.

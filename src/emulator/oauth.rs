@@ -16,7 +16,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, header::AUTHORIZATION};
 use rand::{Rng, SeedableRng, distr::Alphanumeric, rngs::StdRng};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Refusal, Who, hold,
@@ -243,7 +243,9 @@ impl Authority {
         if route.takes("noauth") {
             return match credential {
                 None => Ok(Who::Nobody),
-                Some(_) => refuse("This API function takes no authorization; leave out the HTTP header \"Authorization\"."),
+                Some(_) => {
+                    refuse("This API function takes no authorization; leave out the HTTP header \"Authorization\".")
+                }
             };
         }
         let Some(credential) = credential else {
@@ -382,11 +384,6 @@ impl Book {
         }
         self.access.retain(|_, access| access.grant != grant);
     }
-}
-
-/// `users/check` and the like: what was sent comes back.
-pub(in crate::emulator) fn echo(arg: &Value) -> Value {
-    json!({ "result": arg["query"] })
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use std::{
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::Host;
+
 mod load;
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::parse(include_str!("routes.json")));
@@ -56,14 +58,6 @@ impl RouteSpec {
     pub fn takes(&self, kind: &str) -> bool {
         self.auth.iter().any(|auth| auth == kind)
     }
-}
-
-/// The host class a route lives on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Host {
-    Api,
-    Content,
-    Notify,
 }
 
 /// Where argument, bytes and result travel.

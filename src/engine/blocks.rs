@@ -440,3 +440,7 @@ impl fmt::Debug for Admission {
         write!(f, "Admission({} bytes)", self._units.bytes())
     }
 }
+
+#[cfg(test)]
+#[path = "blocks_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::sha_lanes::{Lane, update_pair};
+use super::sha_lanes::{Lane, STEP_BYTES, update_pair};
 use crate::limits::BLOCK_BYTES;
 
 /// The hash of a whole file, or of the bytes of one part; written as 64 lower-case hex digits.
@@ -175,13 +175,12 @@ impl PairHasher {
     /// no more than `bytes_max`.
     pub fn catch_up(&mut self, bytes_max: usize) -> bool {
         // Whole steps only, so that lane A stays where `update_second` can take it along.
-        let rest = self.kept.len() - self.hashed;
-        if rest > bytes_max {
-            let steps = (bytes_max / 64).max(1) * 64;
-            self.first.update(&self.kept[self.hashed..self.hashed + steps.min(rest)]);
-            self.hashed += steps.min(rest);
+        let most = bytes_max.max(STEP_BYTES) / STEP_BYTES * STEP_BYTES;
+        if self.kept.len() - self.hashed > most {
+            self.first.update(&self.kept[self.hashed..self.hashed + most]);
+            self.hashed += most;
         }
-        self.kept.len() - self.hashed <= bytes_max
+        self.kept.len() - self.hashed <= most
     }
 
     /// The first block, to be sent; a clone shares its memory.

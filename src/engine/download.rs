@@ -26,7 +26,11 @@ use crate::{
 pub enum Source {
     /// A path, `id:` or `ns:` path.
     Path(String),
-    SharedLink { url: String, path: Option<String>, password: Option<String> },
+    SharedLink {
+        url: String,
+        path: Option<String>,
+        password: Option<String>,
+    },
 }
 
 /// One download, as the caller asked for it; fields already checked for form.
@@ -133,7 +137,7 @@ struct Reader {
     pin: Pin,
     next: u64,
     end: u64,
-    body: Option<Body>,
+    body: Option<Ranged>,
     /// Where `body` ends; further ranges follow.
     body_end: u64,
     resumes_left: u32,
@@ -247,9 +251,12 @@ impl Download {
         if found == *expected {
             return Ok(());
         }
-        Err(Fault::new(Reason::ContentHashMismatch, "the bytes received are not the ones Dropbox names for this revision")
-            .fact("expectedContentHash", expected)
-            .fact("computedContentHash", found))
+        Err(Fault::new(
+            Reason::ContentHashMismatch,
+            "the bytes received are not the ones Dropbox names for this revision",
+        )
+        .fact("expectedContentHash", expected)
+        .fact("computedContentHash", found))
     }
 
     /// The proof, to be sent after [`Download::next`] said `None`.
@@ -272,7 +279,7 @@ async fn hash_in_turns(hasher: &mut ContentHasher, bytes: &Bytes) {
 
 struct Begun {
     header: Header,
-    body: Option<Body>,
+    body: Option<Ranged>,
     body_end: u64,
     pin: Pin,
     expected: Option<ContentHash>,
@@ -315,11 +322,8 @@ async fn begin_file(caller: &Caller, path: &str, request: &DownloadRequest) -> R
         Err(fault) => return Err(gone(fault)),
     };
     let header = file_header(answer.value, start, request.limit, answer.content_type)?;
-    let mut body = answer.body;
     let partial = answer.status == 206;
-    if !partial {
-        skip(&mut body, header.range_start).await?;
-    }
+    let body = Ranged::new(answer.body, if partial { 0 } else { header.range_start });
     let body_end = match range {
         Some(ByteRange::Between(_, last)) if partial => header.range_end.min(last.saturating_add(1)),
         _ => header.range_end,
@@ -356,7 +360,7 @@ async fn begin_export(caller: &Caller, path: &str, request: &DownloadRequest) ->
         content_type: content_type(answer.content_type, &export.name),
         export_name: Some(export.name),
     };
-    Ok(Begun { body: Some(answer.body), body_end: header.range_end, pin: Pin::None, expected, header })
+    Ok(Begun { body: Some(Ranged::new(answer.body, 0)), body_end: header.range_end, pin: Pin::None, expected, header })
 }
 
 async fn begin_link(caller: &Caller, arg: GetSharedLinkMetadataArg, request: &DownloadRequest) -> Result<Begun> {
@@ -382,10 +386,7 @@ async fn begin_link(caller: &Caller, arg: GetSharedLinkMetadataArg, request: &Do
         Err(fault) => return Err(fault),
     };
     let header = link_header(file_link(answer.value)?, start, request.limit, answer.content_type)?;
-    let mut body = answer.body;
-    if answer.status != 206 {
-        skip(&mut body, header.range_start).await?;
-    }
+    let body = Ranged::new(answer.body, if answer.status == 206 { 0 } else { header.range_start });
     let pin = Pin::Link { arg, rev: header.subject.rev().to_owned(), size: header.subject.size() };
     Ok(Begun { body: Some(body), body_end: header.range_end, pin, expected: None, header })
 }
@@ -455,10 +456,10 @@ impl Reader {
     /// Starts ranges ahead of the head while blocks are to be had without waiting.
     fn reach_ahead(&mut self) {
         while self.ahead.len() + 1 < self.parallel {
-            let start = self.ahead.back().map_or_else(
-                || if self.body.is_some() { self.body_end } else { self.next },
-                |ahead| ahead.end,
-            );
+            let start = self
+                .ahead
+                .back()
+                .map_or_else(|| if self.body.is_some() { self.body_end } else { self.next }, |ahead| ahead.end);
             if start >= self.end || (self.body.is_none() && self.ahead.is_empty()) {
                 return;
             }
@@ -474,7 +475,9 @@ async fn fill(caller: Caller, pin: Pin, start: u64, end: u64, mut block: Block) 
     let mut body = open_range(&caller, &pin, start, end).await?;
     let wanted = usize::try_from(end - start).unwrap_or(limits::BLOCK_BYTES);
     while block.len() < wanted {
-        let cut = || Fault::new(Reason::DropboxUnavailable, "the body ended before its length").retry_after(limits::BUSY_RETRY);
+        let cut = || {
+            Fault::new(Reason::DropboxUnavailable, "the body ended before its length").retry_after(limits::BUSY_RETRY)
+        };
         let bytes = body.next().await.ok_or_else(cut)??;
         block.extend_from_slice(&bytes[..bytes.len().min(wanted - block.len())]);
     }
@@ -482,50 +485,54 @@ async fn fill(caller: Caller, pin: Pin, start: u64, end: u64, mut block: Block) 
 }
 
 /// A body from `start`, of the pinned content, whatever status the server chose.
-async fn open_range(caller: &Caller, pin: &Pin, start: u64, end: u64) -> Result<Body> {
+async fn open_range(caller: &Caller, pin: &Pin, start: u64, end: u64) -> Result<Ranged> {
     let range = (start > 0 || end > start).then(|| ByteRange::Between(start, end.saturating_sub(1)));
     match pin {
         Pin::None => Err(Fault::bug("an export was to be resumed")),
         Pin::Rev(rev) => {
             let arg = DownloadArg::new(format!("rev:{rev}"));
             let answer = caller.download(&routes::DOWNLOAD, &arg, range).await.map_err(revision_gone)?;
-            let mut body = answer.body;
-            if answer.status != 206 {
-                skip(&mut body, start).await?;
-            }
-            Ok(body)
+            Ok(Ranged::new(answer.body, if answer.status == 206 { 0 } else { start }))
         }
         Pin::Link { arg, rev, size } => {
             let answer = caller.download(&routes::GET_SHARED_LINK_FILE, arg, range).await?;
-            let same = matches!(&answer.value, SharedLinkMetadata::File(link) if link.rev == *rev && link.size == *size);
+            let same =
+                matches!(&answer.value, SharedLinkMetadata::File(link) if link.rev == *rev && link.size == *size);
             if !same || (answer.status != 206 && start > 0) {
                 return Err(Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read"));
             }
-            Ok(answer.body)
+            Ok(Ranged::new(answer.body, 0))
         }
     }
 }
 
-/// Reads and drops `bytes`: the server sent the whole file where a part was asked for.
-async fn skip(body: &mut Body, mut bytes: u64) -> Result<()> {
-    while bytes > 0 {
-        match body.next().await {
-            Some(Ok(mut piece)) => {
-                let here = usize::try_from(bytes).unwrap_or(usize::MAX).min(piece.len());
-                bytes -= here as u64;
-                let rest = piece.split_off(here);
-                if !rest.is_empty() {
-                    body.unread(rest);
+/// A body that begins where it was asked to, also when the server sent the whole file instead of a part.
+#[derive(Debug)]
+struct Ranged {
+    body: Body,
+    skip: u64,
+}
+
+impl Ranged {
+    fn new(body: Body, skip: u64) -> Ranged {
+        Ranged { body, skip }
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes>> {
+        loop {
+            match self.body.next().await {
+                Some(Ok(mut bytes)) if self.skip > 0 => {
+                    let drop = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+                    self.skip -= drop as u64;
+                    let rest = bytes.split_off(drop);
+                    if !rest.is_empty() {
+                        return Some(Ok(rest));
+                    }
                 }
-            }
-            Some(Err(fault)) => return Err(fault),
-            None => {
-                return Err(Fault::new(Reason::DropboxUnavailable, "the body ended before its length")
-                    .retry_after(limits::BUSY_RETRY));
+                next => return next,
             }
         }
     }
-    Ok(())
 }
 
 async fn file_at(caller: &Caller, path: &str) -> Result<FileMetadata> {
@@ -539,21 +546,38 @@ fn file_header(file: FileMetadata, start: u64, limit: u64, upstream: Option<Stri
     let content_type = content_type(upstream, &file.name);
     let (range_start, range_end) = bounds(file.size, start, limit)?;
     let total_size = file.size;
-    Ok(Header { subject: Subject::File(Box::new(file)), total_size, range_start, range_end, content_type, export_name: None })
+    Ok(Header {
+        subject: Subject::File(Box::new(file)),
+        total_size,
+        range_start,
+        range_end,
+        content_type,
+        export_name: None,
+    })
 }
 
 fn link_header(link: FileLinkMetadata, start: u64, limit: u64, upstream: Option<String>) -> Result<Header> {
     let content_type = content_type(upstream, &link.name);
     let (range_start, range_end) = bounds(link.size, start, limit)?;
     let total_size = link.size;
-    Ok(Header { subject: Subject::Link(Box::new(link)), total_size, range_start, range_end, content_type, export_name: None })
+    Ok(Header {
+        subject: Subject::Link(Box::new(link)),
+        total_size,
+        range_start,
+        range_end,
+        content_type,
+        export_name: None,
+    })
 }
 
 fn bounds(size: u64, start: u64, limit: u64) -> Result<(u64, u64)> {
     if start > size {
-        return Err(Fault::new(Reason::ReadOffsetBeyondEnd, format!("read_offset {start} is beyond the file's end at {size}"))
-            .fact("size", size)
-            .violation("read_offset", "OUT_OF_RANGE", format!("must be at most {size}")));
+        return Err(Fault::new(
+            Reason::ReadOffsetBeyondEnd,
+            format!("read_offset {start} is beyond the file's end at {size}"),
+        )
+        .fact("size", size)
+        .violation("read_offset", "OUT_OF_RANGE", format!("must be at most {size}")));
     }
     let end = if limit == 0 { size } else { size.min(start.saturating_add(limit)) };
     Ok((start, end))

@@ -6,13 +6,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     ops::Deref,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{Mutex as Queue, OwnedMutexGuard},
-    time::Instant,
-};
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
 use crate::{
     dropbox::{Root, Turn},
@@ -73,7 +70,7 @@ impl Gates {
             let waiting = self.queue(key).lock_owned();
             let guard = match latest {
                 None => waiting.await,
-                Some(latest) => tokio::time::timeout_at(latest, waiting).await.map_err(|_| too_late())?,
+                Some(latest) => tokio::time::timeout_at(latest.into(), waiting).await.map_err(|_| too_late())?,
             };
             guards.push(guard);
         }

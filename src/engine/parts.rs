@@ -4,7 +4,6 @@
 
 use std::{
     fmt,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +15,8 @@ use tokio::task::{coop::consume_budget, yield_now};
 
 use super::{
     blocks::{Block, Blocks, Tally, Units},
-    content_hash::{BlockDigest, ContentHash, ContentHasher, PairHasher},
+    content_hash::{BlockDigest, ContentHash, PairHasher},
+    ripe::{Ripe, keep},
 };
 use crate::{
     clock::SharedClock,
@@ -84,6 +84,8 @@ pub struct Rules {
     /// The caller half-closes behind `finish` (client streaming): a frame behind it is then always found. A duplex caller
     /// may wait for the answer first, so only what has already arrived is looked at.
     pub finish_ends_stream: bool,
+    /// Silence after which the stream ends, resumable.
+    pub idle_max: Duration,
 }
 
 impl Default for Rules {
@@ -95,6 +97,7 @@ impl Default for Rules {
             declared_hash: None,
             resumed: false,
             finish_ends_stream: true,
+            idle_max: UPLOAD_IDLE,
         }
     }
 }
@@ -159,7 +162,7 @@ enum Filling {
     /// Not hashed yet: perhaps a second block lets it be hashed for free.
     First(Block),
     Pair {
-        lanes: PairHasher,
+        lanes: Box<PairHasher>,
         second: Block,
     },
 }
@@ -169,33 +172,6 @@ enum Filling {
 struct Pace {
     read: Duration,
     bytes: u64,
-}
-
-struct Ripe {
-    pieces: SmallVec<[Bytes; 2]>,
-    work: Work,
-}
-
-enum Work {
-    /// The pieces make one block: hashed up to byte `at` of `piece`.
-    Alone {
-        hasher: ContentHasher,
-        piece: usize,
-        at: usize,
-    },
-    Pair(PairHasher),
-}
-
-/// A frame kept as it came, and its share of the budget.
-struct Kept {
-    bytes: Bytes,
-    _units: Arc<Units>,
-}
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
@@ -218,7 +194,9 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             rules.allow("spec.total_size", size)?;
         }
         let block = BLOCK_BYTES as u64;
-        if start_offset % block != 0 || digests_so_far.is_some_and(|known| known.len() as u64 != start_offset / block) {
+        if !start_offset.is_multiple_of(block)
+            || digests_so_far.is_some_and(|known| known.len() as u64 != start_offset / block)
+        {
             return Err(Fault::bug(format!("an upload cannot go on at {start_offset}")));
         }
         let outer = digests_so_far.map(|known| {
@@ -356,6 +334,11 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     /// Nothing that is being filled is held while this waits.
     async fn make_room(&mut self) {
         match &mut self.filling {
+            // Every declared byte is there: only `finish` can follow, and that needs no memory.
+            Filling::Nothing
+                if self.pending.is_empty()
+                    && self.next_offset > 0
+                    && self.rules.declared_size == Some(self.next_offset) => {}
             Filling::Nothing => {
                 let size = self.rules.declared_size.unwrap_or(SMALL_UPLOAD_BYTES as u64);
                 if self.part_offset == 0 && size <= SMALL_UPLOAD_BYTES as u64 {
@@ -424,7 +407,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         };
         match second {
             Some(second) => {
-                let lanes = PairHasher::begin(block.freeze());
+                let lanes = Box::new(PairHasher::begin(block.freeze()));
                 self.filling = Filling::Pair { lanes, second: second.counted(&self.tally) };
             }
             None => self.ripe = Some(Ripe::alone(smallvec![block.freeze()])),
@@ -440,11 +423,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             Filling::First(block) if block.is_empty() => None,
             Filling::First(block) => Some(Ripe::alone(smallvec![block.freeze()])),
             Filling::Pair { lanes, second } => {
-                let mut pieces: SmallVec<[Bytes; 2]> = smallvec![lanes.first_block().clone()];
-                if !second.is_empty() {
-                    pieces.push(second.freeze());
-                }
-                Some(Ripe { pieces, work: Work::Pair(lanes) })
+                let second = (!second.is_empty()).then(|| second.freeze());
+                Some(Ripe::pair(lanes, second))
             }
         };
     }
@@ -452,9 +432,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     /// Drops what does not fill a block.
     fn ripen_whole_blocks(&mut self) {
         self.ripe = match std::mem::replace(&mut self.filling, Filling::Nothing) {
-            Filling::Pair { lanes, .. } => {
-                Some(Ripe { pieces: smallvec![lanes.first_block().clone()], work: Work::Pair(lanes) })
-            }
+            Filling::Pair { lanes, .. } => Some(Ripe::pair(lanes, None)),
             Filling::Nothing | Filling::Small { .. } | Filling::First(_) => None,
         };
     }
@@ -579,7 +557,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                 self.idle = Duration::ZERO;
                 return frame.transpose();
             }
-            let wait = (UPLOAD_IDLE - self.idle).min(PACE_WINDOW - self.pace.read);
+            let wait = (self.rules.idle_max - self.idle).min(PACE_WINDOW - self.pace.read);
             let alarm = self.clock.sleep(wait);
             let since = self.clock.now();
             let _waiting = Waiting { clock: &self.clock, since, clocks: [&mut self.idle, &mut self.pace.read] };
@@ -596,8 +574,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     }
 
     fn judge(&mut self) -> Result<()> {
-        if self.idle >= UPLOAD_IDLE {
-            let text = format!("nothing came for {} s", UPLOAD_IDLE.as_secs());
+        if self.idle >= self.rules.idle_max {
+            let text = format!("nothing came for {} s", self.rules.idle_max.as_secs());
             return Err(Fault::new(Reason::UploadIdle, text).retry_after(Duration::ZERO));
         }
         if self.pace.read >= PACE_WINDOW {
@@ -658,53 +636,6 @@ impl Rules {
     }
 }
 
-fn keep(frames: SmallVec<[Bytes; 2]>, len: usize, units: Option<Units>) -> SmallVec<[Bytes; 2]> {
-    let Some(mut units) = units else { return frames };
-    units.shrink(len);
-    let units = Arc::new(units);
-    frames.into_iter().map(|bytes| Bytes::from_owner(Kept { bytes, _units: units.clone() })).collect()
-}
-
-impl Ripe {
-    fn alone(pieces: SmallVec<[Bytes; 2]>) -> Self {
-        Self { pieces, work: Work::Alone { hasher: ContentHasher::new(), piece: 0, at: 0 } }
-    }
-
-    fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
-    }
-
-    /// Hashes a step. True: what is left is at most one step, to be done by `into_part`.
-    fn step(&mut self) -> bool {
-        match &mut self.work {
-            Work::Pair(lanes) => lanes.catch_up(HASH_STEP_BYTES),
-            Work::Alone { hasher, piece, at } => {
-                let mut left = HASH_STEP_BYTES;
-                while let Some(bytes) = self.pieces.get(*piece) {
-                    let step = left.min(bytes.len() - *at);
-                    hasher.update(&bytes[*at..*at + step]);
-                    left -= step;
-                    *at += step;
-                    if *at < bytes.len() {
-                        return false;
-                    }
-                    (*piece, *at) = (*piece + 1, 0);
-                }
-                true
-            }
-        }
-    }
-
-    fn into_part(self, offset: u64) -> Part {
-        let digests = match self.work {
-            Work::Pair(lanes) if self.pieces.len() == 1 => smallvec![lanes.finish_first()],
-            Work::Pair(lanes) => <[BlockDigest; 2]>::from(lanes.finish()).into(),
-            Work::Alone { hasher, .. } => hasher.into_digests().into_iter().collect(),
-        };
-        Part { offset, pieces: self.pieces, digests }
-    }
-}
-
 impl<S> fmt::Debug for PartCutter<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PartCutter")
@@ -714,3 +645,7 @@ impl<S> fmt::Debug for PartCutter<S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "parts_tests.rs"]
+mod tests;

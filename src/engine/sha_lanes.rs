@@ -1,4 +1,6 @@
 //! SHA-256 compression of two independent messages in lock-step: the SHA instructions have room for two chains per core.
+//! How much that gains is the CPU's affair: an early prototype had 1.9 times on Zen 4; this code has 1.1 on an Intel Xeon
+//! of model 207, whose SHA unit two chains already fill (`cargo bench --bench content_hash`).
 //! Only this file holds `unsafe`. Without those instructions `sha2` compresses one lane after the other.
 
 use sha2::block_api::compress256;

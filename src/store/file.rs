@@ -74,7 +74,9 @@ impl File {
 
     pub(super) fn require_reauthorization(&self, id: &ParameterId, uid: &str, cause: &str) -> bool {
         let mut state = self.state();
-        let Some(parameters) = state.parameters.get_mut(id).filter(|parameters| *parameters.uid == *uid) else { return false };
+        let Some(parameters) = state.parameters.get_mut(id).filter(|parameters| *parameters.uid == *uid) else {
+            return false;
+        };
         parameters.reauthorization_cause = Some(cause.to_owned());
         true
     }
@@ -97,7 +99,8 @@ impl File {
         };
         let old = std::mem::replace(&mut state.parameters, new);
         let ids: std::collections::BTreeSet<&ParameterId> = old.keys().chain(state.parameters.keys()).collect();
-        let uid = |id: &ParameterId| old.get(id).or_else(|| state.parameters.get(id)).map_or("", |one| &*one.uid).to_owned();
+        let uid =
+            |id: &ParameterId| old.get(id).or_else(|| state.parameters.get(id)).map_or("", |one| &*one.uid).to_owned();
         ids.into_iter().map(|id| Change { seq, id: id.clone(), uid: uid(id) }).collect()
     }
 
@@ -120,12 +123,10 @@ fn read(path: &Path, now: SystemTime) -> Result<BTreeMap<ParameterId, Parameters
             bad("parameters_file", format!("{} line {}: not the expected JSON", path.display(), error.line()))
         })?
     } else {
-        Figment::from(Toml::string(&text))
-            .extract()
-            .map_err(|error| {
-                let place = error.path.join(".");
-                bad("parameters_file", format!("{}: not the expected TOML {place}", path.display()))
-            })?
+        Figment::from(Toml::string(&text)).extract().map_err(|error| {
+            let place = error.path.join(".");
+            bad("parameters_file", format!("{}: not the expected TOML {place}", path.display()))
+        })?
     };
     let mut all = BTreeMap::new();
     for (index, entry) in document.application_parameters.into_iter().enumerate() {
@@ -133,7 +134,10 @@ fn read(path: &Path, now: SystemTime) -> Result<BTreeMap<ParameterId, Parameters
             .map_err(|(field, text)| bad(&format!("parameters_file.application_parameters[{index}].{field}"), text))?;
         let id = parameters.id.clone();
         if all.insert(id.clone(), parameters).is_some() {
-            return Err(bad(&format!("parameters_file.application_parameters[{index}].id"), format!("{id} stands twice")));
+            return Err(bad(
+                &format!("parameters_file.application_parameters[{index}].id"),
+                format!("{id} stands twice"),
+            ));
         }
     }
     Ok(all)
@@ -153,7 +157,8 @@ fn parameters_of(mut entry: serde_json::Map<String, serde_json::Value>, now: Sys
             (Some(_), Some(_)) => Err((file_key, format!("give {key} or {key}_file, not both"))),
             (Some(text), None) => Ok(Some(Secret::new(text))),
             (None, Some(path)) => {
-                let text = read_text(Path::new(&path), &file_key).map_err(|fault| (file_key, fault.message().to_owned()))?;
+                let text =
+                    read_text(Path::new(&path), &file_key).map_err(|fault| (file_key, fault.message().to_owned()))?;
                 let text = Zeroizing::new(text);
                 Ok(Some(Secret::new(text.trim().to_owned())))
             }
@@ -165,11 +170,15 @@ fn parameters_of(mut entry: serde_json::Map<String, serde_json::Value>, now: Sys
     let id = take("id")?.ok_or_else(|| ("id".to_owned(), "required".to_owned()))?;
     let account_id = take("account_id")?;
     let ends = take("access_token_expires_at")?
-        .map(|text| from_dropbox_time(&text).ok_or(("access_token_expires_at".to_owned(), "2026-01-02T03:04:05Z".to_owned())))
+        .map(|text| {
+            from_dropbox_time(&text).ok_or(("access_token_expires_at".to_owned(), "2026-01-02T03:04:05Z".to_owned()))
+        })
         .transpose()?;
     let id = ParameterId::new(&id).map_err(|fault| ("id".to_owned(), fault.message().to_owned()))?;
     let grant = match (refresh, access) {
-        (Some(_), Some(_)) => return Err(("access_token".to_owned(), "give a refresh token or an access token".to_owned())),
+        (Some(_), Some(_)) => {
+            return Err(("access_token".to_owned(), "give a refresh token or an access token".to_owned()));
+        }
         (Some(token), None) => Some(Grant::Refreshable(token)),
         (None, Some(bearer)) => Some(Grant::ShortLived { bearer, expires_at: ends }),
         (None, None) => None,

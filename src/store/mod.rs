@@ -29,8 +29,8 @@ use sqlx::{
 pub use parameters::{Change, Linked, Rotation, SecretChange};
 pub use requests::{RequestKey, RequestTurn};
 pub use settings::{
-    AccessType, Account, AccountKind, ActAsMode, AppSource, Grant, Member, ParameterId, Parameters, PathRoot, Policy, Renewal,
-    Settings, State, Timeouts,
+    AccessType, Account, AccountKind, ActAsMode, AppSource, Grant, Member, ParameterId, Parameters, PathRoot, Policy,
+    Renewal, Settings, State, Timeouts,
 };
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
@@ -85,7 +85,8 @@ impl Store {
         if !url.starts_with("sqlite:") {
             return Err(Fault::field("store_url", "MALFORMED", "write sqlite://path?mode=rwc or sqlite::memory:"));
         }
-        let options = SqliteConnectOptions::from_str(url).map_err(bad_url)?.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
+        let options =
+            SqliteConnectOptions::from_str(url).map_err(bad_url)?.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -97,13 +98,17 @@ impl Store {
         };
         let memory = url.contains(":memory:") || url.contains("mode=memory");
         let options = if memory { options } else { options.journal_mode(SqliteJournalMode::Wal) };
-        let durable = pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await.map_err(unavailable)?;
+        let durable =
+            pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await.map_err(unavailable)?;
         migrate(&durable).await?;
         // A database in memory is its connection.
         let (quick, readers) = if memory {
             (durable.clone(), durable.clone())
         } else {
-            let quick = pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Normal)).await.map_err(unavailable)?;
+            let quick = pool(1)
+                .connect_with(options.clone().synchronous(SqliteSynchronous::Normal))
+                .await
+                .map_err(unavailable)?;
             let readers = options.synchronous(SqliteSynchronous::Normal).pragma("query_only", "on");
             (quick, pool(STORE_READERS).connect_with(readers).await.map_err(unavailable)?)
         };
@@ -175,7 +180,8 @@ impl Store {
 
     /// Ends every connection, after what they are at.
     pub async fn close(&self) {
-        let gone = sqlx::query("DELETE FROM replicas WHERE id = $1").bind(&*self.0.replica).execute(&self.0.durable).await;
+        let gone =
+            sqlx::query("DELETE FROM replicas WHERE id = $1").bind(&*self.0.replica).execute(&self.0.durable).await;
         if let Err(error) = gone {
             tracing::warn!(%error, "the store did not take the last heartbeat");
         }
@@ -236,7 +242,8 @@ async fn migrate(pool: &SqlitePool) -> Result<()> {
     // Two processes may start on a new file at once: the one that comes second finds the work done when it looks again.
     while let Err(error) = MIGRATIONS.run(pool).await {
         if attempt == MIGRATE_ATTEMPTS {
-            return Err(Fault::new(Reason::StoreUnavailable, "the store's tables could not be brought up to date").source(error));
+            return Err(Fault::new(Reason::StoreUnavailable, "the store's tables could not be brought up to date")
+                .source(error));
         }
         attempt += 1;
     }

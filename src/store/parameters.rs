@@ -7,9 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{
-    Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store, millis, millis_of, time, unavailable,
-};
+use super::{Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store, millis, millis_of, time, unavailable};
 use crate::{
     fault::{Fault, Reason, Result},
     limits::REPLICA_SILENCE_MAX,
@@ -96,8 +94,11 @@ impl Store {
         .await
         .map_err(unavailable)?;
         if created.rows_affected() == 0 {
-            return Err(Fault::new(Reason::ApplicationParameterExists, format!("application parameter {id} exists already"))
-                .resource("application_parameter", id.as_str()));
+            return Err(Fault::new(
+                Reason::ApplicationParameterExists,
+                format!("application parameter {id} exists already"),
+            )
+            .resource("application_parameter", id.as_str()));
         }
         self.finish_change(tx, id, &uid).await
     }
@@ -116,7 +117,12 @@ impl Store {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn list_parameters(&self, group: &str, after: Option<&ParameterId>, limit: u32) -> Result<Vec<Parameters>> {
+    pub async fn list_parameters(
+        &self,
+        group: &str,
+        after: Option<&ParameterId>,
+        limit: u32,
+    ) -> Result<Vec<Parameters>> {
         let after = after.map_or("", ParameterId::as_str);
         if let Some(file) = &self.0.file {
             return Ok(file.list(group, after, limit as usize));
@@ -245,7 +251,13 @@ impl Store {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn require_reauthorization(&self, id: &ParameterId, uid: &str, grant_number: i64, cause: &str) -> Result<bool> {
+    pub async fn require_reauthorization(
+        &self,
+        id: &ParameterId,
+        uid: &str,
+        grant_number: i64,
+        cause: &str,
+    ) -> Result<bool> {
         if let Some(file) = &self.0.file {
             return Ok(file.require_reauthorization(id, uid, cause));
         }
@@ -279,11 +291,12 @@ impl Store {
         self.require_writable()?;
         let sealing = self.0.keys.sealing_key_id();
         let alive_since = self.now_millis() - millis_of(REPLICA_SILENCE_MAX);
-        let replicas = sqlx::query_as::<_, (String, String)>("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
-            .bind(alive_since)
-            .fetch_all(&self.0.readers)
-            .await
-            .map_err(unavailable)?;
+        let replicas =
+            sqlx::query_as::<_, (String, String)>("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
+                .bind(alive_since)
+                .fetch_all(&self.0.readers)
+                .await
+                .map_err(unavailable)?;
         if let Some((replica, _)) = replicas.iter().find(|(_, ids)| ids.split(' ').all(|id| id != sealing)) {
             let text = format!("process {replica} cannot open key {sealing} yet; give it the key first");
             return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
@@ -358,7 +371,8 @@ impl Store {
                 continue;
             };
             let new = self.seal_column(&uid, column, &plain);
-            let swapped = sqlx::query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.durable).await.map_err(unavailable)?;
+            let swapped =
+                sqlx::query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.durable).await.map_err(unavailable)?;
             if swapped.rows_affected() == 1 {
                 rotation.resealed += 1;
             } else {
@@ -396,7 +410,12 @@ impl Store {
     }
 
     /// Notes the change, commits, and gives the row as it now is.
-    async fn finish_change(&self, mut tx: Transaction<'static, Sqlite>, id: &ParameterId, uid: &str) -> Result<Parameters> {
+    async fn finish_change(
+        &self,
+        mut tx: Transaction<'static, Sqlite>,
+        id: &ParameterId,
+        uid: &str,
+    ) -> Result<Parameters> {
         self.note_change(&mut tx, id, uid).await?;
         let row = sqlx::query(SELECT).bind(id.as_str()).fetch_one(&mut *tx).await.map_err(unavailable)?;
         let now = self.parameters_of(&row)?;

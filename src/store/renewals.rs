@@ -23,7 +23,9 @@ impl Store {
         .await
         .map_err(unavailable)?;
         let Some(row) = row else { return Ok(None) };
-        let Some(blob) = row.try_get::<Option<Vec<u8>>, _>("bearer_sealed").map_err(unavailable)? else { return Ok(None) };
+        let Some(blob) = row.try_get::<Option<Vec<u8>>, _>("bearer_sealed").map_err(unavailable)? else {
+            return Ok(None);
+        };
         // A bearer that does not open is no loss: the next one is made by the grant.
         let Ok(plain) = self.open_column(uid, BEARER, &blob) else { return Ok(None) };
         Ok(Some(Renewal {

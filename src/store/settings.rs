@@ -77,10 +77,10 @@ impl Parameters {
     pub fn state(&self) -> State {
         if self.settings.disabled {
             State::Disabled
-        } else if self.grant.is_none() {
-            State::Pending
         } else if self.reauthorization_cause.is_some() {
             State::ReauthorizationRequired
+        } else if self.grant.is_none() {
+            State::Pending
         } else {
             State::Active
         }
@@ -276,7 +276,9 @@ impl Settings {
         let mut say = |field: &str, reason, text: &str| bad.push((field.to_owned(), reason, text.to_owned()));
         if self.app_key.is_empty() {
             say("app_key", "REQUIRED", "the key of the Dropbox app");
-        } else if self.app_key.len() > 64 || !self.app_key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_') {
+        } else if self.app_key.len() > 64
+            || !self.app_key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_')
+        {
             say("app_key", "MALFORMED", "an app key has letters and digits only");
         }
         for (field, text) in [("display_name", &self.display_name), ("group", &self.group)] {
@@ -284,7 +286,9 @@ impl Settings {
                 say(field, "OUT_OF_RANGE", "at most 4 KiB");
             }
         }
-        if self.labels.len() > 64 || self.labels.iter().any(|(key, value)| key.is_empty() || key.len() > 256 || value.len() > 1024) {
+        if self.labels.len() > 64
+            || self.labels.iter().any(|(key, value)| key.is_empty() || key.len() > 256 || value.len() > 1024)
+        {
             say("labels", "OUT_OF_RANGE", "at most 64, keys of 1 to 256 bytes, values up to 1 KiB");
         }
         let lists = [
@@ -304,12 +308,15 @@ impl Settings {
             }
         }
         let prefix = &self.path_prefix;
-        let segments_good = || prefix.split('/').skip(1).all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'));
+        let segments_good =
+            || prefix.split('/').skip(1).all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'));
         if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.len() > PATH_BYTES_MAX || !segments_good()) {
             say("path_prefix", "MALFORMED", "an absolute path of at most 2 KiB without . and .., no / at its end");
         }
         if let PathRoot::Namespace { namespace_id } = &self.default_path_root
-            && (namespace_id.is_empty() || namespace_id.len() > 64 || !namespace_id.bytes().all(|c| c.is_ascii_alphanumeric()))
+            && (namespace_id.is_empty()
+                || namespace_id.len() > 64
+                || !namespace_id.bytes().all(|c| c.is_ascii_alphanumeric()))
         {
             say("default_path_root.namespace_id", "MALFORMED", "the digits of a Dropbox namespace id");
         }
@@ -327,7 +334,8 @@ impl Settings {
                 say(&format!("timeouts.{field}"), "OUT_OF_RANGE", "more than nothing and at most an hour");
             }
         }
-        let mut bad = bad.into_iter().map(|(field, reason, text)| (format!("application_parameter.{field}"), reason, text));
+        let mut bad =
+            bad.into_iter().map(|(field, reason, text)| (format!("application_parameter.{field}"), reason, text));
         let Some((field, reason, text)) = bad.next() else { return Ok(()) };
         let fault = Fault::new(Reason::InvalidField, format!("{field}: {text}")).violation(field, reason, text);
         Err(bad.fold(fault, |fault, (field, reason, text)| fault.violation(field, reason, text)))
@@ -392,7 +400,14 @@ mod tests {
         };
         let fault = wrong.check().unwrap_err();
         let fields: Vec<&str> = fault.violations().iter().map(|violation| &violation.field[22..]).collect();
-        let expected = ["app_key", "policy.allowed_principals[0]", "path_prefix", "default_act_as", "default_act_as", "timeouts.request"];
+        let expected = [
+            "app_key",
+            "policy.allowed_principals[0]",
+            "path_prefix",
+            "default_act_as",
+            "default_act_as",
+            "timeouts.request",
+        ];
         assert_eq!(fields, expected);
     }
 }

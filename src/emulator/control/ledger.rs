@@ -22,6 +22,9 @@ const ARG_BYTES_MAX: usize = 4_096;
 /// Routes counted; asking for more nonsense than this is counted as `?`.
 const ROUTES_MAX: usize = 1_000;
 
+/// Answers that did not fit the published types, remembered.
+const WRONG_MAX: usize = 100;
+
 /// What may be written down of a request: never a credential.
 const HEADERS: [&str; 10] = [
     "content-type",
@@ -60,6 +63,9 @@ pub struct Entry {
     /// Counts from 1, over all routes, in the order in which they began.
     pub number: u64,
     pub route: String,
+    /// Whose token it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_id: Option<String>,
     /// As sent, cut at 4 KiB of text. A body with the fields of an OAuth form is not kept.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub arg: Value,
@@ -88,6 +94,7 @@ struct Books {
     counters: BTreeMap<String, Counter>,
     journal: VecDeque<Entry>,
     number: u64,
+    wrong: VecDeque<String>,
     /// Goes up with every clearing, so that a request from before does not count down what it never counted up.
     age: u64,
 }
@@ -104,7 +111,8 @@ impl Ledger {
         counter.running_max = counter.running_max.max(counter.running);
         books.number += 1;
         let named = HEADERS.iter().filter_map(|name| Some((*name, headers.get(*name)?)));
-        let named = named.map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        let named =
+            named.map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         let entry = Entry { number: books.number, route: route.clone(), headers: named.collect(), ..Entry::default() };
         let (number, age) = (books.number, books.age);
         if books.journal.len() == JOURNAL_MAX {
@@ -125,6 +133,19 @@ impl Ledger {
     /// Oldest first.
     pub fn journal(&self) -> Vec<Entry> {
         hold(&self.0).journal.iter().cloned().collect()
+    }
+
+    /// An answer or an error of ours that is not of the published type.
+    pub fn wrong_answer(&self, route: &str, text: &str) {
+        let wrong = &mut hold(&self.0).wrong;
+        if wrong.len() == WRONG_MAX {
+            wrong.pop_front();
+        }
+        wrong.push_back(format!("{route}: {text}"));
+    }
+
+    pub fn wrong_answers(&self) -> Vec<String> {
+        hold(&self.0).wrong.iter().cloned().collect()
     }
 
     /// Numbers go on; what is still running is forgotten.
@@ -174,6 +195,10 @@ impl Ticket {
         self.note(|_, entry| entry.arg = arg);
     }
 
+    pub fn account(&self, account_id: &str) {
+        self.note(|_, entry| entry.account_id = Some(account_id.to_owned()));
+    }
+
     /// The answer's head goes out.
     pub fn answered(&self, status: u16, request_id: &str) {
         self.note(|counter, entry| {
@@ -199,7 +224,7 @@ impl Ticket {
 }
 
 impl Drop for Ticket {
-    fn drop(&self) {
+    fn drop(&mut self) {
         self.note(|counter, entry| {
             counter.running -= 1;
             entry.ended = true;
@@ -225,15 +250,8 @@ mod tests {
         first.answered(206, "r1");
         drop(second);
         let counter = ledger.counter("files/download");
-        let want = Counter {
-            calls: 2,
-            good: 1,
-            bytes_in: 7,
-            bytes_out: 10,
-            running: 1,
-            running_max: 2,
-            body_bytes_max: 7,
-        };
+        let want =
+            Counter { calls: 2, good: 1, bytes_in: 7, bytes_out: 10, running: 1, running_max: 2, body_bytes_max: 7 };
         assert_eq!(counter, want);
         drop(first);
         let journal = ledger.journal();

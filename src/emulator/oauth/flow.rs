@@ -7,7 +7,7 @@ use http::{
     HeaderMap, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -19,7 +19,7 @@ struct Params(Vec<(String, String)>);
 impl Params {
     fn read(query: &str, form: &[u8]) -> Params {
         let pairs = url::form_urlencoded::parse(query.as_bytes()).chain(url::form_urlencoded::parse(form));
-        Params(pairs.into_owned().collect())
+        Params(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 
     /// Empty is as good as absent.
@@ -70,7 +70,9 @@ impl Authority {
         let params = Params::read(query, form);
         let asked = match self.asked(&params) {
             Ok(asked) => asked,
-            Err(text) => return page(400, "This app has sent an invalid request", &format!("<p>{}</p>", escape(&text))),
+            Err(text) => {
+                return page(400, "This app has sent an invalid request", &format!("<p>{}</p>", escape(&text)));
+            }
         };
         let decision = match (method == Method::POST, self.book().consent) {
             (true, _) => params.get("decision").map(str::to_owned),
@@ -85,7 +87,10 @@ impl Authority {
                     uri,
                     &[
                         ("error", Some("access_denied")),
-                        ("error_description", Some("The user chose not to give your app access to their Dropbox account.")),
+                        (
+                            "error_description",
+                            Some("The user chose not to give your app access to their Dropbox account."),
+                        ),
                         ("state", asked.state.as_deref()),
                     ],
                 ),
@@ -104,8 +109,10 @@ impl Authority {
             && !app.redirect_uris.contains(uri)
             && !is_loopback(uri)
         {
-            return Err(format!("invalid redirect_uri: \"{uri}\": it must exactly match one of the redirect URIs you've \
-                pre-configured for your app (including the path)"));
+            return Err(format!(
+                "invalid redirect_uri: \"{uri}\": it must exactly match one of the redirect URIs you've \
+                pre-configured for your app (including the path)"
+            ));
         }
         match params.get("response_type") {
             Some("code") => {}
@@ -169,7 +176,11 @@ impl Authority {
         book.codes.insert(text.clone(), code);
         match &asked.redirect_uri {
             Some(uri) => back(uri, &[("code", Some(&text)), ("state", asked.state.as_deref())]),
-            None => page(200, "Access code generated", &format!("<p>Enter this code:</p><p><code id=\"code\">{text}</code></p>")),
+            None => page(
+                200,
+                "Access code generated",
+                &format!("<p>Enter this code:</p><p><code id=\"code\">{text}</code></p>"),
+            ),
         }
     }
 
@@ -201,7 +212,12 @@ impl Authority {
         let (key, secret) = match header {
             Some(header) => match header.strip_prefix("Basic ").and_then(decode_pair) {
                 Some((key, secret)) => (key, Some(secret)),
-                None => return denied("invalid_request", "HTTP header \"Authorization\" is not of the form Basic key:secret"),
+                None => {
+                    return denied(
+                        "invalid_request",
+                        "HTTP header \"Authorization\" is not of the form Basic key:secret",
+                    );
+                }
             },
             None => match params.get("client_id") {
                 Some(key) => (key.to_owned(), params.get("client_secret").map(str::to_owned)),
@@ -357,7 +373,8 @@ fn consent_page(asked: &Asked, params: &Params) -> Canned {
 }
 
 fn page(status: u16, title: &str, body: &str) -> Canned {
-    let text = format!("<!doctype html><html><head><title>{title}</title></head><body><h1>{title}</h1>{body}</body></html>\n");
+    let text =
+        format!("<!doctype html><html><head><title>{title}</title></head><body><h1>{title}</h1>{body}</body></html>\n");
     let headers = vec![("Content-Type".to_owned(), "text/html; charset=utf-8".to_owned())];
     Canned { status, headers, body: text.into_bytes() }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Mutex};
 
 use serde_json::{Value, json};
 
-use crate::emulator::{Call, NamespaceId, Refusal, World, hold, nested};
+use crate::emulator::{Call, Refusal, World, hold, nested, tree::NamespaceId};
 
 #[derive(Debug, Default)]
 pub(in crate::emulator) struct Commits {
@@ -42,7 +42,7 @@ impl Commits {
 /// Takes the write locks of a call if it commits and the switch is on, and keeps them for as long as a commit takes.
 pub(in crate::emulator) async fn enter<'a>(world: &'a World, call: &Call<'_>) -> Result<Option<Commit<'a>>, Refusal> {
     let Some(contention) = world.switches().contention else { return Ok(None) };
-    let Some(error) = refused(&call.route.path) else { return Ok(None) };
+    let Some(error) = refused(&call.route.name) else { return Ok(None) };
     let namespaces = namespaces(world, call);
     let Some(commit) = world.commits.lock(namespaces) else {
         return Err(match error {
@@ -87,7 +87,9 @@ fn namespaces(world: &World, call: &Call<'_>) -> Vec<NamespaceId> {
     namespaces.sort_unstable();
     namespaces.dedup();
     // The root's lock is taken only by what lies in it.
-    if namespaces.len() > 1 && !paths.iter().any(|path| tree.locate(call.root, path).is_ok_and(|at| at.namespace == call.root)) {
+    if namespaces.len() > 1
+        && !paths.iter().any(|path| tree.locate(call.root, path).is_ok_and(|at| at.namespace == call.root))
+    {
         namespaces.retain(|namespace| *namespace != call.root);
     }
     namespaces

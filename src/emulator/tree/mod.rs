@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::clock::{SharedClock, dropbox_time};
 
@@ -67,7 +68,9 @@ pub(in crate::emulator) struct Node {
 pub(in crate::emulator) enum Kind {
     File(File),
     /// `mount`: the namespace whose root shows here.
-    Folder { mount: Option<NamespaceId> },
+    Folder {
+        mount: Option<NamespaceId>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -131,6 +134,18 @@ pub(in crate::emulator) struct Deleted {
     pub display: String,
     pub at: String,
     pub folder: bool,
+}
+
+impl Namespace {
+    /// Sets an entry as it was kept.
+    pub fn plant(&mut self, node: Node) {
+        let key = paths::key_of(&node.display);
+        self.used += node.file().map_or(0, |file| file.content.size());
+        if let Some(mount) = node.mount() {
+            self.mounts.insert(key.clone(), mount);
+        }
+        self.nodes.insert(key, node);
+    }
 }
 
 /// A state a file once had.
@@ -200,6 +215,8 @@ pub(in crate::emulator) struct Tree {
     /// Cursors older than this have lost changes.
     pub forgotten: u64,
     next_namespace: NamespaceId,
+    /// Says the newest sequence number to those who wait.
+    changed: watch::Sender<u64>,
 }
 
 impl Tree {
@@ -218,6 +235,7 @@ impl Tree {
             sequence: 0,
             forgotten: 0,
             next_namespace: 3_235_641,
+            changed: watch::Sender::new(0),
         };
         tree.add_account("ann@example.com", "Ann", "Example");
         tree
@@ -226,8 +244,40 @@ impl Tree {
     /// As new, but sequence numbers go on, so that older cursors are known to be older.
     pub fn clear(&mut self) {
         let sequence = self.sequence + 1;
-        *self = Tree::new(self.clock.clone(), self.seed);
+        let changed = self.changed.clone();
+        *self = Tree { changed, ..Tree::new(self.clock.clone(), self.seed) };
         (self.sequence, self.forgotten) = (sequence, sequence);
+    }
+
+    /// The number the next namespace gets.
+    pub fn next_namespace(&self) -> NamespaceId {
+        self.next_namespace
+    }
+
+    /// Becomes what an earlier run kept. Cursors of before go on, as nothing has changed since.
+    pub fn take_over(
+        &mut self,
+        accounts: Vec<Account>,
+        namespaces: BTreeMap<NamespaceId, Namespace>,
+        revisions: Vec<Revision>,
+        sequence: u64,
+        next_namespace: NamespaceId,
+    ) {
+        self.ids.clear();
+        self.revisions.clear();
+        self.revisions_of.clear();
+        self.changes.clear();
+        for (id, namespace) in &namespaces {
+            self.ids.extend(namespace.nodes.iter().map(|(key, node)| (node.id.clone(), (*id, key.clone()))));
+        }
+        for revision in revisions {
+            self.revisions_of.entry(revision.id.clone()).or_default().push(revision.file.rev.clone());
+            self.revisions.insert(revision.file.rev.clone(), revision);
+        }
+        (self.accounts, self.namespaces, self.next_namespace) = (accounts, namespaces, next_namespace);
+        (self.sequence, self.forgotten) = (sequence, sequence);
+        // Ids made from now on differ from those of the earlier run.
+        self.dice = StdRng::seed_from_u64(self.seed ^ sequence.rotate_left(17));
     }
 
     pub fn default_account(&self) -> &Account {
@@ -381,6 +431,12 @@ impl Tree {
         {
             self.forgotten = oldest.sequence;
         }
+        self.changed.send_replace(self.sequence);
+    }
+
+    /// Ends a wait at every change.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Changes after `sequence`, oldest first; `None` when some are forgotten.

@@ -71,7 +71,7 @@ type Fit = Result<(NamespaceId, String), WriteProblem>;
 impl Tree {
     /// Writes a file by Dropbox's rules of conflict; gives its place. Identical content writes nothing, unless `strict_conflict`.
     pub fn write_file(&mut self, place: &Place, content: Content, terms: &Terms) -> Fit {
-        self.fit(place)?;
+        self.check_fit(place)?;
         let namespace = place.namespace;
         let there = self.node(namespace, &place.key);
         let conflict = match there.map(|node| (&node.kind, node)) {
@@ -85,7 +85,8 @@ impl Tree {
                 if let Some(tag) = &node.restricted {
                     return Err(WriteProblem::Restricted(write_tag(tag)));
                 }
-                let identical = file.content.hash() == content.hash() && file.export.is_none() == terms.export.is_none();
+                let identical =
+                    file.content.hash() == content.hash() && file.export.is_none() == terms.export.is_none();
                 if identical && !terms.strict_conflict {
                     return Ok((namespace, place.key.clone()));
                 }
@@ -113,7 +114,13 @@ impl Tree {
         Ok(self.put_file(namespace, &display, content, terms))
     }
 
-    fn put_file(&mut self, namespace: NamespaceId, display: &str, content: Content, terms: &Terms) -> (NamespaceId, String) {
+    fn put_file(
+        &mut self,
+        namespace: NamespaceId,
+        display: &str,
+        content: Content,
+        terms: &Terms,
+    ) -> (NamespaceId, String) {
         let now = self.now();
         let file = File {
             rev: self.new_rev(namespace),
@@ -135,7 +142,7 @@ impl Tree {
 
     /// Makes a folder, and those around it.
     pub fn make_folder(&mut self, place: &Place, autorename: bool) -> Fit {
-        self.fit(place)?;
+        self.check_fit(place)?;
         let with = match self.node(place.namespace, &place.key) {
             None => None,
             Some(node) if node.is_folder() => Some("folder"),
@@ -253,7 +260,7 @@ impl Tree {
         if from.namespace == to.namespace && from.key != to.key && paths::within(&to.key, &from.key) {
             return Err(WriteProblem::IntoItself);
         }
-        self.fit(to)?;
+        self.check_fit(to)?;
         if self.under(from.namespace, &from.key).count() > RELOCATED_MAX {
             return Err(WriteProblem::TooManyFiles);
         }
@@ -279,7 +286,7 @@ impl Tree {
     }
 
     /// Can anything be written at a place at all?
-    fn fit(&self, place: &Place) -> Result<(), WriteProblem> {
+    pub fn check_fit(&self, place: &Place) -> Result<(), WriteProblem> {
         if place.is_root() {
             return Err(WriteProblem::Conflict("folder"));
         }

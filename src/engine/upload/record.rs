@@ -1,6 +1,9 @@
 //! What is known of an upload beyond one stream: the sealed `upload_id` its caller holds and the row in the store.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,9 +47,16 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) enum Standing {
     /// Bytes up to `prefix` are there. `digests`: of the blocks below `prefix`; `None` where no row tells.
-    Open { prefix: u64, digests: Option<Vec<BlockDigest>>, beyond: Vec<Piece> },
+    Open {
+        prefix: u64,
+        digests: Option<Vec<BlockDigest>>,
+        beyond: Vec<Piece>,
+    },
     /// All bytes are there, the session is closed, nothing is committed as far as we know.
-    Ready { size: u64, digests: Option<Vec<BlockDigest>> },
+    Ready {
+        size: u64,
+        digests: Option<Vec<BlockDigest>>,
+    },
     Committed(Box<Settled>),
 }
 
@@ -83,23 +93,22 @@ impl Shared {
         }
         let claim = self.store.claim_upload(&handle.id).await?;
         let row = claim.upload;
-        if !claim.released {
+        if !claim.former_released {
             self.wait_for_release(&handle.id, row.writer).await;
         }
-        let standing = self.standing(&row, upload_id).await?;
+        let standing = self.standing(&row).await?;
         let record = Record { handle, upload_id: upload_id.into(), writer: row.writer, stored: true };
         Ok((record, standing))
     }
 
     /// What the row and its pieces say. Read after the former writer stopped, so that nothing is added behind it.
-    pub(super) async fn standing(&self, row: &Upload, upload_id: &str) -> Result<Standing> {
+    pub(super) async fn standing(&self, row: &Upload) -> Result<Standing> {
         let size = row.size.unwrap_or_default();
         match row.state {
             UploadState::Committed => match row.outcome.as_deref().map(serde_json::from_str) {
                 Some(Ok(settled)) => Ok(Standing::Committed(Box::new(settled))),
                 _ => Err(Fault::bug("a committed upload has no outcome")),
             },
-            UploadState::Cancelled => Err(not_found(upload_id, "cancelled")),
             UploadState::Open => {
                 let (prefix, digests, beyond) = split(self.store.pieces(&row.id).await?);
                 Ok(Standing::Open { prefix, digests: Some(digests), beyond })
@@ -111,29 +120,45 @@ impl Shared {
         }
     }
 
+    /// Until the writer before `writer` has stopped. One that does not say so in time is locked out.
     async fn wait_for_release(&self, id: &str, writer: i64) {
         let deadline = tokio::time::Instant::now() + limits::SETTLE_DEADLINE;
         while tokio::time::Instant::now() < deadline {
             match self.store.upload(id).await {
-                // Somebody raised the writer again, or the row says that the former one is gone.
-                Ok(Some(row)) if row.writer != writer || row.released => return,
+                Ok(Some(row)) if row.released >= writer - 1 || row.writer != writer => return,
                 Ok(Some(_)) => {}
                 _ => return,
             }
             self.clock.sleep(limits::RELEASE_POLL).await;
         }
+        if let Err(fault) = self.store.release_upload(id, writer - 1).await {
+            tracing::warn!(%fault, "a former writer could not be locked out; a piece of it may be sent again");
+        }
     }
 }
 
-/// The contiguous part from 0 with its digests, and what lies behind the first gap.
+/// What is known block by block: the contiguous part from 0 with its digests, and single blocks behind the first gap.
+/// Pieces may overlap, for a resumed stream may cut them otherwise.
 fn split(pieces: Vec<Piece>) -> (u64, Vec<BlockDigest>, Vec<Piece>) {
-    let (mut prefix, mut digests, mut beyond) = (0, Vec::new(), Vec::new());
+    let block = limits::BLOCK_BYTES as u64;
+    let mut blocks = BTreeMap::new();
     for piece in pieces {
-        if piece.offset == prefix {
-            prefix += piece.length;
-            digests.extend(piece.digests.iter().map(|digest| BlockDigest::from_bytes(*digest)));
-        } else if piece.offset > prefix {
-            beyond.push(piece);
+        for (n, digest) in piece.digests.iter().enumerate() {
+            let start = n as u64 * block;
+            let length = block.min(piece.length - start.min(piece.length));
+            let known = blocks.entry(piece.offset + start).or_insert((length, *digest));
+            if known.0 < length {
+                *known = (length, *digest);
+            }
+        }
+    }
+    let (mut prefix, mut digests, mut beyond) = (0, Vec::new(), Vec::new());
+    for (offset, (length, digest)) in blocks {
+        if offset == prefix {
+            prefix += length;
+            digests.push(BlockDigest::from_bytes(digest));
+        } else {
+            beyond.push(Piece { offset, length, digests: vec![digest] });
         }
     }
     (prefix, digests, beyond)
@@ -152,9 +177,17 @@ mod tests {
 
     #[test]
     fn the_prefix_ends_at_the_first_gap_and_keeps_its_digests() {
-        let piece = |offset, length, n: u8| Piece { offset, length, digests: vec![[n; 32]] };
-        let (prefix, digests, beyond) = split(vec![piece(0, 4, 1), piece(4, 4, 2), piece(12, 4, 4)]);
-        assert_eq!((prefix, digests.len(), beyond.len()), (8, 2, 1));
+        const BLOCK: u64 = limits::BLOCK_BYTES as u64;
+        let piece = |first: u64, count: u64| Piece {
+            offset: first * BLOCK,
+            length: count * BLOCK,
+            digests: (first..first + count).map(|n| [u8::try_from(n).expect("small"); 32]).collect(),
+        };
+        let (prefix, digests, beyond) = split(vec![piece(0, 2), piece(1, 2), piece(5, 1)]);
+        assert_eq!((prefix, digests.len()), (3 * BLOCK, 3));
+        assert_eq!(beyond, vec![piece(5, 1)]);
+        let tail = Piece { offset: 3 * BLOCK, length: 7, digests: vec![[3; 32]] };
+        assert_eq!(split(vec![piece(0, 2), piece(2, 1), tail]).0, 3 * BLOCK + 7);
         assert_eq!(split(Vec::new()).0, 0);
     }
 }
