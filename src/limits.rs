@@ -71,6 +71,10 @@ pub const CHANGE_FEED_INTERVAL: Duration = Duration::from_millis(500);
 pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
 /// Largest sealed handle: it fits a metadata value and a URL.
 pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
+/// What an import asks of Dropbox ends by then.
+pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// Members of a team whose root namespace is remembered per application parameter.
+pub const MEMBER_ROOTS_MAX: usize = 10_000;
 /// Application parameters of one `ListApplicationParameters` page.
 pub const PARAMETERS_PAGE_MAX: u32 = 200;
 /// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
