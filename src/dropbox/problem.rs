@@ -236,11 +236,14 @@ fn facts(mut fault: Fault, tag: &str, error: Option<&Value>) -> Fault {
                 fault = fault.fact(name, text);
             }
         }
-        let below = |path: &str| Value::Object(object.clone()).pointer(path).and_then(plain);
-        if let Some(holder) = below("/lock/content/lock_holder_account_id") {
+        let below = |keys: &[&str]| {
+            let (first, rest) = keys.split_first()?;
+            plain(rest.iter().try_fold(object.get(*first)?, |value, key| value.get(key))?)
+        };
+        if let Some(holder) = below(&["lock", "content", "lock_holder_account_id"]) {
             fault = fault.fact("lockHolder", holder);
         }
-        if let Some(url) = below("/shared_link_already_exists/metadata/url") {
+        if let Some(url) = below(&["shared_link_already_exists", "metadata", "url"]) {
             fault = fault.fact("url", url);
         }
     }

@@ -16,10 +16,11 @@ macro_rules! routes {
         $($(#[$doc])* pub static $name: $kind<$arg, $result> =
             $kind::new(Facts::new($path, $host, $style, Repeat::$repeat, Effect::$effect));)*
 
-        /// The facts of every route of this file.
+        /// Every route of this file: its facts, whether it takes a turn, and the names of its types.
         #[cfg(test)]
-        pub(super) fn all() -> Vec<&'static Facts> {
-            vec![$($name.facts(),)*]
+        fn all() -> Vec<(&'static Facts, bool, &'static str, &'static str)> {
+            use std::any::type_name;
+            vec![$(($name.facts(), stringify!($kind) == "CommitRoute", type_name::<$arg>(), type_name::<$result>()),)*]
         }
     };
 }
@@ -93,4 +94,70 @@ routes! {
     /// After an unknown outcome `shared_link_not_found` means success.
     Route REVOKE_SHARED_LINK: sharing::RevokeSharedLinkArg => () =
         "sharing/revoke_shared_link", Api Rpc Verify Share;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::{super::route::Host, *};
+
+    /// `dropbox_sdk::…::files::UploadArg` is the spec's `files.UploadArg`.
+    fn spec_name(type_name: &str) -> String {
+        match type_name.rsplit("::").collect::<Vec<_>>()[..] {
+            [name, namespace, ..] => format!("{namespace}.{name}"),
+            _ => "Void".to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_route_is_the_spec_s() {
+        let spec: Value = serde_json::from_str(include_str!("../emulator/routes.json")).expect("the spec is JSON");
+        // The spec names some types twice; the crate resolves the second name.
+        let resolved = |name: &Value| match spec["types"][name.as_str().unwrap_or_default()]["type"].as_str() {
+            Some(target) => target.to_owned(),
+            None => name.as_str().unwrap_or_default().to_owned(),
+        };
+        let spec = spec["routes"].as_array().expect("a list");
+        for (facts, _, arg, result) in all() {
+            let url_path = format!("/2/{}", facts.path);
+            let route = spec.iter().find(|route| route["url_path"] == url_path.as_str());
+            let route = route.unwrap_or_else(|| panic!("{url_path} is not in the spec"));
+            let host = match facts.host {
+                Api => "api.dropboxapi.com",
+                Content => "content.dropboxapi.com",
+                Host::Notify => "notify.dropboxapi.com",
+            };
+            let style = match facts.style {
+                Rpc => "rpc",
+                Upload => "upload",
+                Download => "download",
+            };
+            assert_eq!((&route["host"], &route["style"]), (&host.into(), &style.into()), "{url_path}");
+            let types = (resolved(&route["arg"]), resolved(&route["result"]));
+            assert_eq!(types, (spec_name(arg), spec_name(result)), "{url_path}");
+            assert!(route["auth"].as_array().expect("a list").contains(&"user".into()), "{url_path}");
+            assert_eq!(route["deprecated"], false, "{url_path}");
+        }
+    }
+
+    #[test]
+    fn effects_agree_with_the_raw_table_and_only_reads_are_repeated_as_reads() {
+        for (facts, _, _, _) in all() {
+            if let Some(row) = raw(&facts.path) {
+                assert_eq!(row.effect(), Some(facts.effect), "{}", facts.path);
+            }
+            assert_eq!(facts.effect == Effect::Read, facts.repeat == Repeat::Read, "{}", facts.path);
+        }
+    }
+
+    #[test]
+    fn what_changes_a_namespace_takes_a_turn() {
+        for (facts, takes_turn, _, _) in all() {
+            let changes = facts.path.starts_with("files/")
+                && facts.effect != Effect::Read
+                && !["start", "append_v2", "get_temporary_upload_link"].iter().any(|end| facts.path.ends_with(end));
+            assert_eq!(takes_turn, changes, "{}", facts.path);
+        }
+    }
 }

@@ -1,0 +1,306 @@
+//! Calls with JSON both ways: headers, repeats, renewal, pauses, deadlines, bounds.
+
+use dropbox_sdk::types::files;
+
+use super::*;
+use crate::limits;
+
+const FOLDER: &str = r#"{".tag":"folder","name":"a","id":"id:1","path_lower":"/a","path_display":"/a"}"#;
+const BUSY: &str =
+    r#"{"error_summary":"too_many_requests/..","error":{"reason":{".tag":"too_many_requests"},"retry_after":9}}"#;
+
+fn metadata() -> files::GetMetadataArg {
+    files::GetMetadataArg::new("/a".to_owned())
+}
+
+fn expired() -> Act {
+    Act::json(401, r#"{"error_summary":"expired_access_token/..","error":{".tag":"expired_access_token"}}"#)
+}
+
+/// Its outcome cannot be told and it is not repeated.
+fn move_arg() -> files::RelocationArg {
+    files::RelocationArg::new("/a".to_owned(), "/b".to_owned())
+}
+
+#[tokio::test]
+async fn a_call_arrives_as_dropbox_wants_it() {
+    let bench = Bench::new(vec![Act::json(200, FOLDER).with("X-Dropbox-Request-Id", "abc123")]).await;
+    let caller = bench.acting(ActAs::User("dbmid:1".into()), Root::Namespace("7".into()));
+    let answer = caller.call(&routes::GET_METADATA, &metadata()).await.expect("an answer");
+    assert!(matches!(&answer.value, files::Metadata::Folder(folder) if folder.name == "a"));
+    assert_eq!(answer.request_id.as_deref(), Some("abc123"));
+    let seen = &bench.server.seen()[0];
+    assert_eq!(seen.target, "/2/files/get_metadata");
+    assert_eq!(seen.header("authorization"), Some("Bearer token-0"));
+    assert_eq!(seen.header("content-type"), Some("application/json"));
+    assert_eq!(seen.header("dropbox-api-select-user"), Some("dbmid:1"));
+    assert_eq!(seen.header("dropbox-api-path-root"), Some(r#"{".tag":"namespace_id","namespace_id":"7"}"#));
+    assert_eq!(seen.header("dropbox-api-arg"), None);
+    let arg: serde_json::Value = serde_json::from_slice(&seen.body).expect("JSON");
+    assert_eq!(arg["path"], "/a");
+}
+
+#[tokio::test]
+async fn nothing_as_an_argument_is_null_and_null_is_nothing() {
+    let bench = Bench::new(vec![Act::json(200, "null"), Act::json(200, "")]).await;
+    for _ in 0..2 {
+        bench.caller.call(&routes::REVOKE_TOKEN, &()).await.expect("revoked");
+    }
+    assert_eq!(bench.server.seen()[0].body, b"null");
+}
+
+#[tokio::test]
+async fn a_call_waits_as_long_as_dropbox_says_and_goes_again() {
+    let bench = Bench::new(vec![Act::json(429, BUSY).with("Retry-After", "7"), Act::json(200, FOLDER)]).await;
+    let caller = bench.caller.clone();
+    let call = tokio::spawn(async move { caller.call(&routes::GET_METADATA, &metadata()).await });
+    bench.server.arrived(1).await;
+    let paused = async {
+        while bench.transport.pace.lane(&AccountKey::new("dbid:1")).enter(false, Some(Instant::now())).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    paused.await;
+    bench.clock.advance(Duration::from_secs(6)).await;
+    assert_eq!(bench.server.seen().len(), 1);
+    bench.run(call).await.expect("no panic").expect("an answer");
+    assert_eq!(bench.server.seen().len(), 2);
+    assert!(bench.clock.now() >= SystemTime::UNIX_EPOCH + Duration::from_secs(7));
+}
+
+#[tokio::test]
+async fn the_body_s_time_counts_where_the_header_is_missing() {
+    let bench = Bench::new(vec![Act::json(429, BUSY), Act::json(200, FOLDER)]).await;
+    bench.run(bench.caller.call(&routes::GET_METADATA, &metadata())).await.expect("an answer");
+    assert!(bench.clock.now() >= SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+}
+
+#[tokio::test]
+async fn a_wait_beyond_the_deadline_is_the_caller_s() {
+    let bench =
+        Bench::new(vec![Act::json(429, BUSY).with("Retry-After", "7").with("X-Dropbox-Request-Id", "r1")]).await;
+    let fault = bench.within(Duration::from_secs(5)).call(&routes::GET_METADATA, &metadata()).await.expect_err("busy");
+    assert_eq!((fault.reason(), fault.retry_delay()), (Reason::RateLimited, Some(Duration::from_secs(7))));
+    assert_eq!(fault.get("dropboxRequestId"), Some("r1"));
+    assert_eq!(fault.get("dropboxRoute"), Some("files/get_metadata"));
+    assert_eq!(bench.server.seen().len(), 1);
+    // The next caller of the account is told without a request.
+    let fault = bench.within(Duration::from_secs(5)).call(&routes::GET_METADATA, &metadata()).await.expect_err("busy");
+    assert_eq!(fault.reason(), Reason::RateLimited);
+    assert_eq!(bench.server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_429_is_repeated_even_where_nothing_else_is() {
+    let bench = Bench::new(vec![Act::json(429, BUSY), Act::json(409, r#"{"error":{".tag":"too_many_files"}}"#)]).await;
+    let turn = Turn::granted();
+    let fault = bench.run(bench.caller.commit(&turn, &routes::MOVE, &move_arg())).await.expect_err("refused");
+    assert_eq!(fault.reason(), Reason::TooManyFiles);
+    assert_eq!(fault.get("earlierAttempt"), None);
+    assert_eq!(bench.server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn contention_is_repeated_and_told_when_it_lasts() {
+    let busy = r#"{"error":{".tag":"path","path":{".tag":"too_many_write_operations"}}}"#;
+    let bench = Bench::new(vec![Act::json(409, busy); 10]).await;
+    let arg = files::CreateFolderArg::new("/a".to_owned());
+    let fault = bench.run(bench.caller.commit(&Turn::granted(), &routes::CREATE_FOLDER, &arg)).await.expect_err("busy");
+    assert_eq!(fault.reason(), Reason::WriteContention);
+    assert!(fault.retry_delay() >= Some(Duration::from_secs(1)));
+    assert_eq!(bench.server.seen().len(), 1 + limits::REPEATS_MAX as usize);
+}
+
+#[tokio::test]
+async fn a_cut_read_goes_again() {
+    let bench = Bench::new(vec![Act::Cut, Act::Reply(503, vec![], b"<html>".to_vec()), Act::json(200, FOLDER)]).await;
+    bench.run(bench.caller.call(&routes::GET_METADATA, &metadata())).await.expect("an answer");
+    assert_eq!(bench.server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_read_that_keeps_failing_is_unavailable_and_may_go_again() {
+    let bench = Bench::new(vec![Act::Cut; 10]).await;
+    let fault = bench.run(bench.caller.call(&routes::GET_METADATA, &metadata())).await.expect_err("cut");
+    assert_eq!(fault.reason(), Reason::DropboxUnavailable);
+    assert!(fault.retry_delay().is_some());
+    assert_eq!(bench.server.seen().len(), 1 + limits::REPEATS_MAX as usize);
+}
+
+#[tokio::test]
+async fn a_cut_write_is_not_repeated_and_its_outcome_is_unknown() {
+    for act in [Act::Cut, Act::Reply(500, vec![], b"oops".to_vec())] {
+        let bench = Bench::new(vec![act]).await;
+        let (turn, arg) = (Turn::granted(), move_arg());
+        let fault = bench.caller.commit(&turn, &routes::MOVE, &arg).await.expect_err("cut");
+        assert_eq!((fault.reason(), fault.retry_delay()), (Reason::OutcomeUnknown, None));
+        assert_eq!(bench.server.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_that_may_speak_of_the_first_attempt_says_so() {
+    let gone = r#"{"error":{".tag":"path_lookup","path_lookup":{".tag":"not_found"}}}"#;
+    let bench = Bench::new(vec![Act::Cut, Act::json(409, gone)]).await;
+    let arg = files::DeleteArg::new("/a".to_owned());
+    let fault = bench.run(bench.caller.commit(&Turn::granted(), &routes::DELETE, &arg)).await.expect_err("gone");
+    assert_eq!((fault.reason(), fault.get("earlierAttempt")), (Reason::PathNotFound, Some("unknown")));
+}
+
+#[tokio::test]
+async fn a_429_after_an_unknown_outcome_does_not_make_it_known() {
+    let mut script = vec![Act::Cut];
+    script.extend(vec![Act::json(429, BUSY).with("Retry-After", "3600"); 2]);
+    let bench = Bench::new(script).await;
+    let arg = files::DeleteArg::new("/a".to_owned());
+    let fault = bench.run(bench.caller.commit(&Turn::granted(), &routes::DELETE, &arg)).await.expect_err("busy");
+    assert_eq!((fault.reason(), fault.retry_delay()), (Reason::OutcomeUnknown, None));
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_unavailable_even_for_writes() {
+    let bench = Bench::new(vec![]).await;
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
+    let url = url::Url::parse(&format!("http://{nobody}")).expect("a url");
+    let endpoints = Endpoints { api: url.clone(), content: url.clone(), notify: url.clone(), oauth: url };
+    let transport = Transport::new(endpoints, true, Arc::new(bench.clock.clone())).expect("fit");
+    let account = AccountKey::new("a");
+    let caller = Caller::new(transport, bench.tokens.clone(), account, None, None, None, Timeouts::default());
+    let fault = bench.run(caller.commit(&Turn::granted(), &routes::MOVE, &move_arg())).await.expect_err("nobody");
+    assert_eq!(fault.reason(), Reason::DropboxUnavailable);
+    assert!(fault.retry_delay().is_some());
+}
+
+#[tokio::test]
+async fn a_rejected_bearer_is_renewed_once() {
+    let bench = Bench::new(vec![expired(), Act::json(200, FOLDER)]).await;
+    bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect("an answer");
+    let seen = bench.server.seen();
+    assert_eq!(seen[0].header("authorization"), Some("Bearer token-0"));
+    assert_eq!(seen[1].header("authorization"), Some("Bearer token-1"));
+    assert_eq!(*bench.tokens.rejected.lock().expect("unpoisoned"), [0]);
+}
+
+#[tokio::test]
+async fn a_bearer_rejected_twice_needs_a_new_authorization() {
+    let malformed = Act::Reply(400, vec![], b"The given OAuth 2 access token is malformed.".to_vec());
+    let bench = Bench::new(vec![malformed, expired()]).await;
+    let fault = bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("rejected");
+    assert_eq!((fault.reason(), fault.retry_delay()), (Reason::ReauthorizationRequired, None));
+    assert_eq!(bench.server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_ends_the_call_with_its_reason() {
+    let tokens = Tokens { gone: true, ..Tokens::default() };
+    let bench = Bench::with(vec![expired()], tokens, Timeouts::default()).await;
+    let fault = bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("gone");
+    assert_eq!(fault.message(), "gone");
+    assert_eq!(bench.server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn dropping_a_call_drops_its_request() {
+    let bench = Bench::new(vec![Act::Stall]).await;
+    let caller = bench.caller.clone();
+    let call = tokio::spawn(async move { caller.call(&routes::GET_METADATA, &metadata()).await });
+    bench.server.arrived(1).await;
+    call.abort();
+    bench.server.gone(1).await;
+}
+
+#[tokio::test]
+async fn a_deadline_during_a_write_says_whether_it_was_sent() {
+    let bench = Bench::new(vec![Act::Stall]).await;
+    let span = Duration::from_millis(200);
+    let caller = bench.within(span);
+    let fault = caller.commit(&Turn::granted(), &routes::MOVE, &move_arg()).await.expect_err("late");
+    assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("true")));
+    bench.server.gone(1).await;
+    let fault = caller.commit(&Turn::granted(), &routes::MOVE, &move_arg()).await.expect_err("late");
+    assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("false")));
+    let fault = caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("late");
+    assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, None));
+}
+
+#[tokio::test]
+async fn a_silent_dropbox_is_a_timeout_of_the_parameter() {
+    let timeouts = Timeouts { request: Duration::from_millis(100), ..Timeouts::default() };
+    let bench = Bench::with(vec![Act::Stall, Act::Stall], Tokens::default(), timeouts).await;
+    let fault = bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("silent");
+    assert_eq!((fault.reason(), fault.get("phase")), (Reason::UpstreamTimeout, Some("request")));
+    assert!(fault.retry_delay().is_some());
+    let fault = bench.caller.commit(&Turn::granted(), &routes::MOVE, &move_arg()).await.expect_err("silent");
+    assert_eq!((fault.reason(), fault.get("phase")), (Reason::OutcomeUnknown, Some("request")));
+    assert_eq!(fault.retry_delay(), None);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_the_route_s_is_a_protocol_fault() {
+    let bench = Bench::new(vec![Act::json(200, r#"{"what":1}"#), Act::json(200, "<html>")]).await;
+    for _ in 0..2 {
+        let fault = bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("unreadable");
+        assert_eq!(fault.reason(), Reason::DropboxProtocol);
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_and_an_endless_refusal_are_cut() {
+    let long = "x".repeat(limits::JSON_ANSWER_BYTES_MAX + 1);
+    let bench = Bench::new(vec![Act::json(200, &long), Act::json(409, &long), Act::json(200, FOLDER)]).await;
+    let fault = bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("too long");
+    assert_eq!(fault.reason(), Reason::DropboxProtocol);
+    let fault = bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("refused");
+    assert_eq!(fault.reason(), Reason::DropboxError);
+    bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect("the next call is not harmed");
+}
+
+#[tokio::test]
+async fn raw_routes_keep_numbers_and_order() {
+    use serde_json::value::RawValue;
+    let text = r#"{"z":18446744073709551615,"a":1.10}"#;
+    let bench = Bench::new(vec![Act::json(200, text), Act::Reply(400, vec![], b"bad thing".to_vec())]).await;
+    let Some(Door::Read(route)) =
+        routes::raw("users/get_account").map(|row| row.door::<Box<RawValue>, Box<RawValue>>())
+    else {
+        panic!("a read");
+    };
+    let arg = RawValue::from_string(text.to_owned()).expect("JSON");
+    let answer = bench.caller.call(&route, &arg).await.expect("an answer");
+    assert_eq!(answer.value.get(), text);
+    assert_eq!(bench.server.seen()[0].body, text.as_bytes());
+    assert_eq!(bench.caller.call(&route, &arg).await.expect_err("bad").reason(), Reason::RawJson);
+}
+
+#[tokio::test]
+async fn the_token_endpoint_grants_and_denies() {
+    let granted =
+        r#"{"access_token":"sl.x","token_type":"bearer","expires_in":14400,"scope":"a b","account_id":"dbid:1"}"#;
+    let bench = Bench::new(vec![
+        Act::Reply(503, vec![], b"oops".to_vec()),
+        Act::Reply(200, vec![("content-type", "text/javascript".into())], granted.into()),
+        Act::json(400, r#"{"error":"invalid_grant","error_description":"refresh token is invalid or revoked"}"#),
+        Act::json(400, r#"{"error":"invalid_client"}"#),
+        Act::json(200, r#"{"access_token":7}"#),
+        Act::Reply(500, vec![], vec![]),
+    ])
+    .await;
+    let refresh = [("grant_type", "refresh_token"), ("refresh_token", "r+1")];
+    let answer = bench.run(bench.transport.token(&refresh)).await.expect("granted");
+    assert_eq!(answer.access_token.reveal(), "sl.x");
+    assert_eq!(answer.expires_in, Some(Duration::from_secs(14400)));
+    assert_eq!(answer.scopes, ["a", "b"]);
+    assert!(!format!("{answer:?}").contains("sl.x"));
+    let seen = &bench.server.seen()[1];
+    assert_eq!(seen.target, "/oauth2/token");
+    assert_eq!(seen.header("content-type"), Some("application/x-www-form-urlencoded"));
+    assert_eq!(seen.header("authorization"), None);
+    assert_eq!(seen.body, b"grant_type=refresh_token&refresh_token=r%2B1");
+    let fault = bench.transport.token(&refresh).await.expect_err("denied");
+    assert_eq!((fault.reason(), fault.get("cause")), (Reason::ReauthorizationRequired, Some("invalid_grant")));
+    assert_eq!(bench.transport.token(&refresh).await.expect_err("denied").reason(), Reason::CredentialsRejected);
+    let fault = bench.transport.token(&refresh).await.expect_err("unreadable");
+    assert_eq!(fault.reason(), Reason::DropboxProtocol);
+    let code = [("grant_type", "authorization_code"), ("code", "c")];
+    assert_eq!(bench.transport.token(&code).await.expect_err("failed").reason(), Reason::OutcomeUnknown);
+}
