@@ -423,7 +423,9 @@ impl Store {
         Ok(now)
     }
 
-    fn require_writable(&self) -> Result<()> {
+    /// # Errors
+    /// `READ_ONLY_STORE` when parameters come from a file.
+    pub fn require_writable(&self) -> Result<()> {
         match &self.0.file {
             None => Ok(()),
             Some(_) => Err(Fault::new(
