@@ -196,3 +196,123 @@ impl Drop for Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Condvar, Mutex};
+
+    use super::*;
+
+    /// Keeps what is written; holds the writer back while it is shut.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<(Mutex<Gate>, Condvar)>);
+
+    /// Whether it is shut, and what came through.
+    type Gate = (bool, Vec<u8>);
+
+    impl Sink {
+        fn shut(&self, shut: bool) {
+            self.0.0.lock().expect("unpoisoned").0 = shut;
+            self.0.1.notify_all();
+        }
+
+        /// What was written once it fits.
+        fn until(&self, fits: impl Fn(&str) -> bool) -> String {
+            let text = |state: &Gate| String::from_utf8_lossy(&state.1).into_owned();
+            let state = self.0.0.lock().expect("unpoisoned");
+            let bound = std::time::Duration::from_secs(10);
+            let (state, late) =
+                self.0.1.wait_timeout_while(state, bound, |state| !fits(&text(state))).expect("unpoisoned");
+            assert!(!late.timed_out(), "{}", text(&state));
+            text(&state)
+        }
+    }
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let state = self.0.0.lock().expect("unpoisoned");
+            let mut state = self.0.1.wait_while(state, |state| state.0).expect("unpoisoned");
+            state.1.extend_from_slice(bytes);
+            self.0.1.notify_all();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log(format: LogFormat, sink: &Sink, body: impl FnOnce()) {
+        let layer = fmt_layer(format, Lines::to(sink.clone()));
+        tracing::subscriber::with_default(Registry::default().with(layer), body);
+    }
+
+    #[test]
+    fn names_are_those_of_the_contract_and_each_is_there_once() {
+        for pair in ALL.iter().zip(ALL.iter().skip(1)) {
+            assert_ne!(pair.0.name, pair.1.name);
+        }
+        for metric in ALL {
+            assert!(metric.name.starts_with("dropboxconnector.") || metric.name.starts_with("rpc.server."));
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn metrics_are_rendered_for_prometheus_with_buckets() {
+        install_metrics().expect("the only recorder");
+        install_metrics().expect("a second time changes nothing");
+        metrics::histogram!(UPSTREAM_DURATION, "dropbox.route" => "files/upload").record(0.2);
+        metrics::counter!(OAUTH_REFRESH, "outcome" => "ok").increment(1);
+        let text = render();
+        assert!(text.contains("dropboxconnector_upstream_duration_bucket{dropbox_route=\"files/upload\",le=\"0.25\"}"));
+        assert!(text.contains("dropboxconnector_oauth_refresh{outcome=\"ok\"}"), "{text}");
+        assert!(text.contains("# HELP dropboxconnector_upstream_duration"));
+        upkeep();
+    }
+
+    #[test]
+    fn json_lines_are_json_with_their_fields_on_top() {
+        let sink = Sink::default();
+        log(LogFormat::Json, &sink, || {
+            let span = tracing::info_span!("call", request_id = "r1");
+            span.in_scope(|| tracing::info!(rpc = "GetItem", "done"));
+        });
+        let text = sink.until(|text| text.ends_with('\n'));
+        let line: serde_json::Value = serde_json::from_str(&text).expect("a line of JSON");
+        assert_eq!((&line["rpc"], &line["message"]), (&"GetItem".into(), &"done".into()));
+        assert_eq!(line["span"]["request_id"], "r1");
+    }
+
+    #[test]
+    fn text_lines_are_one_each() {
+        let sink = Sink::default();
+        log(LogFormat::Text, &sink, || {
+            tracing::info!(n = 1, "first");
+            tracing::warn!(n = 2, "second");
+        });
+        let text = sink.until(|text| text.lines().count() == 2);
+        assert!(text.contains("first n=1") && text.contains("WARN"));
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_loses_lines_and_holds_nobody_up() {
+        let sink = Sink::default();
+        sink.shut(true);
+        let more = limits::LOG_LINES_MAX + 100;
+        log(LogFormat::Text, &sink, || {
+            for n in 0..more {
+                tracing::info!(n, "line");
+            }
+        });
+        sink.shut(false);
+        let text = sink.until(|text| text.lines().count() >= limits::LOG_LINES_MAX);
+        // One line more may be in the writer's hands.
+        assert!(text.lines().count() <= limits::LOG_LINES_MAX + 1);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_refused() {
+        assert_eq!(install(LogFormat::Json, "a=b=c").expect_err("refused").violations()[0].field, "log.filter");
+    }
+}
