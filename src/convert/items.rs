@@ -405,7 +405,8 @@ pub fn relocation(from_path: &str, to_path: &str, id: &str, expected_rev: &str) 
 
 /// Dropbox's own pattern for revisions.
 pub fn rev(fields: &mut Fields, field: &str, rev: &str) {
-    let well_formed = (9..=128).contains(&rev.len()) && rev.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let well_formed =
+        (9..=128).contains(&rev.len()) && rev.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     fields.check(well_formed, field, "MALFORMED", "a rev has at least 9 lower-case hexadecimal digits");
 }
 
@@ -435,7 +436,7 @@ pub fn get_account_response(account: users::FullAccount, space: users::SpaceUsag
     let (root_namespace_id, home_namespace_id, home_path) = match account.root_info {
         common::RootInfo::Team(root) => (root.root_namespace_id, root.home_namespace_id, root.home_path),
         common::RootInfo::User(root) => (root.root_namespace_id, root.home_namespace_id, String::new()),
-        common::RootInfo::Other => Default::default(),
+        _ => Default::default(),
     };
     let (space_used, space_allocated, space_is_shared) = match space.allocation {
         users::SpaceAllocation::Individual(own) => (space.used, own.allocated, false),
@@ -443,7 +444,7 @@ pub fn get_account_response(account: users::FullAccount, space: users::SpaceUsag
             (team.user_within_team_space_used_cached, team.user_within_team_space_allocated, false)
         }
         users::SpaceAllocation::Team(team) => (team.used, team.allocated, true),
-        users::SpaceAllocation::Other => (space.used, 0, false),
+        _ => (space.used, 0, false),
     };
     api::GetAccountResponse {
         account_id: account.account_id,
@@ -521,7 +522,8 @@ mod tests {
         let search = search_items(&request).unwrap();
         let options = search.arg(None).options.unwrap();
         assert_eq!(options.file_categories, Some(vec![files::FileCategory::Folder]));
-        let bad = api::SearchItemsRequest { query: "x".repeat(1001), kinds: vec![4], page_size: -1, ..Default::default() };
+        let bad =
+            api::SearchItemsRequest { query: "x".repeat(1001), kinds: vec![4], page_size: -1, ..Default::default() };
         assert_eq!(search_items(&bad).unwrap_err().violations().len(), 3);
     }
 

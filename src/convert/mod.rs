@@ -253,7 +253,8 @@ pub fn request_id(fields: &mut Fields, text: &str) -> Option<String> {
 
 /// A failed part of a call that did not fail.
 pub fn item_error(fault: &Fault, code: i32) -> api::ItemError {
-    let mut message: String = fault.message().chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
+    let mut message: String =
+        fault.message().chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
     message.truncate(512);
     api::ItemError {
         code,

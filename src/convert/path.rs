@@ -286,7 +286,9 @@ impl Jail {
     }
 
     pub fn not_found(path: &str) -> Fault {
-        Fault::new(Reason::PathNotFound, "there is nothing at this path").fact("path", path).resource("dropbox.item", path)
+        Fault::new(Reason::PathNotFound, "there is nothing at this path")
+            .fact("path", path)
+            .resource("dropbox.item", path)
     }
 
     pub fn refusal() -> Fault {

@@ -136,7 +136,7 @@ fn parts(link: sharing::SharedLinkMetadata) -> Option<Parts> {
             rev: String::new(),
             size: 0,
         }),
-        sharing::SharedLinkMetadata::Other => None,
+        _ => None,
     }
 }
 
@@ -145,7 +145,7 @@ pub fn shared_path(link: &sharing::SharedLinkMetadata) -> Option<&str> {
     match link {
         sharing::SharedLinkMetadata::File(file) => file.path_lower.as_deref(),
         sharing::SharedLinkMetadata::Folder(folder) => folder.path_lower.as_deref(),
-        sharing::SharedLinkMetadata::Other => None,
+        _ => None,
     }
 }
 
@@ -207,7 +207,7 @@ pub fn serves_as_preview(link: &sharing::SharedLinkMetadata, now: std::time::Sys
     let (permissions, expires) = match link {
         sharing::SharedLinkMetadata::File(file) => (&file.link_permissions, &file.expires),
         sharing::SharedLinkMetadata::Folder(folder) => (&folder.link_permissions, &folder.expires),
-        sharing::SharedLinkMetadata::Other => return false,
+        _ => return false,
     };
     let needs_password = permissions.require_password == Some(true)
         || matches!(
@@ -242,8 +242,7 @@ mod tests {
         let mut permissions = sharing::LinkPermissions::new(true, Vec::new(), true, true, true, true, true, true, true);
         permissions.require_password = Some(password);
         permissions.resolved_visibility = Some(sharing::ResolvedVisibility::Public);
-        let mut folder =
-            sharing::FolderLinkMetadata::new("https://www.dropbox.com/x".into(), "In".into(), permissions);
+        let mut folder = sharing::FolderLinkMetadata::new("https://www.dropbox.com/x".into(), "In".into(), permissions);
         folder.expires = expires.map(str::to_owned);
         folder.path_lower = Some("/apps/in".into());
         sharing::SharedLinkMetadata::Folder(folder)

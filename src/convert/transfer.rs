@@ -295,7 +295,8 @@ mod tests {
 
     #[test]
     fn a_download_needs_a_source_and_keeps_its_bounds() {
-        let empty = api::DownloadFileRequest { chunk_size: 1, parallel_ranges: 9, read_limit: -1, ..Default::default() };
+        let empty =
+            api::DownloadFileRequest { chunk_size: 1, parallel_ranges: 9, read_limit: -1, ..Default::default() };
         let fault = download_file(&empty).unwrap_err();
         let fields: Vec<_> = fault.violations().iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["source", "read_limit", "chunk_size", "parallel_ranges"]);

@@ -1,8 +1,8 @@
 //! Items to change: folders made, items copied, moved, deleted. Each commit waits for its turn at the write gate, and an
 //! answer that was lost is looked up before anything is said.
 
-use dropbox_sdk::types::files;
 use dbxcase::dbx_str_lowercase;
+use dropbox_sdk::types::files;
 use rand::RngCore as _;
 
 use super::{
@@ -124,12 +124,7 @@ impl Changes {
 }
 
 /// The rev to delete with, if the item is of a kind that may be deleted.
-fn deletable(
-    before: &files::Metadata,
-    kind: api::ItemKind,
-    expected_rev: &str,
-    asked: &str,
-) -> Result<Option<String>> {
+fn deletable(before: &files::Metadata, kind: api::ItemKind, expected_rev: &str, asked: &str) -> Result<Option<String>> {
     match before {
         files::Metadata::File(_) if kind == api::ItemKind::Folder => {
             let text = "this is a file, and only a folder was to be deleted";
@@ -190,14 +185,12 @@ async fn relocate(site: &Site, request: &api::MoveItemRequest, wanted: &Relocati
         }
         _ => {}
     }
-    let step = Step { site, source: &source, autorename: request.autorename, transfer: request.allow_ownership_transfer };
+    let step =
+        Step { site, source: &source, autorename: request.autorename, transfer: request.allow_ownership_transfer };
     let (here, display) = paths(&source);
     let only_case = here == Some(dbx_str_lowercase(&to).as_str()) && display != Some(to.as_str());
-    let moved = if only_case && here.is_some() {
-        rename_case(&step, &from, &to).await?
-    } else {
-        step.run(&from, &to).await?
-    };
+    let moved =
+        if only_case && here.is_some() { rename_case(&step, &from, &to).await? } else { step.run(&from, &to).await? };
     Ok(api::MoveItemResponse { item: Some(convert::item_at(moved, site.jail(), &request.to_path)?) })
 }
 

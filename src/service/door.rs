@@ -18,7 +18,7 @@ use crate::{
         path::{ItemPath, Jail},
     },
     credentials::{Ask, Opened, Resolver},
-    dropbox::{ActAs, Caller, CommitRoute, Root, Route, routes},
+    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, routes},
     engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
@@ -68,7 +68,6 @@ pub struct Site(Arc<Inside>);
 
 struct Inside {
     door: Door,
-    call: Call,
     opened: Opened,
     jail: Jail,
     context: AskedContext,
@@ -134,7 +133,7 @@ impl Door {
         if !jail.is_open() && context.root.is_some() {
             return Err(Jail::refusal());
         }
-        Ok(Site(Arc::new(Inside { door: self.clone(), call: call.clone(), opened, jail, context })))
+        Ok(Site(Arc::new(Inside { door: self.clone(), opened, jail, context })))
     }
 }
 
@@ -158,10 +157,6 @@ fn named_parameter(call: &Call, field: &str) -> Result<ParameterId> {
 impl Site {
     pub fn caller(&self) -> &Caller {
         &self.0.opened.caller
-    }
-
-    pub fn call(&self) -> &Call {
-        &self.0.call
     }
 
     pub fn parameters(&self) -> &Arc<Parameters> {
@@ -222,11 +217,21 @@ impl Site {
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<R> {
+        Ok(self.write_answer(paths, route, arg).await?.value)
+    }
+
+    /// As [`Site::write`], with Dropbox's request id.
+    pub async fn write_answer<A: Serialize, R: DeserializeOwned>(
+        &self,
+        paths: &[&str],
+        route: &CommitRoute<A, R>,
+        arg: &A,
+    ) -> Result<Answer<R>> {
         let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
         let held = gates.turn(&keys, self.deadline().map(Into::into)).await?;
-        Ok(self.0.opened.caller.commit(&held, route, arg).await?.value)
+        self.0.opened.caller.commit(&held, route, arg).await
     }
 
     /// What Dropbox knows of an item.

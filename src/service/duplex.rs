@@ -86,7 +86,9 @@ impl Transfer {
 
 /// Tells `accepted`, then progress as it comes, never more often than it should. Ends when the upload does.
 async fn tell(mut watched: watch::Receiver<Progress>, answers: mpsc::Sender<Answer>) {
-    let Ok(first) = watched.wait_for(|progress| progress.accepted).await.map(|progress| progress.clone()) else { return };
+    let Ok(first) = watched.wait_for(|progress| progress.accepted).await.map(|progress| progress.clone()) else {
+        return;
+    };
     if answers.send(Ok(accepted(&first))).await.is_err() {
         return;
     }

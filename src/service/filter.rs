@@ -165,7 +165,9 @@ mod tests {
         };
         let fault = compile(Some(&asked)).unwrap_err();
         let fields: Vec<_> = fault.violations().iter().map(|v| v.field.as_str()).collect();
-        for field in ["filter.kinds[0]", "filter.kinds[1]", "filter.min_size", "filter.max_depth", "filter.include_globs[0]"] {
+        for field in
+            ["filter.kinds[0]", "filter.kinds[1]", "filter.min_size", "filter.max_depth", "filter.include_globs[0]"]
+        {
             assert!(fields.contains(&field), "{field} is missing of {fields:?}");
         }
     }

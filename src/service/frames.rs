@@ -136,15 +136,16 @@ impl<M: Message> Frames<M> {
         let checked = match message.frame() {
             Some(Part::Chunk(chunk)) => convert::chunk(chunk)?,
             Some(Part::Finish(finish)) => convert::finish(&finish)?,
-            Some(Part::Spec(_) | Part::Resume(_)) => return Err(order("spec and resume_upload_id come once, and first")),
+            Some(Part::Spec(_) | Part::Resume(_)) => {
+                return Err(order("spec and resume_upload_id come once, and first"));
+            }
             None => return Err(order("a message holds no frame")),
         };
         Ok(match checked {
             Checked::Chunk { offset, data, crc32c } => Frame::Chunk { offset, bytes: data, crc32c },
-            Checked::Finish { content_hash, total_size } => Frame::Finish {
-                content_hash: content_hash.and_then(|hash| hash.parse().ok()),
-                size: total_size,
-            },
+            Checked::Finish { content_hash, total_size } => {
+                Frame::Finish { content_hash: content_hash.and_then(|hash| hash.parse().ok()), size: total_size }
+            }
         })
     }
 }

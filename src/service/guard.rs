@@ -11,7 +11,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
@@ -163,7 +163,9 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// The caller's id if it is fit to be logged and sent back, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
     text(headers, REQUEST_ID)
-        .filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|b| (0x20..0x7f).contains(&b)))
+        .filter(|id| {
+            !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|b| (0x20..0x7f).contains(&b))
+        })
         .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
 }
 
@@ -322,7 +324,7 @@ fn record(rpc: &str, code: Code, begun: Instant) {
     let known = METHODS.get_or_init(methods);
     let method = known.iter().find(|known| known.as_str() == rpc).cloned().unwrap_or_else(|| "_OTHER".into());
     metrics::histogram!(
-        "rpc.server.call.duration",
+        crate::telemetry::RPC_DURATION,
         "rpc.method" => method,
         "rpc.response.status_code" => name_of(code),
     )
@@ -430,7 +432,10 @@ mod tests {
     async fn what_is_not_for_handlers_does_not_reach_them_and_ids_fit_for_logs_come_back() {
         let headers = [("grpc-timeout", "9S"), ("grpc-accept-encoding", "gzip"), ("x-request-id", "a b")];
         let response = call(&layer(), true, &headers).await;
-        assert_eq!((code(&response), &response.headers()["x-request-id"]), (Code::Ok, &HeaderValue::from_static("a b")));
+        assert_eq!(
+            (code(&response), &response.headers()["x-request-id"]),
+            (Code::Ok, &HeaderValue::from_static("a b"))
+        );
         let response = call(&layer(), true, &[("x-request-id", &"x".repeat(129))]).await;
         assert_eq!(response.headers()["x-request-id"].len(), 36);
     }

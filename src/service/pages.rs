@@ -43,7 +43,7 @@ pub trait Paged: Message + Clone {
     const RPC: &'static str;
     fn token(&self) -> &str;
     /// Takes out id, context, page size and token.
-    fn clear(&mut self);
+    fn reduce(&mut self);
 }
 
 macro_rules! paged {
@@ -55,7 +55,7 @@ macro_rules! paged {
                 &self.$token
             }
 
-            fn clear(&mut self) {
+            fn reduce(&mut self) {
                 self.application_parameter_id = Default::default();
                 self.context = None;
                 self.$token = Default::default();
@@ -75,7 +75,7 @@ paged! {
 /// Digest of what a token is bound to; the context is part of it, as it is in force.
 fn arguments<Q: Paged>(site: &Site, request: &Q) -> String {
     let mut request = request.clone();
-    request.clear();
+    request.reduce();
     let mut digest = Sha256::new();
     digest.update(request.encode_to_vec());
     digest.update(format!("{:?}", site.context()));

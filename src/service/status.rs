@@ -29,7 +29,8 @@ pub fn refusal(fault: &Fault, request_id: &str) -> Status {
     if hidden {
         tracing::error!(request_id, fault = ?fault, "connector bug");
     }
-    let message = if hidden { "internal error; report it with the request id".to_owned() } else { ascii(fault.message()) };
+    let message =
+        if hidden { "internal error; report it with the request id".to_owned() } else { ascii(fault.message()) };
     let details = Details::of(fault, request_id, hidden).encode(code, &message);
     Status::with_details_and_metadata(code, message, details.into(), trailers(fault))
 }
@@ -38,40 +39,131 @@ pub fn refusal(fault: &Fault, request_id: &str) -> Status {
 pub fn code(reason: Reason) -> Code {
     use Reason::*;
     match reason {
-        ActAsInvalid | ApplicationParameterMismatch | AuthorizationCodeRejected | BadMember | ChunkTooLarge
-        | CredentialsRejected | DisallowedName | DuplicatePaths | ExportFormat | FileTooLarge | FilterRequired
-        | FrameOrder | HandleMalformed | InvalidField | InvalidRevision | InvalidUrl | LinkSettings | MalformedPath
-        | PageTokenExpired | PageTokenMismatch | PaperContent | PaperTooLarge | Properties | RawJson
-        | RawRouteStyle | RedirectUriNotAllowed | RejectedByDropbox | RequestIdReused | ResumeTokenMismatch
-        | SearchArgument | SizeMismatch | SyncSettings => Code::InvalidArgument,
+        ActAsInvalid
+        | ApplicationParameterMismatch
+        | AuthorizationCodeRejected
+        | BadMember
+        | ChunkTooLarge
+        | CredentialsRejected
+        | DisallowedName
+        | DuplicatePaths
+        | ExportFormat
+        | FileTooLarge
+        | FilterRequired
+        | FrameOrder
+        | HandleMalformed
+        | InvalidField
+        | InvalidRevision
+        | InvalidUrl
+        | LinkSettings
+        | MalformedPath
+        | PageTokenExpired
+        | PageTokenMismatch
+        | PaperContent
+        | PaperTooLarge
+        | Properties
+        | RawJson
+        | RawRouteStyle
+        | RedirectUriNotAllowed
+        | RejectedByDropbox
+        | RequestIdReused
+        | ResumeTokenMismatch
+        | SearchArgument
+        | SizeMismatch
+        | SyncSettings => Code::InvalidArgument,
         CallerUnauthenticated => Code::Unauthenticated,
-        ActAsNotAllowed | CallerNotAllowed | DropboxAccessDenied | FileRequestAccess | HandleNotYours
-        | LinkSettingsNotAllowed | LinksNotAllowed | NoWritePermission | OutsideJail | PathRootAccess
-        | PathRootNotAllowed | RawApiDisabled | RawRouteDenied | RouteNotAvailable | ScopeMissing
-        | SharedFolderAccess | SharedLinkAccess => Code::PermissionDenied,
-        ApplicationParameterNotFound | FileRequestNotFound | JobNotFound | PathNotFound | SharedFolderNotFound
-        | SharedLinkNotFound | TeamFolderNotFound | UploadNotFound => Code::NotFound,
-        AlreadyMounted | AlreadyShared | ApplicationParameterExists | CaseConflict | PathConflict
+        ActAsNotAllowed
+        | CallerNotAllowed
+        | DropboxAccessDenied
+        | FileRequestAccess
+        | HandleNotYours
+        | LinkSettingsNotAllowed
+        | LinksNotAllowed
+        | NoWritePermission
+        | OutsideJail
+        | PathRootAccess
+        | PathRootNotAllowed
+        | RawApiDisabled
+        | RawRouteDenied
+        | RouteNotAvailable
+        | ScopeMissing
+        | SharedFolderAccess
+        | SharedLinkAccess => Code::PermissionDenied,
+        ApplicationParameterNotFound
+        | FileRequestNotFound
+        | JobNotFound
+        | PathNotFound
+        | SharedFolderNotFound
+        | SharedLinkNotFound
+        | TeamFolderNotFound
+        | UploadNotFound => Code::NotFound,
+        AlreadyMounted
+        | AlreadyShared
+        | ApplicationParameterExists
+        | CaseConflict
+        | PathConflict
         | SharedLinkExists => Code::AlreadyExists,
-        AccountMismatch | AccountSuspended | AccountType | AuthorizationDenied | AuthorizationStateExpired
-        | CannotMount | CannotShare | EmailUnverified | EncryptedFolder | ExtractionFailed
-        | ExtractionUnsupported | FileRequestOpen | FileRequestsDisabled | FolderTooLarge | HandleKeyRetired
-        | InvalidLocation | ItemLocked | LinkExpired | LinkType | LockNotPossible | MemberRequired | MemberRole
-        | NotAFile | NotAFolder | NotDownloadable | OwnershipTransfer | PaperDisabled | PaperState
-        | ParameterDisabled | PathRootChanged | ProxyAuthRequired | ProxyAuthUnsupported | ReadOnlyStore
-        | ReauthorizationRequired | RelocationNotAllowed | RestrictedContent | ResumeTokenExpired | RevisionGone
-        | SharingPolicy | StoreNotConfigured | TeamFolderState | TeamLinkRequired | TooManyFiles
-        | TransferNotPossible | UploadClosed | UrlFetchFailed => Code::FailedPrecondition,
-        CheckpointTakenOver | ContentChanged | CursorReset | EtagMismatch | PaperRevisionConflict | RevisionConflict
-        | UploadConcurrentWriter | UploadTakenOver | WriteContention => Code::Aborted,
+        AccountMismatch
+        | AccountSuspended
+        | AccountType
+        | AuthorizationDenied
+        | AuthorizationStateExpired
+        | CannotMount
+        | CannotShare
+        | EmailUnverified
+        | EncryptedFolder
+        | ExtractionFailed
+        | ExtractionUnsupported
+        | FileRequestOpen
+        | FileRequestsDisabled
+        | FolderTooLarge
+        | HandleKeyRetired
+        | InvalidLocation
+        | ItemLocked
+        | LinkExpired
+        | LinkType
+        | LockNotPossible
+        | MemberRequired
+        | MemberRole
+        | NotAFile
+        | NotAFolder
+        | NotDownloadable
+        | OwnershipTransfer
+        | PaperDisabled
+        | PaperState
+        | ParameterDisabled
+        | PathRootChanged
+        | ProxyAuthRequired
+        | ProxyAuthUnsupported
+        | ReadOnlyStore
+        | ReauthorizationRequired
+        | RelocationNotAllowed
+        | RestrictedContent
+        | ResumeTokenExpired
+        | RevisionGone
+        | SharingPolicy
+        | StoreNotConfigured
+        | TeamFolderState
+        | TeamLinkRequired
+        | TooManyFiles
+        | TransferNotPossible
+        | UploadClosed
+        | UrlFetchFailed => Code::FailedPrecondition,
+        CheckpointTakenOver
+        | ContentChanged
+        | CursorReset
+        | EtagMismatch
+        | PaperRevisionConflict
+        | RevisionConflict
+        | UploadConcurrentWriter
+        | UploadTakenOver
+        | WriteContention => Code::Aborted,
         OffsetGap | ReadOffsetBeyondEnd => Code::OutOfRange,
         ChunkCrcMismatch | ContentHashMismatch => Code::DataLoss,
         ConnectorBusy | DataTransportLimit | FileRequestLimit | InsufficientSpace | InviteLimit | RateLimited
         | RawResponseTooLarge | TagLimit | TeamFolderLimit => Code::ResourceExhausted,
         ContentNotReady | DropboxInternal | DropboxUnavailable | ProxyUnavailable | ServerDraining
-        | StoreUnavailable => {
-            Code::Unavailable
-        }
+        | StoreUnavailable => Code::Unavailable,
         DeadlineExceeded | UploadIdle | UpstreamTimeout => Code::DeadlineExceeded,
         Cancelled => Code::Cancelled,
         DropboxError | OutcomeUnknown => Code::Unknown,
@@ -160,10 +252,9 @@ fn help(reason: Reason) -> Option<(&'static str, &'static str)> {
             "split the work into batches of at most 1000 entries",
             "https://developers.dropbox.com/dbx-performance-guide",
         ),
-        EmailUnverified => (
-            "verify the e-mail address of the account",
-            "https://help.dropbox.com/account-access/verify-email",
-        ),
+        EmailUnverified => {
+            ("verify the e-mail address of the account", "https://help.dropbox.com/account-access/verify-email")
+        }
         _ => return None,
     })
 }
@@ -197,16 +288,14 @@ impl Details {
             metadata.insert("remedy".to_owned(), reason.remedy().to_owned());
         }
         let about = fault.about();
-        let subject = || {
-            fault.get("applicationParameterId").filter(|_| about.is_none()).or(about.map(|r| r.name.as_str()))
-        };
-        let resource = about.filter(|_| !hidden && !metadata.contains_key("uploadId")).map(|resource| {
-            pb::ResourceInfo {
+        let subject =
+            || fault.get("applicationParameterId").filter(|_| about.is_none()).or(about.map(|r| r.name.as_str()));
+        let resource =
+            about.filter(|_| !hidden && !metadata.contains_key("uploadId")).map(|resource| pb::ResourceInfo {
                 resource_type: resource.kind.to_owned(),
                 resource_name: cut(&resource.name, FACT_BYTES_MAX).to_owned(),
                 ..Default::default()
-            }
-        });
+            });
         Details {
             info: pb::ErrorInfo { reason: reason.name().to_owned(), domain: DOMAIN.to_owned(), metadata },
             request: pb::RequestInfo { request_id: request_id.to_owned(), serving_data: String::new() },
@@ -333,10 +422,7 @@ fn cut(text: &str, most: usize) -> &str {
 
 /// Messages are for developers and travel percent-encoded: printable ASCII only, the rest as `?`.
 fn ascii(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
-        .take(MESSAGE_BYTES_MAX)
-        .collect()
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(MESSAGE_BYTES_MAX).collect()
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@ use super::{
     call::{Call, Refused},
     door::{Door, Site},
     frames::{First, Frames, Message},
-    once, sharing,
-    status,
+    once, sharing, status,
 };
 use crate::{
     access::{Permission, Permissions},
@@ -148,10 +147,10 @@ impl Transfer {
         let Ready { site, opening, link, asked } = ready;
         let upload_id = if let Opening::Resume(upload_id) = &opening { upload_id.clone() } else { String::new() };
         let account = account(&site);
-        let outcome = self.uploads.run(site.caller(), &account, opening, frames, progress).await;
+        let outcome = self.uploads.run(site.caller(), &account, opening, frames, progress, M::HALF_CLOSES).await;
         let answer = match outcome.map_err(|fault| site.told(fault))? {
-            Outcome::Open { upload_id, persisted } => api::UploadFileResponse {
-                state: api::UploadState::Open.into(),
+            Outcome::Open { upload_id, persisted, closed } => api::UploadFileResponse {
+                state: if closed { api::UploadState::Ready } else { api::UploadState::Open }.into(),
                 upload_id: upload_id.unwrap_or_default(),
                 persisted_offset: size(persisted),
                 ..Default::default()
@@ -278,11 +277,7 @@ fn permissions(link: api::LinkKind) -> Permissions {
 
 fn account(site: &Site) -> Account<'_> {
     let most = site.parameters().settings.policy.max_file_size;
-    Account {
-        owner: site.owner(),
-        parameter: site.parameters().id.as_str(),
-        max_file_size: (most > 0).then_some(most),
-    }
+    Account { owner: site.owner(), parameter: site.parameters().id.as_str(), max_file_size: (most > 0).then_some(most) }
 }
 
 fn engine_spec(spec: &Spec, path: String) -> UploadSpec {
@@ -336,8 +331,7 @@ mod tests {
 
     fn there() -> files::FileMetadata {
         let time = || "2026-01-02T03:04:05Z".to_owned();
-        let mut file =
-            files::FileMetadata::new("a".into(), "id:abcd".into(), time(), time(), "0123456789".into(), 100);
+        let mut file = files::FileMetadata::new("a".into(), "id:abcd".into(), time(), time(), "0123456789".into(), 100);
         file.content_hash = Some("ab".repeat(32));
         file
     }
