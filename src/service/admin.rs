@@ -59,8 +59,11 @@ impl Admin {
         call: Call,
         request: api::CreateApplicationParameterRequest,
     ) -> Result<api::CreateApplicationParameterResponse> {
-        let id = id(&call, &request.application_parameter_id)?;
         let asked = request.application_parameter.ok_or_else(required)?;
+        // Beside the resource, or, as people try first, in it.
+        let named = [&request.application_parameter_id, &asked.application_parameter_id];
+        let named = named.into_iter().find(|id| !id.is_empty()).map_or("", String::as_str);
+        let id = id(&call, named)?;
         let settings = parameters::settings(&asked)?;
         let made = self.door.store.create_parameters(&id, settings, parameters::app_secret(&asked)).await?;
         // The id may have been used before, and asked for since.

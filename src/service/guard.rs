@@ -148,8 +148,9 @@ fn class(rpc: &str, principal: &Principal) -> Result<Class> {
     if !service.starts_with("dropboxconnector.") {
         return Ok(Class::Anyone);
     }
-    // A method that is not in the table does not exist: the router answers UNIMPLEMENTED.
-    let class = access::class(method).unwrap_or(Class::Anyone);
+    // A method that is not in the table does not exist and the router answers UNIMPLEMENTED; one that was forgotten there
+    // takes a right that no policy grants by itself.
+    let class = access::class(method).unwrap_or(Class::Needs(Permission::Team));
     if class == Class::Admin {
         principal.require_admin()?;
     }
