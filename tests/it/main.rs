@@ -1,4 +1,5 @@
 //! One test binary; a module per area, named as the proto files.
 
 mod emulator;
+mod sdk;
 mod support;
