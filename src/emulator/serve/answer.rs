@@ -23,14 +23,10 @@ pub(super) const REQUEST_ID: &str = "x-dropbox-request-id";
 /// Granularity of a slowed body, in parts of a second.
 const THROTTLE_STEPS: u64 = 20;
 
-pub(super) struct Body;
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-pub(super) type BoxedBody = UnsyncBoxBody<Bytes, io::Error>;
-
-impl Body {
-    pub fn whole(bytes: Bytes) -> BoxedBody {
-        Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
-    }
+pub(super) fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// What will be sent, before failures on demand are laid over it.
@@ -156,10 +152,10 @@ impl Answer {
     }
 
     /// Puts the plan's failures over the answer and the ticket into its body, so that a call ends with its last byte.
-    pub fn send(self, request_id: &str, plan: &Plan, ticket: Ticket) -> Response<BoxedBody> {
+    pub fn send(self, request_id: &str, plan: &Plan, ticket: Ticket) -> Response<Body> {
         ticket.answered(self.status.as_u16(), request_id);
         let length = self.bytes.len();
-        let mut response = Response::new(Body::whole(Bytes::new()));
+        let mut response = Response::new(whole(Bytes::new()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         *headers = self.headers;
@@ -177,7 +173,7 @@ impl Answer {
         *response.body_mut() = match self.bytes {
             Source::Whole(bytes) if calm(plan) => {
                 ticket.bytes_out(bytes.len() as u64);
-                Body::whole(bytes)
+                whole(bytes)
             }
             Source::Whole(bytes) => streamed(vec![crate::emulator::content::Piece::Memory(bytes)], plan, ticket),
             Source::Content { content, offset, length } => streamed(content.range(offset, length), plan, ticket),
@@ -235,7 +231,7 @@ struct Flow {
     ticket: Ticket,
 }
 
-fn streamed(pieces: Vec<crate::emulator::content::Piece>, plan: &Plan, ticket: Ticket) -> BoxedBody {
+fn streamed(pieces: Vec<crate::emulator::content::Piece>, plan: &Plan, ticket: Ticket) -> Body {
     let flow = Flow { pieces: Pieces::new(pieces), held: Bytes::new(), sent: 0, plan: plan.clone(), ticket };
     BodyExt::boxed_unsync(StreamBody::new(frames(flow)))
 }

@@ -138,5 +138,5 @@ async fn whole(
         Some(body) => handle(world, http::Request::from_parts(head, body)).await,
         None => Ok(answer::text(413, "the body is too large")),
     };
-    Ok(answer.map(answer::Body::whole))
+    Ok(answer.map(answer::whole))
 }
