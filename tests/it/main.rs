@@ -2,4 +2,5 @@
 
 mod emulator;
 mod rooms;
+mod sdk;
 mod support;

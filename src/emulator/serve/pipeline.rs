@@ -51,7 +51,7 @@ pub(super) async fn run(world: &Arc<World>, host: Host, request: Request<Incomin
         };
     }
     let answer = match name {
-        "oauth2/token" => token(world, &taking, &head.headers, body).await?,
+        "oauth2/token" => token(world, &taking, &head, body).await?,
         "temporary_link" => {
             taking.drain(body, 0).await?;
             temporary_link(world, &head.method, &head.headers, &path)
@@ -259,9 +259,16 @@ fn check_refusal(world: &World, route: Option<&RouteSpec>, refusal: &Refusal) {
     }
 }
 
-async fn token(world: &Arc<World>, taking: &Taking<'_>, headers: &HeaderMap, body: Incoming) -> io::Result<Answer> {
+/// The JavaScript SDK puts the form's fields into the URL.
+async fn token(
+    world: &Arc<World>,
+    taking: &Taking<'_>,
+    head: &http::request::Parts,
+    body: Incoming,
+) -> io::Result<Answer> {
     let body = taking.whole(body).await?.unwrap_or_default();
-    Ok(Answer::canned(&world.authority.token(headers, "", &body)))
+    let query = head.uri.query().unwrap_or_default();
+    Ok(Answer::canned(&world.authority.token(&head.headers, query, &body)))
 }
 
 /// The bytes behind `files/get_temporary_link`: anyone's who has the link.
