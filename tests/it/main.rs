@@ -1,5 +1,7 @@
 //! One test binary; a module per area, named as the proto files.
 
 mod emulator;
+mod python;
 mod rooms;
+mod schema;
 mod support;
