@@ -271,11 +271,7 @@ impl Config {
         );
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
         check("max_downloads", (1..=100_000).contains(&self.max_downloads), "must be 1 to 100000");
-        check(
-            "max_requests_per_account",
-            (4..=1024).contains(&self.max_requests_per_account),
-            "must be 4 to 1024",
-        );
+        check("max_requests_per_account", (4..=1024).contains(&self.max_requests_per_account), "must be 4 to 1024");
         check("upload_idle", self.upload_idle >= Duration::from_secs(1), "must be at least 1s");
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
@@ -286,8 +282,13 @@ impl Config {
             "auth_mode is token but there is no token",
         );
         for token in &self.auth_tokens {
-            let hex = token.sha256.len() == 64 && token.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-            check("auth_tokens", hex && !token.principal.is_empty(), "needs a principal and 64 lower-case hex digits of SHA-256");
+            let hex = token.sha256.len() == 64
+                && token.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            check(
+                "auth_tokens",
+                hex && !token.principal.is_empty(),
+                "needs a principal and 64 lower-case hex digits of SHA-256",
+            );
         }
         if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
     }
@@ -299,7 +300,9 @@ impl Config {
             token.sha256 = "(redacted)".into();
         }
         match serde_json::to_value(&shown) {
-            Ok(serde_json::Value::Object(keys)) => keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect(),
+            Ok(serde_json::Value::Object(keys)) => {
+                keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+            }
             _ => String::new(),
         }
     }

@@ -202,3 +202,11 @@ pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
 pub const SWEEP: Duration = Duration::from_secs(600);
 /// What probes and metrics get to finish at the end.
 pub const SIDE_PORT_GRACE: Duration = Duration::from_secs(1);
+
+// ---- streams with callers ----
+
+/// Least time between two progress messages of a duplex upload.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// After an early answer the rest of the request is read and dropped, this long or this many messages.
+pub const READ_ON: Duration = Duration::from_secs(1);
+pub const READ_ON_MESSAGES: usize = 16;

@@ -4,8 +4,8 @@
 //! A request goes `serve` → `schema` (argument) → `oauth` (who) → `script` (failures on demand) → a [`Handler`] of a topic
 //! → `schema` (answer) → `serve`. Handlers are synchronous and see checked JSON.
 
-pub mod control;
 mod content;
+pub mod control;
 mod copies;
 mod download;
 mod feed;
@@ -300,8 +300,14 @@ impl Call<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
     /// `token` is the access token itself (for `auth/token/revoke`).
-    User { account: String, app: String, token: String },
-    App { app: String },
+    User {
+        account: String,
+        app: String,
+        token: String,
+    },
+    App {
+        app: String,
+    },
     Nobody,
 }
 
@@ -330,9 +336,15 @@ fn handler(path: &str) -> Option<Handler> {
 pub(in crate::emulator) enum Reply {
     Json(Value),
     /// `content` cut by the request's Range; `etag` is the rev.
-    Download { result: Value, content: Content, etag: Option<String> },
+    Download {
+        result: Value,
+        content: Content,
+        etag: Option<String>,
+    },
     /// 304
-    NotModified { etag: String },
+    NotModified {
+        etag: String,
+    },
 }
 
 /// Any answer but success.

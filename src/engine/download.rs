@@ -26,7 +26,11 @@ use crate::{
 pub enum Source {
     /// A path, `id:` or `ns:` path.
     Path(String),
-    SharedLink { url: String, path: Option<String>, password: Option<String> },
+    SharedLink {
+        url: String,
+        path: Option<String>,
+        password: Option<String>,
+    },
 }
 
 /// One download, as the caller asked for it; fields already checked for form.
@@ -247,9 +251,12 @@ impl Download {
         if found == *expected {
             return Ok(());
         }
-        Err(Fault::new(Reason::ContentHashMismatch, "the bytes received are not the ones Dropbox names for this revision")
-            .fact("expectedContentHash", expected)
-            .fact("computedContentHash", found))
+        Err(Fault::new(
+            Reason::ContentHashMismatch,
+            "the bytes received are not the ones Dropbox names for this revision",
+        )
+        .fact("expectedContentHash", expected)
+        .fact("computedContentHash", found))
     }
 
     /// The proof, to be sent after [`Download::next`] said `None`.
@@ -449,10 +456,10 @@ impl Reader {
     /// Starts ranges ahead of the head while blocks are to be had without waiting.
     fn reach_ahead(&mut self) {
         while self.ahead.len() + 1 < self.parallel {
-            let start = self.ahead.back().map_or_else(
-                || if self.body.is_some() { self.body_end } else { self.next },
-                |ahead| ahead.end,
-            );
+            let start = self
+                .ahead
+                .back()
+                .map_or_else(|| if self.body.is_some() { self.body_end } else { self.next }, |ahead| ahead.end);
             if start >= self.end || (self.body.is_none() && self.ahead.is_empty()) {
                 return;
             }
@@ -468,7 +475,9 @@ async fn fill(caller: Caller, pin: Pin, start: u64, end: u64, mut block: Block) 
     let mut body = open_range(&caller, &pin, start, end).await?;
     let wanted = usize::try_from(end - start).unwrap_or(limits::BLOCK_BYTES);
     while block.len() < wanted {
-        let cut = || Fault::new(Reason::DropboxUnavailable, "the body ended before its length").retry_after(limits::BUSY_RETRY);
+        let cut = || {
+            Fault::new(Reason::DropboxUnavailable, "the body ended before its length").retry_after(limits::BUSY_RETRY)
+        };
         let bytes = body.next().await.ok_or_else(cut)??;
         block.extend_from_slice(&bytes[..bytes.len().min(wanted - block.len())]);
     }
@@ -487,7 +496,8 @@ async fn open_range(caller: &Caller, pin: &Pin, start: u64, end: u64) -> Result<
         }
         Pin::Link { arg, rev, size } => {
             let answer = caller.download(&routes::GET_SHARED_LINK_FILE, arg, range).await?;
-            let same = matches!(&answer.value, SharedLinkMetadata::File(link) if link.rev == *rev && link.size == *size);
+            let same =
+                matches!(&answer.value, SharedLinkMetadata::File(link) if link.rev == *rev && link.size == *size);
             if !same || (answer.status != 206 && start > 0) {
                 return Err(Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read"));
             }
@@ -536,21 +546,38 @@ fn file_header(file: FileMetadata, start: u64, limit: u64, upstream: Option<Stri
     let content_type = content_type(upstream, &file.name);
     let (range_start, range_end) = bounds(file.size, start, limit)?;
     let total_size = file.size;
-    Ok(Header { subject: Subject::File(Box::new(file)), total_size, range_start, range_end, content_type, export_name: None })
+    Ok(Header {
+        subject: Subject::File(Box::new(file)),
+        total_size,
+        range_start,
+        range_end,
+        content_type,
+        export_name: None,
+    })
 }
 
 fn link_header(link: FileLinkMetadata, start: u64, limit: u64, upstream: Option<String>) -> Result<Header> {
     let content_type = content_type(upstream, &link.name);
     let (range_start, range_end) = bounds(link.size, start, limit)?;
     let total_size = link.size;
-    Ok(Header { subject: Subject::Link(Box::new(link)), total_size, range_start, range_end, content_type, export_name: None })
+    Ok(Header {
+        subject: Subject::Link(Box::new(link)),
+        total_size,
+        range_start,
+        range_end,
+        content_type,
+        export_name: None,
+    })
 }
 
 fn bounds(size: u64, start: u64, limit: u64) -> Result<(u64, u64)> {
     if start > size {
-        return Err(Fault::new(Reason::ReadOffsetBeyondEnd, format!("read_offset {start} is beyond the file's end at {size}"))
-            .fact("size", size)
-            .violation("read_offset", "OUT_OF_RANGE", format!("must be at most {size}")));
+        return Err(Fault::new(
+            Reason::ReadOffsetBeyondEnd,
+            format!("read_offset {start} is beyond the file's end at {size}"),
+        )
+        .fact("size", size)
+        .violation("read_offset", "OUT_OF_RANGE", format!("must be at most {size}")));
     }
     let end = if limit == 0 { size } else { size.min(start.saturating_add(limit)) };
     Ok((start, end))

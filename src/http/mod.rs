@@ -28,7 +28,9 @@ pub async fn serve(
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(is_ready))
         .with_state(ready);
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(shutdown)
+        .await
 }
 
 async fn metrics() -> impl IntoResponse {

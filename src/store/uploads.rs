@@ -143,14 +143,12 @@ impl Store {
         if former.state == UploadState::Committed {
             return Ok(Claim { upload: former, former_released, former_claimed_at });
         }
-        let row = sqlx::query(
-            "UPDATE uploads SET writer = writer + 1, claimed_at = $2 WHERE id = $1 RETURNING *",
-        )
-        .bind(id)
-        .bind(now)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(unavailable)?;
+        let row = sqlx::query("UPDATE uploads SET writer = writer + 1, claimed_at = $2 WHERE id = $1 RETURNING *")
+            .bind(id)
+            .bind(now)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(unavailable)?;
         let upload = self.upload_of(&row)?;
         tx.commit().await.map_err(unavailable)?;
         Ok(Claim { upload, former_released, former_claimed_at })
@@ -297,12 +295,13 @@ impl Store {
     /// `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn upload_committed(&self, id: &str, outcome: &str) -> Result<()> {
         let mut tx = self.begin(&self.0.durable).await?;
-        let changed = sqlx::query("UPDATE uploads SET state = 'committed', outcome = $2, released = writer WHERE id = $1")
-            .bind(id)
-            .bind(outcome)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+        let changed =
+            sqlx::query("UPDATE uploads SET state = 'committed', outcome = $2, released = writer WHERE id = $1")
+                .bind(id)
+                .bind(outcome)
+                .execute(&mut *tx)
+                .await
+                .map_err(unavailable)?;
         if changed.rows_affected() == 0 {
             return Err(not_found(id));
         }
@@ -400,4 +399,3 @@ fn signed(bytes: u64) -> i64 {
 fn taken_over(id: &str) -> Fault {
     Fault::new(Reason::UploadTakenOver, "another stream took over this upload").resource("upload", id)
 }
-

@@ -23,14 +23,10 @@ pub(super) const REQUEST_ID: &str = "x-dropbox-request-id";
 /// Granularity of a slowed body, in parts of a second.
 const THROTTLE_STEPS: u64 = 20;
 
-pub(super) struct Body;
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-pub(super) type BoxedBody = UnsyncBoxBody<Bytes, io::Error>;
-
-impl Body {
-    pub fn whole(bytes: Bytes) -> BoxedBody {
-        Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
-    }
+pub(super) fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// What will be sent, before failures on demand are laid over it.
@@ -120,7 +116,13 @@ impl Answer {
     }
 
     /// A file, or the part of it that `Range` asks for.
-    pub fn download(world: &World, route: Option<&RouteSpec>, request: &HeaderMap, content: Content, etag: Option<&str>) -> Answer {
+    pub fn download(
+        world: &World,
+        route: Option<&RouteSpec>,
+        request: &HeaderMap,
+        content: Content,
+        etag: Option<&str>,
+    ) -> Answer {
         if let Some(etag) = etag
             && request.get(header::IF_NONE_MATCH).is_some_and(|asked| asked.as_bytes() == etag.as_bytes())
         {
@@ -156,14 +158,15 @@ impl Answer {
     }
 
     /// Puts the plan's failures over the answer and the ticket into its body, so that a call ends with its last byte.
-    pub fn send(self, request_id: &str, plan: &Plan, ticket: Ticket) -> Response<BoxedBody> {
+    pub fn send(self, request_id: &str, plan: &Plan, ticket: Ticket) -> Response<Body> {
         ticket.answered(self.status.as_u16(), request_id);
         let length = self.bytes.len();
-        let mut response = Response::new(Body::whole(Bytes::new()));
+        let mut response = Response::new(whole(Bytes::new()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         *headers = self.headers;
-        let fixed = [("x-content-type-options", "nosniff"), ("server", "envoy"), ("x-dropbox-response-origin", "far_remote")];
+        let fixed =
+            [("x-content-type-options", "nosniff"), ("server", "envoy"), ("x-dropbox-response-origin", "far_remote")];
         for (name, value) in fixed {
             headers.insert(name, HeaderValue::from_static(value));
         }
@@ -177,7 +180,7 @@ impl Answer {
         *response.body_mut() = match self.bytes {
             Source::Whole(bytes) if calm(plan) => {
                 ticket.bytes_out(bytes.len() as u64);
-                Body::whole(bytes)
+                whole(bytes)
             }
             Source::Whole(bytes) => streamed(vec![crate::emulator::content::Piece::Memory(bytes)], plan, ticket),
             Source::Content { content, offset, length } => streamed(content.range(offset, length), plan, ticket),
@@ -209,7 +212,8 @@ enum Asked {
 /// One range; what is no range is not heeded, as HTTP says.
 fn range(request: &HeaderMap, size: u64) -> Asked {
     let text = request.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let Some((from, to)) = text.and_then(|text| text.trim().strip_prefix("bytes=")).and_then(|range| range.split_once('-'))
+    let Some((from, to)) =
+        text.and_then(|text| text.trim().strip_prefix("bytes=")).and_then(|range| range.split_once('-'))
     else {
         return Asked::All;
     };
@@ -235,7 +239,7 @@ struct Flow {
     ticket: Ticket,
 }
 
-fn streamed(pieces: Vec<crate::emulator::content::Piece>, plan: &Plan, ticket: Ticket) -> BoxedBody {
+fn streamed(pieces: Vec<crate::emulator::content::Piece>, plan: &Plan, ticket: Ticket) -> Body {
     let flow = Flow { pieces: Pieces::new(pieces), held: Bytes::new(), sent: 0, plan: plan.clone(), ticket };
     BodyExt::boxed_unsync(StreamBody::new(frames(flow)))
 }

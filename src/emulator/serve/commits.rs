@@ -87,7 +87,9 @@ fn namespaces(world: &World, call: &Call<'_>) -> Vec<NamespaceId> {
     namespaces.sort_unstable();
     namespaces.dedup();
     // The root's lock is taken only by what lies in it.
-    if namespaces.len() > 1 && !paths.iter().any(|path| tree.locate(call.root, path).is_ok_and(|at| at.namespace == call.root)) {
+    if namespaces.len() > 1
+        && !paths.iter().any(|path| tree.locate(call.root, path).is_ok_and(|at| at.namespace == call.root))
+    {
         namespaces.retain(|namespace| *namespace != call.root);
     }
     namespaces

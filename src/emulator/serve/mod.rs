@@ -120,7 +120,9 @@ async fn answer_one(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<answer::Body>, io::Error> {
     match host {
-        Host::Control => whole(world, request, async |world, request| Ok(super::control::serve(world, request).await)).await,
+        Host::Control => {
+            whole(world, request, async |world, request| Ok(super::control::serve(world, request).await)).await
+        }
         Host::Www => whole(world, request, async |world, request| Ok(super::oauth::www(world, request).await)).await,
         _ => Box::pin(pipeline::run(world, host, request)).await,
     }
@@ -138,5 +140,5 @@ async fn whole(
         Some(body) => handle(world, http::Request::from_parts(head, body)).await,
         None => Ok(answer::text(413, "the body is too large")),
     };
-    Ok(answer.map(answer::Body::whole))
+    Ok(answer.map(answer::whole))
 }

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::{
-    answer::{Answer, BoxedBody, RESULT_HEADER, header_safe},
+    answer::{Answer, Body, RESULT_HEADER, header_safe},
     commits,
     request::{self, Taken, Taking},
 };
@@ -21,7 +21,7 @@ use crate::emulator::{
 };
 
 /// `Err` closes the connection without an answer.
-pub(super) async fn run(world: &Arc<World>, host: Host, request: Request<Incoming>) -> io::Result<Response<BoxedBody>> {
+pub(super) async fn run(world: &Arc<World>, host: Host, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let request_id = world.random_text(32).to_ascii_lowercase();
     let path = request.uri().path().to_owned();
     let name = match (host, path.as_str()) {
@@ -31,12 +31,12 @@ pub(super) async fn run(world: &Arc<World>, host: Host, request: Request<Incomin
         (_, path) => path.strip_prefix("/2/").unwrap_or(""),
     };
     let plan = world.script.plan(name);
-    let ticket = world.ledger.begin(name, None);
+    let (head, body) = request.into_parts();
+    let ticket = world.ledger.begin(name, &head.headers);
     let taking = Taking { plan: &plan, ticket: &ticket };
     if let Some(delay) = plan.delay {
         tokio::time::sleep(delay).await;
     }
-    let (head, body) = request.into_parts();
     if let Some(canned) = &plan.instead_unread {
         let mut answer = Answer::canned(canned);
         answer.set(header::CONNECTION, "close");
@@ -139,7 +139,10 @@ async fn check_and_handle(
     };
     Ok(match arg {
         Err(refusal) => Err(refusal),
-        Ok(arg) => handle(world, Call { route, arg, who, root, headers: &head.headers, body: received }).await,
+        Ok(arg) => {
+            taking.ticket.arg(&arg);
+            handle(world, Call { route, arg, who, root, headers: &head.headers, body: received }).await
+        }
     })
 }
 
@@ -234,7 +237,11 @@ fn success(world: &World, route: &RouteSpec, result: serde_json::Value) -> Answe
 fn wrong(world: &World, route: &RouteSpec, text: &str) -> Answer {
     tracing::error!(route = route.name, "the emulator's own answer is wrong: {text}");
     world.ledger.wrong_answer(&route.name, text);
-    Answer::new(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", format!("emulator bug: {}: {text}", route.name))
+    Answer::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "text/plain; charset=utf-8",
+        format!("emulator bug: {}: {text}", route.name),
+    )
 }
 
 fn check_refusal(world: &World, route: Option<&RouteSpec>, refusal: &Refusal) {

@@ -26,7 +26,14 @@ pub(super) struct Whole {
 
 impl Shared {
     /// A small file in one request. Nothing is written down: either it happened or it is sent again whole.
-    pub(super) async fn send_single(&self, caller: &Caller, account: &Account<'_>, spec: &UploadSpec, part: Option<Part>, whole: Whole) -> Result<Settled> {
+    pub(super) async fn send_single(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: &UploadSpec,
+        part: Option<Part>,
+        whole: Whole,
+    ) -> Result<Settled> {
         let body: &[Bytes] = part.as_ref().map_or(&[], |part| &part.pieces);
         let info = spec.commit_info();
         let mut arg = UploadArg::new(info.path);
@@ -53,7 +60,13 @@ impl Shared {
     }
 
     /// Commits a closed session, once in the fleet.
-    pub(super) async fn finish(&self, caller: &Caller, account: &Account<'_>, record: &Record, whole: Whole) -> Result<Settled> {
+    pub(super) async fn finish(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        record: &Record,
+        whole: Whole,
+    ) -> Result<Settled> {
         let spec = &record.handle.spec;
         let cursor = UploadSessionCursor::new(record.handle.session.clone(), whole.size);
         let arg = UploadSessionFinishArg::new(cursor, spec.commit_info());
@@ -89,7 +102,12 @@ impl Shared {
         }
     }
 
-    async fn turn(&self, caller: &Caller, account: &Account<'_>, spec: &UploadSpec) -> Result<crate::engine::gate::Held> {
+    async fn turn(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: &UploadSpec,
+    ) -> Result<crate::engine::gate::Held> {
         let key = self.gates.key_for(account.owner.account, caller.root(), &spec.path);
         self.gates.turn(&[key], caller.deadline()).await
     }
@@ -127,7 +145,11 @@ impl Shared {
 
     /// What stands at the path instead of the expected revision; absent if that cannot be read.
     async fn with_current(&self, caller: &Caller, spec: &UploadSpec, fault: Fault) -> Fault {
-        match caller.call(&routes::GET_METADATA, &GetMetadataArg::new(spec.path.clone())).await.map(|answer| answer.value) {
+        match caller
+            .call(&routes::GET_METADATA, &GetMetadataArg::new(spec.path.clone()))
+            .await
+            .map(|answer| answer.value)
+        {
             Ok(Metadata::File(file)) => fault
                 .fact("currentRev", &file.rev)
                 .fact("currentSize", file.size)
@@ -154,7 +176,10 @@ impl Shared {
 
 /// Whether the commit may have happened in spite of the fault.
 fn is_unclear(fault: &Fault) -> bool {
-    let gone = matches!(fault.reason(), Reason::UploadNotFound | Reason::UploadClosed | Reason::PathConflict | Reason::RevisionConflict);
+    let gone = matches!(
+        fault.reason(),
+        Reason::UploadNotFound | Reason::UploadClosed | Reason::PathConflict | Reason::RevisionConflict
+    );
     matches!(
         fault.reason(),
         Reason::OutcomeUnknown | Reason::DropboxUnavailable | Reason::UpstreamTimeout | Reason::DropboxProtocol

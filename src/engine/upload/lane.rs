@@ -56,7 +56,10 @@ pub(super) struct Plan {
 enum Command {
     Append(Part, OwnedSemaphorePermit),
     /// The last request of the session; its tail may be empty.
-    Close { tail: Option<Part>, size: u64 },
+    Close {
+        tail: Option<Part>,
+        size: u64,
+    },
     Settle,
 }
 
@@ -230,7 +233,9 @@ impl Driver {
                 Some(_) => {
                     return Err(Fault::new(
                         Reason::ContentHashMismatch,
-                        format!("the bytes at {offset} are not the ones sent before: the source changed; start a new upload"),
+                        format!(
+                            "the bytes at {offset} are not the ones sent before: the source changed; start a new upload"
+                        ),
                     )
                     .fact("offset", offset));
                 }
@@ -356,7 +361,8 @@ impl Append {
                 _ => return Err(fault),
             }
         }
-        Err(Fault::new(Reason::DropboxUnavailable, "Dropbox does not take the bytes at their offset").retry_after(limits::BUSY_RETRY))
+        Err(Fault::new(Reason::DropboxUnavailable, "Dropbox does not take the bytes at their offset")
+            .retry_after(limits::BUSY_RETRY))
     }
 }
 

@@ -14,7 +14,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dropbox_sdk::files::{FileMetadata, UploadSessionAppendArg, UploadSessionCursor, UploadSessionStartArg, UploadSessionType};
+use dropbox_sdk::files::{
+    FileMetadata, UploadSessionAppendArg, UploadSessionCursor, UploadSessionStartArg, UploadSessionType,
+};
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -88,9 +90,17 @@ pub enum Opening {
 /// How a stream ended well.
 #[derive(Debug)]
 pub enum Outcome {
-    Committed { settled: Settled, upload_id: Option<String> },
-    /// Half-closed without `finish`: nothing is committed. No `upload_id`: nothing is kept either.
-    Open { upload_id: Option<String>, persisted: u64 },
+    Committed {
+        settled: Settled,
+        upload_id: Option<String>,
+    },
+    /// Half-closed without `finish`: nothing is committed. No `upload_id`: nothing is kept either. `closed`: every byte is
+    /// there and only the commit is missing.
+    Open {
+        upload_id: Option<String>,
+        persisted: u64,
+        closed: bool,
+    },
 }
 
 /// A committed file and the proof.
@@ -209,8 +219,15 @@ impl Uploads {
     }
 
     /// Makes a session ahead of the bytes: a concurrent one where parallel appends will be used.
-    pub async fn start(&self, caller: &Caller, account: &Account<'_>, spec: UploadSpec, context: Vec<u8>) -> Result<Started> {
-        let parallel = spec.parallel_appends != 1 && spec.total_size.is_some_and(|size| size >= limits::PARALLEL_FROM_BYTES);
+    pub async fn start(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: UploadSpec,
+        context: Vec<u8>,
+    ) -> Result<Started> {
+        let parallel =
+            spec.parallel_appends != 1 && spec.total_size.is_some_and(|size| size >= limits::PARALLEL_FROM_BYTES);
         let record = self.0.open_session(caller, account, spec, context, parallel).await?;
         self.0.release(&record).await;
         Ok(Started { upload_id: record.upload_id, expires_at: record.handle.expires_at() })
@@ -249,7 +266,17 @@ impl Uploads {
     /// # Errors
     /// The upload rows of the error table. Where the upload can be resumed the fault carries `uploadId` and
     /// `persistedOffset`.
-    pub async fn run<S>(&self, caller: &Caller, account: &Account<'_>, opening: Opening, frames: S, progress: watch::Sender<Progress>) -> Result<Outcome>
+    ///
+    /// `finish_ends_stream`: the caller half-closes behind `finish`, so a frame behind it is always found.
+    pub async fn run<S>(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        opening: Opening,
+        frames: S,
+        progress: watch::Sender<Progress>,
+        finish_ends_stream: bool,
+    ) -> Result<Outcome>
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
@@ -261,16 +288,24 @@ impl Uploads {
             Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress),
             Opening::Resume(upload_id) => match Run::resume(shared, caller, account, &upload_id, progress).await? {
                 Resumed::Stream(run) => *run,
-                Resumed::Closed { record, whole } => return shared.only_finish(caller, account, *record, whole, frames).await,
-                Resumed::Done(settled) => return Ok(Outcome::Committed { settled: *settled, upload_id: Some(upload_id) }),
+                Resumed::Closed { record, whole } => {
+                    return shared.only_finish(caller, account, *record, whole, frames).await;
+                }
+                Resumed::Done(settled) => {
+                    return Ok(Outcome::Committed { settled: *settled, upload_id: Some(upload_id) });
+                }
             },
         };
+        run.finish_ends_stream = finish_ends_stream;
         let outcome = run.stream(frames).await;
         let outcome = outcome.map_err(|fault| run.positioned(fault));
         match outcome {
-            Ok(Outcome::Open { upload_id, persisted }) if shared.draining.is_cancelled() => {
+            Ok(Outcome::Open { upload_id, persisted, .. }) if shared.draining.is_cancelled() => {
                 let fault = Fault::new(Reason::ServerDraining, "the server is going down; resume the upload elsewhere");
-                Err(run.positioned(fault.retry_after(Duration::ZERO)).fact("persistedOffset", persisted).fact_if("uploadId", upload_id))
+                Err(run
+                    .positioned(fault.retry_after(Duration::ZERO))
+                    .fact("persistedOffset", persisted)
+                    .fact_if("uploadId", upload_id))
             }
             outcome => outcome,
         }
@@ -291,6 +326,7 @@ struct Run<'a> {
     beyond: Vec<Piece>,
     progress: watch::Sender<Progress>,
     taken_over: CancellationToken,
+    finish_ends_stream: bool,
 }
 
 enum Resumed<'a> {
@@ -300,7 +336,14 @@ enum Resumed<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn begin(shared: &'a Arc<Shared>, caller: &'a Caller, account: &'a Account<'a>, spec: UploadSpec, context: Vec<u8>, progress: watch::Sender<Progress>) -> Run<'a> {
+    fn begin(
+        shared: &'a Arc<Shared>,
+        caller: &'a Caller,
+        account: &'a Account<'a>,
+        spec: UploadSpec,
+        context: Vec<u8>,
+        progress: watch::Sender<Progress>,
+    ) -> Run<'a> {
         progress.send_modify(|progress| progress.accepted = true);
         Run {
             shared,
@@ -315,10 +358,17 @@ impl<'a> Run<'a> {
             beyond: Vec::new(),
             progress,
             taken_over: CancellationToken::new(),
+            finish_ends_stream: true,
         }
     }
 
-    async fn resume(shared: &'a Arc<Shared>, caller: &'a Caller, account: &'a Account<'a>, upload_id: &str, progress: watch::Sender<Progress>) -> Result<Resumed<'a>> {
+    async fn resume(
+        shared: &'a Arc<Shared>,
+        caller: &'a Caller,
+        account: &'a Account<'a>,
+        upload_id: &str,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Resumed<'a>> {
         let handle = shared.open_handle(&account.owner, upload_id)?;
         let taken_over = shared.take_over(&handle.id);
         let (record, mut standing) = shared.claim(handle, upload_id).await?;
@@ -337,7 +387,12 @@ impl<'a> Run<'a> {
             }
             Standing::Open { prefix, digests, beyond } => {
                 progress.send_modify(|progress| {
-                    *progress = Progress { upload_id: Some(upload_id.into()), accepted: true, received: prefix, persisted: prefix };
+                    *progress = Progress {
+                        upload_id: Some(upload_id.into()),
+                        accepted: true,
+                        received: prefix,
+                        persisted: prefix,
+                    };
                 });
                 let mut run = Run::begin(shared, caller, account, spec, Vec::new(), progress);
                 run.record = Some(record);
@@ -391,7 +446,7 @@ impl<'a> Run<'a> {
                     self.push(part, None).await?;
                 }
                 let persisted = self.settle().await?;
-                Ok(Outcome::Open { upload_id: self.upload_id(), persisted })
+                Ok(Outcome::Open { upload_id: self.upload_id(), persisted, closed: false })
             }
             Closing::Commit { hash, size, expected } => self.commit(last, Whole { size, hash, expected }).await,
         }
@@ -438,7 +493,8 @@ impl<'a> Run<'a> {
             let small = self.spec.total_size.is_some_and(|size| size < limits::PARALLEL_FROM_BYTES);
             let parallel = self.spec.parallel_appends != 1 && !small;
             let context = std::mem::take(&mut self.context);
-            let record = self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
+            let record =
+                self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
             self.taken_over = self.shared.take_over(&record.handle.id);
             let upload_id = record.upload_id.clone();
             self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
@@ -510,6 +566,7 @@ impl<'a> Run<'a> {
             declared_hash,
             resumed: self.record.is_some(),
             idle_max: self.shared.settings.idle,
+            finish_ends_stream: self.finish_ends_stream,
             ..Rules::default()
         })
     }
@@ -521,12 +578,14 @@ impl<'a> Run<'a> {
     /// What the caller needs to go on: only a failure that leaves the upload whole carries it.
     fn positioned(&self, fault: Fault) -> Fault {
         let Some(record) = &self.record else { return fault };
-        let spoilt = matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
+        let spoilt =
+            matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
         if spoilt || fault.get("uploadId").is_some() {
             return fault;
         }
         let persisted = self.progress.borrow().persisted;
-        let fault = if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };
+        let fault =
+            if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };
         fault.fact("uploadId", &record.upload_id)
     }
 }
@@ -541,12 +600,20 @@ impl Shared {
     }
 
     /// A session at Dropbox, its row and its handle.
-    async fn open_session(&self, caller: &Caller, account: &Account<'_>, spec: UploadSpec, context: Vec<u8>, parallel: bool) -> Result<Record> {
+    async fn open_session(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: UploadSpec,
+        context: Vec<u8>,
+        parallel: bool,
+    ) -> Result<Record> {
         let expires = lane::expiry(self.clock.now());
         let mut arg = UploadSessionStartArg::default();
         arg.session_type = Some(if parallel { UploadSessionType::Concurrent } else { UploadSessionType::Sequential });
         let session = caller.upload(&routes::UPLOAD_SESSION_START, &arg, &[]).await?.value.session_id;
-        let sealed_spec = serde_json::to_vec(&spec).map_err(|error| Fault::bug("a spec could not be encoded").source(error))?;
+        let sealed_spec =
+            serde_json::to_vec(&spec).map_err(|error| Fault::bug("a spec could not be encoded").source(error))?;
         let new = NewUpload {
             owner_uid: account.owner.uid,
             session: Some(&session),
@@ -599,18 +666,27 @@ impl Shared {
             (Reason::UploadNotFound, _) => {
                 let whole = whole_of(&handle.spec, handle.spec.total_size.unwrap_or_default(), None);
                 let settled = self.look(caller, &handle.spec, whole).await;
-                settled.map(|settled| Standing::Committed(Box::new(settled))).ok_or_else(|| not_found(upload_id, "expired"))
+                settled
+                    .map(|settled| Standing::Committed(Box::new(settled)))
+                    .ok_or_else(|| not_found(upload_id, "expired"))
             }
             _ => Err(fault),
         }
     }
 
     /// A stream on an upload whose bytes are all there: it can only finish it.
-    async fn only_finish<S>(&self, caller: &Caller, account: &Account<'_>, record: Record, mut whole: Whole, mut frames: S) -> Result<Outcome>
+    async fn only_finish<S>(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        record: Record,
+        mut whole: Whole,
+        mut frames: S,
+    ) -> Result<Outcome>
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
-        let open = Outcome::Open { upload_id: Some(record.upload_id.clone()), persisted: whole.size };
+        let open = Outcome::Open { upload_id: Some(record.upload_id.clone()), persisted: whole.size, closed: true };
         let outcome = loop {
             match frames.next().await {
                 None => break Ok(open),
@@ -625,18 +701,26 @@ impl Shared {
                 Some(Ok(Frame::Finish { content_hash, size })) => {
                     if size.is_some_and(|size| size != whole.size) {
                         let text = format!("total_size differs from the {} bytes of the upload", whole.size);
-                        break Err(Fault::new(Reason::SizeMismatch, text).violation("finish.total_size", "MISMATCH", "not the bytes sent"));
+                        break Err(Fault::new(Reason::SizeMismatch, text).violation(
+                            "finish.total_size",
+                            "MISMATCH",
+                            "not the bytes sent",
+                        ));
                     }
                     whole.expected = content_hash.or(whole.expected);
                     if let (Some(own), Some(expected)) = (whole.hash, whole.expected)
                         && own != expected
                     {
-                        break Err(Fault::new(Reason::ContentHashMismatch, "the upload's bytes are not the ones the hash names")
-                            .fact("expectedContentHash", expected)
-                            .fact("computedContentHash", own));
+                        break Err(Fault::new(
+                            Reason::ContentHashMismatch,
+                            "the upload's bytes are not the ones the hash names",
+                        )
+                        .fact("expectedContentHash", expected)
+                        .fact("computedContentHash", own));
                     }
                     let settled = self.finish(caller, account, &record, whole).await;
-                    break settled.map(|settled| Outcome::Committed { settled, upload_id: Some(record.upload_id.clone()) });
+                    break settled
+                        .map(|settled| Outcome::Committed { settled, upload_id: Some(record.upload_id.clone()) });
                 }
             }
         };

@@ -47,9 +47,16 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) enum Standing {
     /// Bytes up to `prefix` are there. `digests`: of the blocks below `prefix`; `None` where no row tells.
-    Open { prefix: u64, digests: Option<Vec<BlockDigest>>, beyond: Vec<Piece> },
+    Open {
+        prefix: u64,
+        digests: Option<Vec<BlockDigest>>,
+        beyond: Vec<Piece>,
+    },
     /// All bytes are there, the session is closed, nothing is committed as far as we know.
-    Ready { size: u64, digests: Option<Vec<BlockDigest>> },
+    Ready {
+        size: u64,
+        digests: Option<Vec<BlockDigest>>,
+    },
     Committed(Box<Settled>),
 }
 
