@@ -210,3 +210,5 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// After an early answer the rest of the request is read and dropped, this long or this many messages.
 pub const READ_ON: Duration = Duration::from_secs(1);
 pub const READ_ON_MESSAGES: usize = 16;
+/// Uploads that wait to be let in, per process; over it they are told to come back.
+pub const UPLOAD_QUEUE_MAX: usize = 4096;
