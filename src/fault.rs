@@ -71,6 +71,7 @@ reasons! {
     DuplicatePaths, "DUPLICATE_PATHS", "name each path once and do not nest them";
     EmailUnverified, "EMAIL_UNVERIFIED", "verify the e-mail address of the Dropbox account";
     EncryptedFolder, "ENCRYPTED_FOLDER", "use a folder without end-to-end encryption";
+    EtagMismatch, "ETAG_MISMATCH", "read the application parameter again and repeat the change with its etag";
     ExportFormat, "EXPORT_FORMAT", "ask for one of the item's export formats";
     ExtractionFailed, "EXTRACTION_FAILED", "use another source file";
     ExtractionUnsupported, "EXTRACTION_UNSUPPORTED", "use a format this extraction supports";
@@ -158,6 +159,7 @@ reasons! {
     SharingPolicy, "SHARING_POLICY", "see rule for the policy that prevents it";
     SizeMismatch, "SIZE_MISMATCH", "send exactly total_size bytes";
     StoreNotConfigured, "STORE_NOT_CONFIGURED", "configure a store";
+    StoreUnavailable, "STORE_UNAVAILABLE", "wait for the delay and call again; the connector's store does not answer";
     SyncSettings, "SYNC_SETTINGS", "correct the sync settings";
     TagLimit, "TAG_LIMIT", "remove tags first";
     TeamFolderLimit, "TEAM_FOLDER_LIMIT", "archive or delete team folders";
@@ -237,6 +239,15 @@ impl Fault {
     pub fn fact(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.facts.insert(key, value.to_string());
         self
+    }
+
+    /// A fact, where there is one to tell.
+    #[must_use]
+    pub fn fact_if(self, key: &'static str, value: Option<impl fmt::Display>) -> Self {
+        match value {
+            Some(value) => self.fact(key, value),
+            None => self,
+        }
     }
 
     #[must_use]

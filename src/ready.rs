@@ -1,1 +1,133 @@
-//! (to be written)
+//! The facts behind health: one `watch` that store, keys, loading and drain write and that gRPC health, HTTP ready and
+//! metrics read. Dropbox being away is no fact here: it would unroute processes for what they cannot fix.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// What readiness depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// The store answers, reads and writes.
+    pub store: bool,
+    /// The sealing key is usable.
+    pub keys: bool,
+    /// Everything needed at start is loaded and the ports are bound.
+    pub loaded: bool,
+    /// The process is going down.
+    pub draining: bool,
+}
+
+/// The shared handle. Starts as not loaded, with store and keys taken to be well.
+#[derive(Debug, Clone)]
+pub struct Ready(Arc<watch::Sender<Facts>>);
+
+impl Facts {
+    pub fn is_ready(&self) -> bool {
+        self.why().is_empty()
+    }
+
+    /// What stands in the way, in words for an operator; empty when ready.
+    pub fn why(&self) -> Vec<&'static str> {
+        let mut why = Vec::new();
+        if !self.loaded {
+            why.push("not yet loaded");
+        }
+        if !self.store {
+            why.push("the store does not answer");
+        }
+        if !self.keys {
+            why.push("the sealing key is not usable");
+        }
+        if self.draining {
+            why.push("draining");
+        }
+        why
+    }
+}
+
+impl Default for Ready {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ready {
+    pub fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(Facts { store: true, keys: true, loaded: false, draining: false })))
+    }
+
+    pub fn set_store(&self, answers: bool) {
+        self.set(|facts| facts.store = answers);
+    }
+
+    pub fn set_keys(&self, usable: bool) {
+        self.set(|facts| facts.keys = usable);
+    }
+
+    pub fn set_loaded(&self) {
+        self.set(|facts| facts.loaded = true);
+    }
+
+    /// There is no way back: a draining process ends.
+    pub fn set_draining(&self) {
+        self.set(|facts| facts.draining = true);
+    }
+
+    /// Sees every later change; the present facts count as seen.
+    pub fn subscribe(&self) -> watch::Receiver<Facts> {
+        self.0.subscribe()
+    }
+
+    pub fn facts(&self) -> Facts {
+        *self.0.borrow()
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.facts().is_ready()
+    }
+
+    /// What stands in the way; empty when ready.
+    pub fn why(&self) -> Vec<&'static str> {
+        self.facts().why()
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Facts)) {
+        self.0.send_if_modified(|facts| {
+            let before = *facts;
+            change(facts);
+            *facts != before
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_needs_every_fact_and_says_which_is_missing() {
+        let ready = Ready::new();
+        assert_eq!(ready.why(), ["not yet loaded"]);
+        ready.set_loaded();
+        assert!(ready.is_ready());
+        ready.set_store(false);
+        ready.set_keys(false);
+        assert_eq!(ready.why(), ["the store does not answer", "the sealing key is not usable"]);
+        ready.set_store(true);
+        ready.set_keys(true);
+        assert!(ready.is_ready());
+        ready.set_draining();
+        assert_eq!(ready.why(), ["draining"]);
+    }
+
+    #[test]
+    fn only_a_change_wakes_subscribers() {
+        let ready = Ready::new();
+        let watch = ready.subscribe();
+        ready.set_store(true);
+        assert!(!watch.has_changed().expect("the sender lives"));
+        ready.set_store(false);
+        assert!(watch.has_changed().expect("the sender lives"));
+    }
+}

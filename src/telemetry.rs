@@ -53,6 +53,7 @@ names! {
     TRANSFER_BYTES = Counter "dropboxconnector.transfer.bytes" Bytes: "Bytes of content moved, by direction.";
     TRANSFER_ACTIVE = Gauge "dropboxconnector.transfer.active" Count: "Transfers under way, by direction.";
     TRANSFER_RESUMED = Counter "dropboxconnector.transfer.resumed" Count: "Transfers taken up again after a break, by direction.";
+    TRANSFER_UNRECORDED = Counter "dropboxconnector.transfer.unrecorded" Count: "Acknowledged pieces of uploads that the store did not take; after a break they are sent again.";
     BUFFER_BYTES = Gauge "dropboxconnector.buffer.bytes" Bytes: "Memory of the block budget in use.";
     OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
     HEALTH_STATUS = Gauge "dropboxconnector.health.status" Count: "1 while the named service is serving.";

@@ -44,6 +44,7 @@ struct Shared {
     lane: Arc<Lane>,
     account: AccountKey,
     act_as: Option<ActAs>,
+    root: Option<Root>,
     path_root: Option<HeaderValue>,
     timeouts: Timeouts,
 }
@@ -96,9 +97,14 @@ impl Caller {
         timeouts: Timeouts,
     ) -> Caller {
         let lane = transport.pace.lane(&account);
-        let path_root = root.map(|root| header::path_root(&root).expect("escaped JSON is a header value"));
-        let shared = Shared { transport, tokens, lane, account, act_as, path_root, timeouts };
+        let path_root = root.as_ref().map(|root| header::path_root(root).expect("escaped JSON is a header value"));
+        let shared = Shared { transport, tokens, lane, account, act_as, root, path_root, timeouts };
         Caller { shared: Arc::new(shared), deadline }
+    }
+
+    /// What paths of this call are relative to, where that is not the account's home.
+    pub fn root(&self) -> Option<&Root> {
+        self.shared.root.as_ref()
     }
 
     pub fn deadline(&self) -> Option<Instant> {

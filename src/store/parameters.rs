@@ -1,0 +1,512 @@
+//! Application parameters: created, read, changed by compare-and-set on the etag, linked, resealed.
+//! Every change also takes the next number in `parameter_changes`, which every process follows.
+
+use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
+use std::{sync::Arc, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store, millis, millis_of, time, unavailable};
+use crate::{
+    fault::{Fault, Reason, Result},
+    limits::REPLICA_SILENCE_MAX,
+    seal::{KeyRing, Unsealable},
+    secret::Secret,
+};
+
+/// What an update does with `app_secret`.
+#[derive(Debug)]
+pub enum SecretChange {
+    Keep,
+    Set(Option<Secret<String>>),
+}
+
+/// What linking an account brings.
+#[derive(Debug)]
+pub struct Linked {
+    pub grant: Grant,
+    pub granted_scopes: Vec<String>,
+    pub account: Option<Account>,
+    /// The bearer that came with the proof that the grant works.
+    pub bearer: Option<(Secret<String>, Option<SystemTime>)>,
+}
+
+/// What a rotation found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rotation {
+    pub parameters: u64,
+    /// Columns sealed anew.
+    pub resealed: u64,
+    /// Columns that the sealing key had sealed already.
+    pub current: u64,
+    /// Columns that changed while they were resealed; their writer used the sealing key.
+    pub changed_meanwhile: u64,
+    /// Columns whose key is gone.
+    pub lost: u64,
+}
+
+/// One parameter changed, was created or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub seq: i64,
+    pub id: ParameterId,
+    pub uid: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum GrantColumn {
+    RefreshToken(String),
+    AccessToken { token: String, expires_at: Option<i64> },
+}
+
+pub(super) const APP_SECRET: &str = "app_secret_sealed";
+pub(super) const GRANT: &str = "grant_sealed";
+pub(super) const BEARER: &str = "bearer_sealed";
+
+const SELECT: &str = "SELECT * FROM application_parameters WHERE id = $1";
+
+impl Store {
+    /// # Errors
+    /// `APPLICATION_PARAMETER_EXISTS`, `INVALID_FIELD`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
+    pub async fn create_parameters(
+        &self,
+        id: &ParameterId,
+        settings: Settings,
+        app_secret: Option<Secret<String>>,
+    ) -> Result<Parameters> {
+        self.require_writable()?;
+        settings.check()?;
+        let (uid, now) = (uuid::Uuid::new_v4().simple().to_string(), self.now_millis());
+        let mut tx = self.begin(&self.0.durable).await?;
+        let created = sqlx::query(
+            "INSERT INTO application_parameters (id, uid, etag, group_name, settings, app_secret_sealed, created_at, updated_at)
+             VALUES ($1, $2, 1, $3, $4, $5, $6, $6) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(id.as_str())
+        .bind(&uid)
+        .bind(&settings.group)
+        .bind(json(&settings)?)
+        .bind(app_secret.map(|secret| self.seal_column(&uid, APP_SECRET, secret.reveal().as_bytes())))
+        .bind(now)
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        if created.rows_affected() == 0 {
+            return Err(Fault::new(
+                Reason::ApplicationParameterExists,
+                format!("application parameter {id} exists already"),
+            )
+            .resource("application_parameter", id.as_str()));
+        }
+        self.finish_change(tx, id, &uid).await
+    }
+
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn parameters(&self, id: &ParameterId) -> Result<Option<Parameters>> {
+        if let Some(file) = &self.0.file {
+            return Ok(file.get(id));
+        }
+        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(&self.0.readers).await.map_err(unavailable)?;
+        row.map(|row| self.parameters_of(&row)).transpose()
+    }
+
+    /// In the order of ids, from the one behind `after` on. An empty `group` is every group.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn list_parameters(
+        &self,
+        group: &str,
+        after: Option<&ParameterId>,
+        limit: u32,
+    ) -> Result<Vec<Parameters>> {
+        let after = after.map_or("", ParameterId::as_str);
+        if let Some(file) = &self.0.file {
+            return Ok(file.list(group, after, limit as usize));
+        }
+        let rows = sqlx::query(
+            "SELECT * FROM application_parameters WHERE id > $1 AND ($2 = '' OR group_name = $2) ORDER BY id LIMIT $3",
+        )
+        .bind(after)
+        .bind(group)
+        .bind(i64::from(limit))
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(unavailable)?;
+        rows.iter().map(|row| self.parameters_of(row)).collect()
+    }
+
+    /// Changes settings in one step, so that two administrators never undo each other; with an etag only if nobody changed
+    /// it since. Another app key or account kind ends the link: a grant belongs to one app.
+    ///
+    /// # Errors
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `ETAG_MISMATCH`, `INVALID_FIELD`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`, and
+    /// whatever `edit` fails with.
+    pub async fn update_parameters(
+        &self,
+        id: &ParameterId,
+        etag: Option<i64>,
+        app_secret: SecretChange,
+        edit: impl FnOnce(&mut Settings) -> Result<()> + Send,
+    ) -> Result<Parameters> {
+        self.require_writable()?;
+        let mut tx = self.begin(&self.0.durable).await?;
+        let before = self.read_for_change(&mut tx, id, etag).await?;
+        let mut settings = before.settings.clone();
+        edit(&mut settings)?;
+        settings.check()?;
+        sqlx::query(
+            "UPDATE application_parameters SET etag = etag + 1, group_name = $2, settings = $3, updated_at = $4 WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .bind(&settings.group)
+        .bind(json(&settings)?)
+        .bind(self.now_millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        if let SecretChange::Set(secret) = app_secret {
+            sqlx::query("UPDATE application_parameters SET app_secret_sealed = $2 WHERE id = $1")
+                .bind(id.as_str())
+                .bind(secret.map(|secret| self.seal_column(&before.uid, APP_SECRET, secret.reveal().as_bytes())))
+                .execute(&mut *tx)
+                .await
+                .map_err(unavailable)?;
+        }
+        if settings.app_key != before.settings.app_key || settings.account_kind != before.settings.account_kind {
+            sqlx::query(
+                "UPDATE application_parameters SET grant_sealed = NULL, grant_number = grant_number + 1, account = NULL,
+                 granted_scopes = '[]', reauthorization_cause = NULL, bearer_sealed = NULL, bearer_expires_at = NULL
+                 WHERE id = $1",
+            )
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        }
+        self.finish_change(tx, id, &before.uid).await
+    }
+
+    /// # Errors
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `ETAG_MISMATCH`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
+    pub async fn delete_parameters(&self, id: &ParameterId, etag: Option<i64>) -> Result<()> {
+        self.require_writable()?;
+        let mut tx = self.begin(&self.0.durable).await?;
+        let before = self.read_for_change(&mut tx, id, etag).await?;
+        sqlx::query("DELETE FROM application_parameters WHERE id = $1")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        self.note_change(&mut tx, id, &before.uid).await?;
+        tx.commit().await.map_err(unavailable)
+    }
+
+    /// Links an account, or another one. `uid` guards against a parameter deleted and made again meanwhile.
+    ///
+    /// # Errors
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
+    pub async fn set_grant(&self, id: &ParameterId, uid: &str, linked: Linked) -> Result<Parameters> {
+        self.require_writable()?;
+        let grant = match &linked.grant {
+            Grant::Refreshable(token) => GrantColumn::RefreshToken(token.reveal().clone()),
+            Grant::ShortLived { bearer, expires_at } => {
+                GrantColumn::AccessToken { token: bearer.reveal().clone(), expires_at: expires_at.map(millis) }
+            }
+        };
+        let plain = Zeroizing::new(json(&grant)?);
+        // The copy inside `grant` is wiped like every other.
+        let (GrantColumn::RefreshToken(copy) | GrantColumn::AccessToken { token: copy, .. }) = grant;
+        drop(Zeroizing::new(copy));
+        let account = linked.account.as_ref().map(json).transpose()?;
+        let (bearer, bearer_ends) = linked.bearer.map_or((None, None), |(bearer, ends)| (Some(bearer), ends));
+        let mut tx = self.begin(&self.0.durable).await?;
+        let changed = sqlx::query(
+            "UPDATE application_parameters SET etag = etag + 1, grant_sealed = $3, grant_number = grant_number + 1,
+             reauthorization_cause = NULL, granted_scopes = $4, account = $5, bearer_sealed = $6, bearer_expires_at = $7,
+             bearer_generation = bearer_generation + 1, renewing_until = 0, updated_at = $8 WHERE id = $1 AND uid = $2",
+        )
+        .bind(id.as_str())
+        .bind(uid)
+        .bind(self.seal_column(uid, GRANT, plain.as_bytes()))
+        .bind(json(&linked.granted_scopes)?)
+        .bind(account)
+        .bind(bearer.map(|bearer| self.seal_column(uid, BEARER, bearer.reveal().as_bytes())))
+        .bind(bearer_ends.map(millis))
+        .bind(self.now_millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        if changed.rows_affected() == 0 {
+            return Err(not_found(id));
+        }
+        self.finish_change(tx, id, uid).await
+    }
+
+    /// Dropbox refused this grant: every process answers `REAUTHORIZATION_REQUIRED` from now on without asking again.
+    /// False if a newer grant has come meanwhile.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn require_reauthorization(
+        &self,
+        id: &ParameterId,
+        uid: &str,
+        grant_number: i64,
+        cause: &str,
+    ) -> Result<bool> {
+        if let Some(file) = &self.0.file {
+            return Ok(file.require_reauthorization(id, uid, cause));
+        }
+        let mut tx = self.begin(&self.0.durable).await?;
+        let marked = sqlx::query(
+            "UPDATE application_parameters SET reauthorization_cause = $4, etag = etag + 1, bearer_sealed = NULL,
+             bearer_expires_at = NULL, updated_at = $5 WHERE id = $1 AND uid = $2 AND grant_number = $3",
+        )
+        .bind(id.as_str())
+        .bind(uid)
+        .bind(grant_number)
+        .bind(cause)
+        .bind(self.now_millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        if marked.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.note_change(&mut tx, id, uid).await?;
+        tx.commit().await.map_err(unavailable)?;
+        Ok(true)
+    }
+
+    /// Seals with the present sealing key whatever an older one sealed, row by row, by compare-and-set.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` naming `sealing_key_file` while a live process cannot open the new key; `READ_ONLY_STORE`;
+    /// `STORE_UNAVAILABLE`.
+    pub async fn rotate_parameters(&self) -> Result<Rotation> {
+        self.require_writable()?;
+        let sealing = self.0.keys.sealing_key_id();
+        let alive_since = self.now_millis() - millis_of(REPLICA_SILENCE_MAX);
+        let replicas =
+            sqlx::query_as::<_, (String, String)>("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
+                .bind(alive_since)
+                .fetch_all(&self.0.readers)
+                .await
+                .map_err(unavailable)?;
+        if let Some((replica, _)) = replicas.iter().find(|(_, ids)| ids.split(' ').all(|id| id != sealing)) {
+            let text = format!("process {replica} cannot open key {sealing} yet; give it the key first");
+            return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
+        }
+        let mut rotation = Rotation::default();
+        let mut after = String::new();
+        loop {
+            let rows = sqlx::query(
+                "SELECT id, uid, app_secret_sealed, grant_sealed, bearer_sealed FROM application_parameters
+                 WHERE id > $1 ORDER BY id LIMIT $2",
+            )
+            .bind(&after)
+            .bind(ROWS_MAX)
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(unavailable)?;
+            let Some(last) = rows.last() else { return Ok(rotation) };
+            after = last.try_get("id").map_err(unavailable)?;
+            for row in &rows {
+                rotation.parameters += 1;
+                self.reseal(row, &sealing, &mut rotation).await?;
+            }
+        }
+    }
+
+    /// What changed after `after`, in order. A parameters file is looked at again too.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn parameter_changes(&self, after: i64) -> Result<Vec<Change>> {
+        if let Some(file) = &self.0.file {
+            return Ok(file.changes(after, self.0.clock.now()));
+        }
+        let rows = sqlx::query_as::<_, (i64, String, String)>(
+            "SELECT seq, parameter_id, uid FROM parameter_changes WHERE seq > $1 ORDER BY seq LIMIT $2",
+        )
+        .bind(after)
+        .bind(ROWS_MAX)
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(unavailable)?;
+        rows.into_iter().map(|(seq, id, uid)| Ok(Change { seq, id: ParameterId::new(&id)?, uid })).collect()
+    }
+
+    /// Where a process that has cached nothing begins to follow.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn last_parameter_change(&self) -> Result<i64> {
+        let last = sqlx::query_scalar::<_, Option<i64>>("SELECT MAX(seq) FROM parameter_changes");
+        Ok(last.fetch_one(&self.0.readers).await.map_err(unavailable)?.unwrap_or(0))
+    }
+
+    async fn reseal(&self, row: &SqliteRow, sealing: &str, rotation: &mut Rotation) -> Result<()> {
+        const CAS: [(&str, &str); 3] = [
+            (
+                APP_SECRET,
+                "UPDATE application_parameters SET app_secret_sealed = $3 WHERE uid = $1 AND app_secret_sealed = $2",
+            ),
+            (GRANT, "UPDATE application_parameters SET grant_sealed = $3 WHERE uid = $1 AND grant_sealed = $2"),
+            (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
+        ];
+        let uid: String = row.try_get("uid").map_err(unavailable)?;
+        for (column, sql) in CAS {
+            let Some(old) = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)? else { continue };
+            if KeyRing::key_id_of(&old) == Some(sealing) {
+                rotation.current += 1;
+                continue;
+            }
+            let Ok(plain) = self.open_column(&uid, column, &old) else {
+                rotation.lost += 1;
+                continue;
+            };
+            let new = self.seal_column(&uid, column, &plain);
+            let swapped =
+                sqlx::query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.durable).await.map_err(unavailable)?;
+            if swapped.rows_affected() == 1 {
+                rotation.resealed += 1;
+            } else {
+                rotation.changed_meanwhile += 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_for_change(
+        &self,
+        tx: &mut Transaction<'static, Sqlite>,
+        id: &ParameterId,
+        etag: Option<i64>,
+    ) -> Result<Parameters> {
+        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(&mut **tx).await.map_err(unavailable)?;
+        let before = self.parameters_of(&row.ok_or_else(|| not_found(id))?)?;
+        if etag.is_some_and(|etag| etag != before.etag) {
+            return Err(Fault::new(Reason::EtagMismatch, format!("application parameter {id} was changed meanwhile"))
+                .resource("application_parameter", id.as_str())
+                .fact("etag", before.etag));
+        }
+        Ok(before)
+    }
+
+    async fn note_change(&self, tx: &mut Transaction<'static, Sqlite>, id: &ParameterId, uid: &str) -> Result<()> {
+        sqlx::query("INSERT INTO parameter_changes (parameter_id, uid, changed_at) VALUES ($1, $2, $3)")
+            .bind(id.as_str())
+            .bind(uid)
+            .bind(self.now_millis())
+            .execute(&mut **tx)
+            .await
+            .map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// Notes the change, commits, and gives the row as it now is.
+    async fn finish_change(
+        &self,
+        mut tx: Transaction<'static, Sqlite>,
+        id: &ParameterId,
+        uid: &str,
+    ) -> Result<Parameters> {
+        self.note_change(&mut tx, id, uid).await?;
+        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_one(&mut *tx).await.map_err(unavailable)?;
+        let now = self.parameters_of(&row)?;
+        tx.commit().await.map_err(unavailable)?;
+        Ok(now)
+    }
+
+    fn require_writable(&self) -> Result<()> {
+        match &self.0.file {
+            None => Ok(()),
+            Some(_) => Err(Fault::new(
+                Reason::ReadOnlyStore,
+                "application parameters come from a file; change the file, it is read again by itself",
+            )),
+        }
+    }
+
+    pub(super) fn seal_column(&self, uid: &str, column: &str, plain: &[u8]) -> Vec<u8> {
+        self.0.keys.seal("column", &[b"application_parameters", uid.as_bytes(), column.as_bytes()], plain)
+    }
+
+    pub(super) fn open_column(&self, uid: &str, column: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+        self.0.keys.open("column", &[b"application_parameters", uid.as_bytes(), column.as_bytes()], blob)
+    }
+
+    /// A row whose secrets do not open is still shown: it asks for a new grant, and the other rows go on.
+    fn parameters_of(&self, row: &SqliteRow) -> Result<Parameters> {
+        let id: String = row.try_get("id").map_err(unavailable)?;
+        let uid: String = row.try_get("uid").map_err(unavailable)?;
+        let mut cause: Option<String> = row.try_get("reauthorization_cause").map_err(unavailable)?;
+        let mut open = |column: &'static str| -> Result<Option<Zeroizing<Vec<u8>>>> {
+            let Some(blob) = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)? else { return Ok(None) };
+            match self.open_column(&uid, column, &blob) {
+                Ok(plain) => Ok(Some(plain)),
+                Err(error) => {
+                    tracing::error!(parameter = %id, column, ?error, "a sealed column does not open");
+                    cause = Some(match error {
+                        Unsealable::Malformed => "sealed_column_damaged".to_owned(),
+                        Unsealable::KeyRetired { .. } => "sealing_key_retired".to_owned(),
+                    });
+                    Ok(None)
+                }
+            }
+        };
+        let app_secret = open(APP_SECRET)?.map(|plain| secret_text(&plain)).transpose()?;
+        let grant = open(GRANT)?.map(|plain| grant_of(&plain)).transpose()?;
+        let text = |column: &str| row.try_get::<String, _>(column).map_err(unavailable);
+        let number = |column: &str| row.try_get::<i64, _>(column).map_err(unavailable);
+        let account: Option<String> = row.try_get("account").map_err(unavailable)?;
+        Ok(Parameters {
+            settings: from_json(&text("settings")?)?,
+            app_secret,
+            grant,
+            grant_number: number("grant_number")?,
+            reauthorization_cause: cause,
+            granted_scopes: from_json(&text("granted_scopes")?)?,
+            account: account.as_deref().map(from_json::<Account>).transpose()?,
+            created_at: time(number("created_at")?),
+            updated_at: time(number("updated_at")?),
+            etag: number("etag")?,
+            id: ParameterId::new(&id)?,
+            uid: Arc::from(uid),
+        })
+    }
+}
+
+pub(super) fn not_found(id: &ParameterId) -> Fault {
+    Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"))
+        .resource("application_parameter", id.as_str())
+}
+
+pub(super) fn secret_text(plain: &[u8]) -> Result<Secret<String>> {
+    let text = std::str::from_utf8(plain).map_err(|_| Fault::bug("a sealed text is not UTF-8"))?;
+    Ok(Secret::new(text.to_owned()))
+}
+
+fn grant_of(plain: &[u8]) -> Result<Grant> {
+    // serde_json's message may quote what it read, so it is not kept.
+    let column = serde_json::from_slice(plain).map_err(|_| Fault::bug("a sealed grant could not be read"))?;
+    Ok(match column {
+        GrantColumn::RefreshToken(token) => Grant::Refreshable(Secret::new(token)),
+        GrantColumn::AccessToken { token, expires_at } => {
+            Grant::ShortLived { bearer: Secret::new(token), expires_at: expires_at.map(time) }
+        }
+    })
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Fault::bug("a row could not be written").source(error))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Fault::bug("a row of the store could not be read").source(error))
+}

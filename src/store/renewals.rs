@@ -1,0 +1,107 @@
+//! The fleet's last renewal of each bearer, and the lease that keeps two processes from renewing at once. The lease is a
+//! courtesy: Dropbox's refresh tokens do not change and older bearers stay good, so whoever cannot reach the store renews
+//! alone. Parameters from a file have no row: their bearers live in memory only.
+
+use std::time::SystemTime;
+
+use sqlx::Row as _;
+
+use super::{Renewal, Store, millis, millis_of, parameters::BEARER, parameters::secret_text, time, unavailable};
+use crate::{fault::Result, limits::RENEWAL_LEASE, secret::Secret};
+
+impl Store {
+    /// The bearer that some process got last.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn renewal(&self, uid: &str) -> Result<Option<Renewal>> {
+        let row = sqlx::query(
+            "SELECT bearer_sealed, bearer_expires_at, bearer_generation FROM application_parameters WHERE uid = $1",
+        )
+        .bind(uid)
+        .fetch_optional(&self.0.readers)
+        .await
+        .map_err(unavailable)?;
+        let Some(row) = row else { return Ok(None) };
+        let Some(blob) = row.try_get::<Option<Vec<u8>>, _>("bearer_sealed").map_err(unavailable)? else {
+            return Ok(None);
+        };
+        // A bearer that does not open is no loss: the next one is made by the grant.
+        let Ok(plain) = self.open_column(uid, BEARER, &blob) else { return Ok(None) };
+        Ok(Some(Renewal {
+            bearer: secret_text(&plain)?,
+            expires_at: row.try_get::<Option<i64>, _>("bearer_expires_at").map_err(unavailable)?.map(time),
+            generation: row.try_get::<i64, _>("bearer_generation").map_err(unavailable)?.cast_unsigned(),
+        }))
+    }
+
+    /// Takes the row for 15 s; false while another process holds it.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn lease_renewal(&self, uid: &str) -> Result<bool> {
+        if self.0.file.is_some() {
+            return Ok(true);
+        }
+        let now = self.now_millis();
+        let taken = sqlx::query(
+            "UPDATE application_parameters SET renewing_until = $2, renewing_by = $3
+             WHERE uid = $1 AND (renewing_until <= $4 OR renewing_by = $3)",
+        )
+        .bind(uid)
+        .bind(now + millis_of(RENEWAL_LEASE))
+        .bind(&*self.0.replica)
+        .bind(now)
+        .execute(&self.0.quick)
+        .await
+        .map_err(unavailable)?;
+        Ok(taken.rows_affected() == 1)
+    }
+
+    /// Shares a new bearer with the fleet and gives the lease back. Nothing happens if another grant has come meanwhile.
+    /// Gives the generation of the bearer.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn finish_renewal(
+        &self,
+        uid: &str,
+        grant_number: i64,
+        bearer: &Secret<String>,
+        expires_at: Option<SystemTime>,
+    ) -> Result<Option<u64>> {
+        if self.0.file.is_some() {
+            return Ok(None);
+        }
+        let generation = sqlx::query_scalar::<_, i64>(
+            "UPDATE application_parameters SET bearer_sealed = $3, bearer_expires_at = $4,
+             bearer_generation = bearer_generation + 1, renewing_until = 0 WHERE uid = $1 AND grant_number = $2
+             RETURNING bearer_generation",
+        )
+        .bind(uid)
+        .bind(grant_number)
+        .bind(self.seal_column(uid, BEARER, bearer.reveal().as_bytes()))
+        .bind(expires_at.map(millis))
+        .fetch_optional(&self.0.durable)
+        .await
+        .map_err(unavailable)?;
+        Ok(generation.map(i64::cast_unsigned))
+    }
+
+    /// Gives the lease back without a bearer, so that another process may try.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn release_renewal(&self, uid: &str) -> Result<()> {
+        if self.0.file.is_some() {
+            return Ok(());
+        }
+        sqlx::query("UPDATE application_parameters SET renewing_until = 0 WHERE uid = $1 AND renewing_by = $2")
+            .bind(uid)
+            .bind(&*self.0.replica)
+            .execute(&self.0.quick)
+            .await
+            .map_err(unavailable)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! Remembered request ids: the first request under an id runs, its repetitions get its answer for 15 minutes.
+
+use sha2::{Digest as _, Sha256};
+use sqlx::Row as _;
+
+use super::{Store, millis_of, unavailable};
+use crate::{
+    fault::{Fault, Result},
+    limits::{REPLICA_SILENCE_MAX, REQUEST_ID_LIFE},
+};
+
+/// Whose id it is: the same id of another parameter, principal or RPC is another request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestKey<'a> {
+    /// Of the application parameter.
+    pub uid: &'a str,
+    pub principal: &'a str,
+    pub rpc: &'a str,
+    pub request_id: &'a str,
+}
+
+/// What to do with a request that carries an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestTurn {
+    /// The first: run it, then [`Store::finish_request`], whatever comes of it.
+    New,
+    /// The first still runs: ask again.
+    Running,
+    /// The process that ran it is gone and what it did is unknown. It is the caller's now; look before doing it again.
+    Abandoned,
+    /// It was done; these bytes were its answer.
+    Answer(Vec<u8>),
+    /// The id was used for other bytes.
+    Reused,
+}
+
+impl RequestKey<'_> {
+    fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for part in [self.uid, self.principal, self.rpc, self.request_id] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        hex::encode(hasher.finalize())
+    }
+}
+
+impl Store {
+    /// Takes or joins the turn of a request. `digest` is the SHA-256 of the request's bytes.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn begin_request(&self, key: &RequestKey<'_>, digest: &[u8; 32]) -> Result<RequestTurn> {
+        let (key, now) = (key.digest(), self.now_millis());
+        let mut tx = self.begin(&self.0.durable).await?;
+        let row = sqlx::query(
+            "SELECT r.request_digest, r.replica, r.answer_sealed, p.heartbeat_at FROM remembered_requests r
+             LEFT JOIN replicas p ON p.id = r.replica WHERE r.request_key = $1 AND r.expires_at > $2",
+        )
+        .bind(&key)
+        .bind(now)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        let turn = match row {
+            None => RequestTurn::New,
+            Some(row) => {
+                let first: Vec<u8> = row.try_get("request_digest").map_err(unavailable)?;
+                let answer: Option<Vec<u8>> = row.try_get("answer_sealed").map_err(unavailable)?;
+                let replica: String = row.try_get("replica").map_err(unavailable)?;
+                let heartbeat: Option<i64> = row.try_get("heartbeat_at").map_err(unavailable)?;
+                let alive = *replica == *self.0.replica
+                    || heartbeat.is_some_and(|at| at > now - millis_of(REPLICA_SILENCE_MAX));
+                if first != digest {
+                    return Ok(RequestTurn::Reused);
+                }
+                if let Some(sealed) = answer {
+                    let plain = self.0.keys.open("request", &[key.as_bytes()], &sealed);
+                    let plain = plain.map_err(|_| Fault::bug("a remembered answer does not open"))?;
+                    return Ok(RequestTurn::Answer(plain.to_vec()));
+                }
+                if alive {
+                    return Ok(RequestTurn::Running);
+                }
+                RequestTurn::Abandoned
+            }
+        };
+        sqlx::query(
+            "INSERT INTO remembered_requests (request_key, request_digest, replica, expires_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (request_key) DO UPDATE SET request_digest = excluded.request_digest, replica = excluded.replica,
+             answer_sealed = NULL, expires_at = excluded.expires_at",
+        )
+        .bind(&key)
+        .bind(digest.as_slice())
+        .bind(&*self.0.replica)
+        .bind(now + millis_of(REQUEST_ID_LIFE))
+        .execute(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)?;
+        Ok(turn)
+    }
+
+    /// Keeps the answer for 15 minutes from now, or forgets the request (`None`): answers that may be tried again.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn finish_request(&self, key: &RequestKey<'_>, answer: Option<&[u8]>) -> Result<()> {
+        let key = key.digest();
+        let done = match answer {
+            Some(answer) => {
+                sqlx::query("UPDATE remembered_requests SET answer_sealed = $3, expires_at = $4 WHERE request_key = $1 AND replica = $2")
+                    .bind(&key)
+                    .bind(&*self.0.replica)
+                    .bind(self.0.keys.seal("request", &[key.as_bytes()], answer))
+                    .bind(self.now_millis() + millis_of(REQUEST_ID_LIFE))
+                    .execute(&self.0.durable)
+                    .await
+            }
+            None => {
+                sqlx::query("DELETE FROM remembered_requests WHERE request_key = $1 AND replica = $2")
+                    .bind(&key)
+                    .bind(&*self.0.replica)
+                    .execute(&self.0.durable)
+                    .await
+            }
+        };
+        done.map_err(unavailable)?;
+        Ok(())
+    }
+}
