@@ -1,1 +1,189 @@
-//! (to be written)
+//! The wire contract: messages, services and clients generated from `proto/`, and their descriptors.
+
+use std::fmt;
+
+/// Package `dropboxconnector.v1`. Its manual is the comments of the proto files.
+#[allow(clippy::all, missing_debug_implementations, rustdoc::all)]
+pub mod v1 {
+    tonic::include_proto!("dropboxconnector.v1");
+}
+
+/// The encoded `FileDescriptorSet` of `proto/` with its imports and comments, for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dropboxconnector.binpb"));
+
+// Messages that hold a secret print what cannot betray it (build.rs keeps prost from printing them).
+
+impl fmt::Debug for v1::AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessToken").field("expire_time", &self.expire_time).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::ApplicationParameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApplicationParameter")
+            .field("application_parameter_id", &self.application_parameter_id)
+            .field("state", &self.state())
+            .field("etag", &self.etag)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::ImportCredentialsRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImportCredentialsRequest")
+            .field("application_parameter_id", &self.application_parameter_id)
+            .field("credential", &self.credential)
+            .finish()
+    }
+}
+
+impl fmt::Debug for v1::import_credentials_request::Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RefreshToken(_) => f.write_str("RefreshToken(..)"),
+            Self::AccessToken(token) => f.debug_tuple("AccessToken").field(token).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for v1::SharedLinkSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedLinkSettings")
+            .field("audience", &self.audience())
+            .field("access", &self.access())
+            .field("require_password", &self.require_password)
+            .field("expire_time", &self.expire_time)
+            .field("allow_download", &self.allow_download)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A shared link opens to whoever has it: its url is a secret, too.
+impl fmt::Debug for v1::SharedLinkSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedLinkSource").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use prost_types::{FileDescriptorProto, FileDescriptorSet};
+
+    use super::*;
+    use crate::fault::Reason;
+
+    fn ours() -> Vec<FileDescriptorProto> {
+        let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("a descriptor set");
+        set.file.into_iter().filter(|file| file.package() == "dropboxconnector.v1").collect()
+    }
+
+    /// `(name, comment)` of every RPC.
+    fn rpcs() -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for file in ours() {
+            let source = file.source_code_info.as_ref().expect("source info");
+            for (s, service) in file.service.iter().enumerate() {
+                for (m, method) in service.method.iter().enumerate() {
+                    let path = [6, s as i32, 2, m as i32];
+                    let location = source.location.iter().find(|at| at.path == path).expect("a location");
+                    found.push((method.name().to_owned(), location.leading_comments().to_owned()));
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_reason_of_a_fault_is_a_value_of_the_proto_and_the_other_way_round() {
+        let file = ours().into_iter().find(|file| file.name().ends_with("errors.proto")).expect("errors.proto");
+        let mut wire: Vec<_> = file.enum_type[0].value.iter().map(|value| value.name().to_owned()).collect();
+        let mut inside: Vec<_> = Reason::ALL.iter().map(|reason| format!("ERROR_REASON_{}", reason.name())).collect();
+        inside.push("ERROR_REASON_UNSPECIFIED".to_owned());
+        wire.sort();
+        inside.sort();
+        assert_eq!(wire, inside);
+    }
+
+    #[test]
+    fn every_rpc_comment_ends_with_errors_retry_scopes_and_routes_in_that_order() {
+        let rpcs = rpcs();
+        assert_eq!(rpcs.len(), 27);
+        for (name, comment) in rpcs {
+            let at: Vec<_> = ["\n *Errors*:", "\n *Retry*:", "\n *Scopes*:", "\n *Dropbox routes*:"]
+                .iter()
+                .map(|heading| comment.find(heading).unwrap_or_else(|| panic!("{name} lacks {heading}")))
+                .collect();
+            assert!(at.is_sorted(), "{name}: {at:?}");
+        }
+    }
+
+    #[test]
+    fn every_reason_an_rpc_comment_names_exists() {
+        let known: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        for (name, comment) in rpcs() {
+            let errors =
+                comment.split("*Errors*:").nth(1).and_then(|rest| rest.split("*Retry*:").next()).expect("errors");
+            for quoted in errors.split('`').skip(1).step_by(2) {
+                let reason = quoted.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                assert!(!reason || known.contains(&quoted), "{name} names {quoted}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_data_request_but_the_servers_own_begins_with_parameter_and_context() {
+        for file in ours() {
+            for message in file.message_type.iter().filter(|message| message.name().ends_with("Request")) {
+                let admin = file.name().ends_with("admin.proto");
+                if admin || message.name() == "GetServerInfoRequest" {
+                    continue;
+                }
+                let field =
+                    |number| message.field.iter().find(|field| field.number() == number).map(|field| field.name());
+                assert_eq!(field(1), Some("application_parameter_id"), "{}", message.name());
+                assert_eq!(field(2), Some("context"), "{}", message.name());
+            }
+        }
+    }
+
+    #[test]
+    fn no_secret_of_a_request_shows_in_its_debug() {
+        let parameter = v1::ApplicationParameter { app_secret: "s3cret".into(), ..Default::default() };
+        let token = v1::AccessToken { token: "s3cret".into(), expire_time: None };
+        let settings = v1::SharedLinkSettings { password: "s3cret".into(), ..Default::default() };
+        let source = v1::SharedLinkSource { url: "s3cret".into(), password: "s3cret".into(), ..Default::default() };
+        let printed = [
+            format!(
+                "{:?}",
+                v1::CreateApplicationParameterRequest { application_parameter: Some(parameter), ..Default::default() }
+            ),
+            format!(
+                "{:?}",
+                v1::ImportCredentialsRequest {
+                    credential: Some(v1::import_credentials_request::Credential::AccessToken(token)),
+                    ..Default::default()
+                }
+            ),
+            format!(
+                "{:?}",
+                v1::ImportCredentialsRequest {
+                    credential: Some(v1::import_credentials_request::Credential::RefreshToken("s3cret".into())),
+                    ..Default::default()
+                }
+            ),
+            format!("{:?}", v1::CreateSharedLinkRequest { settings: Some(settings), ..Default::default() }),
+            format!(
+                "{:?}",
+                v1::DownloadFileRequest {
+                    source: Some(v1::download_file_request::Source::SharedLink(source)),
+                    ..Default::default()
+                }
+            ),
+        ];
+        for text in printed {
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+}

@@ -1,1 +1,378 @@
-//! (to be written)
+//! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
+//! Ports are bound only after the configuration, the keys and the store have been found good.
+
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::{
+    access::Authenticator,
+    clock::{SharedClock, SystemClock},
+    config::Config,
+    credentials::{Credential, Resolver},
+    dropbox::{Endpoints, Transport},
+    emulator::{self, Emulator},
+    engine::{
+        blocks::Blocks,
+        download::Downloads,
+        gate::Gates,
+        upload::{Settings, Uploads},
+    },
+    fault::Fault,
+    http, limits,
+    ready::Ready,
+    seal::KeyRing,
+    service::{self, Doors},
+    store::{ParameterId, Store},
+    telemetry,
+};
+
+/// The application parameter that `--emulator` makes.
+pub const DEMO_PARAMETER: &str = "demo";
+
+/// A running connector.
+#[derive(Debug)]
+pub struct App {
+    addresses: Addresses,
+    emulator: Option<Emulator>,
+    life: Life,
+    drain_delay: Duration,
+    drain_grace: Duration,
+}
+
+/// Where it listens; port 0 in the configuration becomes the port that was free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    pub data: SocketAddr,
+    pub admin: SocketAddr,
+    pub probe: SocketAddr,
+    pub http: SocketAddr,
+}
+
+/// Why the connector did not start, or did not end well.
+#[derive(Debug)]
+pub enum AppError {
+    /// A setting that cannot be used: its key is named.
+    Config(String),
+    /// An address that cannot be listened on.
+    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    /// The store or the emulator.
+    Start(String),
+    /// Streams that had to be cut when the grace ended.
+    Cut,
+}
+
+impl fmt::Display for AppError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppError::Config(text) | AppError::Start(text) => f.write_str(text),
+            AppError::Listen { key, address, source } => write!(f, "{key}: cannot listen on {address}: {source}"),
+            AppError::Cut => f.write_str("streams were still open when drain_grace ended; they were cut"),
+        }
+    }
+}
+
+impl std::error::Error for AppError {}
+
+/// What runs, and the switches that end it.
+#[derive(Debug)]
+struct Life {
+    ready: Ready,
+    store: Store,
+    uploads: Uploads,
+    /// New calls are refused.
+    refusing: CancellationToken,
+    /// Listeners close; connections are told to go.
+    closing: CancellationToken,
+    /// The probe and HTTP listeners close, background tasks end.
+    ended: CancellationToken,
+    streams: Vec<JoinHandle<()>>,
+    background: TaskTracker,
+}
+
+impl App {
+    /// Builds everything and opens the ports.
+    ///
+    /// # Errors
+    /// A setting, key or store that cannot be used, before any port is bound; a port that is taken.
+    pub async fn start(config: Config) -> Result<App, AppError> {
+        App::start_with(config, Arc::new(SystemClock)).await
+    }
+
+    /// The same by another clock, for tests.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_with(mut config: Config, clock: SharedClock) -> Result<App, AppError> {
+        telemetry::install_metrics().map_err(start_fault)?;
+        let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
+        let keys = match config.emulator {
+            // A first try needs no set-up: the key is made beside the store.
+            true => KeyRing::from_file_or_new(&config.sealing_key_file),
+            false => KeyRing::from_file(&config.sealing_key_file),
+        };
+        let keys = Arc::new(keys.map_err(config_fault)?);
+        let store = Store::open(&config.store_url, keys.clone(), clock.clone()).await.map_err(start_fault)?;
+        let store = match config.parameters_file() {
+            Some(file) => store.with_parameters_file(file).map_err(config_fault)?,
+            None => store,
+        };
+        let bound = Bound::open(&config).await?;
+        let emulator = if config.emulator { Some(start_emulator(&mut config, clock.clone()).await?) } else { None };
+        let transport = Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
+            .map_err(config_fault)?;
+        transport.set_in_flight_max(config.max_requests_per_account);
+        let resolver = Resolver::new(store.clone(), transport, clock.clone());
+        if let Some(emulator) = &emulator {
+            make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
+        }
+        let budget = usize::try_from(config.transfer_buffer_mib * limits::MIB).unwrap_or(usize::MAX);
+        let blocks = Blocks::new(budget, clock.clone());
+        let gates = Arc::new(Gates::new());
+        let settings = Settings {
+            append_bytes: usize::try_from(config.append_mib * limits::MIB).unwrap_or(limits::APPEND_BYTES),
+            open_max: config.max_uploads,
+            idle: config.upload_idle,
+        };
+        let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);
+        let downloads = Downloads::new(config.max_downloads, blocks.clone());
+        let ready = Ready::new();
+        let refusing = CancellationToken::new();
+        let doors = Doors::new(service::Parts {
+            resolver: resolver.clone(),
+            store: store.clone(),
+            uploads: uploads.clone(),
+            downloads,
+            gates,
+            authenticator,
+            ready: ready.clone(),
+            clock: clock.clone(),
+            draining: refusing.clone(),
+            config: config.clone(),
+            started_at: SystemTime::now(),
+        });
+        let mut life = Life {
+            ready: ready.clone(),
+            store: store.clone(),
+            uploads,
+            refusing,
+            closing: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            streams: Vec::new(),
+            background: TaskTracker::new(),
+        };
+        let addresses = bound.addresses()?;
+        life.serve(&config, bound, &doors);
+        life.keep_house(clock, resolver, blocks);
+        ready.set_loaded();
+        Ok(App { addresses, emulator, life, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    pub fn emulator(&self) -> Option<&Emulator> {
+        self.emulator.as_ref()
+    }
+
+    pub fn ready(&self) -> &Ready {
+        &self.life.ready
+    }
+
+    /// Runs until `shutdown` ends, then drains: not ready → wait `drain_delay` → refuse new calls, close the listeners →
+    /// streams end within `drain_grace` → side ports → store.
+    ///
+    /// # Errors
+    /// `Cut` when streams outlived the grace.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        shutdown.await;
+        tracing::info!("draining");
+        self.life.ready.set_draining();
+        tokio::time::sleep(self.drain_delay).await;
+        let ended = self.life.drain(self.drain_grace).await;
+        if let Some(emulator) = self.emulator.take()
+            && let Err(error) = emulator.stop().await
+        {
+            tracing::warn!(%error, "the emulator's state could not be kept");
+        }
+        ended
+    }
+
+    /// Drains at once.
+    ///
+    /// # Errors
+    /// As [`App::run_until`].
+    pub async fn stop(mut self) -> Result<(), AppError> {
+        self.drain_delay = Duration::ZERO;
+        self.run_until(std::future::ready(())).await
+    }
+}
+
+impl Life {
+    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors) {
+        let stream = |routes, listener| {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let serving = server(config, doors).add_routes(routes).serve_with_incoming_shutdown(
+                incoming,
+                self.closing.clone().cancelled_owned(),
+            );
+            tokio::spawn(told("gRPC listener", serving))
+        };
+        self.streams = vec![stream(doors.data(), bound.data), stream(doors.admin(), bound.admin)];
+        let probe = Server::builder().add_routes(doors.probe()).serve_with_incoming_shutdown(
+            TcpIncoming::from(bound.probe).with_nodelay(Some(true)),
+            self.ended.clone().cancelled_owned(),
+        );
+        self.background.spawn(told("probe listener", probe));
+        let side = http::serve(bound.http, self.ready.clone(), self.ended.clone().cancelled_owned());
+        self.background.spawn(told("HTTP listener", side));
+    }
+
+    /// What happens beside the calls: each task ends with the process and harms nobody when it is cut.
+    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks) {
+        let until_end = |work: futures::future::BoxFuture<'static, ()>| {
+            let ended = self.ended.clone();
+            self.background.spawn(async move {
+                tokio::select! {
+                    () = work => {}
+                    () = ended.cancelled() => {}
+                }
+            });
+        };
+        until_end(Box::pin(async move {
+            resolver.follow_changes().await;
+        }));
+        let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
+        let sweeper = clock.clone();
+        until_end(Box::pin(async move {
+            loop {
+                ready.set_store(store.check().await.is_ok());
+                ready.set_keys(keys.reload().is_ok());
+                blocks.trim();
+                metrics::gauge!(telemetry::BUFFER_BYTES).set(blocks.used_bytes() as f64);
+                telemetry::upkeep();
+                clock.sleep(limits::HOUSEKEEPING).await;
+            }
+        }));
+        let store = self.store.clone();
+        until_end(Box::pin(async move {
+            loop {
+                if let Err(fault) = store.sweep().await {
+                    tracing::warn!(%fault, "expired rows could not be swept");
+                }
+                sweeper.sleep(limits::SWEEP).await;
+            }
+        }));
+    }
+
+    async fn drain(self, grace: Duration) -> Result<(), AppError> {
+        self.refusing.cancel();
+        self.closing.cancel();
+        let streams = async {
+            self.uploads.drain().await;
+            futures::future::join_all(self.streams).await;
+        };
+        let ended = tokio::time::timeout(grace, streams).await;
+        self.ended.cancel();
+        self.background.close();
+        let _ = tokio::time::timeout(limits::SIDE_PORT_GRACE, self.background.wait()).await;
+        self.store.close().await;
+        ended.map_err(|_| AppError::Cut)
+    }
+}
+
+/// Listeners, bound before anything is built on them.
+struct Bound {
+    data: TcpListener,
+    admin: TcpListener,
+    probe: TcpListener,
+    http: TcpListener,
+}
+
+impl Bound {
+    async fn open(config: &Config) -> Result<Bound, AppError> {
+        let open = async |key, address: SocketAddr| {
+            TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
+        };
+        Ok(Bound {
+            data: open("data_listen", config.data_listen).await?,
+            admin: open("admin_listen", config.admin_listen).await?,
+            probe: open("probe_listen", config.probe_listen).await?,
+            http: open("http_listen", config.http_listen).await?,
+        })
+    }
+
+    fn addresses(&self) -> Result<Addresses, AppError> {
+        let of = |listener: &TcpListener| listener.local_addr().map_err(|error| AppError::Start(error.to_string()));
+        Ok(Addresses { data: of(&self.data)?, admin: of(&self.admin)?, probe: of(&self.probe)?, http: of(&self.http)? })
+    }
+}
+
+/// HTTP/2 as API-DESIGN d.2 has it; every number stands in `limits` with its reason.
+fn server(config: &Config, doors: &Doors) -> Server<tower::layer::util::Stack<service::GuardLayer, tower::layer::util::Identity>> {
+    Server::builder()
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits::CONCURRENT_STREAMS_MAX)
+        .max_frame_size(limits::FRAME_BYTES_MAX)
+        .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        // Without tonic's grace: with it the GOAWAY is skipped and connections are only cut.
+        .max_connection_age(config.connection_age)
+        .layer(doors.layer())
+}
+
+async fn told<E: fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the {what} broke down");
+    }
+}
+
+async fn start_emulator(config: &mut Config, clock: SharedClock) -> Result<Emulator, AppError> {
+    let options = emulator::Options { clock, ..emulator::Options::default() };
+    let emulator = Emulator::start(options).await.map_err(|error| AppError::Start(error.to_string()))?;
+    let addresses = emulator.addresses();
+    for (url, address) in [
+        (&mut config.dropbox_api_url, &addresses.api),
+        (&mut config.dropbox_content_url, &addresses.content),
+        (&mut config.dropbox_notify_url, &addresses.notify),
+        (&mut config.dropbox_oauth_url, &addresses.www),
+    ] {
+        *url = address.parse().map_err(|_| AppError::Start("the emulator's address is not a url".into()))?;
+    }
+    Ok(emulator)
+}
+
+async fn make_demo_parameter(store: &Store, resolver: &Resolver, emulator: &Emulator) -> Result<(), Fault> {
+    todo!()
+}
+
+fn endpoints(config: &Config) -> Endpoints {
+    Endpoints {
+        api: config.dropbox_api_url.clone(),
+        content: config.dropbox_content_url.clone(),
+        notify: config.dropbox_notify_url.clone(),
+        oauth: config.dropbox_oauth_url.clone(),
+    }
+}
+
+fn config_fault(fault: Fault) -> AppError {
+    AppError::Config(fault.message().to_owned())
+}
+
+fn start_fault(fault: Fault) -> AppError {
+    AppError::Start(fault.to_string())
+}

@@ -241,6 +241,15 @@ impl Fault {
         self
     }
 
+    /// A fact, where there is one to tell.
+    #[must_use]
+    pub fn fact_if(self, key: &'static str, value: Option<impl fmt::Display>) -> Self {
+        match value {
+            Some(value) => self.fact(key, value),
+            None => self,
+        }
+    }
+
     #[must_use]
     pub fn violation(mut self, field: impl Into<String>, reason: &'static str, text: impl Into<String>) -> Self {
         self.0.violations.push(Violation { field: field.into(), reason, description: text.into() });

@@ -36,6 +36,24 @@ pub const PARALLEL_APPENDS_DEFAULT: usize = 5;
 pub const PARALLEL_APPENDS_MAX: u32 = 16;
 /// A stream that sends nothing while the server is reading ends after this, resumable.
 pub const UPLOAD_IDLE: Duration = Duration::from_secs(60);
+/// The block budget is counted in units of this size.
+pub const BUDGET_UNIT_BYTES: usize = 64 * 1024;
+/// A smaller block budget would not let one upload fill a part of two blocks beside its admission.
+pub const BUDGET_BYTES_MIN: usize = 8 * BLOCK_BYTES;
+/// A block that nobody used for this long goes back to the system.
+pub const BLOCK_UNUSED: Duration = Duration::from_secs(30);
+/// An upload that ends within this size keeps its frames as they came and takes no block.
+pub const SMALL_UPLOAD_BYTES: usize = 256 * 1024;
+/// More frames than these are joined in a block even if they are small: each costs bookkeeping of its own.
+pub const SMALL_UPLOAD_FRAMES: usize = 32;
+/// No task hashes more than this without a yield: 150 µs with one lane.
+pub const HASH_STEP_BYTES: usize = 256 * 1024;
+/// While others wait for their first block, an upload must fill at least this much in each `PACE_WINDOW` of the time in
+/// which the server was reading; else a hundred dribbling callers stop the process.
+pub const PACE_BYTES: u64 = 64 * KIB * 30;
+pub const PACE_WINDOW: Duration = Duration::from_secs(30);
+/// When an upload that was too slow for a full process may come back.
+pub const PACE_RETRY: Duration = Duration::from_secs(5);
 /// What is in flight when a caller vanishes is settled within this time.
 pub const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -48,6 +66,12 @@ pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Times a broken body is taken up again before the caller hears of it.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
 
+// ---- filters (API-DESIGN a.2) ----
+
+/// Globs of one list of an `ItemFilter`: all are tried on every item.
+pub const FILTER_GLOBS_MAX: usize = 32;
+pub const FILTER_GLOB_BYTES_MAX: usize = 1024;
+
 // ---- answers ----
 
 /// No unary answer and no stream message is larger: stock clients refuse more than 4 MiB.
@@ -59,7 +83,7 @@ pub const WALK_BATCH_ITEMS_MAX: usize = 500;
 /// Encoded bytes of one `WalkFolder` batch.
 pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-// ---- credentials and store (API-DESIGN a.2, HOUSE 5.3) ----
+// ---- the write gate (API-DESIGN a.3) ----
 
 /// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
 pub const BEARER_RENEW_AHEAD: Duration = Duration::from_secs(5 * 60);
@@ -91,6 +115,28 @@ pub const STORE_READERS: u32 = 4;
 pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 /// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
 pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
+/// A commit with less time than this before its deadline is not sent.
+pub const COMMIT_TIME_MIN: Duration = Duration::from_millis(500);
+/// Idle gates are forgotten when this many are known.
+pub const GATES_SWEEP_AT: usize = 4096;
+/// Mounted folders remembered, per process.
+pub const MOUNTS_KNOWN_MAX: usize = 10_000;
+
+// ---- answers to a full house ----
+
+/// Delay told with `CONNECTOR_BUSY` and with a break that may be tried again.
+pub const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+// ---- upload sessions (HOUSE 5.1) ----
+
+/// Acknowledged pieces are gathered this long into one statement; a SIGKILL loses at most these.
+pub const PIECES_GATHER: Duration = Duration::from_millis(50);
+/// How often a new writer looks whether the former one has stopped.
+pub const RELEASE_POLL: Duration = Duration::from_millis(100);
+/// Turns of one append: a repeat after a damaged body, skips after lost acknowledgements.
+pub const APPEND_TURNS: u32 = 5;
+/// What admission charges an open upload outside blocks: its stream window and one largest message.
+pub const UPLOAD_CHARGE_BYTES: usize = 1024 * 1024 + MESSAGE_BYTES_MAX;
 // ---- dropbox (API-DESIGN d.8, a.11) ----
 
 /// Requests in flight per Dropbox account; more wait their turn.
@@ -134,3 +180,65 @@ pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const LOG_LINES_MAX: usize = 8192;
 /// A log line is cut here.
 pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+// ---- credentials and store (API-DESIGN a.2, HOUSE 5.3) ----
+
+/// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
+pub const BEARER_RENEW_AHEAD: Duration = Duration::from_secs(5 * 60);
+/// With less than this left a bearer is not used: the request might arrive too late.
+pub const BEARER_LEFT_MIN: Duration = Duration::from_secs(30);
+/// How often a process looks for changed application parameters: a change holds everywhere within a second.
+pub const CHANGE_FEED_INTERVAL: Duration = Duration::from_millis(500);
+/// After this long without reading the change feed, cached parameters may be too old to act on.
+pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
+/// Largest sealed handle: it fits a metadata value and a URL.
+pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
+/// Application parameters of one `ListApplicationParameters` page.
+pub const PARAMETERS_PAGE_MAX: u32 = 200;
+/// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
+pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
+/// A replica that has not written its heartbeat for this long counts as gone.
+pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// An answer is remembered under its request id this long.
+pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
+/// A statement waits this long for another process's write before the store counts as not answering.
+pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that read the store at once.
+pub const STORE_READERS: u32 = 4;
+/// Rows of one write transaction: other writers wait no longer than some 20 ms.
+pub const STORE_WRITE_ROWS_MAX: usize = 2000;
+/// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
+pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
+
+// ---- HTTP/2 towards callers (API-DESIGN d.2) ----
+
+/// Window of one stream: rate × round trip inside a data centre.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Streams of one connection; a thousand small uploads of one channel must reach the gate together.
+pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
+/// Exceeds what every stalled stream of a connection can hold, or unary calls freeze behind uploads.
+pub const CONNECTION_WINDOW_BYTES: u32 = (CONCURRENT_STREAMS_MAX + 16) * STREAM_WINDOW_BYTES;
+/// 256 KiB frames halve the cost of receiving (PERFORMANCE rule 6).
+pub const FRAME_BYTES_MAX: u32 = 256 * 1024;
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Finds connections whose other end is gone.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+// ---- housekeeping ----
+
+/// Between two looks at store, keys and buffers: readiness follows a failure within this time.
+pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Between two sweeps of expired uploads and request ids.
+pub const SWEEP: Duration = Duration::from_secs(600);
+/// What probes and metrics get to finish at the end.
+pub const SIDE_PORT_GRACE: Duration = Duration::from_secs(1);
+
+// ---- streams with callers ----
+
+/// Least time between two progress messages of a duplex upload.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// After an early answer the rest of the request is read and dropped, this long or this many messages.
+pub const READ_ON: Duration = Duration::from_secs(1);
+pub const READ_ON_MESSAGES: usize = 16;
+/// Uploads that wait to be let in, per process; over it they are told to come back.
+pub const UPLOAD_QUEUE_MAX: usize = 4096;

@@ -44,6 +44,7 @@ struct Shared {
     lane: Arc<Lane>,
     account: AccountKey,
     act_as: Option<ActAs>,
+    root: Option<Root>,
     path_root: Option<HeaderValue>,
     timeouts: Timeouts,
 }
@@ -96,9 +97,14 @@ impl Caller {
         timeouts: Timeouts,
     ) -> Caller {
         let lane = transport.pace.lane(&account);
-        let path_root = root.map(|root| header::path_root(&root).expect("escaped JSON is a header value"));
-        let shared = Shared { transport, tokens, lane, account, act_as, path_root, timeouts };
+        let path_root = root.as_ref().map(|root| header::path_root(root).expect("escaped JSON is a header value"));
+        let shared = Shared { transport, tokens, lane, account, act_as, root, path_root, timeouts };
         Caller { shared: Arc::new(shared), deadline }
+    }
+
+    /// What paths of this call are relative to, where that is not the account's home.
+    pub fn root(&self) -> Option<&Root> {
+        self.shared.root.as_ref()
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -258,7 +264,7 @@ impl Caller {
                 continue;
             }
             let unclear_before = trace.unclear.load(Ordering::Acquire);
-            let failure = self.failure(facts, &trouble);
+            let failure = self.failure(facts, &trouble, attempt);
             if failure == Failure::Unclear && facts.effect != Effect::Read {
                 trace.unclear.store(true, Ordering::Release);
             }
@@ -266,6 +272,9 @@ impl Caller {
             let Some(wait) = retry::wait(failure, facts.repeat, attempt, left, rand::random()) else {
                 return Err(fault(request, trouble, outcome.request_id.as_deref(), unclear_before));
             };
+            if matches!(failure, Failure::Refused { .. }) {
+                metrics::histogram!(telemetry::RATELIMIT_WAIT).record(wait.as_secs_f64());
+            }
             attempt += 1;
             metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
             tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
@@ -327,10 +336,13 @@ impl Caller {
     }
 
     /// What a failed attempt means for a repeat; holds the account back if Dropbox asked for it.
-    fn failure(&self, facts: &Facts, trouble: &Trouble) -> Failure {
+    fn failure(&self, facts: &Facts, trouble: &Trouble, attempt: u32) -> Failure {
         match trouble {
             Trouble::Broken { sent: false, .. } => Failure::NotSent,
             Trouble::Broken { sent: true, .. } => Failure::Unclear,
+            // A connection that fell silent under an append: another one may do. More of that is the parameter's
+            // timeout, as it is at once for calls, whose callers wait.
+            Trouble::Timeout { .. } if facts.repeat == Repeat::Safe && attempt == 0 => Failure::Unclear,
             Trouble::Timeout { .. } | Trouble::Unreadable(_) => Failure::Final,
             Trouble::Refused { status, retry_after, body } => {
                 let failure = problem::failure(facts, status.as_u16(), *retry_after, body);

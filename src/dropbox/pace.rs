@@ -84,6 +84,11 @@ impl Lane {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn free_bodies(&self) -> usize {
+        self.bodies.available_permits()
+    }
+
     /// Nobody sends for this account until the span is over.
     pub(super) fn pause(&self, span: Duration) {
         let until = self.clock.now() + span.min(Duration::from_secs(24 * 3600));

@@ -1,1 +1,14 @@
-//! (to be written)
+//! Work of more than one Dropbox call: uploads, downloads, walks and the write gate.
+//! What only computes (hashing, cutting, filtering) stands in files of its own without I/O.
+
+pub mod blocks;
+pub mod content_hash;
+pub mod download;
+pub mod filter;
+pub mod gate;
+mod glob;
+pub mod parts;
+mod ripe;
+mod sha_lanes;
+pub mod upload;
+pub mod walk;

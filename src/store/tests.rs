@@ -281,6 +281,7 @@ async fn whoever_takes_an_upload_over_shuts_the_former_writer_out() {
     let claim = second.claim_upload(&upload.id).await.unwrap();
     assert_eq!((claim.upload.writer, claim.former_released, claim.former_claimed_at), (2, false, start()));
     for stale in [
+        // What it had in flight is written down all the same; it just sends no more.
         house.store.record_pieces(&upload.id, 1, &[piece(16, 8)]).await,
         house.store.forget_pieces(&upload.id, 1, &[0]).await,
         house.store.set_upload_ready(&upload.id, 1, 16).await,
@@ -290,10 +291,12 @@ async fn whoever_takes_an_upload_over_shuts_the_former_writer_out() {
         assert_eq!(stale.unwrap_err().reason(), Reason::UploadTakenOver);
     }
     house.store.release_upload(&upload.id, 1).await.unwrap();
-    assert!(!second.upload(&upload.id).await.unwrap().unwrap().released);
+    assert_eq!(second.upload(&upload.id).await.unwrap().unwrap().released, 1);
+    let late = house.store.record_pieces(&upload.id, 1, &[piece(24, 8)]).await;
+    assert_eq!(late.unwrap_err().reason(), Reason::UploadTakenOver);
     second.release_upload(&upload.id, 2).await.unwrap();
     assert!(house.store.claim_upload(&upload.id).await.unwrap().former_released);
-    assert_eq!(house.store.pieces(&upload.id).await.unwrap(), [piece(0, 8), piece(8, 8)]);
+    assert_eq!(house.store.pieces(&upload.id).await.unwrap(), [piece(0, 8), piece(8, 8), piece(16, 8)]);
 }
 
 #[tokio::test]

@@ -42,8 +42,8 @@ pub struct Upload {
     pub id: String,
     pub owner_uid: String,
     pub writer: i64,
-    /// The writer has stopped.
-    pub released: bool,
+    /// The highest writer that has stopped: below it nobody writes any more.
+    pub released: i64,
     pub state: UploadState,
     pub session: Option<String>,
     pub lane: String,
@@ -139,18 +139,16 @@ impl Store {
             .await
             .map_err(unavailable)?;
         let former = self.upload_of(&row.ok_or_else(|| not_found(id))?)?;
-        let (former_released, former_claimed_at) = (former.released, former.claimed_at);
+        let (former_released, former_claimed_at) = (former.released >= former.writer, former.claimed_at);
         if former.state == UploadState::Committed {
             return Ok(Claim { upload: former, former_released, former_claimed_at });
         }
-        let row = sqlx::query(
-            "UPDATE uploads SET writer = writer + 1, released = 0, claimed_at = $2 WHERE id = $1 RETURNING *",
-        )
-        .bind(id)
-        .bind(now)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(unavailable)?;
+        let row = sqlx::query("UPDATE uploads SET writer = writer + 1, claimed_at = $2 WHERE id = $1 RETURNING *")
+            .bind(id)
+            .bind(now)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(unavailable)?;
         let upload = self.upload_of(&row)?;
         tx.commit().await.map_err(unavailable)?;
         Ok(Claim { upload, former_released, former_claimed_at })
@@ -174,24 +172,26 @@ impl Store {
         self.require_turn(changed.rows_affected(), id, writer).await
     }
 
-    /// Records acknowledged appends in one transaction, without fsync.
+    /// Records acknowledged appends in one transaction, without fsync. What a writer that was taken over still has in
+    /// flight is recorded too, until it has stopped: the next one waits for that.
     ///
     /// # Errors
-    /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
+    /// `UPLOAD_TAKEN_OVER` (recorded, but send no more; or too late to be recorded), `UPLOAD_CLOSED`,
+    /// `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn record_pieces(&self, id: &str, writer: i64, pieces: &[Piece]) -> Result<()> {
         for portion in pieces.chunks(STORE_WRITE_ROWS_MAX) {
             let mut tx = self.begin(&self.0.quick).await?;
-            let mine = "SELECT COUNT(*) FROM uploads WHERE id = $1 AND writer = $2 AND state = 'open'";
+            let mine = "SELECT writer FROM uploads WHERE id = $1 AND released < $2 AND state = 'open'";
             let mine = sqlx::query_scalar::<_, i64>(mine)
                 .bind(id)
                 .bind(writer)
-                .fetch_one(&mut *tx)
+                .fetch_optional(&mut *tx)
                 .await
                 .map_err(unavailable)?;
-            if mine == 0 {
+            let Some(newest) = mine else {
                 tx.rollback().await.map_err(unavailable)?;
                 return self.require_turn(0, id, writer).await;
-            }
+            };
             for piece in portion {
                 // After a resume a part may be cut larger than the first time; the longer piece holds the shorter.
                 sqlx::query(
@@ -209,6 +209,9 @@ impl Store {
                 .map_err(unavailable)?;
             }
             tx.commit().await.map_err(unavailable)?;
+            if newest != writer {
+                return Err(taken_over(id));
+            }
         }
         Ok(())
     }
@@ -292,12 +295,13 @@ impl Store {
     /// `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn upload_committed(&self, id: &str, outcome: &str) -> Result<()> {
         let mut tx = self.begin(&self.0.durable).await?;
-        let changed = sqlx::query("UPDATE uploads SET state = 'committed', outcome = $2, released = 1 WHERE id = $1")
-            .bind(id)
-            .bind(outcome)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+        let changed =
+            sqlx::query("UPDATE uploads SET state = 'committed', outcome = $2, released = writer WHERE id = $1")
+                .bind(id)
+                .bind(outcome)
+                .execute(&mut *tx)
+                .await
+                .map_err(unavailable)?;
         if changed.rows_affected() == 0 {
             return Err(not_found(id));
         }
@@ -309,12 +313,13 @@ impl Store {
         tx.commit().await.map_err(unavailable)
     }
 
-    /// The writer has stopped: the next may start at once. A stale writer releases nothing, and that is no fault.
+    /// This writer, and whoever wrote before it, has stopped: the next may start at once, and nothing of theirs is
+    /// recorded any more.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn release_upload(&self, id: &str, writer: i64) -> Result<()> {
-        sqlx::query("UPDATE uploads SET released = 1 WHERE id = $1 AND writer = $2")
+        sqlx::query("UPDATE uploads SET released = $2 WHERE id = $1 AND released < $2")
             .bind(id)
             .bind(writer)
             .execute(&self.0.quick)
@@ -367,7 +372,7 @@ impl Store {
         Ok(Upload {
             owner_uid: text("owner_uid")?,
             writer: number("writer")?,
-            released: number("released")? != 0,
+            released: number("released")?,
             state: state.ok_or_else(|| Fault::bug("an upload is in no known state"))?,
             session: row.try_get("session").map_err(unavailable)?,
             lane: text("lane")?,
@@ -390,4 +395,7 @@ fn not_found(id: &str) -> Fault {
 /// File sizes end far below 2^63.
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+fn taken_over(id: &str) -> Fault {
+    Fault::new(Reason::UploadTakenOver, "another stream took over this upload").resource("upload", id)
 }

@@ -1,0 +1,158 @@
+// The conformance checks of the clients, from stock Node stubs. The same checks, by the same names, run in every language.
+import { randomBytes, randomUUID } from "node:crypto";
+import { type ServiceError, credentials, status } from "@grpc/grpc-js";
+import { DropboxConnectorClient } from "../gen/dropboxconnector/v1/connector.js";
+import { GetItemRequest } from "../gen/dropboxconnector/v1/items.js";
+import {
+  DownloadFileRequest,
+  type DownloadFileResponse,
+  type UploadFileRequest,
+  UploadState,
+} from "../gen/dropboxconnector/v1/transfer.js";
+import { ErrorInfo, RequestInfo, ResourceInfo } from "../gen/google/rpc/error_details.js";
+import { Status } from "../gen/google/rpc/status.js";
+import { ContentHash, MIB, download, sendFrames, spec, upload } from "./transfer.js";
+
+type FrameOf = NonNullable<UploadFileRequest["frame"]>;
+
+const parameter = process.env.CONNECTOR_PARAMETER ?? "";
+const folder = `/conformance-typescript-${randomUUID()}`;
+const client = new DropboxConnectorClient(process.env.CONNECTOR_ADDRESS ?? "", credentials.createInsecure());
+
+function expect(condition: unknown, text: string): asserts condition {
+  if (!condition) throw new Error(text);
+}
+
+function contentHash(data: Uint8Array): string {
+  const hasher = new ContentHash();
+  hasher.update(data);
+  return hasher.hex();
+}
+
+function cut(data: Buffer, size: number): Buffer[] {
+  const pieces = [];
+  for (let at = 0; at < data.length; at += size) pieces.push(data.subarray(at, at + size));
+  return pieces;
+}
+
+function frames(name: string, chunks: { data: Buffer; crc32c?: number }[], finish = true): FrameOf[] {
+  return [
+    { $case: "spec", value: spec({ path: `${folder}/${name}` }) },
+    ...chunks.map((value): FrameOf => ({ $case: "chunk", value })),
+    ...(finish ? [{ $case: "finish", value: { contentHash: "", totalSize: undefined } } as FrameOf] : []),
+  ];
+}
+
+function getItem(path: string): Promise<unknown> {
+  const request = GetItemRequest.fromPartial({ applicationParameterId: parameter, path });
+  return new Promise((resolve, reject) =>
+    client.getItem(request, (error, answer) => (error ? reject(error) : resolve(answer))),
+  );
+}
+
+/** The status a call fails with, and its details by type name. */
+async function failure(call: Promise<unknown>): Promise<{ code: status; details: Map<string, Uint8Array> }> {
+  const error = await call.then(
+    () => undefined,
+    (error: ServiceError) => error,
+  );
+  expect(error, "the call succeeded");
+  const encoded = error.metadata?.get("grpc-status-details-bin")[0];
+  expect(encoded instanceof Buffer, `no status details: ${error}`);
+  const details = new Map<string, Uint8Array>();
+  for (const detail of Status.decode(encoded).details) details.set(detail.typeUrl.split(".").at(-1) ?? "", detail.value);
+  return { code: error.code, details };
+}
+
+function info(details: Map<string, Uint8Array>): ErrorInfo {
+  const encoded = details.get("ErrorInfo");
+  expect(encoded, "no ErrorInfo");
+  return ErrorInfo.decode(encoded);
+}
+
+const checks = {
+  async upload_in_chunks_of_1_mib_then_download_gives_the_same_bytes_and_hash() {
+    const data = randomBytes(9 * MIB + 123);
+    const wanted = spec({ path: `${folder}/up.bin`, totalSize: BigInt(data.length) });
+    const answer = await upload(client, parameter, wanted, cut(data, MIB));
+    expect(answer.state === UploadState.UPLOAD_STATE_COMMITTED, `state ${answer.state}`);
+    expect(answer.verified && answer.contentHash === contentHash(data), "the server has another hash");
+    const pieces: Uint8Array[] = [];
+    const found = await download(client, parameter, `${folder}/up.bin`, (piece) => pieces.push(piece));
+    expect(found === contentHash(data), "another hash came back");
+    expect(Buffer.concat(pieces).equals(data), "other bytes came back");
+  },
+
+  async a_chunk_of_exactly_4_mib_works() {
+    const data = randomBytes(4 * MIB);
+    const answer = await sendFrames(client, parameter, frames("four.bin", [{ data }]));
+    expect(answer.verified && answer.contentHash === contentHash(data), "the hash differs");
+  },
+
+  async a_chunk_of_5_mib_is_refused_with_the_limit() {
+    const call = sendFrames(client, parameter, frames("five.bin", [{ data: Buffer.alloc(5 * MIB) }]));
+    const { code, details } = await failure(call);
+    expect(code === status.INVALID_ARGUMENT, `code ${code}`);
+    expect(info(details).reason === "CHUNK_TOO_LARGE", info(details).reason);
+    expect(info(details).metadata.maxChunkBytes === String(4 * MIB), JSON.stringify(info(details).metadata));
+  },
+
+  async an_error_carries_its_details() {
+    const { code, details } = await failure(getItem(`${folder}/missing`));
+    expect(code === status.NOT_FOUND, `code ${code}`);
+    expect(info(details).reason === "PATH_NOT_FOUND", info(details).reason);
+    expect(info(details).domain === "dropboxconnector", info(details).domain);
+    const request = details.get("RequestInfo");
+    expect(request && RequestInfo.decode(request).requestId, "no request id");
+    const resource = details.get("ResourceInfo");
+    expect(resource && ResourceInfo.decode(resource).resourceName, "no resource name");
+    expect(!details.has("RetryInfo"), "a missing path is no reason to try again");
+  },
+
+  async an_error_in_mid_upload_reaches_the_caller() {
+    const damaged = { data: Buffer.alloc(MIB, "x"), crc32c: 0xdeadbeef };
+    const rest = Array.from({ length: 64 }, () => ({ data: Buffer.alloc(MIB) }));
+    const chunks = [{ data: Buffer.alloc(MIB) }, damaged, ...rest];
+    const { code, details } = await failure(sendFrames(client, parameter, frames("damaged.bin", chunks)));
+    expect(code === status.DATA_LOSS, `code ${code}`);
+    expect(info(details).reason === "CHUNK_CRC_MISMATCH", info(details).reason);
+  },
+
+  async a_download_needs_no_larger_receive_limit() {
+    const data = randomBytes(6 * MIB);
+    await upload(client, parameter, spec({ path: `${folder}/large.bin` }), cut(data, MIB));
+    const request = DownloadFileRequest.fromPartial({
+      applicationParameterId: parameter,
+      source: { $case: "path", value: `${folder}/large.bin` },
+      chunkSize: BigInt(2 * MIB),
+    });
+    const kinds: string[] = [];
+    const pieces: Uint8Array[] = [];
+    for await (const message of client.downloadFile(request) as AsyncIterable<DownloadFileResponse>) {
+      kinds.push(message.payload?.$case ?? "none");
+      if (message.payload?.$case === "chunk") pieces.push(message.payload.value.data);
+      if (message.payload?.$case === "trailer")
+        expect(message.payload.value.contentHash === contentHash(data), "the trailer tells another hash");
+    }
+    expect(kinds.join(" ") === "header chunk chunk chunk trailer", `frames: ${kinds.join(" ")}`);
+    expect(Buffer.concat(pieces).equals(data), "other bytes came back");
+  },
+
+  async an_upload_without_finish_leaves_nothing() {
+    const answer = await sendFrames(client, parameter, frames("open.bin", [{ data: Buffer.from("abc") }], false));
+    expect(answer.state === UploadState.UPLOAD_STATE_OPEN, `state ${answer.state}`);
+    const { code } = await failure(getItem(`${folder}/open.bin`));
+    expect(code === status.NOT_FOUND, `code ${code}`);
+  },
+};
+
+for (const [name, check] of Object.entries(checks)) {
+  try {
+    await check();
+    console.log(`ok typescript ${name}`);
+  } catch (error) {
+    process.exitCode = 1;
+    console.log(`not ok typescript ${name}: ${error}`);
+  }
+}
+client.close();

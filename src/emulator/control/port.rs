@@ -1,0 +1,333 @@
+//! The control port: [`Control`] over HTTP, JSON in and out. A wrong request gets 400 and `{"error": "…"}`.
+//!
+//! | endpoint | does |
+//! |---|---|
+//! | `GET /control/login` | the default account: app key and secret, refresh token, access token |
+//! | `POST /control/login` | a new grant: `{"account_id"?, "scopes"?: [..]}` → the same fields |
+//! | `POST /control/accounts` | a further account: `{"email", "given_name", "surname", "team"?}` → `{"account_id"}` |
+//! | `GET /control/script` | the rules, with `seen` and `fired` |
+//! | `POST /control/script` | adds rules: a list of [`Rule`], or one |
+//! | `DELETE /control/script` | drops all rules |
+//! | `GET /control/counters` | by route: calls, bytes, running now and at most, largest body |
+//! | `GET /control/journal?last=n` | the last requests, oldest first |
+//! | `GET /control/wrong_answers` | answers that were not of the published types: the emulator's own mistakes |
+//! | `DELETE /control/journal` | counters and journal begin anew |
+//! | `POST /control/reset` | everything as if just started |
+//! | `POST /control/seed` | entries: [`Seed`] |
+//! | `POST /control/tokens/expire` | every access token is expired |
+//! | `POST /control/tokens/revoke` | ends a grant: `{"refresh_token"?}`; all without → `{"ended"}` |
+//! | `POST /control/consent` | what the consent page does by itself: `{"consent": "ask" or "approve" or "deny"}` |
+//! | `POST /control/redirects` | registers a redirect URI: `{"uri"}` |
+//! | `GET /control/switches` | where Dropbox varies: all fields |
+//! | `POST /control/switches` | changes the fields given |
+//! | `POST /control/cursors/reset` | every cursor there is answers `reset` |
+//! | `GET /control/clock` | `{"now"}` |
+//! | `POST /control/clock` | moves a manual clock: `{"advance_seconds"}` → `{"now"}` |
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{Consent, Control, ControlError, Rule, Seed, invalid};
+use crate::{
+    clock::dropbox_time,
+    emulator::{Contention, ResentBlock, SecondFinish, Switches, World},
+};
+
+/// The longest clock step at once: beyond it, times leave what Dropbox can write.
+const ADVANCE_SECONDS_MAX: u64 = 100 * 366 * 86_400;
+
+/// Answers one request of the control port.
+pub(in crate::emulator) async fn serve(world: &Arc<World>, request: Request<Bytes>) -> Response<Bytes> {
+    let control = Control::new(world.clone());
+    let (status, body) = match control.answer(&request).await {
+        Ok(Some(body)) => (StatusCode::OK, body),
+        Ok(None) => (StatusCode::NOT_FOUND, json!({ "error": "no such endpoint, or another method" })),
+        Err(error) => (StatusCode::BAD_REQUEST, json!({ "error": error.to_string() })),
+    };
+    let response = Response::builder().status(status).header("Content-Type", "application/json");
+    response.body(Bytes::from(body.to_string())).expect("a plain head")
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    Many(Vec<Rule>),
+    One(Box<Rule>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LoginAsked {
+    account_id: Option<String>,
+    scopes: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountAsked {
+    email: String,
+    given_name: String,
+    surname: String,
+    team: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RevokeAsked {
+    refresh_token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConsentAsked {
+    consent: Consent,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedirectAsked {
+    uri: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdvanceAsked {
+    advance_seconds: u64,
+}
+
+/// [`Switches`] as JSON; on the way in, what is absent stays. `null` switches contention and jobs off.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Levers {
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    contention: Option<Option<ContentionLever>>,
+    resent_block: Option<String>,
+    second_finish: Option<String>,
+    early_close_allowed: Option<bool>,
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    jobs_in_progress: Option<Option<u32>>,
+    list_page: Option<usize>,
+    longpoll_jitter_millis: Option<u64>,
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    longpoll_backoff: Option<Option<u64>>,
+    space: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ContentionLever {
+    commit_takes_millis: u64,
+    #[serde(default)]
+    as_409: bool,
+}
+
+/// Tells `null` from absent.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(source: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(source).map(Some)
+}
+
+impl Levers {
+    fn of(switches: &Switches) -> Levers {
+        let contention = switches.contention.map(|contention| ContentionLever {
+            commit_takes_millis: millis(contention.commit_takes),
+            as_409: contention.as_409,
+        });
+        let resent = match switches.resent_block {
+            ResentBlock::Accepted => "accepted",
+            ResentBlock::IncorrectOffset => "incorrect_offset",
+        };
+        let second = match switches.second_finish {
+            SecondFinish::NotFound => "not_found",
+            SecondFinish::Closed => "closed",
+            SecondFinish::SameAnswer => "same_answer",
+        };
+        Levers {
+            contention: Some(contention),
+            resent_block: Some(resent.to_owned()),
+            second_finish: Some(second.to_owned()),
+            early_close_allowed: Some(switches.early_close_allowed),
+            jobs_in_progress: Some(switches.jobs_in_progress),
+            list_page: Some(switches.list_page),
+            longpoll_jitter_millis: Some(millis(switches.longpoll_jitter)),
+            longpoll_backoff: Some(switches.longpoll_backoff),
+            space: Some(switches.space),
+        }
+    }
+
+    /// # Errors
+    /// A word that is none of a lever's places, a page of no entries.
+    fn onto(self, mut switches: Switches) -> Result<Switches, ControlError> {
+        if let Some(contention) = self.contention {
+            switches.contention = contention.map(|lever| Contention {
+                commit_takes: Duration::from_millis(lever.commit_takes_millis),
+                as_409: lever.as_409,
+            });
+        }
+        switches.resent_block = match self.resent_block.as_deref() {
+            None => switches.resent_block,
+            Some("accepted") => ResentBlock::Accepted,
+            Some("incorrect_offset") => ResentBlock::IncorrectOffset,
+            Some(other) => return invalid(format!("resent_block: '{other}' is not accepted or incorrect_offset")),
+        };
+        switches.second_finish = match self.second_finish.as_deref() {
+            None => switches.second_finish,
+            Some("not_found") => SecondFinish::NotFound,
+            Some("closed") => SecondFinish::Closed,
+            Some("same_answer") => SecondFinish::SameAnswer,
+            Some(other) => return invalid(format!("second_finish: '{other}' is not not_found, closed or same_answer")),
+        };
+        if self.list_page == Some(0) {
+            return invalid("list_page: is 0");
+        }
+        switches.early_close_allowed = self.early_close_allowed.unwrap_or(switches.early_close_allowed);
+        switches.jobs_in_progress = self.jobs_in_progress.unwrap_or(switches.jobs_in_progress);
+        switches.list_page = self.list_page.unwrap_or(switches.list_page);
+        switches.longpoll_jitter = self.longpoll_jitter_millis.map_or(switches.longpoll_jitter, Duration::from_millis);
+        switches.longpoll_backoff = self.longpoll_backoff.unwrap_or(switches.longpoll_backoff);
+        switches.space = self.space.unwrap_or(switches.space);
+        Ok(switches)
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(body).or_else(|error| invalid(error.to_string()))
+}
+
+/// As [`read`]; no body at all is an empty object.
+fn read_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, ControlError> {
+    if body.is_empty() { Ok(T::default()) } else { read(body) }
+}
+
+fn shown(value: impl Serialize) -> Value {
+    serde_json::to_value(value).expect("plain data is JSON")
+}
+
+impl Control {
+    /// `None`: there is no such endpoint.
+    async fn answer(&self, request: &Request<Bytes>) -> Result<Option<Value>, ControlError> {
+        let body = request.body();
+        let done = json!({});
+        let path = request.uri().path().strip_prefix("/control/").unwrap_or_default();
+        let answer = match (request.method(), path) {
+            (&Method::GET, "login") => shown(self.login()),
+            (&Method::POST, "login") => {
+                let asked: LoginAsked = read_or_default(body)?;
+                shown(self.issue(asked.account_id.as_deref(), asked.scopes.as_deref())?)
+            }
+            (&Method::POST, "accounts") => {
+                let asked: AccountAsked = read(body)?;
+                let id = self.add_account(&asked.email, &asked.given_name, &asked.surname, asked.team.as_deref());
+                json!({ "account_id": id })
+            }
+            (&Method::GET, "script") => shown(self.standing()),
+            (&Method::POST, "script") => {
+                let rules = match read(body)? {
+                    OneOrMany::Many(rules) => rules,
+                    OneOrMany::One(rule) => vec![*rule],
+                };
+                self.script(rules)?;
+                done
+            }
+            (&Method::DELETE, "script") => {
+                self.clear_script();
+                done
+            }
+            (&Method::GET, "counters") => shown(self.counters()),
+            (&Method::GET, "wrong_answers") => shown(self.wrong_answers()),
+            (&Method::GET, "journal") => {
+                let journal = self.journal();
+                let query = request.uri().query().unwrap_or_default().as_bytes();
+                let last = url::form_urlencoded::parse(query).find(|(name, _)| name == "last");
+                let last = last.map(|(_, value)| value.parse::<usize>());
+                let last = last.transpose().or_else(|_| invalid("last: is not a number"))?;
+                shown(&journal[journal.len().saturating_sub(last.unwrap_or(usize::MAX))..])
+            }
+            (&Method::DELETE, "journal") => {
+                self.clear_journal();
+                done
+            }
+            (&Method::POST, "reset") => {
+                self.reset();
+                done
+            }
+            (&Method::POST, "seed") => {
+                self.seed(&read::<Seed>(body)?)?;
+                done
+            }
+            (&Method::POST, "tokens/expire") => {
+                self.expire_access_tokens();
+                done
+            }
+            (&Method::POST, "tokens/revoke") => {
+                let asked: RevokeAsked = read_or_default(body)?;
+                json!({ "ended": self.revoke(asked.refresh_token.as_deref()) })
+            }
+            (&Method::POST, "consent") => {
+                self.set_consent(read::<ConsentAsked>(body)?.consent);
+                done
+            }
+            (&Method::POST, "redirects") => {
+                self.register_redirect(&read::<RedirectAsked>(body)?.uri)?;
+                done
+            }
+            (&Method::GET, "switches") => shown(Levers::of(&self.switches())),
+            (&Method::POST, "switches") => {
+                let switches = read::<Levers>(body)?.onto(self.switches())?;
+                self.switch(|place| *place = switches);
+                done
+            }
+            (&Method::POST, "cursors/reset") => {
+                self.reset_cursors();
+                done
+            }
+            (&Method::GET, "clock") => json!({ "now": dropbox_time(self.now()) }),
+            (&Method::POST, "clock") => {
+                let seconds = read::<AdvanceAsked>(body)?.advance_seconds;
+                if seconds > ADVANCE_SECONDS_MAX {
+                    return invalid(format!("advance_seconds: more than {ADVANCE_SECONDS_MAX}"));
+                }
+                self.advance(Duration::from_secs(seconds)).await?;
+                json!({ "now": dropbox_time(self.now()) })
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lever_that_is_not_named_stays_where_it_is() {
+        let moved: Levers = serde_json::from_value(json!({
+            "contention": {"commit_takes_millis": 20}, "second_finish": "same_answer", "list_page": 7
+        }))
+        .expect("levers");
+        let switches = moved.onto(Switches::default()).expect("sound levers");
+        assert_eq!(switches.contention, Some(Contention { commit_takes: Duration::from_millis(20), as_409: false }));
+        assert_eq!((switches.second_finish, switches.list_page), (SecondFinish::SameAnswer, 7));
+        let off: Levers = serde_json::from_value(json!({"contention": null})).expect("levers");
+        let after = off.onto(switches.clone()).expect("sound levers");
+        assert_eq!(after, Switches { contention: None, ..switches });
+        let word: Levers = serde_json::from_value(json!({"second_finish": "maybe"})).expect("levers");
+        assert!(word.onto(Switches::default()).is_err());
+    }
+
+    #[test]
+    fn levers_show_and_take_the_same_words() {
+        let default = Switches::default();
+        let text = shown(Levers::of(&default));
+        let back: Levers = serde_json::from_value(text).expect("what is shown can be sent back");
+        assert_eq!(back.onto(Switches::default()).expect("sound levers"), default);
+    }
+}

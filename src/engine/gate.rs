@@ -1,0 +1,162 @@
+//! The write gate in its simplest form: one commit in flight per namespace and process, the rest wait in a fair queue.
+//! Dropbox takes a write lock on the namespace for every commit, and overlapping commits earn `too_many_write_operations`.
+//! A [`Turn`] is made nowhere else, so a commit that skips the gate does not compile. Batches and the fleet-wide gate come later.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
+
+use crate::{
+    dropbox::{Root, Turn},
+    fault::{Fault, Reason, Result},
+    limits,
+};
+
+/// A namespace whose write lock a commit takes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamespaceKey(Arc<str>);
+
+/// The gates of every namespace that is being written to, and what is known of mounted shared folders.
+#[derive(Debug, Default)]
+pub struct Gates {
+    open: Mutex<HashMap<NamespaceKey, Arc<Queue<()>>>>,
+    mounts: Mutex<Mounts>,
+}
+
+#[derive(Debug, Default)]
+struct Mounts {
+    /// account → folder (path_lower) → namespace id.
+    by_account: HashMap<Arc<str>, BTreeMap<String, String>>,
+    count: usize,
+}
+
+/// A turn at the gate. The next in the queue goes when this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    turn: Turn,
+    _guards: Vec<OwnedMutexGuard<()>>,
+}
+
+impl Deref for Held {
+    type Target = Turn;
+
+    fn deref(&self) -> &Turn {
+        &self.turn
+    }
+}
+
+impl Gates {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Waits for the turn at every named gate, lower id first so that two calls over the same pair cannot lock each other out.
+    /// Cancel-safe: dropping the future leaves the queue.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED` with `sent=false` when the caller's deadline comes first, or is too near to send anything.
+    pub async fn turn(&self, keys: &[NamespaceKey], deadline: Option<Instant>) -> Result<Held> {
+        let mut keys = keys.to_vec();
+        keys.sort();
+        keys.dedup();
+        let mut guards = Vec::with_capacity(keys.len());
+        let latest = deadline.map(|deadline| deadline - limits::COMMIT_TIME_MIN);
+        for key in keys {
+            let waiting = self.queue(key).lock_owned();
+            let guard = match latest {
+                None => waiting.await,
+                Some(latest) => tokio::time::timeout_at(latest.into(), waiting).await.map_err(|_| too_late())?,
+            };
+            guards.push(guard);
+        }
+        if latest.is_some_and(|latest| latest <= Instant::now()) {
+            return Err(too_late());
+        }
+        Ok(Held { turn: Turn::granted(), _guards: guards })
+    }
+
+    fn queue(&self, key: NamespaceKey) -> Arc<Queue<()>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= limits::GATES_SWEEP_AT {
+            open.retain(|_, queue| Arc::strong_count(queue) > 1);
+        }
+        open.entry(key).or_default().clone()
+    }
+
+    /// The namespace a path lies in: the longest known mount above it, else the root in force, else the account's own root.
+    pub fn key_for(&self, account: &str, root: Option<&Root>, path: &str) -> NamespaceKey {
+        if let Some(relative) = path.strip_prefix("ns:") {
+            return NamespaceKey(relative.split('/').next().unwrap_or(relative).into());
+        }
+        let lower = dbxcase::dbx_str_lowercase(path);
+        let mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = mounts.by_account.get(account) {
+            let mut above = lower.as_str();
+            while let Some(cut) = above.rfind('/') {
+                if let Some(namespace) = known.get(above) {
+                    return NamespaceKey(namespace.as_str().into());
+                }
+                above = &above[..cut];
+            }
+        }
+        match root {
+            Some(Root::Root(id) | Root::Namespace(id)) => NamespaceKey(id.as_str().into()),
+            Some(Root::Home) | None => NamespaceKey(format!("home of {account}").into()),
+        }
+    }
+
+    /// Remembers that what lies in `folder_lower` is in namespace `namespace_id`.
+    pub fn learn(&self, account: &str, folder_lower: &str, namespace_id: &str) {
+        let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if mounts.count >= limits::MOUNTS_KNOWN_MAX {
+            // Knowledge of mounts is courtesy: without it two gates serve one namespace, and retries settle the rest.
+            *mounts = Mounts::default();
+        }
+        let known = mounts.by_account.entry(account.into()).or_default();
+        if known.insert(folder_lower.to_owned(), namespace_id.to_owned()).is_none() {
+            mounts.count += 1;
+        }
+    }
+}
+
+fn too_late() -> Fault {
+    Fault::new(Reason::DeadlineExceeded, "the deadline came before the write's turn; nothing was sent")
+        .fact("sent", false)
+        .retry_after(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_commit_at_a_time_in_a_namespace_and_others_do_not_wait() {
+        let gates = Gates::new();
+        let (a, b) = (gates.key_for("dbid:a", None, "/x"), gates.key_for("dbid:b", None, "/x"));
+        let held = gates.turn(std::slice::from_ref(&a), None).await.expect("free");
+        gates.turn(std::slice::from_ref(&b), None).await.expect("another namespace");
+        let soon = Some(Instant::now() + limits::COMMIT_TIME_MIN + Duration::from_millis(20));
+        let fault = gates.turn(std::slice::from_ref(&a), soon).await.expect_err("taken");
+        assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("false")));
+        drop(held);
+        gates.turn(&[a, b], None).await.expect("both free");
+    }
+
+    #[test]
+    fn the_key_is_the_longest_known_mount_then_the_root() {
+        let gates = Gates::new();
+        gates.learn("dbid:a", "/team", "77");
+        gates.learn("dbid:a", "/team/deep", "78");
+        let key = |path: &str, root: Option<Root>| gates.key_for("dbid:a", root.as_ref(), path).0.to_string();
+        assert_eq!(key("/Team/x.txt", None), "77");
+        assert_eq!(key("/team/deep/er/x", None), "78");
+        assert_eq!(key("/teammate", Some(Root::Root("5".into()))), "5");
+        assert_eq!(key("ns:9/x", None), "9");
+        assert_eq!(key("/other", None), "home of dbid:a");
+    }
+}

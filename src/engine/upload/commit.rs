@@ -1,0 +1,210 @@
+//! The one step that must not be repeated blindly. An intent is written down before it, an unclear answer is settled by
+//! looking at the path: the same content hash and size mean that it happened.
+
+use bytes::Bytes;
+use dropbox_sdk::files::{
+    CommitInfo, FileMetadata, GetMetadataArg, Metadata, UploadArg, UploadSessionCursor, UploadSessionFinishArg,
+    WriteMode as SdkMode,
+};
+
+use super::{Account, Mode, Settled, Shared, UploadSpec, record::Record};
+use crate::{
+    dropbox::{Caller, Repeat, routes},
+    engine::{content_hash::ContentHash, parts::Part},
+    fault::{Fault, Reason, Result},
+};
+
+/// What is known of the bytes before they are committed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    pub size: u64,
+    /// The server's own hash; `None` only where the digests before the resume point are unknown.
+    pub hash: Option<ContentHash>,
+    /// The caller's hash, to be compared with Dropbox's where there is no own one.
+    pub expected: Option<ContentHash>,
+}
+
+impl Shared {
+    /// A small file in one request. Nothing is written down: either it happened or it is sent again whole.
+    pub(super) async fn send_single(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: &UploadSpec,
+        part: Option<Part>,
+        whole: Whole,
+    ) -> Result<Settled> {
+        let body: &[Bytes] = part.as_ref().map_or(&[], |part| &part.pieces);
+        let info = spec.commit_info();
+        let mut arg = UploadArg::new(info.path);
+        arg.mode = info.mode;
+        arg.autorename = info.autorename;
+        arg.client_modified = info.client_modified;
+        arg.mute = info.mute;
+        arg.strict_conflict = info.strict_conflict;
+        arg.content_hash = whole.hash.map(|hash| hash.to_string());
+        let turn = self.turn(caller, account, spec).await?;
+        let route = routes::UPLOAD.repeating(spec.repeat());
+        let sent = match caller.commit_upload(&turn, &route, &arg, body).await {
+            // Damaged on the way: once more, then it is told.
+            Err(fault) if fault.reason() == Reason::ContentHashMismatch => {
+                caller.commit_upload(&turn, &route, &arg, body).await
+            }
+            sent => sent,
+        };
+        drop(turn);
+        match sent {
+            Ok(answer) => self.proven(answer.value, whole),
+            Err(fault) => self.settle_fault(caller, spec, whole, fault).await,
+        }
+    }
+
+    /// Commits a closed session, once in the fleet.
+    pub(super) async fn finish(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        record: &Record,
+        whole: Whole,
+    ) -> Result<Settled> {
+        let spec = &record.handle.spec;
+        let cursor = UploadSessionCursor::new(record.handle.session.clone(), whole.size);
+        let arg = UploadSessionFinishArg::new(cursor, spec.commit_info());
+        let turn = self.turn(caller, account, spec).await?;
+        if record.stored {
+            self.store.intend_commit(&record.handle.id, record.writer, whole.size).await?;
+        }
+        // Once it is sent it goes on under a deadline of its own: a commit cannot be withdrawn.
+        let own = caller.with_deadline(None);
+        let sent = own.commit_upload(&turn, &routes::UPLOAD_SESSION_FINISH.repeating(spec.repeat()), &arg, &[]).await;
+        drop(turn);
+        let settled = match sent {
+            Ok(answer) => self.proven(answer.value, whole),
+            Err(fault) => self.settle_fault(&own, spec, whole, fault).await,
+        };
+        if record.stored {
+            self.write_down(record, &settled).await;
+        }
+        settled
+    }
+
+    /// After a crash between intent and answer: did it happen?
+    pub(super) async fn look(&self, caller: &Caller, spec: &UploadSpec, whole: Whole) -> Option<Settled> {
+        if spec.autorename || spec.strict_conflict {
+            return None;
+        }
+        let hash = whole.hash.or(whole.expected)?;
+        match caller.call(&routes::GET_METADATA, &GetMetadataArg::new(spec.path.clone())).await.ok()?.value {
+            Metadata::File(file) if file.size == whole.size && file.content_hash == Some(hash.to_string()) => {
+                Some(Settled { file, content_hash: Some(hash.to_string()), verified: true })
+            }
+            _ => None,
+        }
+    }
+
+    async fn turn(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: &UploadSpec,
+    ) -> Result<crate::engine::gate::Held> {
+        let key = self.gates.key_for(account.owner.account, caller.root(), &spec.path);
+        self.gates.turn(&[key], caller.deadline()).await
+    }
+
+    /// Dropbox's hash must be ours. A mismatch here is told with the revision that was written; nothing is undone.
+    fn proven(&self, file: FileMetadata, whole: Whole) -> Result<Settled> {
+        let ours = whole.hash.or(whole.expected);
+        let theirs = file.content_hash.as_deref().and_then(|hash| hash.parse::<ContentHash>().ok());
+        if let (Some(ours), Some(theirs)) = (ours, theirs)
+            && ours != theirs
+        {
+            return Err(Fault::new(Reason::ContentHashMismatch, "the committed file is not the one that was sent")
+                .fact("committed", true)
+                .fact("rev", &file.rev)
+                .fact("expectedContentHash", ours)
+                .fact("computedContentHash", theirs));
+        }
+        let verified = ours.is_some() && theirs.is_some();
+        Ok(Settled { content_hash: ours.or(theirs).map(|hash| hash.to_string()), verified, file })
+    }
+
+    /// Tells an unclear failure from a refusal, and a refusal in full.
+    async fn settle_fault(&self, caller: &Caller, spec: &UploadSpec, whole: Whole, fault: Fault) -> Result<Settled> {
+        if is_unclear(&fault) {
+            return match self.look(caller, spec, whole).await {
+                Some(settled) => Ok(settled),
+                None => Err(fault),
+            };
+        }
+        if fault.reason() == Reason::RevisionConflict {
+            return Err(self.with_current(caller, spec, fault).await);
+        }
+        Err(fault)
+    }
+
+    /// What stands at the path instead of the expected revision; absent if that cannot be read.
+    async fn with_current(&self, caller: &Caller, spec: &UploadSpec, fault: Fault) -> Fault {
+        match caller
+            .call(&routes::GET_METADATA, &GetMetadataArg::new(spec.path.clone()))
+            .await
+            .map(|answer| answer.value)
+        {
+            Ok(Metadata::File(file)) => fault
+                .fact("currentRev", &file.rev)
+                .fact("currentSize", file.size)
+                .fact("currentContentHash", file.content_hash.unwrap_or_default()),
+            _ => fault,
+        }
+    }
+
+    async fn write_down(&self, record: &Record, settled: &Result<Settled>) {
+        let written = match settled {
+            Ok(settled) => match serde_json::to_string(settled) {
+                Ok(outcome) => self.store.upload_committed(&record.handle.id, &outcome).await,
+                Err(error) => Err(Fault::bug("an outcome could not be encoded").source(error)),
+            },
+            // Committed all the same: a later look must find it, so the intent stays.
+            Err(fault) if fault.get("committed").is_some() || fault.reason() == Reason::OutcomeUnknown => Ok(()),
+            Err(_) => self.store.commit_refused(&record.handle.id, record.writer).await,
+        };
+        if let Err(fault) = written {
+            tracing::warn!(%fault, "the outcome of a commit could not be written down; it will be looked up");
+        }
+    }
+}
+
+/// Whether the commit may have happened in spite of the fault.
+fn is_unclear(fault: &Fault) -> bool {
+    let gone = matches!(
+        fault.reason(),
+        Reason::UploadNotFound | Reason::UploadClosed | Reason::PathConflict | Reason::RevisionConflict
+    );
+    matches!(
+        fault.reason(),
+        Reason::OutcomeUnknown | Reason::DropboxUnavailable | Reason::UpstreamTimeout | Reason::DropboxProtocol
+    ) || fault.get("sent") == Some("true")
+        || (gone && fault.get("earlierAttempt") == Some("unknown"))
+}
+
+impl UploadSpec {
+    fn commit_info(&self) -> CommitInfo {
+        let mode = match &self.mode {
+            Mode::Add => SdkMode::Add,
+            Mode::Overwrite => SdkMode::Overwrite,
+            Mode::Update(rev) => SdkMode::Update(rev.clone()),
+        };
+        let mut info = CommitInfo::new(self.path.clone())
+            .with_mode(mode)
+            .with_autorename(self.autorename)
+            .with_mute(self.mute)
+            .with_strict_conflict(self.strict_conflict);
+        info.client_modified = self.client_modified.clone();
+        info
+    }
+
+    /// With these switches a second commit may write a second file, so it is never sent again.
+    fn repeat(&self) -> Repeat {
+        if self.autorename || self.strict_conflict { Repeat::Never } else { Repeat::Verify }
+    }
+}

@@ -1,0 +1,769 @@
+//! Uploads: open or resume, choose how the parts travel, commit once, prove it by hash.
+//! A small file is one request; anything larger has a session, a row in the store and a sealed `upload_id`, so that it
+//! survives its caller, its connection and its server. Nothing is committed that is not what the caller said.
+
+mod commit;
+mod lane;
+mod pieces;
+mod record;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use dropbox_sdk::files::{
+    FileMetadata, UploadSessionAppendArg, UploadSessionCursor, UploadSessionStartArg, UploadSessionType,
+};
+use futures::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    commit::Whole,
+    lane::{Lane, Plan},
+    record::{Handle, Record, Standing, not_found},
+};
+use super::{
+    blocks::{Admission, Blocks},
+    content_hash::{BlockDigest, ContentHash},
+    gate::Gates,
+    parts::{Closing, Frame, Part, PartCutter, Rules},
+};
+use crate::{
+    clock::SharedClock,
+    dropbox::{Caller, routes},
+    fault::{Fault, Reason, Result},
+    limits,
+    seal::Owner,
+    store::{NewUpload, Piece, Store},
+};
+
+/// Who the upload is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Account<'a> {
+    pub owner: Owner<'a>,
+    /// The application parameter's id: uploads take turns by it.
+    pub parameter: &'a str,
+    /// `max_file_size` of the parameter's policy.
+    pub max_file_size: Option<u64>,
+}
+
+/// What is to be written where, with the path as Dropbox takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadSpec {
+    pub path: String,
+    pub mode: Mode,
+    pub autorename: bool,
+    pub strict_conflict: bool,
+    pub mute: bool,
+    /// As Dropbox writes times.
+    pub client_modified: Option<String>,
+    pub total_size: Option<u64>,
+    /// Lower-case hex.
+    pub content_hash: Option<String>,
+    /// 0: decided here.
+    pub parallel_appends: u32,
+}
+
+/// What to do with a file that is at the path already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    Add,
+    Overwrite,
+    /// Only if this revision is the current one.
+    Update(String),
+}
+
+/// How a stream begins.
+#[derive(Debug)]
+pub enum Opening {
+    /// `context`: opaque to the engine, given back by [`Uploads::peek`].
+    New { spec: UploadSpec, context: Vec<u8> },
+    /// A sealed `upload_id`.
+    Resume(String),
+}
+
+/// How a stream ended well.
+#[derive(Debug)]
+pub enum Outcome {
+    Committed {
+        settled: Settled,
+        upload_id: Option<String>,
+    },
+    /// Half-closed without `finish`: nothing is committed. No `upload_id`: nothing is kept either. `closed`: every byte is
+    /// there and only the commit is missing.
+    Open {
+        upload_id: Option<String>,
+        persisted: u64,
+        closed: bool,
+    },
+}
+
+/// A committed file and the proof.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settled {
+    pub file: FileMetadata,
+    /// The server's own hash where it saw or knows every block, else Dropbox's.
+    pub content_hash: Option<String>,
+    /// Both are known and equal.
+    pub verified: bool,
+}
+
+/// How far a stream is; only the newest is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Set once the upload has a session.
+    pub upload_id: Option<String>,
+    /// The stream was admitted, and resumed where it should go on.
+    pub accepted: bool,
+    pub received: u64,
+    /// Acknowledged by Dropbox; where a resume may start.
+    pub persisted: u64,
+}
+
+/// An upload made ahead of its bytes.
+#[derive(Debug)]
+pub struct Started {
+    pub upload_id: String,
+    pub expires_at: SystemTime,
+}
+
+/// Where an upload stands.
+#[derive(Debug)]
+pub struct Status {
+    pub state: State,
+    pub persisted: u64,
+    pub expires_at: SystemTime,
+    pub file: Option<FileMetadata>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Open,
+    /// Every byte is there, the commit is not.
+    Ready,
+    Committed,
+}
+
+/// What the process allows uploads.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub append_bytes: usize,
+    pub open_max: usize,
+    pub idle: Duration,
+}
+
+/// The inside of a sealed `upload_id` that the service checks anew at every use.
+#[derive(Debug)]
+pub struct Peek {
+    pub path: String,
+    pub context: Vec<u8>,
+}
+
+/// Runs uploads. A clone is the same.
+#[derive(Clone)]
+pub struct Uploads(Arc<Shared>);
+
+struct Shared {
+    blocks: Blocks,
+    gates: Arc<Gates>,
+    store: Store,
+    clock: SharedClock,
+    settings: Settings,
+    /// Uploads open, uploads that want to be, and the share of the budget that open ones may be charged.
+    slots: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
+    charges: Arc<Semaphore>,
+    /// Streams that write now, by row: a second one ends the first.
+    active: Mutex<HashMap<String, CancellationToken>>,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+}
+
+impl fmt::Debug for Uploads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uploads").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+impl Uploads {
+    pub fn new(blocks: Blocks, gates: Arc<Gates>, store: Store, clock: SharedClock, settings: Settings) -> Uploads {
+        // As much as `Blocks::admit` takes before it refuses: who waits here is never refused there.
+        let charges = blocks.budget_bytes() / limits::BUDGET_UNIT_BYTES / 4 * 3;
+        Uploads(Arc::new(Shared {
+            blocks,
+            gates,
+            store,
+            clock,
+            settings,
+            slots: Arc::new(Semaphore::new(settings.open_max)),
+            queue: Arc::new(Semaphore::new(limits::UPLOAD_QUEUE_MAX)),
+            charges: Arc::new(Semaphore::new(charges)),
+            active: Mutex::default(),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+        }))
+    }
+
+    /// Open streams flush whole blocks and end resumable. Returns when nothing is in flight any more.
+    pub async fn drain(&self) {
+        self.0.draining.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// What an `upload_id` is about, before it is used.
+    ///
+    /// # Errors
+    /// `HANDLE_MALFORMED`, `HANDLE_NOT_YOURS`, `HANDLE_KEY_RETIRED`, `UPLOAD_NOT_FOUND`.
+    pub fn peek(&self, owner: &Owner<'_>, upload_id: &str) -> Result<Peek> {
+        let handle = self.0.open_handle(owner, upload_id)?;
+        Ok(Peek { path: handle.spec.path, context: handle.context })
+    }
+
+    /// Makes a session ahead of the bytes: a concurrent one where parallel appends will be used.
+    pub async fn start(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: UploadSpec,
+        context: Vec<u8>,
+    ) -> Result<Started> {
+        let parallel =
+            spec.parallel_appends != 1 && spec.total_size.is_some_and(|size| size >= limits::PARALLEL_FROM_BYTES);
+        let record = self.0.open_session(caller, account, spec, context, parallel).await?;
+        self.0.release(&record).await;
+        Ok(Started { upload_id: record.upload_id, expires_at: record.handle.expires_at() })
+    }
+
+    /// Where an upload stands, from the store or, for an ordered session without a row, from Dropbox.
+    ///
+    /// # Errors
+    /// `UPLOAD_NOT_FOUND`, handle and common reasons.
+    pub async fn status(&self, caller: &Caller, account: &Account<'_>, upload_id: &str) -> Result<Status> {
+        let handle = self.0.open_handle(&account.owner, upload_id)?;
+        let expires_at = handle.expires_at();
+        let status = |state, persisted, file| Ok(Status { state, persisted, expires_at, file });
+        let standing = match self.0.store.upload(&handle.id).await? {
+            Some(row) => self.0.standing(&row).await?,
+            None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
+            None => self.0.probe(caller, &handle, upload_id).await?,
+        };
+        match standing {
+            Standing::Committed(settled) => status(State::Committed, settled.file.size, Some(settled.file)),
+            Standing::Open { prefix, .. } => status(State::Open, prefix, None),
+            Standing::Ready { size, digests } => {
+                match self.0.look(caller, &handle.spec, whole_of(&handle.spec, size, digests.as_deref())).await {
+                    Some(settled) => status(State::Committed, size, Some(settled.file)),
+                    None => status(State::Ready, size, None),
+                }
+            }
+        }
+    }
+
+    /// One stream of an upload, from its opening to its end.
+    ///
+    /// Cancel-safe: the lane is a task of its own. If this future is dropped, what is in flight is settled and written down
+    /// within 10 s; lost is the part being filled.
+    ///
+    /// # Errors
+    /// The upload rows of the error table. Where the upload can be resumed the fault carries `uploadId` and
+    /// `persistedOffset`.
+    ///
+    /// `finish_ends_stream`: the caller half-closes behind `finish`, so a frame behind it is always found.
+    pub async fn run<S>(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        opening: Opening,
+        frames: S,
+        progress: watch::Sender<Progress>,
+        finish_ends_stream: bool,
+    ) -> Result<Outcome>
+    where
+        S: Stream<Item = Result<Frame>> + Send + Unpin,
+    {
+        let shared = &self.0;
+        let size = match &opening {
+            Opening::New { spec, .. } => spec.total_size,
+            Opening::Resume(_) => None,
+        };
+        let _admitted = shared.admit(account.parameter, size).await?;
+        // A drain looks like a caller that half-closes: whole blocks go out, the rest is dropped.
+        let frames = frames.take_until(Box::pin(shared.draining.clone().cancelled_owned()));
+        let mut run = match opening {
+            Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress),
+            Opening::Resume(upload_id) => match Run::resume(shared, caller, account, &upload_id, progress).await? {
+                Resumed::Stream(run) => *run,
+                Resumed::Closed { record, whole } => {
+                    return shared.only_finish(caller, account, *record, whole, frames).await;
+                }
+                Resumed::Done(settled) => {
+                    return Ok(Outcome::Committed { settled: *settled, upload_id: Some(upload_id) });
+                }
+            },
+        };
+        run.finish_ends_stream = finish_ends_stream;
+        let outcome = run.stream(frames).await;
+        let outcome = outcome.map_err(|fault| run.positioned(fault));
+        match outcome {
+            Ok(Outcome::Open { upload_id, persisted, .. }) if shared.draining.is_cancelled() => {
+                let fault = Fault::new(Reason::ServerDraining, "the server is going down; resume the upload elsewhere");
+                Err(run
+                    .positioned(fault.retry_after(Duration::ZERO))
+                    .fact("persistedOffset", persisted)
+                    .fact_if("uploadId", upload_id))
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// What an open upload holds beside its blocks.
+struct Admitted {
+    _slot: OwnedSemaphorePermit,
+    _share: OwnedSemaphorePermit,
+    _admission: Admission,
+}
+
+/// One stream under way.
+struct Run<'a> {
+    shared: &'a Arc<Shared>,
+    caller: &'a Caller,
+    account: &'a Account<'a>,
+    spec: UploadSpec,
+    context: Vec<u8>,
+    record: Option<Record>,
+    lane: Option<Lane>,
+    prefix: u64,
+    digests: Option<Vec<BlockDigest>>,
+    beyond: Vec<Piece>,
+    progress: watch::Sender<Progress>,
+    taken_over: CancellationToken,
+    finish_ends_stream: bool,
+}
+
+enum Resumed<'a> {
+    Stream(Box<Run<'a>>),
+    Closed { record: Box<Record>, whole: Whole },
+    Done(Box<Settled>),
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        shared: &'a Arc<Shared>,
+        caller: &'a Caller,
+        account: &'a Account<'a>,
+        spec: UploadSpec,
+        context: Vec<u8>,
+        progress: watch::Sender<Progress>,
+    ) -> Run<'a> {
+        progress.send_modify(|progress| progress.accepted = true);
+        Run {
+            shared,
+            caller,
+            account,
+            spec,
+            context,
+            record: None,
+            lane: None,
+            prefix: 0,
+            digests: Some(Vec::new()),
+            beyond: Vec::new(),
+            progress,
+            taken_over: CancellationToken::new(),
+            finish_ends_stream: true,
+        }
+    }
+
+    async fn resume(
+        shared: &'a Arc<Shared>,
+        caller: &'a Caller,
+        account: &'a Account<'a>,
+        upload_id: &str,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Resumed<'a>> {
+        let handle = shared.open_handle(&account.owner, upload_id)?;
+        let taken_over = shared.take_over(&handle.id);
+        let (record, mut standing) = shared.claim(handle, upload_id).await?;
+        if !record.stored {
+            standing = shared.probe(caller, &record.handle, upload_id).await?;
+        }
+        let spec = record.handle.spec.clone();
+        match standing {
+            Standing::Committed(settled) => Ok(Resumed::Done(settled)),
+            Standing::Ready { size, digests } => {
+                let whole = whole_of(&spec, size, digests.as_deref());
+                match shared.look(caller, &spec, whole).await {
+                    Some(settled) => Ok(Resumed::Done(Box::new(settled))),
+                    None => Ok(Resumed::Closed { record: Box::new(record), whole }),
+                }
+            }
+            Standing::Open { prefix, digests, beyond } => {
+                progress.send_modify(|progress| {
+                    *progress = Progress {
+                        upload_id: Some(upload_id.into()),
+                        accepted: true,
+                        received: prefix,
+                        persisted: prefix,
+                    };
+                });
+                let mut run = Run::begin(shared, caller, account, spec, Vec::new(), progress);
+                run.record = Some(record);
+                run.prefix = prefix;
+                run.digests = digests;
+                run.beyond = beyond;
+                run.taken_over = taken_over;
+                run.start_lane(true);
+                Ok(Resumed::Stream(Box::new(run)))
+            }
+        }
+    }
+
+    /// Frames to parts to the lane, then the end. The whole control flow of an upload stands here.
+    async fn stream<S>(&mut self, frames: S) -> Result<Outcome>
+    where
+        S: Stream<Item = Result<Frame>> + Send + Unpin,
+    {
+        let mut cutter = PartCutter::new(
+            frames,
+            self.prefix,
+            self.digests.as_deref(),
+            self.shared.blocks.clone(),
+            self.account.parameter,
+            self.rules()?,
+            self.shared.clock.clone(),
+        )?;
+        let mut last = None;
+        let failure = loop {
+            match self.next_part(&mut cutter).await {
+                Ok(Some((part, _))) if cutter.is_finished() => last = Some(part),
+                Ok(Some((part, room))) => self.push(part, room).await?,
+                Ok(None) => break None,
+                Err(fault) if resumable(&fault) => break Some(fault),
+                Err(fault) => return Err(fault),
+            }
+        };
+        if let Some(fault) = failure {
+            // A lane that failed has settled what it could; otherwise whole blocks of what was read are kept.
+            if self.lane.is_some() || self.record.is_none() {
+                if let Some(part) = cutter.salvage().await {
+                    self.push(part, None).await?;
+                }
+                self.settle().await?;
+            }
+            return Err(fault);
+        }
+        match cutter.close() {
+            Closing::HalfClosed { .. } => {
+                if let Some(part) = last {
+                    self.push(part, None).await?;
+                }
+                let persisted = self.settle().await?;
+                Ok(Outcome::Open { upload_id: self.upload_id(), persisted, closed: false })
+            }
+            Closing::Commit { hash, size, expected } => self.commit(last, Whole { size, hash, expected }).await,
+        }
+    }
+
+    /// The next part, once there is room for it; or what ends the stream meanwhile.
+    async fn next_part<S>(&mut self, cutter: &mut PartCutter<S>) -> Result<Option<(Part, Option<OwnedSemaphorePermit>)>>
+    where
+        S: Stream<Item = Result<Frame>> + Send + Unpin,
+    {
+        let taken_over = self.taken_over.clone();
+        let next = match &mut self.lane {
+            None => cutter.next().await.map(|part| part.map(|part| (part, None))),
+            Some(lane) => {
+                let room = lane.room.clone();
+                let part = async {
+                    let room = room.acquire_owned().await.ok();
+                    Ok(cutter.next().await?.map(|part| (part, room)))
+                };
+                let ended = tokio::select! {
+                    biased;
+                    () = taken_over.cancelled() => Err(taken_over_fault()),
+                    fault = lane.failed() => Err(fault),
+                    part = part => Ok(part),
+                };
+                match ended {
+                    Ok(part) => part,
+                    // What is in flight settles in the lane's own task.
+                    Err(fault) => {
+                        self.lane = None;
+                        Err(fault)
+                    }
+                }
+            }
+        };
+        let received = cutter.next_offset();
+        self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.received, received) != received);
+        next
+    }
+
+    /// Hands a part to the lane. The first one decides how the upload travels.
+    async fn push(&mut self, part: Part, room: Option<OwnedSemaphorePermit>) -> Result<()> {
+        if self.lane.is_none() {
+            let small = self.spec.total_size.is_some_and(|size| size < limits::PARALLEL_FROM_BYTES);
+            let parallel = self.spec.parallel_appends != 1 && !small;
+            let context = std::mem::take(&mut self.context);
+            let record =
+                self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
+            self.taken_over = self.shared.take_over(&record.handle.id);
+            let upload_id = record.upload_id.clone();
+            self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
+            self.record = Some(record);
+            self.start_lane(false);
+        }
+        let Some(lane) = &mut self.lane else { return Err(Fault::bug("an upload has no lane")) };
+        let room = match room {
+            Some(room) => Some(room),
+            None => lane.room.clone().acquire_owned().await.ok(),
+        };
+        match room {
+            Some(room) => lane.push(part, room),
+            None => return Err(lane.failed().await),
+        }
+        Ok(())
+    }
+
+    fn start_lane(&mut self, resumed: bool) {
+        let Some(record) = &self.record else { return };
+        let width = match (record.handle.parallel, self.spec.parallel_appends) {
+            (false, _) => 1,
+            (true, 0) => limits::PARALLEL_APPENDS_DEFAULT,
+            (true, asked) => asked as usize,
+        };
+        let plan = Plan {
+            id: record.handle.id.clone(),
+            writer: record.writer,
+            stored: record.stored,
+            session: record.handle.session.clone(),
+            parallel: record.handle.parallel,
+            width,
+            prefix: self.prefix,
+            beyond: std::mem::take(&mut self.beyond),
+            resumed,
+        };
+        self.lane = Some(Lane::start(self.shared, self.caller, plan, &self.progress));
+    }
+
+    async fn settle(&mut self) -> Result<u64> {
+        match self.lane.take() {
+            Some(lane) => lane.settle().await,
+            None => Ok(0),
+        }
+    }
+
+    async fn commit(&mut self, last: Option<Part>, whole: Whole) -> Result<Outcome> {
+        let Some(lane) = self.lane.take() else {
+            let settled = self.shared.send_single(self.caller, self.account, &self.spec, last, whole).await?;
+            return Ok(Outcome::Committed { settled, upload_id: None });
+        };
+        lane.close(last, whole.size).await?;
+        self.progress.send_modify(|progress| progress.persisted = whole.size);
+        let Some(record) = &self.record else { return Err(Fault::bug("a lane has no record")) };
+        let settled = self.shared.finish(self.caller, self.account, record, whole).await?;
+        Ok(Outcome::Committed { settled, upload_id: self.upload_id() })
+    }
+
+    fn rules(&self) -> Result<Rules> {
+        let declared_hash = match self.spec.content_hash.as_deref().map(str::parse::<ContentHash>) {
+            Some(Ok(hash)) => Some(hash),
+            None => None,
+            Some(Err(_)) => return Err(Fault::bug("a content hash passed the door unread")),
+        };
+        Ok(Rules {
+            append_bytes: self.shared.settings.append_bytes,
+            max_file_size: self.account.max_file_size,
+            declared_size: self.spec.total_size,
+            declared_hash,
+            resumed: self.record.is_some(),
+            idle_max: self.shared.settings.idle,
+            finish_ends_stream: self.finish_ends_stream,
+            ..Rules::default()
+        })
+    }
+
+    fn upload_id(&self) -> Option<String> {
+        self.record.as_ref().map(|record| record.upload_id.clone())
+    }
+
+    /// What the caller needs to go on: only a failure that leaves the upload whole carries it.
+    fn positioned(&self, fault: Fault) -> Fault {
+        let Some(record) = &self.record else { return fault };
+        let spoilt =
+            matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
+        if spoilt || fault.get("uploadId").is_some() {
+            return fault;
+        }
+        let persisted = self.progress.borrow().persisted;
+        let fault =
+            if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };
+        fault.fact("uploadId", &record.upload_id)
+    }
+}
+
+impl Shared {
+    /// A slot, and what an open stream holds outside blocks: its stream window and its largest message, or its whole size
+    /// where that is less. Waits in turn; a queue that is full is refused.
+    async fn admit(&self, parameter: &str, size: Option<u64>) -> Result<Admitted> {
+        let busy = || Fault::new(Reason::ConnectorBusy, "too many uploads wait").retry_after(limits::BUSY_RETRY);
+        let _queued = self.queue.clone().try_acquire_owned().map_err(|_| busy())?;
+        let ended = |_| Fault::bug("a semaphore of uploads was closed");
+        let slot = self.slots.clone().acquire_owned().await.map_err(ended)?;
+        let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
+        let bytes = limits::UPLOAD_CHARGE_BYTES.min(size.saturating_mul(2)).max(1);
+        let units = u32::try_from(bytes.div_ceil(limits::BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
+        let share = self.charges.clone().acquire_many_owned(units).await.map_err(ended)?;
+        let admission = self.blocks.admit(parameter, bytes).await.ok_or_else(busy)?;
+        Ok(Admitted { _slot: slot, _share: share, _admission: admission })
+    }
+
+    /// A session at Dropbox, its row and its handle.
+    async fn open_session(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        spec: UploadSpec,
+        context: Vec<u8>,
+        parallel: bool,
+    ) -> Result<Record> {
+        let expires = lane::expiry(self.clock.now());
+        let mut arg = UploadSessionStartArg::default();
+        arg.session_type = Some(if parallel { UploadSessionType::Concurrent } else { UploadSessionType::Sequential });
+        let session = caller.upload(&routes::UPLOAD_SESSION_START, &arg, &[]).await?.value.session_id;
+        let sealed_spec =
+            serde_json::to_vec(&spec).map_err(|error| Fault::bug("a spec could not be encoded").source(error))?;
+        let new = NewUpload {
+            owner_uid: account.owner.uid,
+            session: Some(&session),
+            lane: if parallel { "parallel" } else { "ordered" },
+            spec: &sealed_spec,
+            expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(expires),
+        };
+        // Without its row a parallel upload could not be resumed, and an ordered one not verified before its commit.
+        let row = self.store.create_upload(new).await?;
+        let handle = Handle { id: row.id, session, parallel, expires, spec, context };
+        let upload_id = handle.seal(self, &account.owner)?;
+        Ok(Record { handle, upload_id, writer: row.writer, stored: true })
+    }
+
+    /// Ends the stream that writes to this upload in this process, and takes its place.
+    fn take_over(&self, id: &str) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        if active.len() >= self.settings.open_max * 2 {
+            active.retain(|_, token| !token.is_cancelled());
+        }
+        if let Some(former) = active.insert(id.to_owned(), token.clone()) {
+            former.cancel();
+        }
+        token
+    }
+
+    async fn release(&self, record: &Record) {
+        if record.stored
+            && let Err(fault) = self.store.release_upload(&record.handle.id, record.writer).await
+        {
+            tracing::warn!(%fault, "an upload could not be released; a resume waits for it");
+        }
+    }
+
+    /// Asks Dropbox how far an ordered session is: an empty append at 0 is refused with the offset that would be right.
+    async fn probe(&self, caller: &Caller, handle: &Handle, upload_id: &str) -> Result<Standing> {
+        let arg = UploadSessionAppendArg::new(UploadSessionCursor::new(handle.session.clone(), 0));
+        let fault = match caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &[]).await {
+            Ok(_) => return Ok(Standing::Open { prefix: 0, digests: Some(Vec::new()), beyond: Vec::new() }),
+            Err(fault) => fault,
+        };
+        let whole_blocks = |offset: u64| offset - offset % limits::BLOCK_BYTES as u64;
+        match (fault.reason(), fault.get("correctOffset").and_then(|offset| offset.parse().ok())) {
+            (_, Some(offset)) => Ok(Standing::Open { prefix: whole_blocks(offset), digests: None, beyond: Vec::new() }),
+            (Reason::UploadClosed, None) => match handle.spec.total_size {
+                Some(size) => Ok(Standing::Ready { size, digests: None }),
+                None => Err(not_found(upload_id, "size_unknown")),
+            },
+            (Reason::UploadNotFound, _) => {
+                let whole = whole_of(&handle.spec, handle.spec.total_size.unwrap_or_default(), None);
+                let settled = self.look(caller, &handle.spec, whole).await;
+                settled
+                    .map(|settled| Standing::Committed(Box::new(settled)))
+                    .ok_or_else(|| not_found(upload_id, "expired"))
+            }
+            _ => Err(fault),
+        }
+    }
+
+    /// A stream on an upload whose bytes are all there: it can only finish it.
+    async fn only_finish<S>(
+        &self,
+        caller: &Caller,
+        account: &Account<'_>,
+        record: Record,
+        mut whole: Whole,
+        mut frames: S,
+    ) -> Result<Outcome>
+    where
+        S: Stream<Item = Result<Frame>> + Send + Unpin,
+    {
+        let open = Outcome::Open { upload_id: Some(record.upload_id.clone()), persisted: whole.size, closed: true };
+        let outcome = loop {
+            match frames.next().await {
+                None => break Ok(open),
+                Some(Err(fault)) => break Err(fault),
+                Some(Ok(Frame::Chunk { offset, bytes, .. })) => {
+                    let end = offset.unwrap_or(whole.size).saturating_add(bytes.len() as u64);
+                    if end > whole.size {
+                        let text = format!("the upload is closed at {} bytes", whole.size);
+                        break Err(Fault::new(Reason::UploadClosed, text).fact("persistedOffset", whole.size));
+                    }
+                }
+                Some(Ok(Frame::Finish { content_hash, size })) => {
+                    if size.is_some_and(|size| size != whole.size) {
+                        let text = format!("total_size differs from the {} bytes of the upload", whole.size);
+                        break Err(Fault::new(Reason::SizeMismatch, text).violation(
+                            "finish.total_size",
+                            "MISMATCH",
+                            "not the bytes sent",
+                        ));
+                    }
+                    whole.expected = content_hash.or(whole.expected);
+                    if let (Some(own), Some(expected)) = (whole.hash, whole.expected)
+                        && own != expected
+                    {
+                        break Err(Fault::new(
+                            Reason::ContentHashMismatch,
+                            "the upload's bytes are not the ones the hash names",
+                        )
+                        .fact("expectedContentHash", expected)
+                        .fact("computedContentHash", own));
+                    }
+                    let settled = self.finish(caller, account, &record, whole).await;
+                    break settled
+                        .map(|settled| Outcome::Committed { settled, upload_id: Some(record.upload_id.clone()) });
+                }
+            }
+        };
+        self.release(&record).await;
+        outcome
+    }
+}
+
+fn whole_of(spec: &UploadSpec, size: u64, digests: Option<&[BlockDigest]>) -> Whole {
+    let expected = spec.content_hash.as_deref().and_then(|hash| hash.parse().ok());
+    Whole { size, hash: digests.map(ContentHash::of_digests), expected }
+}
+
+/// Whether what was read of this stream should be kept: the caller is told to come back.
+fn resumable(fault: &Fault) -> bool {
+    fault.retry_delay().is_some()
+}
+
+fn taken_over_fault() -> Fault {
+    Fault::new(Reason::UploadTakenOver, "another stream took this upload over")
+}

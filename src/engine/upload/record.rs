@@ -1,0 +1,193 @@
+//! What is known of an upload beyond one stream: the sealed `upload_id` its caller holds and the row in the store.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Settled, Shared, UploadSpec};
+use crate::{
+    engine::content_hash::BlockDigest,
+    fault::{Fault, Reason, Result},
+    limits,
+    seal::{HandleKind, Owner},
+    store::{Piece, Upload, UploadState},
+};
+
+/// The inside of an `upload_id`: everything a replica needs to go on, beside the piece map of a parallel upload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Handle {
+    /// The row in the store.
+    pub id: String,
+    /// Dropbox's session.
+    pub session: String,
+    /// A concurrent session: Dropbox cannot tell what it has.
+    pub parallel: bool,
+    /// Seconds since 1970.
+    pub expires: u64,
+    pub spec: UploadSpec,
+    /// The caller's request context when the upload was made, as the service encoded it.
+    pub context: Vec<u8>,
+}
+
+/// An upload that this stream may now write to.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub handle: Handle,
+    pub upload_id: String,
+    /// 0: no row; Dropbox alone knows.
+    pub writer: i64,
+    /// Whether a lane writes its pieces to the row.
+    pub stored: bool,
+}
+
+/// Where a resumed upload stands.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Bytes up to `prefix` are there. `digests`: of the blocks below `prefix`; `None` where no row tells.
+    Open {
+        prefix: u64,
+        digests: Option<Vec<BlockDigest>>,
+        beyond: Vec<Piece>,
+    },
+    /// All bytes are there, the session is closed, nothing is committed as far as we know.
+    Ready {
+        size: u64,
+        digests: Option<Vec<BlockDigest>>,
+    },
+    Committed(Box<Settled>),
+}
+
+impl Handle {
+    pub(super) fn expires_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.expires)
+    }
+
+    pub(super) fn seal(&self, shared: &Shared, owner: &Owner<'_>) -> Result<String> {
+        shared.store.keys().seal_handle(HandleKind::Upload, owner, self)
+    }
+}
+
+impl Shared {
+    /// Opens an `upload_id` and looks at its age.
+    pub(super) fn open_handle(&self, owner: &Owner<'_>, upload_id: &str) -> Result<Handle> {
+        let handle: Handle = self.store.keys().open_handle(HandleKind::Upload, owner, upload_id)?;
+        if handle.expires_at() <= self.clock.now() {
+            return Err(not_found(upload_id, "expired"));
+        }
+        Ok(handle)
+    }
+
+    /// Takes the upload over: raises its writer number and waits until the former writer has stopped, 10 s at most.
+    /// Dropbox cannot arbitrate: a concurrent session takes any offset from anybody.
+    pub(super) async fn claim(&self, handle: Handle, upload_id: &str) -> Result<(Record, Standing)> {
+        if self.store.upload(&handle.id).await?.is_none() {
+            if handle.parallel {
+                return Err(not_found(upload_id, "pieces_lost"));
+            }
+            let record = Record { handle, upload_id: upload_id.into(), writer: 0, stored: false };
+            // Dropbox is asked by the caller of this function: it needs a `Caller`.
+            return Ok((record, Standing::Open { prefix: 0, digests: None, beyond: Vec::new() }));
+        }
+        let claim = self.store.claim_upload(&handle.id).await?;
+        let row = claim.upload;
+        if !claim.former_released {
+            self.wait_for_release(&handle.id, row.writer).await;
+        }
+        let standing = self.standing(&row).await?;
+        let record = Record { handle, upload_id: upload_id.into(), writer: row.writer, stored: true };
+        Ok((record, standing))
+    }
+
+    /// What the row and its pieces say. Read after the former writer stopped, so that nothing is added behind it.
+    pub(super) async fn standing(&self, row: &Upload) -> Result<Standing> {
+        let size = row.size.unwrap_or_default();
+        match row.state {
+            UploadState::Committed => match row.outcome.as_deref().map(serde_json::from_str) {
+                Some(Ok(settled)) => Ok(Standing::Committed(Box::new(settled))),
+                _ => Err(Fault::bug("a committed upload has no outcome")),
+            },
+            UploadState::Open => {
+                let (prefix, digests, beyond) = split(self.store.pieces(&row.id).await?);
+                Ok(Standing::Open { prefix, digests: Some(digests), beyond })
+            }
+            UploadState::Ready | UploadState::Committing => {
+                let (prefix, digests, _) = split(self.store.pieces(&row.id).await?);
+                Ok(Standing::Ready { size, digests: (prefix == size).then_some(digests) })
+            }
+        }
+    }
+
+    /// Until the writer before `writer` has stopped. One that does not say so in time is locked out.
+    async fn wait_for_release(&self, id: &str, writer: i64) {
+        let deadline = tokio::time::Instant::now() + limits::SETTLE_DEADLINE;
+        while tokio::time::Instant::now() < deadline {
+            match self.store.upload(id).await {
+                Ok(Some(row)) if row.released >= writer - 1 || row.writer != writer => return,
+                Ok(Some(_)) => {}
+                _ => return,
+            }
+            self.clock.sleep(limits::RELEASE_POLL).await;
+        }
+        if let Err(fault) = self.store.release_upload(id, writer - 1).await {
+            tracing::warn!(%fault, "a former writer could not be locked out; a piece of it may be sent again");
+        }
+    }
+}
+
+/// What is known block by block: the contiguous part from 0 with its digests, and single blocks behind the first gap.
+/// Pieces may overlap, for a resumed stream may cut them otherwise.
+fn split(pieces: Vec<Piece>) -> (u64, Vec<BlockDigest>, Vec<Piece>) {
+    let block = limits::BLOCK_BYTES as u64;
+    let mut blocks = BTreeMap::new();
+    for piece in pieces {
+        for (n, digest) in piece.digests.iter().enumerate() {
+            let start = n as u64 * block;
+            let length = block.min(piece.length - start.min(piece.length));
+            let known = blocks.entry(piece.offset + start).or_insert((length, *digest));
+            if known.0 < length {
+                *known = (length, *digest);
+            }
+        }
+    }
+    let (mut prefix, mut digests, mut beyond) = (0, Vec::new(), Vec::new());
+    for (offset, (length, digest)) in blocks {
+        if offset == prefix {
+            prefix += length;
+            digests.push(BlockDigest::from_bytes(digest));
+        } else {
+            beyond.push(Piece { offset, length, digests: vec![digest] });
+        }
+    }
+    (prefix, digests, beyond)
+}
+
+pub(super) fn not_found(upload_id: &str, cause: &'static str) -> Fault {
+    let name: String = upload_id.chars().take(32).collect();
+    Fault::new(Reason::UploadNotFound, format!("the upload cannot be continued: {}", cause.replace('_', " ")))
+        .fact("cause", cause)
+        .resource("upload", name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_ends_at_the_first_gap_and_keeps_its_digests() {
+        const BLOCK: u64 = limits::BLOCK_BYTES as u64;
+        let piece = |first: u64, count: u64| Piece {
+            offset: first * BLOCK,
+            length: count * BLOCK,
+            digests: (first..first + count).map(|n| [u8::try_from(n).expect("small"); 32]).collect(),
+        };
+        let (prefix, digests, beyond) = split(vec![piece(0, 2), piece(1, 2), piece(5, 1)]);
+        assert_eq!((prefix, digests.len()), (3 * BLOCK, 3));
+        assert_eq!(beyond, vec![piece(5, 1)]);
+        let tail = Piece { offset: 3 * BLOCK, length: 7, digests: vec![[3; 32]] };
+        assert_eq!(split(vec![piece(0, 2), piece(2, 1), tail]).0, 3 * BLOCK + 7);
+        assert_eq!(split(Vec::new()).0, 0);
+    }
+}

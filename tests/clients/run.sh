@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Runs every language's conformance checks, and Kubernetes' way of probing, against one connector with its emulator.
+# Usage: run.sh [LANGUAGE...]; without arguments all: python go typescript java probe. Takes the built debug binary.
+. "$(dirname "$0")/../setup/common.sh"
+
+CHECKS=7 # of each language; a check that did not run counts as failed
+BINARY=${CONNECTOR_BINARY:-target/debug/dropbox-connector}
+[ -x "$BINARY" ] || die "no $BINARY: run cargo build first"
+[ $# -gt 0 ] || set -- python go typescript java probe
+
+work=$(mktemp -d)
+server=
+finish() {
+    [ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap finish EXIT
+
+"$BINARY" serve --emulator --store-url "sqlite://$work/store.db" --sealing-key-file "$work/sealing.keys" \
+    --data-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --probe-listen 127.0.0.1:0 --http-listen 127.0.0.1:0 \
+    >"$work/server.out" 2>"$work/server.err" &
+server=$!
+
+# The addresses are printed at start: `listening data=… admin=… probe=… http=…`, then `parameter=…`.
+told() { grep -ohE "(^|[[:space:]])$1=[^[:space:]]+" "$work/server.out" "$work/server.err" 2>/dev/null | head -n 1 | cut -d= -f2-; }
+for _ in $(seq 300); do
+    [ -n "$(told data)" ] && [ -n "$(told probe)" ] && [ -n "$(told parameter)" ] && break
+    kill -0 "$server" 2>/dev/null || { cat "$work/server.out" "$work/server.err" >&2; die "the connector ended at once"; }
+    sleep 0.1
+done
+CONNECTOR_ADDRESS=$(told data) CONNECTOR_PARAMETER=$(told parameter) CONNECTOR_PROBE=$(told probe)
+export CONNECTOR_ADDRESS CONNECTOR_PARAMETER
+if [ -z "$CONNECTOR_ADDRESS" ] || [ -z "$CONNECTOR_PARAMETER" ]; then
+    cat "$work/server.out" "$work/server.err" >&2
+    die "the connector did not tell its addresses within 30 s"
+fi
+
+run_python() { (cd clients/python && PYTHONPATH=gen "$BIN/python" conformance.py); }
+
+run_go() {
+    (cd clients/go && GOWORK=off "$BIN/go" vet ./... && GOWORK=off "$BIN/go" test -count=1 -v .) \
+        | sed -nE 's/^ok .*//; s/^--- PASS: Test_([^ ]+).*/ok go \1/p; s/^--- FAIL: Test_([^ ]+).*/not ok go \1/p; s/^    .*/&/p'
+}
+
+run_typescript() { (cd clients/typescript && "$BIN/node" node_modules/typescript/bin/tsc -p . && "$BIN/node" gen/js/src/conformance.js); }
+
+run_java() {
+    # Maven colours the line its process begins with even in batch mode.
+    (cd clients/java && mvn -q -B compile exec:java -Dexec.mainClass=example.Conformance) | sed 's/\x1b\[[0-9;]*m//g'
+}
+
+# What the kubelet sees: three names healthy, an unknown one and the data port's missing name not.
+run_probe() {
+    (cd tests/clients/go/probe && GOWORK=off "$BIN/go" build -o "$TOOLS/gobin/probe" .)
+    local wanted service code
+    while read -r wanted service; do
+        code=0
+        "$TOOLS/gobin/probe" "$CONNECTOR_PROBE" "$service" >"$work/kubelet.out" 2>&1 || code=$?
+        if [ "$code" = "$wanted" ]; then echo "ok probe $service"; else echo "not ok probe $service: exit $code: $(cat "$work/kubelet.out")"; fi
+    done <<<"0 readiness
+0 liveness
+0 dropboxconnector.v1.DropboxConnector
+2 nobody"
+}
+
+passed=0 failed=0
+for language in "$@"; do
+    expected=$CHECKS
+    case $language in
+        probe) expected=4 ;;
+        java) ;;
+        *) bash tests/clients/generate.sh "$language" || true ;;
+    esac
+    "run_$language" >"$work/$language.out" 2>"$work/$language.err" || true
+    cat "$work/$language.out"
+    good=$(grep -c '^ok ' "$work/$language.out" || true)
+    if [ "$good" != "$expected" ]; then
+        echo "$language: $good of $expected checks passed" >&2
+        tail -n 40 "$work/$language.err" >&2
+    fi
+    passed=$((passed + good))
+    failed=$((failed + (good < expected ? expected - good : 0)))
+done
+if [ "$failed" -gt 0 ]; then tail -n 40 "$work/server.err" >&2; fi
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]

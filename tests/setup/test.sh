@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What `make test` needs: stock Python stubs, both grpcurls, the health prober, the load maker, Node for Dropbox's SDK.
+. "$(dirname "$0")/common.sh"
+bash tests/setup/prerequisites.sh
+
+once python tests/setup/requirements.txt tests/setup/common.sh -- python_tools || die "could not get the Python packages"
+once go tests/setup/common.sh -- go_tool || die "could not get a Go toolchain"
+once go-tools tests/setup/common.sh -- go_tools || die "could not get grpcurl, grpc_health_probe and ghz"
+once node tests/setup/common.sh -- node_tool || die "could not get Node"
+say "tools ready in .tools/bin"
