@@ -8,7 +8,7 @@ use crate::emulator::paths;
 /// What is met on the way. `at` is the key as seen from where the walk began; a later walk can go on after it.
 #[derive(Debug)]
 pub(in crate::emulator) enum Visit<'a> {
-    Live { namespace: NamespaceId, key: &'a str, at: String, node: &'a Node },
+    Live { namespace: NamespaceId, at: String, node: &'a Node },
     Deleted { namespace: NamespaceId, at: String, deleted: &'a Deleted },
 }
 
@@ -89,7 +89,7 @@ impl Tree {
             if shown {
                 let at = format!("{prefix}{key}");
                 let more = match (deleted_first, live, gone) {
-                    (false, Some((key, node)), _) => visit(Visit::Live { namespace, key, at, node }),
+                    (false, Some((_, node)), _) => visit(Visit::Live { namespace, at, node }),
                     (_, _, Some((_, deleted))) => visit(Visit::Deleted { namespace, at, deleted }),
                     _ => true,
                 };
