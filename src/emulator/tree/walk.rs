@@ -56,12 +56,13 @@ impl Tree {
         let end = format!("{folder}\u{1}");
         let mut lower = format!("{folder}\0");
         if let Some(after) = after.and_then(|after| after.strip_prefix(prefix)) {
-            // Stopped inside a mount: that one is finished first.
-            let mount = inner.mounts.iter().find(|(at, _)| after.len() > at.len() && paths::within(after, at));
-            if let (Some((at, &id)), true) = (mount, reach.recursive) {
+            // Stopped at a mount or inside: that one is finished first.
+            let mount = inner.mounts.iter().find(|(at, _)| after.len() > folder.len() && paths::within(after, at));
+            if let (Some((at, &id)), true) = (mount, reach.recursive && reach.mounted) {
                 let prefix = format!("{prefix}{at}");
                 let whole = format!("{prefix}{}", &after[at.len()..]);
-                if !self.walk_inside(id, "", &prefix, Some(&whole), reach, visit) {
+                let from = Some(whole.as_str()).filter(|whole| *whole != prefix);
+                if !self.walk_inside(id, "", &prefix, from, reach, visit) {
                     return false;
                 }
             }
