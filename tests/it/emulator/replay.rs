@@ -79,7 +79,7 @@ const REPLAYED: &[(&str, &[&str])] = &[
 const SAME_VALUE: [&str; 8] =
     [".tag", "name", "path_lower", "path_display", "error", "correct_offset", "has_more", "no_account"];
 /// Recorded by other accounts of other times.
-const OTHER_VALUE: [&str; 3] = ["account_type", "entries", "user_message"];
+const OTHER_VALUE: [&str; 2] = ["account_type", "name"];
 /// What stands in an answer and is asked for later.
 const CARRIED: [&str; 3] = ["session_id", "async_job_id", "copy_reference"];
 /// Older routes of the recordings, and the present ones with the same errors; their results are under `metadata`.
