@@ -132,7 +132,7 @@ impl App {
         let emulator = if config.emulator { Some(start_emulator(&mut config, clock.clone()).await?) } else { None };
         let transport = Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
             .map_err(config_fault)?;
-        transport.set_in_flight_max(config.max_requests_per_account);
+        transport.limit_requests(config.max_requests_per_account);
         let resolver = Resolver::new(store.clone(), transport, clock.clone());
         if let Some(emulator) = &emulator {
             make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;

@@ -8,6 +8,7 @@ use std::{
         OnceLock,
         mpsc::{self, Receiver, SyncSender, TrySendError},
     },
+    time::Duration,
 };
 
 use metrics::Unit;
@@ -15,6 +16,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
+    config::LogFormat,
     fault::{Fault, Result},
     limits,
 };
@@ -59,18 +61,15 @@ names! {
     LOG_DROPPED = Counter "dropboxconnector.log.dropped" Count: "Log lines lost because nobody read them fast enough.";
 }
 
-/// Form of the log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Json,
-    Text,
-}
-
 /// Upper bounds of the duration histograms, in seconds: from a look-up on loopback to a large upload.
 const DURATION_BOUNDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+/// Lines of this target are never dropped: whoever writes one waits for room.
+pub const AUDIT_TARGET: &str = "audit";
+
 static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Sets up log lines to standard error and the recorder of metrics, once per process; a second call changes nothing,
 /// so that many apps of one test process may start.
@@ -79,11 +78,12 @@ static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
 /// `INVALID_FIELD` for a filter that cannot be read.
 pub fn install(format: LogFormat, filter: &str) -> Result<()> {
     let filter = EnvFilter::builder().parse(filter).map_err(|error| {
-        Fault::field("log.filter", "MALFORMED", "not a log filter, as in info,dropbox_connector=debug").source(error)
+        Fault::field("log_level", "MALFORMED", "not a log filter, as in info,dropbox_connector=debug").source(error)
     })?;
     install_metrics()?;
-    let lines = fmt_layer(format, Lines::to(io::stderr()));
-    let _ = Registry::default().with(lines.with_filter(filter)).try_init();
+    let lines = LINES.get_or_init(|| Lines::to(io::stderr()));
+    let layer = fmt_layer(format, lines.clone());
+    let _ = Registry::default().with(layer.with_filter(filter)).try_init();
     Ok(())
 }
 
@@ -116,6 +116,13 @@ pub fn install_metrics() -> Result<()> {
     Ok(())
 }
 
+/// Waits until the lines written so far have left, but no longer than `bound`. For the end of the process.
+pub fn flush(bound: Duration) {
+    if let Some(lines) = LINES.get() {
+        lines.flush(bound);
+    }
+}
+
 /// All metrics in Prometheus' text form; empty before [`install`].
 pub fn render() -> String {
     PROMETHEUS.get().map(PrometheusHandle::render).unwrap_or_default()
@@ -141,21 +148,39 @@ where
 
 /// The way of log lines to a writer thread.
 #[derive(Debug, Clone)]
-struct Lines(SyncSender<Vec<u8>>);
+struct Lines(SyncSender<Entry>);
+
+#[derive(Debug)]
+enum Entry {
+    Line(Vec<u8>),
+    /// Everything before this has been written.
+    Mark(SyncSender<()>),
+}
 
 impl Lines {
     fn to(mut out: impl Write + Send + 'static) -> Lines {
-        let (lines, queue): (_, Receiver<Vec<u8>>) = mpsc::sync_channel(limits::LOG_LINES_MAX);
+        let (lines, queue): (_, Receiver<Entry>) = mpsc::sync_channel(limits::LOG_LINES_MAX);
         std::thread::Builder::new()
             .name("log".into())
             .spawn(move || {
-                while let Ok(line) = queue.recv() {
-                    // A standard error that is closed is no reason to stop serving.
-                    let _ = out.write_all(&line);
+                // A standard error that is closed is no reason to stop serving, nor is nobody waiting for a mark.
+                while let Ok(entry) = queue.recv() {
+                    let _ = match entry {
+                        Entry::Line(line) => out.write_all(&line),
+                        Entry::Mark(done) => out.flush().map(|()| drop(done)),
+                    };
                 }
             })
             .expect("a process that cannot start its first threads cannot serve");
         Lines(lines)
+    }
+
+    fn flush(&self, bound: Duration) {
+        let (done, written) = mpsc::sync_channel(1);
+        if self.0.try_send(Entry::Mark(done)).is_ok() {
+            // The writer lets go of the mark, which ends the wait.
+            let _ = written.recv_timeout(bound);
+        }
     }
 }
 
@@ -163,7 +188,13 @@ impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { text: Vec::with_capacity(256), lines: self.0.clone() }
+        Line { text: Vec::with_capacity(256), lines: self.0.clone(), waits: false }
+    }
+
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Line {
+        let mut line = self.make_writer();
+        line.waits = meta.target() == AUDIT_TARGET;
+        line
     }
 }
 
@@ -171,7 +202,8 @@ impl<'a> MakeWriter<'a> for Lines {
 #[derive(Debug)]
 struct Line {
     text: Vec<u8>,
-    lines: SyncSender<Vec<u8>>,
+    lines: SyncSender<Entry>,
+    waits: bool,
 }
 
 impl Write for Line {
@@ -191,7 +223,10 @@ impl Drop for Line {
         if !self.text.ends_with(b"\n") {
             self.text.push(b'\n');
         }
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(std::mem::take(&mut self.text)) {
+        let line = Entry::Line(std::mem::take(&mut self.text));
+        if self.waits {
+            let _ = self.lines.send(line);
+        } else if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
             metrics::counter!(LOG_DROPPED).increment(1);
         }
     }
@@ -220,7 +255,7 @@ mod tests {
         fn until(&self, fits: impl Fn(&str) -> bool) -> String {
             let text = |state: &Gate| String::from_utf8_lossy(&state.1).into_owned();
             let state = self.0.0.lock().expect("unpoisoned");
-            let bound = std::time::Duration::from_secs(10);
+            let bound = Duration::from_secs(10);
             let (state, late) =
                 self.0.1.wait_timeout_while(state, bound, |state| !fits(&text(state))).expect("unpoisoned");
             assert!(!late.timed_out(), "{}", text(&state));
@@ -312,7 +347,40 @@ mod tests {
     }
 
     #[test]
+    fn an_audit_line_waits_for_room() {
+        let sink = Sink::default();
+        sink.shut(true);
+        let writer = {
+            let sink = sink.clone();
+            std::thread::spawn(move || {
+                log(LogFormat::Text, &sink, || {
+                    for n in 0..limits::LOG_LINES_MAX + 100 {
+                        tracing::info!(target: AUDIT_TARGET, n, "line");
+                    }
+                });
+            })
+        };
+        sink.shut(false);
+        writer.join().expect("no panic");
+        sink.until(|text| text.lines().count() == limits::LOG_LINES_MAX + 100);
+    }
+
+    #[test]
+    fn a_flush_returns_when_everything_is_written_and_at_its_bound_otherwise() {
+        let sink = Sink::default();
+        let lines = Lines::to(sink.clone());
+        lines.make_writer().write_all(b"first").expect("memory takes it");
+        lines.flush(Duration::from_secs(10));
+        assert_eq!(sink.until(|_| true), "first\n");
+        sink.shut(true);
+        lines.make_writer().write_all(b"second").expect("memory takes it");
+        lines.flush(Duration::from_millis(10));
+        assert_eq!(sink.until(|_| true), "first\n");
+        sink.shut(false);
+    }
+
+    #[test]
     fn a_filter_that_cannot_be_read_is_refused() {
-        assert_eq!(install(LogFormat::Json, "a=b=c").expect_err("refused").violations()[0].field, "log.filter");
+        assert_eq!(install(LogFormat::Json, "a=b=c").expect_err("refused").violations()[0].field, "log_level");
     }
 }

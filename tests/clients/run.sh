@@ -16,7 +16,7 @@ finish() {
 }
 trap finish EXIT
 
-"$BINARY" serve --emulator --store-url "sqlite://$work/store.db" \
+"$BINARY" serve --emulator --store-url "sqlite://$work/store.db" --sealing-key-file "$work/sealing.keys" \
     --data-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --probe-listen 127.0.0.1:0 --http-listen 127.0.0.1:0 \
     >"$work/server.out" 2>"$work/server.err" &
 server=$!

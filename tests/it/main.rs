@@ -1,5 +1,8 @@
 //! One test binary; a module per area, named as the proto files.
 
 mod emulator;
+mod python;
 mod rooms;
+mod sdk;
+mod schema;
 mod support;

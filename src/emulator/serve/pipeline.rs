@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -51,7 +50,7 @@ pub(super) async fn run(world: &Arc<World>, host: Host, request: Request<Incomin
         };
     }
     let answer = match name {
-        "oauth2/token" => token(world, &taking, &head.headers, body).await?,
+        "oauth2/token" => token(world, &taking, &head, body).await?,
         "temporary_link" => {
             taking.drain(body, 0).await?;
             temporary_link(world, &head.method, &head.headers, &path)
@@ -218,11 +217,6 @@ async fn handle(world: &Arc<World>, call: Call<'_>) -> Result<Answer, Refusal> {
             }
             answer
         }
-        Reply::NotModified { etag } => {
-            let mut answer = Answer::new(StatusCode::NOT_MODIFIED, "", Bytes::new());
-            answer.set(header::ETAG, &etag);
-            answer
-        }
     })
 }
 
@@ -249,7 +243,6 @@ fn check_refusal(world: &World, route: Option<&RouteSpec>, refusal: &Refusal) {
     let problem = match refusal {
         Refusal::Endpoint { error, .. } => world.schema.check_error(route, error),
         Refusal::Auth(error) => world.schema.check_common_error(401, error),
-        Refusal::Access(error) => world.schema.check_common_error(403, error),
         Refusal::PathRoot(error) => world.schema.check_common_error(422, error),
         _ => Ok(()),
     };
@@ -259,9 +252,16 @@ fn check_refusal(world: &World, route: Option<&RouteSpec>, refusal: &Refusal) {
     }
 }
 
-async fn token(world: &Arc<World>, taking: &Taking<'_>, headers: &HeaderMap, body: Incoming) -> io::Result<Answer> {
+/// The JavaScript SDK puts the form's fields into the URL.
+async fn token(
+    world: &Arc<World>,
+    taking: &Taking<'_>,
+    head: &http::request::Parts,
+    body: Incoming,
+) -> io::Result<Answer> {
     let body = taking.whole(body).await?.unwrap_or_default();
-    Ok(Answer::canned(&world.authority.token(headers, "", &body)))
+    let query = head.uri.query().unwrap_or_default();
+    Ok(Answer::canned(&world.authority.token(&head.headers, query, &body)))
 }
 
 /// The bytes behind `files/get_temporary_link`: anyone's who has the link.

@@ -174,7 +174,10 @@ struct Shared {
     store: Store,
     clock: SharedClock,
     settings: Settings,
+    /// Uploads open, uploads that want to be, and the share of the budget that open ones may be charged.
     slots: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
+    charges: Arc<Semaphore>,
     /// Streams that write now, by row: a second one ends the first.
     active: Mutex<HashMap<String, CancellationToken>>,
     tasks: TaskTracker,
@@ -189,6 +192,8 @@ impl fmt::Debug for Uploads {
 
 impl Uploads {
     pub fn new(blocks: Blocks, gates: Arc<Gates>, store: Store, clock: SharedClock, settings: Settings) -> Uploads {
+        // As much as `Blocks::admit` takes before it refuses: who waits here is never refused there.
+        let charges = blocks.budget_bytes() / limits::BUDGET_UNIT_BYTES / 4 * 3;
         Uploads(Arc::new(Shared {
             blocks,
             gates,
@@ -196,6 +201,8 @@ impl Uploads {
             clock,
             settings,
             slots: Arc::new(Semaphore::new(settings.open_max)),
+            queue: Arc::new(Semaphore::new(limits::UPLOAD_QUEUE_MAX)),
+            charges: Arc::new(Semaphore::new(charges)),
             active: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -281,7 +288,11 @@ impl Uploads {
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
         let shared = &self.0;
-        let _admission = shared.admit(account.parameter).await?;
+        let size = match &opening {
+            Opening::New { spec, .. } => spec.total_size,
+            Opening::Resume(_) => None,
+        };
+        let _admitted = shared.admit(account.parameter, size).await?;
         // A drain looks like a caller that half-closes: whole blocks go out, the rest is dropped.
         let frames = frames.take_until(Box::pin(shared.draining.clone().cancelled_owned()));
         let mut run = match opening {
@@ -310,6 +321,13 @@ impl Uploads {
             outcome => outcome,
         }
     }
+}
+
+/// What an open upload holds beside its blocks.
+struct Admitted {
+    _slot: OwnedSemaphorePermit,
+    _share: OwnedSemaphorePermit,
+    _admission: Admission,
 }
 
 /// One stream under way.
@@ -591,12 +609,19 @@ impl<'a> Run<'a> {
 }
 
 impl Shared {
-    /// A slot, and what an open stream holds outside blocks: one stream window and one largest message.
-    async fn admit(&self, parameter: &str) -> Result<(OwnedSemaphorePermit, Admission)> {
-        let busy = || Fault::new(Reason::ConnectorBusy, "too many uploads are open").retry_after(limits::BUSY_RETRY);
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| busy())?;
-        let admission = self.blocks.admit(parameter, limits::UPLOAD_CHARGE_BYTES).await.ok_or_else(busy)?;
-        Ok((slot, admission))
+    /// A slot, and what an open stream holds outside blocks: its stream window and its largest message, or its whole size
+    /// where that is less. Waits in turn; a queue that is full is refused.
+    async fn admit(&self, parameter: &str, size: Option<u64>) -> Result<Admitted> {
+        let busy = || Fault::new(Reason::ConnectorBusy, "too many uploads wait").retry_after(limits::BUSY_RETRY);
+        let _queued = self.queue.clone().try_acquire_owned().map_err(|_| busy())?;
+        let ended = |_| Fault::bug("a semaphore of uploads was closed");
+        let slot = self.slots.clone().acquire_owned().await.map_err(ended)?;
+        let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
+        let bytes = limits::UPLOAD_CHARGE_BYTES.min(size.saturating_mul(2)).max(1);
+        let units = u32::try_from(bytes.div_ceil(limits::BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
+        let share = self.charges.clone().acquire_many_owned(units).await.map_err(ended)?;
+        let admission = self.blocks.admit(parameter, bytes).await.ok_or_else(busy)?;
+        Ok(Admitted { _slot: slot, _share: share, _admission: admission })
     }
 
     /// A session at Dropbox, its row and its handle.
