@@ -1,8 +1,13 @@
 //! One test binary; a module per area, named as the proto files.
 
+mod admin;
+mod doors;
 mod emulator;
+mod items;
 mod python;
+mod raw_api;
 mod rooms;
 mod sdk;
 mod schema;
+mod sharing;
 mod support;
