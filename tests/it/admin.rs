@@ -46,8 +46,8 @@ async fn a_parameter_is_created_changed_by_mask_and_etag_listed_and_deleted() {
     let first = admin.list_application_parameters(list.clone()).await.expect("page").into_inner();
     list.page_token = first.next_page_token.clone();
     let second = admin.list_application_parameters(list.clone()).await.expect("page").into_inner();
-    let names: Vec<_> = first.application_parameters.iter().chain(&second.application_parameters);
-    let names: Vec<_> = names.into_iter().map(|parameter| parameter.application_parameter_id.as_str()).collect();
+    let both = first.application_parameters.iter().chain(&second.application_parameters);
+    let names: Vec<_> = both.map(|parameter| parameter.application_parameter_id.as_str()).collect();
     assert_eq!((names, second.next_page_token.as_str()), (vec!["a", "b", "c"], ""));
     list.group = "other".into();
     assert_eq!(reason(&admin.list_application_parameters(list).await.expect_err("other")), "PAGE_TOKEN_MISMATCH");

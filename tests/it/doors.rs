@@ -40,7 +40,8 @@ async fn each_listener_lists_its_own_services_and_health_answers_on_all() {
     assert_eq!(data.iter().filter(is_ours).collect::<Vec<_>>(), ["dropboxconnector.v1.DropboxConnector"]);
     assert_eq!(admin.iter().filter(is_ours).collect::<Vec<_>>(), ["dropboxconnector.v1.DropboxAdminConnector"]);
     for address in [house.addresses.data, house.addresses.admin, house.addresses.probe] {
-        let mut health = HealthClient::connect(format!("http://{address}")).await.expect("connect");
+        let channel = Channel::from_shared(format!("http://{address}")).expect("uri").connect().await.expect("connect");
+        let mut health = HealthClient::new(channel);
         for service in ["", "readiness", "liveness", "dropboxconnector.v1.DropboxAdminConnector"] {
             let answer = health.check(HealthCheckRequest { service: service.into() }).await.expect("known");
             assert_eq!(answer.get_ref().status(), ServingStatus::Serving, "{service}");
