@@ -169,8 +169,8 @@ pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
 pub const MEMBER_ROOTS_MAX: usize = 10_000;
 /// Application parameters of one `ListApplicationParameters` page.
 pub const PARAMETERS_PAGE_MAX: u32 = 200;
-/// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
-pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
+/// Who renews a bearer holds the row this long; longer than `TOKEN_TIMEOUT`, so that one refresh is under way at a time.
+pub const RENEWAL_LEASE: Duration = Duration::from_secs(35);
 /// A replica that has not written its heartbeat for this long counts as gone.
 pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// An answer is remembered under its request id this long.
