@@ -53,6 +53,7 @@ pub enum Class {
 /// upload that asks for a link needs SHARE in addition to WRITE: the service adds those.
 pub const CLASSES: &[(&str, Class)] = &[
     ("CallApi", Class::Needs(Permission::Raw)),
+    ("CopyItem", Class::Needs(Permission::Write)),
     ("CreateApplicationParameter", Class::Admin),
     ("CreateFolder", Class::Needs(Permission::Write)),
     ("CreateSharedLink", Class::Needs(Permission::Share)),
