@@ -336,15 +336,7 @@ fn handler(path: &str) -> Option<Handler> {
 pub(in crate::emulator) enum Reply {
     Json(Value),
     /// `content` cut by the request's Range; `etag` is the rev.
-    Download {
-        result: Value,
-        content: Content,
-        etag: Option<String>,
-    },
-    /// 304
-    NotModified {
-        etag: String,
-    },
+    Download { result: Value, content: Content, etag: Option<String> },
 }
 
 /// Any answer but success.
@@ -354,12 +346,8 @@ pub(in crate::emulator) enum Refusal {
     Endpoint { error: Value, user_message: Option<String> },
     /// 400 text: what comes after `Error in call to API function "files/upload": `.
     BadRequest(String),
-    /// 400 text, whole.
-    BadRequestBare(String),
     /// 401
     Auth(Value),
-    /// 403
-    Access(Value),
     /// 404 text
     NoSuchRoute(String),
     /// 405 text
