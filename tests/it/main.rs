@@ -6,3 +6,4 @@ mod rooms;
 mod schema;
 mod sdk;
 mod support;
+mod tools;

@@ -420,8 +420,8 @@ fn every_rpc_of_the_connector_has_its_line_in_the_table_of_contents() {
     let mut misses = Vec::new();
     for (service, method) in rpcs() {
         let name = snake(&method);
-        if service.ends_with(".DropboxConnector") && !contents.contains(&format!(".{name}(request)")) {
-            misses.push(format!("src/service/connector.rs: no `self.<topic>.{name}(request)`"));
+        if service.ends_with(".DropboxConnector") && !contents.contains(&format!(".{name}(")) {
+            misses.push(format!("src/service/connector.rs: no `self.<topic>.{name}(…)`"));
         }
     }
     report(misses);
