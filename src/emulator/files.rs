@@ -15,7 +15,9 @@ pub(in crate::emulator) fn handler(route: &str) -> Option<Handler> {
         "files/get_metadata" => get_metadata,
         "files/create_folder_v2" => create_folder,
         "files/create_folder_batch" => create_folder_batch,
-        "files/create_folder_batch/check" => |world, call| world.jobs.check("create_folder_batch", &call).map(Reply::Json),
+        "files/create_folder_batch/check" => {
+            |world, call| world.jobs.check("create_folder_batch", &call).map(Reply::Json)
+        }
         "files/delete_v2" => delete,
         "files/delete_batch" => delete_batch,
         "files/delete_batch/check" => |world, call| world.jobs.check("delete_batch", &call).map(Reply::Json),

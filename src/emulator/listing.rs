@@ -104,7 +104,8 @@ impl<'a> View<'a> {
 
     fn covers(&mut self, namespace: NamespaceId, key: &str) -> bool {
         let (tree, base) = (self.tree, self.inside.0);
-        let prefix = self.prefixes.entry(namespace).or_insert_with(|| Some(paths::key_of(&tree.prefix(base, namespace)?)));
+        let prefix =
+            self.prefixes.entry(namespace).or_insert_with(|| Some(paths::key_of(&tree.prefix(base, namespace)?)));
         let Some(prefix) = prefix else { return false };
         if !self.cursor.mounted && !prefix.is_empty() {
             return false;

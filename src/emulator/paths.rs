@@ -13,10 +13,16 @@ pub(in crate::emulator) enum Written {
     /// `/A/b`, or `` for the root.
     Path(String),
     /// `id:…`, with what may follow it.
-    Id { id: String, rest: String },
+    Id {
+        id: String,
+        rest: String,
+    },
     Rev(String),
     /// `ns:12/A/b`
-    Namespace { id: String, rest: String },
+    Namespace {
+        id: String,
+        rest: String,
+    },
 }
 
 /// `None` is `malformed_path`.

@@ -71,7 +71,9 @@ fn batch(world: &World, call: Call<'_>, copy: bool) -> Result<Reply, Refusal> {
             };
             match done {
                 Ok(metadata) => json!({ ".tag": "success", "success": metadata }),
-                Err(error) => json!({ ".tag": "failure", "failure": { ".tag": "relocation_error", "relocation_error": error } }),
+                Err(error) => {
+                    json!({ ".tag": "failure", "failure": { ".tag": "relocation_error", "relocation_error": error } })
+                }
             }
         })
         .collect();

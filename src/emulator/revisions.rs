@@ -75,9 +75,10 @@ fn restore(world: &World, call: Call<'_>) -> Result<Reply, Refusal> {
         return Err(lookup("not_found"));
     }
     let rev = call.arg["rev"].as_str().unwrap_or_default();
-    let state = tree.revisions.get(rev).filter(|state| {
-        known.iter().any(|known| known == rev) || node.is_some_and(|node| node.id == state.id)
-    });
+    let state = tree
+        .revisions
+        .get(rev)
+        .filter(|state| known.iter().any(|known| known == rev) || node.is_some_and(|node| node.id == state.id));
     let Some(state) = state else { return Err(Refusal::nested(&["invalid_revision"])) };
     let content = state.file.content.clone();
     let terms = Terms {
@@ -89,7 +90,7 @@ fn restore(world: &World, call: Call<'_>) -> Result<Reply, Refusal> {
         ..Terms::default()
     };
     let written = tree.write_file(&place, content, &terms);
-    let (namespace, key) = written
-        .map_err(|problem| Refusal::endpoint(json!({ ".tag": "path_write", "path_write": problem.error() })))?;
+    let (namespace, key) =
+        written.map_err(|problem| Refusal::endpoint(json!({ ".tag": "path_write", "path_write": problem.error() })))?;
     Ok(Reply::Json(tree.metadata(&Shown::plain(call.root), namespace, &key).unwrap_or_default()))
 }

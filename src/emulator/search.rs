@@ -148,7 +148,8 @@ fn wanted(node: &Node, options: &Value) -> bool {
     let categories = options["file_categories"].as_array().filter(|list| !list.is_empty());
     extensions.is_none_or(|list| {
         let asked = list.iter().filter_map(Value::as_str);
-        !node.is_folder() && asked.map(|asked| paths::lower(asked.trim_start_matches('.'))).any(|asked| asked == extension)
+        !node.is_folder()
+            && asked.map(|asked| paths::lower(asked.trim_start_matches('.'))).any(|asked| asked == extension)
     }) && categories.is_none_or(|list| list.iter().any(|asked| asked[".tag"] == category(node)))
 }
 

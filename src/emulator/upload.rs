@@ -67,8 +67,9 @@ pub(in crate::emulator) fn commit(
         space: Some(space),
         ..Terms::default()
     };
-    let (namespace, key) =
-        tree.write_file(&place, content, &terms).map_err(|problem: WriteProblem| CommitProblem::Path(problem.error()))?;
+    let (namespace, key) = tree
+        .write_file(&place, content, &terms)
+        .map_err(|problem: WriteProblem| CommitProblem::Path(problem.error()))?;
     // This Dropbox has no property templates.
     if let Some(group) = info["property_groups"].as_array().and_then(|groups| groups.first()) {
         let error = json!({ ".tag": "template_not_found", "template_not_found": group["template_id"] });

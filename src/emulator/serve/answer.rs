@@ -114,7 +114,13 @@ impl Answer {
     }
 
     /// A file, or the part of it that `Range` asks for.
-    pub fn download(world: &World, route: Option<&RouteSpec>, request: &HeaderMap, content: Content, etag: Option<&str>) -> Answer {
+    pub fn download(
+        world: &World,
+        route: Option<&RouteSpec>,
+        request: &HeaderMap,
+        content: Content,
+        etag: Option<&str>,
+    ) -> Answer {
         if let Some(etag) = etag
             && request.get(header::IF_NONE_MATCH).is_some_and(|asked| asked.as_bytes() == etag.as_bytes())
         {
@@ -157,7 +163,8 @@ impl Answer {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         *headers = self.headers;
-        let fixed = [("x-content-type-options", "nosniff"), ("server", "envoy"), ("x-dropbox-response-origin", "far_remote")];
+        let fixed =
+            [("x-content-type-options", "nosniff"), ("server", "envoy"), ("x-dropbox-response-origin", "far_remote")];
         for (name, value) in fixed {
             headers.insert(name, HeaderValue::from_static(value));
         }
@@ -203,7 +210,8 @@ enum Asked {
 /// One range; what is no range is not heeded, as HTTP says.
 fn range(request: &HeaderMap, size: u64) -> Asked {
     let text = request.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let Some((from, to)) = text.and_then(|text| text.trim().strip_prefix("bytes=")).and_then(|range| range.split_once('-'))
+    let Some((from, to)) =
+        text.and_then(|text| text.trim().strip_prefix("bytes=")).and_then(|range| range.split_once('-'))
     else {
         return Asked::All;
     };

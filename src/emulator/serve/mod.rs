@@ -78,6 +78,17 @@ pub(in crate::emulator) struct Listeners {
 }
 
 impl Listeners {
+    /// Work that ends with the listeners.
+    pub fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut stopped = self.stop.subscribe();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                _ = stopped.changed() => {}
+            }
+        });
+    }
+
     /// Closes the ports and cuts all connections.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
@@ -120,7 +131,9 @@ async fn answer_one(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<answer::Body>, io::Error> {
     match host {
-        Host::Control => whole(world, request, async |world, request| Ok(super::control::serve(world, request).await)).await,
+        Host::Control => {
+            whole(world, request, async |world, request| Ok(super::control::serve(world, request).await)).await
+        }
         Host::Www => whole(world, request, async |world, request| Ok(super::oauth::www(world, request).await)).await,
         _ => Box::pin(pipeline::run(world, host, request)).await,
     }

@@ -231,7 +231,11 @@ fn success(world: &World, route: &RouteSpec, result: serde_json::Value) -> Answe
 fn wrong(world: &World, route: &RouteSpec, text: &str) -> Answer {
     tracing::error!(route = route.name, "the emulator's own answer is wrong: {text}");
     world.ledger.wrong_answer(&route.name, text);
-    Answer::new(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", format!("emulator bug: {}: {text}", route.name))
+    Answer::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "text/plain; charset=utf-8",
+        format!("emulator bug: {}: {text}", route.name),
+    )
 }
 
 fn check_refusal(world: &World, route: Option<&RouteSpec>, refusal: &Refusal) {

@@ -50,7 +50,10 @@ pub(super) fn check_content_type(route: &RouteSpec, headers: &HeaderMap, body_is
     };
     match given {
         None if route.style == Style::Download || (route.arg == "Void" && body_is_empty) => Ok(()),
-        None => Err(Refusal::BadRequest(format!("Missing HTTP \"Content-Type\" header.  Expecting one of {}.", quoted(accepted)))),
+        None => Err(Refusal::BadRequest(format!(
+            "Missing HTTP \"Content-Type\" header.  Expecting one of {}.",
+            quoted(accepted)
+        ))),
         Some(given) if accepted.contains(&normal(&given).as_str()) => Ok(()),
         Some(given) => Err(Refusal::BadRequest(format!(
             "Bad HTTP \"Content-Type\" header: \"{given}\".  Expecting one of {}.",
@@ -70,7 +73,11 @@ fn quoted(values: &[&str]) -> String {
 }
 
 /// The argument of an upload or download route.
-pub(super) fn arg_in_header(route: &RouteSpec, headers: &HeaderMap, query: Option<&str>) -> Result<(Value, &'static str), Refusal> {
+pub(super) fn arg_in_header(
+    route: &RouteSpec,
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Result<(Value, &'static str), Refusal> {
     const HEADER: &str = "HTTP header \"Dropbox-API-Arg\"";
     const PARAMETER: &str = "URL parameter \"arg\"";
     let undecodable = |place: &str| Refusal::BadRequest(format!("{place}: could not decode input as JSON"));
@@ -85,7 +92,9 @@ pub(super) fn arg_in_header(route: &RouteSpec, headers: &HeaderMap, query: Optio
         }
         (None, Some(text)) => Ok((serde_json::from_str(&text).map_err(|_| undecodable(PARAMETER))?, PARAMETER)),
         (None, None) if route.arg == "Void" => Ok((Value::Null, HEADER)),
-        (None, None) => Err(Refusal::BadRequest("Must provide HTTP header \"Dropbox-API-Arg\" or URL parameter \"arg\".".into())),
+        (None, None) => {
+            Err(Refusal::BadRequest("Must provide HTTP header \"Dropbox-API-Arg\" or URL parameter \"arg\".".into()))
+        }
     }
 }
 
@@ -124,7 +133,8 @@ pub(super) fn path_root(world: &World, who: &Who, headers: &HeaderMap) -> Result
     let tag = value.as_str().or_else(|| value[".tag"].as_str()).ok_or_else(|| bad("missing '.tag' key"))?;
     let named = |field: &str| {
         let text = value[field].as_str().ok_or_else(|| bad(&format!("missing required field '{field}'")))?;
-        text.parse::<NamespaceId>().map_err(|_| bad(&format!("{field}: '{text}' did not match pattern '[-_0-9a-zA-Z:]+'")))
+        text.parse::<NamespaceId>()
+            .map_err(|_| bad(&format!("{field}: '{text}' did not match pattern '[-_0-9a-zA-Z:]+'")))
     };
     match tag {
         "home" => Ok(account.home),

@@ -70,7 +70,9 @@ pub(in crate::emulator) struct Node {
 pub(in crate::emulator) enum Kind {
     File(File),
     /// `mount`: the namespace whose root shows here.
-    Folder { mount: Option<NamespaceId> },
+    Folder {
+        mount: Option<NamespaceId>,
+    },
 }
 
 #[derive(Debug, Clone)]

@@ -85,7 +85,8 @@ impl Tree {
                 if let Some(tag) = &node.restricted {
                     return Err(WriteProblem::Restricted(write_tag(tag)));
                 }
-                let identical = file.content.hash() == content.hash() && file.export.is_none() == terms.export.is_none();
+                let identical =
+                    file.content.hash() == content.hash() && file.export.is_none() == terms.export.is_none();
                 if identical && !terms.strict_conflict {
                     return Ok((namespace, place.key.clone()));
                 }
@@ -113,7 +114,13 @@ impl Tree {
         Ok(self.put_file(namespace, &display, content, terms))
     }
 
-    fn put_file(&mut self, namespace: NamespaceId, display: &str, content: Content, terms: &Terms) -> (NamespaceId, String) {
+    fn put_file(
+        &mut self,
+        namespace: NamespaceId,
+        display: &str,
+        content: Content,
+        terms: &Terms,
+    ) -> (NamespaceId, String) {
         let now = self.now();
         let file = File {
             rev: self.new_rev(namespace),
