@@ -180,9 +180,7 @@ pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const LOG_LINES_MAX: usize = 8192;
 /// A log line is cut here.
 pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
-
 // ---- credentials and store (API-DESIGN a.2, HOUSE 5.3) ----
-
 // ---- requests (API-DESIGN a.2) ----
 
 /// No call runs longer, whatever it asks for.

@@ -140,7 +140,8 @@ impl Emulator {
         let world = Arc::new(World::new(&options)?);
         state::load(&world, &options).await?;
         world.addresses.set(bound.addresses()).expect("set once, here");
-        let listeners = bound.serve(world.clone());
+        let mut listeners = bound.serve(world.clone());
+        listeners.spawn(state::save_on_change(world.clone()));
         Ok(Emulator { world, listeners: Some(listeners) })
     }
 
@@ -190,6 +191,7 @@ pub(in crate::emulator) struct World {
     pub commits: serve::commits::Commits,
     pub temporary: download::TemporaryLinks,
     pub copies: copies::References,
+    pub packed: state::Packed,
     pub dice: Mutex<StdRng>,
     addresses: OnceLock<Addresses>,
     state_dir: Option<PathBuf>,
@@ -222,6 +224,7 @@ impl World {
             commits: serve::commits::Commits::default(),
             temporary: download::TemporaryLinks::default(),
             copies: copies::References::default(),
+            packed: state::Packed::default(),
             dice: Mutex::new(StdRng::seed_from_u64(options.rng_seed)),
             addresses: OnceLock::new(),
             state_dir: options.state_dir.clone(),
@@ -336,7 +339,11 @@ fn handler(path: &str) -> Option<Handler> {
 pub(in crate::emulator) enum Reply {
     Json(Value),
     /// `content` cut by the request's Range; `etag` is the rev.
-    Download { result: Value, content: Content, etag: Option<String> },
+    Download {
+        result: Value,
+        content: Content,
+        etag: Option<String>,
+    },
 }
 
 /// Any answer but success.
