@@ -8,7 +8,7 @@ mod python;
 mod raw_api;
 mod rooms;
 mod schema;
-mod sharing;
 mod sdk;
+mod sharing;
 mod support;
 mod tools;
