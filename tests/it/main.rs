@@ -4,6 +4,7 @@ mod emulator;
 mod python;
 mod rooms;
 mod schema;
+mod smoke;
 mod sdk;
 mod support;
 mod tools;
