@@ -16,6 +16,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
+    config::LogFormat,
     fault::{Fault, Result},
     limits,
 };
@@ -60,13 +61,6 @@ names! {
     LOG_DROPPED = Counter "dropboxconnector.log.dropped" Count: "Log lines lost because nobody read them fast enough.";
 }
 
-/// Form of the log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Json,
-    Text,
-}
-
 /// Upper bounds of the duration histograms, in seconds: from a look-up on loopback to a large upload.
 const DURATION_BOUNDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -84,7 +78,7 @@ static LINES: OnceLock<Lines> = OnceLock::new();
 /// `INVALID_FIELD` for a filter that cannot be read.
 pub fn install(format: LogFormat, filter: &str) -> Result<()> {
     let filter = EnvFilter::builder().parse(filter).map_err(|error| {
-        Fault::field("log.filter", "MALFORMED", "not a log filter, as in info,dropbox_connector=debug").source(error)
+        Fault::field("log_level", "MALFORMED", "not a log filter, as in info,dropbox_connector=debug").source(error)
     })?;
     install_metrics()?;
     let lines = LINES.get_or_init(|| Lines::to(io::stderr()));
@@ -387,6 +381,6 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_is_refused() {
-        assert_eq!(install(LogFormat::Json, "a=b=c").expect_err("refused").violations()[0].field, "log.filter");
+        assert_eq!(install(LogFormat::Json, "a=b=c").expect_err("refused").violations()[0].field, "log_level");
     }
 }
