@@ -303,6 +303,12 @@ impl Config {
         }
     }
 
+    /// Neither the store nor the key file was named.
+    pub fn has_default_store(&self) -> bool {
+        let default = Config::load(&Overrides::default());
+        default.is_ok_and(|d| d.store_url == self.store_url && d.sealing_key_file == self.sealing_key_file)
+    }
+
     pub fn parameters_file(&self) -> Option<&Path> {
         (!self.parameters_file.as_os_str().is_empty()).then_some(&*self.parameters_file)
     }

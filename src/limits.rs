@@ -180,40 +180,8 @@ pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const LOG_LINES_MAX: usize = 8192;
 /// A log line is cut here.
 pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
-
 // ---- credentials and store (API-DESIGN a.2, HOUSE 5.3) ----
-
 // ---- requests (API-DESIGN a.2) ----
-/// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
-pub const BEARER_RENEW_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// With less than this left a bearer is not used: the request might arrive too late.
-pub const BEARER_LEFT_MIN: Duration = Duration::from_secs(30);
-/// How often a process looks for changed application parameters: a change holds everywhere within a second.
-pub const CHANGE_FEED_INTERVAL: Duration = Duration::from_millis(500);
-/// After this long without reading the change feed, cached parameters may be too old to act on.
-pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
-/// Largest sealed handle: it fits a metadata value and a URL.
-pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
-/// What an import asks of Dropbox ends by then.
-pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
-/// Members of a team whose root namespace is remembered per application parameter.
-pub const MEMBER_ROOTS_MAX: usize = 10_000;
-/// Application parameters of one `ListApplicationParameters` page.
-pub const PARAMETERS_PAGE_MAX: u32 = 200;
-/// Who renews a bearer holds the row this long; longer than `TOKEN_TIMEOUT`, so that one refresh is under way at a time.
-pub const RENEWAL_LEASE: Duration = Duration::from_secs(35);
-/// A replica that has not written its heartbeat for this long counts as gone.
-pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
-/// An answer is remembered under its request id this long.
-pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
-/// A statement waits this long for another process's write before the store counts as not answering.
-pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read the store at once.
-pub const STORE_READERS: u32 = 4;
-/// Rows of one write transaction: other writers wait no longer than some 20 ms.
-pub const STORE_WRITE_ROWS_MAX: usize = 2000;
-/// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
-pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
 
 /// No call runs longer, whatever it asks for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(15 * 60);
