@@ -18,6 +18,7 @@ const SECRET: [&str; 5] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=src/store/migrations");
     // The others are imported by these.
     let files = ["connector", "admin", "errors"].map(|name| format!("dropboxconnector/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;

@@ -2,12 +2,15 @@
 //! It answers for our own door only; what Dropbox thinks of a grant is never a matter of this file. No HTTP or gRPC type
 //! is known here. Tokens are kept as SHA-256 and compared in constant time.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, ops::BitOr, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::BitOr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::fault::{Fault, Reason, Result};
+use crate::{
+    config::{AuthMode, Config},
+    fault::{Fault, Reason, Result},
+};
 
 /// Who called us, once the door let them in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,21 +49,11 @@ pub enum Class {
     Anyone,
 }
 
-/// How callers prove who they are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Nobody is asked. Only for a loopback listener.
-    #[default]
-    None,
-    /// `authorization: Bearer <token>`, against the hashes of the configuration.
-    Token,
-}
-
 /// The class of each RPC by its name (API-DESIGN a.12). `CallApi` needs RAW in addition to the class of its route, and an
 /// upload that asks for a link needs SHARE in addition to WRITE: the service adds those.
 pub const CLASSES: &[(&str, Class)] = &[
     ("CallApi", Class::Needs(Permission::Raw)),
+    ("CopyItem", Class::Needs(Permission::Write)),
     ("CreateApplicationParameter", Class::Admin),
     ("CreateFolder", Class::Needs(Permission::Write)),
     ("CreateSharedLink", Class::Needs(Permission::Share)),
@@ -96,60 +89,49 @@ pub fn class(rpc: &str) -> Option<Class> {
 /// The door: turns an `authorization` value into a principal.
 #[derive(Clone)]
 pub struct Authenticator {
-    mode: Mode,
+    mode: AuthMode,
     tokens: Arc<[(Arc<str>, [u8; 32])]>,
     admins: Arc<[String]>,
 }
 
 impl Authenticator {
+    /// As the configuration says.
+    ///
+    /// # Errors
+    /// As [`Authenticator::new`].
+    pub fn from_config(config: &Config) -> Result<Self> {
+        let tokens = config.auth_tokens.iter().map(|token| (token.principal.clone(), token.sha256.clone())).collect();
+        Self::new(config.auth_mode, &tokens, &config.admin_principals)
+    }
+
     /// `tokens`: principal name → lowercase hex SHA-256 of its token. `admins`: patterns of the principals that may call
     /// the admin service.
     ///
     /// # Errors
     /// `INVALID_FIELD` naming the configuration key: a hash that is none, a pattern with `*` elsewhere than at its end,
     /// mode `token` without a token.
-    pub fn new(mode: Mode, tokens: &BTreeMap<String, String>, admins: &[String]) -> Result<Self> {
+    pub fn new(mode: AuthMode, tokens: &BTreeMap<String, String>, admins: &[String]) -> Result<Self> {
         let mut hashes = Vec::with_capacity(tokens.len());
         for (name, hash) in tokens {
             let mut bytes = [0u8; 32];
             if name.is_empty() || hex::decode_to_slice(hash.trim(), &mut bytes).is_err() {
                 let text = "name a principal and give the SHA-256 of its token as 64 hex digits";
-                return Err(Fault::field(format!("auth.tokens.{name}"), "MALFORMED", text));
+                return Err(Fault::field(format!("auth_tokens.{name}"), "MALFORMED", text));
             }
             hashes.push((Arc::from(name.as_str()), bytes));
         }
-        if mode == Mode::Token && hashes.is_empty() {
-            return Err(Fault::field("auth.tokens", "REQUIRED", "mode token needs at least one token"));
+        if mode == AuthMode::Token && hashes.is_empty() {
+            return Err(Fault::field("auth_tokens", "REQUIRED", "mode token needs at least one token"));
         }
         for pattern in admins {
-            check_pattern(pattern).map_err(|text| Fault::field("admin.principals", "MALFORMED", text))?;
+            check_pattern(pattern).map_err(|text| Fault::field("admin_principals", "MALFORMED", text))?;
         }
         Ok(Self { mode, tokens: hashes.into(), admins: admins.into() })
     }
 
     /// A door that asks nobody: everyone is admin.
     pub fn open_door() -> Self {
-        Self { mode: Mode::None, tokens: Arc::new([]), admins: Arc::new([]) }
-    }
-
-    pub fn mode(&self) -> &Mode {
-        &self.mode
-    }
-
-    /// Whether this door may stand at such a listener: no authentication and plaintext tokens are for loopback, unless the
-    /// operator said `--i-know`.
-    ///
-    /// # Errors
-    /// `INVALID_FIELD` naming `auth.mode`.
-    pub fn check_listener(&self, address: IpAddr, encrypted: bool, i_know: bool) -> Result<()> {
-        if address.is_loopback() || i_know || (self.mode == Mode::Token && encrypted) {
-            return Ok(());
-        }
-        let text = match self.mode {
-            Mode::None => "mode none admits everyone; listen on loopback, choose mode token, or say --i-know",
-            Mode::Token => "tokens would travel in plaintext; listen on loopback, use TLS, or say --i-know",
-        };
-        Err(Fault::field("auth.mode", "UNSAFE", text).fact("listener", address))
+        Self { mode: AuthMode::None, tokens: Arc::new([]), admins: Arc::new([]) }
     }
 
     /// Who sends this `authorization` value.
@@ -157,7 +139,7 @@ impl Authenticator {
     /// # Errors
     /// `CALLER_UNAUTHENTICATED`; it never says whether a token was nearly right.
     pub fn authenticate(&self, authorization: Option<&str>) -> Result<Principal> {
-        if self.mode == Mode::None {
+        if self.mode == AuthMode::None {
             return Ok(Principal { name: "anonymous".into(), admin: true, open_door: true });
         }
         let value = authorization.ok_or_else(|| unauthenticated("the call carries no authorization metadata"))?;
@@ -338,7 +320,7 @@ mod tests {
         let tokens = [("billing", "billing-token"), ("ops-1", "ops-token")]
             .map(|(name, token)| (name.to_owned(), hex::encode(Sha256::digest(token))));
         let admins: Vec<String> = admins.iter().map(|&admin| admin.to_owned()).collect();
-        Authenticator::new(Mode::Token, &tokens.into(), &admins).unwrap()
+        Authenticator::new(AuthMode::Token, &tokens.into(), &admins).unwrap()
     }
 
     #[test]
@@ -362,22 +344,15 @@ mod tests {
     #[test]
     fn a_bad_door_is_refused_by_the_name_of_its_key() {
         let key = |result: Result<Authenticator>| result.unwrap_err().violations()[0].field.clone();
-        assert_eq!(key(Authenticator::new(Mode::Token, &BTreeMap::new(), &[])), "auth.tokens");
+        assert_eq!(key(Authenticator::new(AuthMode::Token, &BTreeMap::new(), &[])), "auth_tokens");
         let short = BTreeMap::from([("a".to_owned(), "abcd".to_owned())]);
-        assert_eq!(key(Authenticator::new(Mode::Token, &short, &[])), "auth.tokens.a");
-        assert_eq!(key(Authenticator::new(Mode::None, &BTreeMap::new(), &["a*b".to_owned()])), "admin.principals");
+        assert_eq!(key(Authenticator::new(AuthMode::Token, &short, &[])), "auth_tokens.a");
+        assert_eq!(key(Authenticator::new(AuthMode::None, &BTreeMap::new(), &["a*b".to_owned()])), "admin_principals");
     }
 
     #[test]
-    fn an_open_door_stands_at_loopback_only() {
-        let (home, world): (IpAddr, IpAddr) = ("127.0.0.1".parse().unwrap(), "0.0.0.0".parse().unwrap());
+    fn an_open_door_asks_nobody() {
         let open = Authenticator::open_door();
-        assert!(open.check_listener(home, false, false).is_ok());
-        assert!(open.check_listener(world, true, false).is_err());
-        assert!(open.check_listener(world, false, true).is_ok());
-        let door = door(&[]);
-        assert!(door.check_listener(world, true, false).is_ok());
-        assert!(door.check_listener(world, false, false).is_err());
         assert!(open.authenticate(None).unwrap().is_admin());
         assert!(open.authenticate(None).unwrap().is_one_of(&[]));
     }

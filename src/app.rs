@@ -17,7 +17,7 @@ use tonic::{
 };
 
 use crate::{
-    access::Authenticator,
+    access::{Authenticator, Permission},
     clock::{SharedClock, SystemClock},
     config::Config,
     credentials::{Credential, Resolver},
@@ -29,12 +29,13 @@ use crate::{
         gate::Gates,
         upload::{Settings, Uploads},
     },
-    fault::Fault,
+    fault::{Fault, Reason},
     http, limits,
     ready::Ready,
     seal::KeyRing,
+    secret::Secret,
     service::{self, Doors},
-    store::{ParameterId, Store},
+    store::{self, ParameterId, Store},
     telemetry,
 };
 
@@ -117,13 +118,12 @@ impl App {
     pub async fn start_with(mut config: Config, clock: SharedClock) -> Result<App, AppError> {
         telemetry::install_metrics().map_err(start_fault)?;
         let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
-        let keys = match config.emulator {
-            // A first try needs no set-up: the key is made beside the store.
-            true => KeyRing::from_file_or_new(&config.sealing_key_file),
-            false => KeyRing::from_file(&config.sealing_key_file),
-        };
+        // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
+        let fleeting = config.emulator && config.has_default_store();
+        let keys = if fleeting { Ok(KeyRing::ephemeral()) } else { KeyRing::from_file(&config.sealing_key_file) };
         let keys = Arc::new(keys.map_err(config_fault)?);
-        let store = Store::open(&config.store_url, keys.clone(), clock.clone()).await.map_err(start_fault)?;
+        let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
+        let store = Store::open(store_url, keys, clock.clone()).await.map_err(start_fault)?;
         let store = match config.parameters_file() {
             Some(file) => store.with_parameters_file(file).map_err(config_fault)?,
             None => store,
@@ -132,7 +132,7 @@ impl App {
         let emulator = if config.emulator { Some(start_emulator(&mut config, clock.clone()).await?) } else { None };
         let transport = Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
             .map_err(config_fault)?;
-        transport.set_in_flight_max(config.max_requests_per_account);
+        transport.limit_requests(config.max_requests_per_account);
         let resolver = Resolver::new(store.clone(), transport, clock.clone());
         if let Some(emulator) = &emulator {
             make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
@@ -342,7 +342,7 @@ async fn told<E: fmt::Display>(what: &'static str, serving: impl Future<Output =
 }
 
 async fn start_emulator(config: &mut Config, clock: SharedClock) -> Result<Emulator, AppError> {
-    let options = emulator::Options { clock, ..emulator::Options::default() };
+    let options = emulator::Options { clock, contents_on_disk: true, ..emulator::Options::default() };
     let emulator = Emulator::start(options).await.map_err(|error| AppError::Start(error.to_string()))?;
     let addresses = emulator.addresses();
     for (url, address) in [
@@ -356,8 +356,23 @@ async fn start_emulator(config: &mut Config, clock: SharedClock) -> Result<Emula
     Ok(emulator)
 }
 
+/// The application parameter `demo`, linked to the emulator's account, with every permission.
 async fn make_demo_parameter(store: &Store, resolver: &Resolver, emulator: &Emulator) -> Result<(), Fault> {
-    todo!()
+    let login = emulator.account();
+    let id = ParameterId::new(DEMO_PARAMETER)?;
+    let settings = store::Settings {
+        display_name: "Demo".into(),
+        app_source: store::AppSource::OwnApp,
+        app_key: login.app_key,
+        policy: store::Policy { permissions: Permission::ALL.to_vec(), ..store::Policy::default() },
+        ..store::Settings::default()
+    };
+    match store.create_parameters(&id, settings, Some(Secret::new(login.app_secret))).await {
+        Err(fault) if fault.reason() != Reason::ApplicationParameterExists => return Err(fault),
+        // A store that was kept: the emulator is new, so its grant is given again.
+        _ => resolver.import(&id, Credential::RefreshToken(Secret::new(login.refresh_token))).await?,
+    };
+    Ok(())
 }
 
 fn endpoints(config: &Config) -> Endpoints {

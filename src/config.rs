@@ -242,13 +242,13 @@ impl Config {
                 wrong.push(format!("{key}: {text}"));
             }
         };
-        if self.auth_mode == AuthMode::None && !self.i_know {
+        if !self.i_know {
+            let text = match self.auth_mode {
+                AuthMode::None => "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know",
+                AuthMode::Token => "is not a loopback address: tokens would travel in plaintext; set i_know where TLS ends before it",
+            };
             for (key, address) in [("data_listen", self.data_listen), ("admin_listen", self.admin_listen)] {
-                check(
-                    key,
-                    address.ip().is_loopback(),
-                    "is not a loopback address and auth_mode is none: set auth_mode, or i_know",
-                );
+                check(key, address.ip().is_loopback(), text);
             }
         }
         for (key, url) in [
@@ -264,11 +264,7 @@ impl Config {
         }
         check("store_url", self.store_url.starts_with("sqlite:"), "must begin with sqlite:");
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
-        check(
-            "append_mib",
-            self.append_mib.is_multiple_of(4) && (4..=148).contains(&self.append_mib),
-            "must be a multiple of 4, 4 to 148",
-        );
+        check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
         check("max_downloads", (1..=100_000).contains(&self.max_downloads), "must be 1 to 100000");
         check("max_requests_per_account", (4..=1024).contains(&self.max_requests_per_account), "must be 4 to 1024");
@@ -305,6 +301,12 @@ impl Config {
             }
             _ => String::new(),
         }
+    }
+
+    /// Neither the store nor the key file was named.
+    pub fn has_default_store(&self) -> bool {
+        let default = Config::load(&Overrides::default());
+        default.is_ok_and(|d| d.store_url == self.store_url && d.sealing_key_file == self.sealing_key_file)
     }
 
     pub fn parameters_file(&self) -> Option<&Path> {
@@ -363,13 +365,13 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_the_defaults() {
         let file = tempfile::NamedTempFile::new().expect("temp file");
-        std::fs::write(&file, "append_mib = 16\nmax_uploads = 7\n").expect("write");
+        std::fs::write(&file, "append_mib = 4\nmax_uploads = 7\n").expect("write");
         let config = load(|o| {
             o.config = Some(file.path().into());
             o.max_uploads = Some(9);
         })
         .expect("valid");
-        assert_eq!((config.append_mib, config.max_uploads, config.max_downloads), (16, 9, 512));
+        assert_eq!((config.append_mib, config.max_uploads, config.max_downloads), (4, 9, 512));
     }
 
     #[test]

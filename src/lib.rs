@@ -15,7 +15,7 @@
 
 pub mod access;
 pub mod api;
-//pub mod app;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

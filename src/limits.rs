@@ -107,6 +107,36 @@ pub const RELEASE_POLL: Duration = Duration::from_millis(100);
 pub const APPEND_TURNS: u32 = 5;
 /// What admission charges an open upload outside blocks: its stream window and one largest message.
 pub const UPLOAD_CHARGE_BYTES: usize = 1024 * 1024 + MESSAGE_BYTES_MAX;
+/// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
+pub const BEARER_RENEW_AHEAD: Duration = Duration::from_secs(5 * 60);
+/// With less than this left a bearer is not used: the request might arrive too late.
+pub const BEARER_LEFT_MIN: Duration = Duration::from_secs(30);
+/// How often a process looks for changed application parameters: a change holds everywhere within a second.
+pub const CHANGE_FEED_INTERVAL: Duration = Duration::from_millis(500);
+/// After this long without reading the change feed, cached parameters may be too old to act on.
+pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
+/// Largest sealed handle: it fits a metadata value and a URL.
+pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
+/// What an import asks of Dropbox ends by then.
+pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// Members of a team whose root namespace is remembered per application parameter.
+pub const MEMBER_ROOTS_MAX: usize = 10_000;
+/// Application parameters of one `ListApplicationParameters` page.
+pub const PARAMETERS_PAGE_MAX: u32 = 200;
+/// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
+pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
+/// A replica that has not written its heartbeat for this long counts as gone.
+pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// An answer is remembered under its request id this long.
+pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
+/// A statement waits this long for another process's write before the store counts as not answering.
+pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that read the store at once.
+pub const STORE_READERS: u32 = 4;
+/// Rows of one write transaction: other writers wait no longer than some 20 ms.
+pub const STORE_WRITE_ROWS_MAX: usize = 2000;
+/// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
+pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
 // ---- dropbox (API-DESIGN d.8, a.11) ----
 
 /// Requests in flight per Dropbox account; more wait their turn.
@@ -151,34 +181,41 @@ pub const LOG_LINES_MAX: usize = 8192;
 /// A log line is cut here.
 pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
 // ---- credentials and store (API-DESIGN a.2, HOUSE 5.3) ----
+// ---- requests (API-DESIGN a.2) ----
 
-/// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
-pub const BEARER_RENEW_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// With less than this left a bearer is not used: the request might arrive too late.
-pub const BEARER_LEFT_MIN: Duration = Duration::from_secs(30);
-/// How often a process looks for changed application parameters: a change holds everywhere within a second.
-pub const CHANGE_FEED_INTERVAL: Duration = Duration::from_millis(500);
-/// After this long without reading the change feed, cached parameters may be too old to act on.
-pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
-/// Largest sealed handle: it fits a metadata value and a URL.
-pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
-/// Application parameters of one `ListApplicationParameters` page.
-pub const PARAMETERS_PAGE_MAX: u32 = 200;
-/// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
-pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
-/// A replica that has not written its heartbeat for this long counts as gone.
-pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
-/// An answer is remembered under its request id this long.
-pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
-/// A statement waits this long for another process's write before the store counts as not answering.
-pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read the store at once.
-pub const STORE_READERS: u32 = 4;
-/// Rows of one write transaction: other writers wait no longer than some 20 ms.
-pub const STORE_WRITE_ROWS_MAX: usize = 2000;
-/// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
-pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
+/// No call runs longer, whatever it asks for.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(15 * 60);
+/// Delay told with `SERVER_DRAINING`: by then a balancer has taken the process out.
+pub const DRAINING_RETRY: Duration = Duration::from_secs(1);
+/// Bytes of a path.
+pub const PATH_BYTES_MAX: usize = 2 * 1024;
+/// UTF-16 code units of one name in a path (API-FACTS 4.1).
+pub const SEGMENT_UNITS_MAX: usize = 255;
+/// Strings of a request unless their field says otherwise.
+pub const STRING_BYTES_MAX: usize = 4 * 1024;
+/// Deadline of a unary call that brings none.
+pub const UNARY_DEADLINE_DEFAULT: Duration = Duration::from_secs(120);
 
+// ---- listings (API-DESIGN a.6, a.7) ----
+
+/// Items of a `ListFolder` page unless asked otherwise.
+pub const LIST_PAGE_DEFAULT: u32 = 500;
+/// Links of a `ListSharedLinks` page; Dropbox chooses its own page size, so this only cuts.
+pub const LINKS_PAGE_DEFAULT: u32 = 100;
+pub const LINKS_PAGE_MAX: u32 = 1000;
+/// Bytes of a url in a request.
+pub const URL_BYTES_MAX: usize = 2 * 1024;
+/// File extensions of one search.
+pub const SEARCH_EXTENSIONS_MAX: usize = 32;
+pub const SEARCH_PAGE_DEFAULT: u32 = 100;
+/// Dropbox takes no more per page.
+pub const SEARCH_PAGE_MAX: u32 = 1000;
+/// Dropbox takes no longer query.
+pub const SEARCH_QUERY_CHARS_MAX: usize = 1000;
+/// A sorted walk keeps its items in memory: about 10 MB.
+pub const SORTED_ITEMS_MAX: usize = 10_000;
+/// Ranges of one download a caller may ask for.
+pub const PARALLEL_RANGES_MAX: u32 = 8;
 // ---- HTTP/2 towards callers (API-DESIGN d.2) ----
 
 /// Window of one stream: rate × round trip inside a data centre.
@@ -210,5 +247,19 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// After an early answer the rest of the request is read and dropped, this long or this many messages.
 pub const READ_ON: Duration = Duration::from_secs(1);
 pub const READ_ON_MESSAGES: usize = 16;
+/// A temporary link of Dropbox works this long.
+pub const TEMPORARY_LINK_LIFE: Duration = Duration::from_secs(4 * 3600);
+
+// ---- the gRPC face (API-DESIGN d) ----
+
+/// Decode limit of the admin service.
+pub const ADMIN_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// A chunk size that serves well in every client.
+pub const CHUNK_BYTES_RECOMMENDED: usize = 1024 * 1024;
+/// Application parameters of a page unless asked otherwise.
+pub const PARAMETERS_PAGE_DEFAULT: u32 = 50;
+/// Bounds of a parameter's timeouts.
+pub const TIMEOUT_MIN: Duration = Duration::from_millis(100);
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// Uploads that wait to be let in, per process; over it they are told to come back.
 pub const UPLOAD_QUEUE_MAX: usize = 4096;

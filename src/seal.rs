@@ -291,7 +291,9 @@ fn bind(header: &[u8], kind: &str, associated: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Key id, header (all before the nonce), nonce, ciphertext.
-fn split(blob: &[u8]) -> Option<(&str, &[u8], [u8; NONCE_BYTES], &[u8])> {
+type Parts<'a> = (&'a str, &'a [u8], [u8; NONCE_BYTES], &'a [u8]);
+
+fn split(blob: &[u8]) -> Option<Parts<'_>> {
     let (&[version, length], rest) = blob.split_first_chunk::<2>()?;
     if version != VERSION {
         return None;

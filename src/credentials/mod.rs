@@ -1,38 +1,368 @@
-//! Application-parameter id → Caller. `open` is the single gate.
-#[cfg(any())]
-mod signatures {
-    pub struct Resolver;
-    /// What a request says about itself beside the id.
-    pub struct Ask {
-        pub principal: Principal,
-        pub permissions: Permissions, /* Permission::Read.into() or Write | Share */
-        pub act_as: Option<ActAs>,
-        pub root: Option<Root>,
-        pub deadline: Option<Instant>,
+//! Application-parameter id → Caller. [`Resolver::open`] is the single gate: permission, state, act-as and root are settled
+//! there, and nowhere after it is a permission checked again. Permission comes before existence, so that ids cannot be
+//! probed. The happy path is one map look-up and one atomic load.
+
+mod account;
+mod link;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use account::{Account, reauthorization};
+pub use link::{Credential, TestReport};
+
+use crate::{
+    access::{Permission, Permissions, Principal},
+    clock::SharedClock,
+    dropbox::{AccountKey, ActAs, Caller, Root, Timeouts, TokenSource, Transport},
+    fault::{Fault, Reason, Result},
+    limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
+    store::{AccessType, AccountKind, ActAsMode, Grant, Member, ParameterId, Parameters, PathRoot, State, Store},
+};
+
+/// What a request says about itself beside the id.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub principal: Principal,
+    /// All that it needs: `Permission::Read.into()`, `Permission::Write | Permission::Share`.
+    pub permissions: Permissions,
+    /// From the request's context.
+    pub act_as: Option<ActAs>,
+    /// From the request's context.
+    pub root: Option<Root>,
+    pub deadline: Option<Instant>,
+}
+
+/// An open gate.
+#[derive(Clone)]
+pub struct Opened {
+    pub caller: Caller,
+    pub parameters: Arc<Parameters>,
+    /// As whom it acts; None for the linked account itself.
+    pub act_as: Option<ActAs>,
+    /// What paths are relative to; None leaves it to Dropbox.
+    pub root: Option<Root>,
+    /// The root was asked of Dropbox, not set: on `PATH_ROOT_CHANGED` call [`Resolver::forget_root`] and open again, once.
+    pub auto_root: bool,
+}
+
+/// Opens application parameters. One per process.
+pub struct Resolver {
+    store: Store,
+    transport: Arc<Transport>,
+    clock: SharedClock,
+    entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
+    /// Rises with each `forget`: what was read before it must not be cached after it.
+    forgotten: AtomicU64,
+    begun: Instant,
+    /// Milliseconds after `begun` when the change feed was last read. Real time: it measures the store, not tokens.
+    followed: AtomicU64,
+}
+
+/// One parameter in memory.
+struct Entry {
+    parameters: Arc<Parameters>,
+    tokens: Arc<Account>,
+    timeouts: Timeouts,
+    /// Root namespace by member; `None` is the linked account itself.
+    roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
+    /// Held by whoever asks Dropbox for a root.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Resolver {
+    pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock) -> Arc<Resolver> {
+        Arc::new(Resolver {
+            store,
+            transport,
+            clock,
+            entries: RwLock::default(),
+            forgotten: AtomicU64::new(0),
+            begun: Instant::now(),
+            followed: AtomicU64::new(0),
+        })
     }
-    pub struct Opened {
-        pub caller: Caller,
-        pub parameters: Arc<Parameters>,
+
+    /// The gate.
+    ///
+    /// # Errors
+    /// `CALLER_NOT_ALLOWED`, also for an id that does not exist; `APPLICATION_PARAMETER_NOT_FOUND` for administrators only;
+    /// `RAW_API_DISABLED`, `PARAMETER_DISABLED`, `REAUTHORIZATION_REQUIRED`, `ACT_AS_NOT_ALLOWED`, `TEAM_LINK_REQUIRED`,
+    /// `ACT_AS_INVALID`, `PATH_ROOT_NOT_ALLOWED`, `OUTSIDE_JAIL`, `STORE_UNAVAILABLE`, and what asking for the root gives.
+    pub async fn open(&self, id: &ParameterId, ask: Ask) -> Result<Opened> {
+        let Some(entry) = self.entry(id).await? else {
+            return Err(if ask.principal.is_admin() { not_found(id) } else { not_allowed(id, ask.permissions) });
+        };
+        let parameters = &entry.parameters;
+        let policy = &parameters.settings.policy;
+        if !ask.principal.is_one_of(&policy.allowed_principals) {
+            return Err(not_allowed(id, ask.permissions));
+        }
+        let missing = ask.permissions.missing_from(policy.granted());
+        if missing == Permission::Raw.into() {
+            return Err(Fault::new(Reason::RawApiDisabled, format!("the policy of {id} does not grant RAW"))
+                .fact("permission", "RAW"));
+        }
+        if !missing.is_empty() {
+            return Err(not_allowed(id, missing));
+        }
+        ready(parameters)?;
+        let act_as = act_as(parameters, ask.act_as)?;
+        let (root, auto_root) = match chosen_root(parameters, ask.root, act_as.as_ref())? {
+            Chosen::Fixed(root) => (root, false),
+            Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
+        };
+        let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
+        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root })
     }
-    pub enum Credential {
-        RefreshToken(Secret<String>),
-        AccessToken { token: Secret<String>, expires_at: Option<SystemTime> },
+
+    /// The parameter changed, was disabled or deleted: the next `open` reads it again.
+    pub fn forget(&self, id: &ParameterId) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        entries.remove(id);
     }
-    pub struct TestReport {
-        pub account: Account,
-        pub scopes: Vec<String>,
-        pub latency: Duration,
-        pub clock_skew: Option<Duration>, /* ... */
+
+    /// Dropbox said `PATH_ROOT_CHANGED`: the next `open` asks for the root again.
+    pub fn forget_root(&self, id: &ParameterId) {
+        let entry = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(entry) = entry {
+            entry.roots.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
-    impl Resolver {
-        pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock) -> Arc<Resolver>;
-        pub async fn open(&self, id: &ParameterId, ask: Ask) -> Result<Opened>;
-        pub fn forget(&self, id: &ParameterId);
-        /// After 422 PATH_ROOT_CHANGED: the next `open` asks Dropbox again.
-        pub fn forget_root(&self, id: &ParameterId);
-        pub async fn import(&self, id: &ParameterId, credential: Credential) -> Result<Parameters>;
-        pub async fn test(&self, id: &ParameterId) -> Result<TestReport>;
-        /// Body of the change-feed task; the app spawns it and drops it at the end.
-        pub async fn follow_changes(&self) -> std::convert::Infallible;
+
+    /// Follows the changes that this and other processes make, and forgets what they touch. Never ends; drop it to stop.
+    /// Without it `open` fails after five minutes.
+    pub async fn follow_changes(&self) -> std::convert::Infallible {
+        let mut seq = None;
+        loop {
+            match self.follow(seq).await {
+                Ok(last) => {
+                    seq = Some(last);
+                    let after = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    self.followed.store(after, Ordering::Relaxed);
+                }
+                Err(fault) => tracing::warn!(%fault, "changes of application parameters could not be read"),
+            }
+            tokio::time::sleep(CHANGE_FEED_INTERVAL).await;
+        }
     }
+
+    /// How long ago changes were last read. Beyond 30 s readiness should say so.
+    pub fn silence(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_millis(self.followed.load(Ordering::Relaxed)))
+    }
+
+    async fn follow(&self, seq: Option<i64>) -> Result<i64> {
+        let Some(mut seq) = seq else {
+            let last = self.store.last_parameter_change().await?;
+            // What was cached before the feed began may have changed since.
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            self.forgotten.fetch_add(1, Ordering::AcqRel);
+            entries.clear();
+            return Ok(last);
+        };
+        loop {
+            let changes = self.store.parameter_changes(seq).await?;
+            for change in &changes {
+                self.forget(&change.id);
+            }
+            match changes.last() {
+                Some(change) if change.seq > seq => seq = change.seq,
+                _ => return Ok(seq),
+            }
+        }
+    }
+
+    async fn entry(&self, id: &ParameterId) -> Result<Option<Arc<Entry>>> {
+        if self.silence() > CHANGE_FEED_SILENCE_MAX {
+            return Err(Fault::new(
+                Reason::StoreUnavailable,
+                "application parameters could not be read for five minutes",
+            )
+            .retry_after(Duration::from_secs(1)));
+        }
+        loop {
+            let before = self.forgotten.load(Ordering::Acquire);
+            if let Some(entry) = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+                return Ok(Some(entry.clone()));
+            }
+            let Some(parameters) = self.store.parameters(id).await? else { return Ok(None) };
+            let renewal = match &parameters.grant {
+                // Without the row's bearer one is made from the grant.
+                Some(Grant::Refreshable(_)) => self.store.renewal(&parameters.uid).await.unwrap_or_default(),
+                _ => None,
+            };
+            let (store, transport, clock) = (self.store.clone(), self.transport.clone(), self.clock.clone());
+            let parameters = Arc::new(parameters);
+            let entry = Arc::new(Entry {
+                timeouts: timeouts(&parameters),
+                tokens: Account::new(parameters.clone(), renewal, store, transport, clock),
+                parameters,
+                roots: RwLock::default(),
+                asking: tokio::sync::Mutex::new(()),
+            });
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            if self.forgotten.load(Ordering::Acquire) == before {
+                // The first of several loaders wins, so that one parameter has one renewal.
+                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
+            }
+        }
+    }
+
+    fn caller(&self, entry: &Entry, act_as: Option<ActAs>, root: Option<Root>, deadline: Option<Instant>) -> Caller {
+        let parameters = &entry.parameters;
+        let account = match (&act_as, parameters.account_id()) {
+            (Some(ActAs::User(member) | ActAs::Admin(member)), _) => member.as_str(),
+            (None, "") => &parameters.uid,
+            (None, account) => account,
+        };
+        let tokens: Arc<dyn TokenSource> = entry.tokens.clone();
+        Caller::new(self.transport.clone(), tokens, AccountKey::new(account), act_as, root, deadline, entry.timeouts)
+    }
+
+    async fn auto_root(&self, entry: &Entry, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {
+        let member = act_as.cloned();
+        let known = || entry.roots.read().unwrap_or_else(PoisonError::into_inner).get(&member).cloned();
+        if let Some(root) = known() {
+            return Ok(Root::Root(root.to_string()));
+        }
+        let _turn = entry.asking.lock().await;
+        if let Some(root) = known() {
+            return Ok(Root::Root(root.to_string()));
+        }
+        let account = link::account(&self.caller(entry, member.clone(), None, deadline)).await?;
+        let mut roots = entry.roots.write().unwrap_or_else(PoisonError::into_inner);
+        if roots.len() >= MEMBER_ROOTS_MAX {
+            roots.clear();
+        }
+        roots.insert(member, account.root_namespace_id.as_str().into());
+        Ok(Root::Root(account.root_namespace_id))
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("parameter", &self.parameters.id).finish_non_exhaustive()
+    }
+}
+
+enum Chosen {
+    Fixed(Option<Root>),
+    Auto,
+}
+
+/// May it be used now?
+fn ready(parameters: &Parameters) -> Result<()> {
+    match parameters.state() {
+        State::Active => Ok(()),
+        State::Pending => Err(reauthorization(parameters, "not_yet_authorized")),
+        State::ReauthorizationRequired => {
+            Err(reauthorization(parameters, parameters.reauthorization_cause.as_deref().unwrap_or_default()))
+        }
+        State::Disabled => {
+            let message = format!("application parameter {} is disabled", parameters.id);
+            Err(Fault::new(Reason::ParameterDisabled, message)
+                .resource("application_parameter", parameters.id.as_str()))
+        }
+    }
+}
+
+/// As whom. A request may choose only what the policy lists.
+fn act_as(parameters: &Parameters, asked: Option<ActAs>) -> Result<Option<ActAs>> {
+    let settings = &parameters.settings;
+    let default = settings.default_act_as.as_ref().map(|member| match member {
+        Member::SelectUser(member) => ActAs::User(member.clone()),
+        Member::SelectAdmin(member) => ActAs::Admin(member.clone()),
+    });
+    let chosen = match asked {
+        None => default,
+        Some(asked) if default.as_ref() == Some(&asked) => Some(asked),
+        Some(asked) => {
+            let (ActAs::User(member) | ActAs::Admin(member)) = &asked;
+            let allowed = match settings.policy.act_as {
+                ActAsMode::None => false,
+                ActAsMode::Listed => settings.policy.act_as_members.contains(member),
+                ActAsMode::Any => true,
+            };
+            if !allowed {
+                let message = format!("the policy of {} does not allow to act as this member", parameters.id);
+                return Err(Fault::new(Reason::ActAsNotAllowed, message).fact("field", "context.act_as"));
+            }
+            if settings.account_kind != AccountKind::Team {
+                let message = format!("{} is linked to a user; only a team link acts as a member", parameters.id);
+                return Err(Fault::new(Reason::TeamLinkRequired, message).fact("field", "context.act_as"));
+            }
+            Some(asked)
+        }
+    };
+    if let Some(ActAs::User(member) | ActAs::Admin(member)) = &chosen
+        && member.contains('@')
+    {
+        let text = "give the team_member_id (dbmid:…); an e-mail address is not resolved here";
+        return Err(Fault::new(Reason::ActAsInvalid, text).violation("context.act_as", "MALFORMED", text));
+    }
+    Ok(chosen)
+}
+
+/// Relative to what. A request may choose only where the policy lets it, and never inside a jail.
+fn chosen_root(parameters: &Parameters, asked: Option<Root>, act_as: Option<&ActAs>) -> Result<Chosen> {
+    let settings = &parameters.settings;
+    if let Some(root) = asked {
+        if !settings.path_prefix.is_empty() {
+            let message = format!("{} is confined to a folder; it takes no path root", parameters.id);
+            return Err(Fault::new(Reason::OutsideJail, message).fact("field", "context.path_root"));
+        }
+        if !settings.policy.allow_path_root {
+            let message = format!("the policy of {} does not allow a path root", parameters.id);
+            return Err(Fault::new(Reason::PathRootNotAllowed, message).fact("field", "context.path_root"));
+        }
+        return Ok(Chosen::Fixed(Some(root)));
+    }
+    Ok(match &settings.default_path_root {
+        PathRoot::Home => Chosen::Fixed(Some(Root::Home)),
+        PathRoot::Namespace { namespace_id } => Chosen::Fixed(Some(Root::Namespace(namespace_id.clone()))),
+        // An app folder is its own root, and a team token alone has no home to ask for.
+        PathRoot::Auto if settings.access_type == AccessType::AppFolder => Chosen::Fixed(None),
+        PathRoot::Auto if settings.account_kind == AccountKind::Team && act_as.is_none() => Chosen::Fixed(None),
+        PathRoot::Auto => Chosen::Auto,
+    })
+}
+
+fn timeouts(parameters: &Parameters) -> Timeouts {
+    let set = parameters.settings.timeouts;
+    let default = Timeouts::default();
+    Timeouts {
+        connect: set.connect.unwrap_or(default.connect),
+        request: set.request.unwrap_or(default.request),
+        idle_read: set.idle_read.unwrap_or(default.idle_read),
+    }
+}
+
+/// The same words for "you may not" and "there is none".
+fn not_allowed(id: &ParameterId, needed: Permissions) -> Fault {
+    let permission = needed.iter().next().map_or("READ", Permission::name);
+    Fault::new(Reason::CallerNotAllowed, format!("you may not use application parameter {id} for this"))
+        .fact("permission", permission)
+}
+
+fn not_found(id: &ParameterId) -> Fault {
+    Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"))
+        .resource("application_parameter", id.as_str())
 }

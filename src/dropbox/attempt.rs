@@ -86,6 +86,9 @@ pub(super) async fn send(
         Style::Download => None,
     };
     let watched = body.as_ref().is_some_and(|body| !http_body::Body::is_end_stream(body));
+    if !watched {
+        progress.begin();
+    }
     let mut builder = transport.client(facts).post(transport.url(facts)?).headers(headers(request, bearer)?);
     if let Some(body) = body {
         builder = builder.body(reqwest::Body::wrap(body));
@@ -95,7 +98,7 @@ pub(super) async fn send(
     let response = match timed(builder.send(), progress, watched, timeouts).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            let sent = !error.is_connect() && (progress.begun() || !watched);
+            let sent = !error.is_connect() && progress.begun();
             let error = error.without_url();
             return Ok(Outcome { request_id: None, status: None, result: Err(Trouble::Broken { sent, error }) });
         }

@@ -38,6 +38,11 @@ impl Progress {
         self.begun.load(Ordering::Acquire)
     }
 
+    /// For a request without a body, which nobody can watch leave.
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
     }
@@ -66,7 +71,7 @@ impl http_body::Body for Pieces {
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        this.progress.begun.store(true, Ordering::Release);
+        this.progress.begin();
         while let Some(piece) = this.pieces.get_mut(this.next) {
             if piece.is_empty() {
                 this.next += 1;

@@ -264,7 +264,7 @@ impl Caller {
                 continue;
             }
             let unclear_before = trace.unclear.load(Ordering::Acquire);
-            let failure = self.failure(facts, &trouble);
+            let failure = self.failure(facts, &trouble, attempt);
             if failure == Failure::Unclear && facts.effect != Effect::Read {
                 trace.unclear.store(true, Ordering::Release);
             }
@@ -272,6 +272,9 @@ impl Caller {
             let Some(wait) = retry::wait(failure, facts.repeat, attempt, left, rand::random()) else {
                 return Err(fault(request, trouble, outcome.request_id.as_deref(), unclear_before));
             };
+            if matches!(failure, Failure::Refused { .. }) {
+                metrics::histogram!(telemetry::RATELIMIT_WAIT).record(wait.as_secs_f64());
+            }
             attempt += 1;
             metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
             tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
@@ -333,10 +336,13 @@ impl Caller {
     }
 
     /// What a failed attempt means for a repeat; holds the account back if Dropbox asked for it.
-    fn failure(&self, facts: &Facts, trouble: &Trouble) -> Failure {
+    fn failure(&self, facts: &Facts, trouble: &Trouble, attempt: u32) -> Failure {
         match trouble {
             Trouble::Broken { sent: false, .. } => Failure::NotSent,
             Trouble::Broken { sent: true, .. } => Failure::Unclear,
+            // A connection that fell silent under an append: another one may do. More of that is the parameter's
+            // timeout, as it is at once for calls, whose callers wait.
+            Trouble::Timeout { .. } if facts.repeat == Repeat::Safe && attempt == 0 => Failure::Unclear,
             Trouble::Timeout { .. } | Trouble::Unreadable(_) => Failure::Final,
             Trouble::Refused { status, retry_after, body } => {
                 let failure = problem::failure(facts, status.as_u16(), *retry_after, body);

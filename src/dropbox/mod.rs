@@ -5,6 +5,7 @@
 mod attempt;
 mod body;
 mod caller;
+mod date;
 mod header;
 mod pace;
 mod problem;

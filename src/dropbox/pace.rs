@@ -23,6 +23,8 @@ use crate::{
 /// All accounts' queues.
 pub(super) struct Pace {
     clock: SharedClock,
+    /// Requests in flight for one account.
+    requests_max: AtomicUsize,
     lanes: Mutex<HashMap<AccountKey, Arc<Lane>>>,
 }
 
@@ -44,7 +46,12 @@ pub(super) struct Permit {
 
 impl Pace {
     pub(super) fn new(clock: SharedClock) -> Pace {
-        Pace { clock, lanes: Mutex::default() }
+        Pace { clock, requests_max: AtomicUsize::new(limits::ACCOUNT_REQUESTS_MAX), lanes: Mutex::default() }
+    }
+
+    /// For accounts that are called for the first time from now on.
+    pub(super) fn limit_requests(&self, max: usize) {
+        self.requests_max.store(max, Ordering::Relaxed);
     }
 
     pub(super) fn lane(&self, account: &AccountKey) -> Arc<Lane> {
@@ -56,10 +63,12 @@ impl Pace {
             let now = self.clock.now();
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || *lock(&lane.paused_until) > now);
         }
+        let requests_max = self.requests_max.load(Ordering::Relaxed);
         let lane = Arc::new(Lane {
             clock: self.clock.clone(),
-            requests: Arc::new(Semaphore::new(limits::ACCOUNT_REQUESTS_MAX)),
-            bodies: Arc::new(Semaphore::new(limits::ACCOUNT_BODIES_MAX)),
+            requests: Arc::new(Semaphore::new(requests_max)),
+            // Commits and unary calls always find a place beside the bodies.
+            bodies: Arc::new(Semaphore::new((requests_max * 3 / 4).max(1))),
             waiting: AtomicUsize::new(0),
             paused_until: Mutex::new(SystemTime::UNIX_EPOCH),
         });
@@ -82,6 +91,11 @@ impl Lane {
                 return Ok(permit);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn free_bodies(&self) -> usize {
+        self.bodies.available_permits()
     }
 
     /// Nobody sends for this account until the span is over.

@@ -130,9 +130,12 @@ fn contended(error: &Value) -> bool {
     tags(error).last() == Some(&"too_many_write_operations")
 }
 
+/// One union: its tag, and its object unless it is a bare text.
+type Level<'a> = (Option<&'a str>, Option<&'a Map<String, Value>>);
+
 /// Every object from the outermost union to the innermost, with its tag. `files/upload` and rate limits put the next
 /// union under `reason`, everything else under the tag's own name.
-fn levels(error: &Value) -> Vec<(Option<&str>, Option<&Map<String, Value>>)> {
+fn levels(error: &Value) -> Vec<Level<'_>> {
     let mut levels = Vec::new();
     let mut next = Some(error);
     while let Some(value) = next.take()

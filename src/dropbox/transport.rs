@@ -48,6 +48,11 @@ impl Transport {
         }))
     }
 
+    /// Requests in flight for one account, three quarters of them with bodies. To be said before the first call.
+    pub fn limit_requests(&self, max: usize) {
+        self.pace.limit_requests(max);
+    }
+
     pub(super) fn client(&self, facts: &Facts) -> &Client {
         match facts.host {
             Host::Content => &self.content,

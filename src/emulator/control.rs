@@ -1,6 +1,7 @@
 //! The emulator's own powers: script, counters, journal, reset, seed, tokens, switches, clock. [`Control`] has them in-process;
 //! the control port gives the same ones over HTTP (`port`), for an emulator that is a process of its own.
 
+mod kinds;
 mod ledger;
 mod port;
 
@@ -14,7 +15,10 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-pub use self::ledger::{Counter, Entry};
+pub use self::{
+    kinds::{Document, Restriction},
+    ledger::{Counter, Entry},
+};
 pub(in crate::emulator) use self::{
     ledger::{Ledger, Ticket},
     port::serve,

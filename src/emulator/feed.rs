@@ -9,7 +9,8 @@ use super::{Refusal, World, hold, listing};
 
 /// Answers when there is news, or after `timeout` and some jitter. By the emulator's clock.
 pub(in crate::emulator) async fn longpoll(world: &World, arg: &Value) -> Result<Value, Refusal> {
-    let cursor = listing::read(arg["cursor"].as_str().unwrap_or_default())?;
+    let cursor = listing::read(arg["cursor"].as_str().unwrap_or_default())
+        .map_err(|_| Refusal::BadRequest("request body: cursor: unsupported cursor type".to_owned()))?;
     let switches = world.switches();
     let mut changed = world.tree().changed();
     let timeout = Duration::from_secs(arg["timeout"].as_u64().unwrap_or(30));

@@ -233,7 +233,7 @@ fn listed(tree: &Tree, cursor: &Cursor, after: &str, limit: usize) -> (Vec<Value
             return false;
         }
         match visit {
-            Visit::Live { namespace, node, at, .. } => {
+            Visit::Live { namespace, node, at } => {
                 if cursor.shows(node) {
                     entries.push(tree.show_node(&shown, namespace, node));
                 }

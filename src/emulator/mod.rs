@@ -140,7 +140,8 @@ impl Emulator {
         let world = Arc::new(World::new(&options)?);
         state::load(&world, &options).await?;
         world.addresses.set(bound.addresses()).expect("set once, here");
-        let listeners = bound.serve(world.clone());
+        let mut listeners = bound.serve(world.clone());
+        listeners.spawn(state::save_on_change(world.clone()));
         Ok(Emulator { world, listeners: Some(listeners) })
     }
 
@@ -190,6 +191,7 @@ pub(in crate::emulator) struct World {
     pub commits: serve::commits::Commits,
     pub temporary: download::TemporaryLinks,
     pub copies: copies::References,
+    pub packed: state::Packed,
     pub dice: Mutex<StdRng>,
     addresses: OnceLock<Addresses>,
     state_dir: Option<PathBuf>,
@@ -222,6 +224,7 @@ impl World {
             commits: serve::commits::Commits::default(),
             temporary: download::TemporaryLinks::default(),
             copies: copies::References::default(),
+            packed: state::Packed::default(),
             dice: Mutex::new(StdRng::seed_from_u64(options.rng_seed)),
             addresses: OnceLock::new(),
             state_dir: options.state_dir.clone(),
@@ -341,10 +344,6 @@ pub(in crate::emulator) enum Reply {
         content: Content,
         etag: Option<String>,
     },
-    /// 304
-    NotModified {
-        etag: String,
-    },
 }
 
 /// Any answer but success.
@@ -354,12 +353,8 @@ pub(in crate::emulator) enum Refusal {
     Endpoint { error: Value, user_message: Option<String> },
     /// 400 text: what comes after `Error in call to API function "files/upload": `.
     BadRequest(String),
-    /// 400 text, whole.
-    BadRequestBare(String),
     /// 401
     Auth(Value),
-    /// 403
-    Access(Value),
     /// 404 text
     NoSuchRoute(String),
     /// 405 text

@@ -49,15 +49,17 @@ fn well_formed(path: &str) -> bool {
     let Some(rest) = path.strip_prefix('/') else { return path.is_empty() };
     !path.contains('\0')
         && rest.split('/').all(|name| {
-            !name.is_empty() && name != "." && name != ".." && name.encode_utf16().count() <= COMPONENT_UNITS_MAX
+            !name.is_empty()
+                && name != "."
+                && name != ".."
+                && !name.contains('\\')
+                && name.encode_utf16().count() <= COMPONENT_UNITS_MAX
         })
 }
 
 /// May the last component be the name of something new?
 pub(in crate::emulator) fn allowed_name(name: &str) -> bool {
-    !(DISALLOWED.contains(&lower(name).as_str())
-        || name.ends_with(' ')
-        || name.chars().any(|c| c == '\\' || c == '\u{7f}'))
+    !(DISALLOWED.contains(&lower(name).as_str()) || name.ends_with(' ') || name.contains('\u{7f}'))
 }
 
 pub(in crate::emulator) fn lower(text: &str) -> String {
@@ -113,7 +115,7 @@ mod tests {
         assert_eq!(read("id:abc/x"), Some(Written::Id { id: "id:abc".into(), rest: "/x".into() }));
         assert_eq!(read("ns:12/x"), Some(Written::Namespace { id: "12".into(), rest: "/x".into() }));
         assert_eq!(read("rev:a1c10ce0dd78"), Some(Written::Rev("a1c10ce0dd78".into())));
-        for bad in ["/", "/a/", "//a", "/a//b", "/a/../b", "/.", "a", "/a\0b", &format!("/{}", "x".repeat(256))] {
+        for bad in ["/", "/a/", "//a", "/a//b", "/a/../b", "/.", "a", "/a\0b", "/a\\b", &format!("/{}", "x".repeat(256))] {
             assert_eq!(read(bad), None, "{bad:?}");
         }
     }
@@ -127,6 +129,6 @@ mod tests {
         assert_eq!(parent(""), None);
         assert_eq!(split_extension("a.tar.gz"), ("a.tar", ".gz"));
         assert_eq!(split_extension(".profile"), (".profile", ""));
-        assert!(!allowed_name("Thumbs.DB") && !allowed_name("a ") && !allowed_name("a\\b") && allowed_name("a b"));
+        assert!(!allowed_name("Thumbs.DB") && !allowed_name("a ") && allowed_name("a b"));
     }
 }

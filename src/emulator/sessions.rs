@@ -66,11 +66,6 @@ impl Sessions {
         sessions.iter().filter(|session| hold(session).committed.is_none()).count()
     }
 
-    /// Every session is forgotten, as after seven days.
-    pub fn expire(&self) {
-        self.clear();
-    }
-
     /// A closed session that holds the bytes of an upload that could not be committed.
     pub fn keep(&self, world: &World, account: &str, body: Received) -> String {
         let mut session = Session::new(world, account, false);

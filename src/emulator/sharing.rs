@@ -6,7 +6,7 @@ use std::{fmt, sync::Mutex};
 use serde_json::{Value, json};
 
 use super::{
-    Call, Handler, Refusal, Reply, Who, World, hold, nested,
+    Call, Handler, Refusal, Reply, Who, World, download, hold, nested,
     tree::{Kind, NamespaceId, Node, Shown, Tree},
 };
 use crate::clock::{dropbox_time, from_dropbox_time};
@@ -527,7 +527,7 @@ fn get_file(world: &World, call: Call<'_>) -> Result<Reply, Refusal> {
     if !visit.link.settings.allow_download && !visit.link.owned_by(&call.who) {
         return Err(Refusal::nested(&["shared_link_access_denied"]));
     }
-    Ok(Reply::Download { result, content: file.content.clone(), etag: Some(file.rev.clone()) })
+    Ok(Reply::Download { result, content: file.content.clone(), etag: Some(download::etag(file)) })
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! What an emulator starts with and leaves behind: the seed folder, and the tree kept in `state_dir` as one JSON file.
 //! Contents are kept beside it as they came; only the pieces a live or earlier state still names survive a start.
+//! The tree is written every few seconds when something has changed, and at the end.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,10 +16,37 @@ use serde_json::Value;
 use super::{
     Error, Options, World,
     content::{Content, Piece},
+    hold,
     tree::{Account, Deleted, Export, File, Kind, Namespace, NamespaceId, Node, Revision, Terms, Tree},
 };
 
 const TREE_FILE: &str = "tree.json";
+
+/// How often a changed tree is written.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// A piece as it is kept: file, offset, length. A bare name lies in the folder of pieces.
+type KeptPiece = (PathBuf, u64, u64);
+
+/// Where contents that were made in memory have been written to, by hash: once is enough.
+#[derive(Debug, Default)]
+pub(in crate::emulator) struct Packed(Mutex<HashMap<String, Vec<KeptPiece>>>);
+
+/// Writes the tree again and again, until dropped.
+pub(in crate::emulator) async fn save_on_change(world: Arc<World>) {
+    let mut changed = world.tree().changed();
+    if world.state_dir.is_none() {
+        return;
+    }
+    while changed.changed().await.is_ok() {
+        // Real time: this is about a disk.
+        tokio::time::sleep(SAVE_EVERY).await;
+        changed.mark_unchanged();
+        if let Err(error) = save(&world).await {
+            tracing::error!("the emulator's tree could not be written: {error}");
+        }
+    }
+}
 
 /// Reads what an earlier run kept, then the seed folder.
 ///
@@ -137,8 +166,7 @@ struct KeptRevision {
 #[derive(Serialize, Deserialize)]
 struct KeptContent {
     hash: String,
-    /// File, offset, length. A bare name lies in the folder of pieces.
-    pieces: Vec<(PathBuf, u64, u64)>,
+    pieces: Vec<KeptPiece>,
 }
 
 /// Gives each content one place in the list.
@@ -146,6 +174,9 @@ struct Contents<'a> {
     folder: &'a Path,
     kept: Vec<KeptContent>,
     known: HashMap<String, usize>,
+    packed: &'a mut HashMap<String, Vec<KeptPiece>>,
+    /// One file takes all that is in memory: name, writer, length.
+    pack: Option<(PathBuf, io::BufWriter<fs::File>, u64)>,
 }
 
 impl Contents<'_> {
@@ -153,24 +184,39 @@ impl Contents<'_> {
         if let Some(index) = self.known.get(content.hash()) {
             return Ok(*index);
         }
-        let mut pieces = Vec::new();
-        for (number, piece) in content.pieces().iter().enumerate() {
-            pieces.push(match piece {
-                Piece::File { file, offset, length } => {
-                    let path = file.path.strip_prefix(self.folder).unwrap_or(&file.path);
-                    (path.to_owned(), *offset, *length)
-                }
-                // Seeded by the control port.
-                Piece::Memory(bytes) => {
-                    let name = format!("{}-{number}", content.hash());
-                    fs::write(self.folder.join(&name), bytes)?;
-                    (PathBuf::from(name), 0, bytes.len() as u64)
-                }
-            });
+        let pieces = match self.packed.get(content.hash()) {
+            Some(pieces) => pieces.clone(),
+            None => content.pieces().iter().map(|piece| self.piece(piece)).collect::<io::Result<_>>()?,
+        };
+        if content.pieces().iter().any(|piece| matches!(piece, Piece::Memory(_))) {
+            self.packed.insert(content.hash().to_owned(), pieces.clone());
         }
         self.kept.push(KeptContent { hash: content.hash().to_owned(), pieces });
         self.known.insert(content.hash().to_owned(), self.kept.len() - 1);
         Ok(self.kept.len() - 1)
+    }
+
+    fn piece(&mut self, piece: &Piece) -> io::Result<KeptPiece> {
+        let bytes = match piece {
+            Piece::File { file, offset, length } => {
+                let path = file.path.strip_prefix(self.folder).unwrap_or(&file.path);
+                return Ok((path.to_owned(), *offset, *length));
+            }
+            // Seeded by the control port.
+            Piece::Memory(bytes) => bytes,
+        };
+        let (name, writer, length) = match &mut self.pack {
+            Some(pack) => pack,
+            none => {
+                let name = PathBuf::from(format!("{:016x}-pack", rand::random::<u64>()));
+                let file = fs::File::create(self.folder.join(&name))?;
+                none.insert((name, io::BufWriter::new(file), 0))
+            }
+        };
+        io::Write::write_all(writer, bytes)?;
+        let offset = *length;
+        *length += bytes.len() as u64;
+        Ok((name.clone(), offset, bytes.len() as u64))
     }
 
     fn file(&mut self, file: &File) -> io::Result<KeptFile> {
@@ -195,15 +241,17 @@ impl Contents<'_> {
 fn keep(world: &World, state_dir: &Path) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Folder { path: state_dir.to_owned(), source };
     let Some(pieces) = world.contents.kept_folder() else { return Ok(()) };
-    let kept = gather(&world.tree(), pieces).map_err(failed)?;
+    // One writer at a time.
+    let mut packed = hold(&world.packed.0);
+    let kept = gather(&world.tree(), pieces, &mut packed).map_err(failed)?;
     let json = serde_json::to_vec(&kept)
         .map_err(|error| Error::State { path: state_dir.to_owned(), text: error.to_string() })?;
     let new = state_dir.join("tree.json.new");
     fs::write(&new, json).and_then(|()| fs::rename(&new, state_dir.join(TREE_FILE))).map_err(failed)
 }
 
-fn gather(tree: &Tree, folder: &Path) -> io::Result<Kept> {
-    let mut contents = Contents { folder, kept: Vec::new(), known: HashMap::new() };
+fn gather(tree: &Tree, folder: &Path, packed: &mut HashMap<String, Vec<KeptPiece>>) -> io::Result<Kept> {
+    let mut contents = Contents { folder, kept: Vec::new(), known: HashMap::new(), packed, pack: None };
     let mut namespaces = BTreeMap::new();
     for (id, namespace) in &tree.namespaces {
         let mut nodes = Vec::with_capacity(namespace.nodes.len());
@@ -236,6 +284,9 @@ fn gather(tree: &Tree, folder: &Path) -> io::Result<Kept> {
             file: contents.file(&state.file)?,
         });
     }
+    if let Some((_, mut writer, _)) = contents.pack.take() {
+        io::Write::flush(&mut writer)?;
+    }
     Ok(Kept {
         accounts: tree.accounts.clone(),
         namespaces,
@@ -260,7 +311,7 @@ fn restore(world: &World, state_dir: &Path) -> Result<(), Error> {
         .contents
         .into_iter()
         .map(|content| {
-            let piece = |(path, offset, length): (PathBuf, u64, u64)| {
+            let piece = |(path, offset, length): KeptPiece| {
                 let file = world.contents.known_file(folder.join(path));
                 Piece::File { file, offset, length }
             };

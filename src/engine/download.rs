@@ -605,7 +605,7 @@ fn link_arg(url: &str, path: Option<&str>, password: Option<&str>) -> GetSharedL
 }
 
 fn is_range_refusal(fault: &Fault) -> bool {
-    fault.get("dropboxTag").is_some_and(|tag| tag.starts_with("range"))
+    fault.reason() == Reason::ReadOffsetBeyondEnd
 }
 
 fn revision_gone(fault: Fault) -> Fault {

@@ -11,4 +11,5 @@ pub mod parts;
 mod ripe;
 mod sha_lanes;
 pub mod upload;
+pub mod verify;
 pub mod walk;

@@ -7,6 +7,7 @@ mod file;
 mod parameters;
 mod renewals;
 mod requests;
+mod rotation;
 mod settings;
 mod uploads;
 
@@ -26,8 +27,9 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use parameters::{Change, Linked, Rotation, SecretChange};
+pub use parameters::{Change, Linked, SecretChange};
 pub use requests::{RequestKey, RequestTurn};
+pub use rotation::Rotation;
 pub use settings::{
     AccessType, Account, AccountKind, ActAsMode, AppSource, Grant, Member, ParameterId, Parameters, PathRoot, Policy,
     Renewal, Settings, State, Timeouts,

@@ -1,4 +1,4 @@
-//! Application parameters: created, read, changed by compare-and-set on the etag, linked, resealed.
+//! Application parameters: created, read, changed by compare-and-set on the etag, linked.
 //! Every change also takes the next number in `parameter_changes`, which every process follows.
 
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
@@ -7,11 +7,10 @@ use std::{sync::Arc, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store, millis, millis_of, time, unavailable};
+use super::{Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store, millis, time, unavailable};
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::REPLICA_SILENCE_MAX,
-    seal::{KeyRing, Unsealable},
+    seal::Unsealable,
     secret::Secret,
 };
 
@@ -30,20 +29,6 @@ pub struct Linked {
     pub account: Option<Account>,
     /// The bearer that came with the proof that the grant works.
     pub bearer: Option<(Secret<String>, Option<SystemTime>)>,
-}
-
-/// What a rotation found and did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Rotation {
-    pub parameters: u64,
-    /// Columns sealed anew.
-    pub resealed: u64,
-    /// Columns that the sealing key had sealed already.
-    pub current: u64,
-    /// Columns that changed while they were resealed; their writer used the sealing key.
-    pub changed_meanwhile: u64,
-    /// Columns whose key is gone.
-    pub lost: u64,
 }
 
 /// One parameter changed, was created or deleted.
@@ -282,46 +267,6 @@ impl Store {
         Ok(true)
     }
 
-    /// Seals with the present sealing key whatever an older one sealed, row by row, by compare-and-set.
-    ///
-    /// # Errors
-    /// `INVALID_FIELD` naming `sealing_key_file` while a live process cannot open the new key; `READ_ONLY_STORE`;
-    /// `STORE_UNAVAILABLE`.
-    pub async fn rotate_parameters(&self) -> Result<Rotation> {
-        self.require_writable()?;
-        let sealing = self.0.keys.sealing_key_id();
-        let alive_since = self.now_millis() - millis_of(REPLICA_SILENCE_MAX);
-        let replicas =
-            sqlx::query_as::<_, (String, String)>("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
-                .bind(alive_since)
-                .fetch_all(&self.0.readers)
-                .await
-                .map_err(unavailable)?;
-        if let Some((replica, _)) = replicas.iter().find(|(_, ids)| ids.split(' ').all(|id| id != sealing)) {
-            let text = format!("process {replica} cannot open key {sealing} yet; give it the key first");
-            return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
-        }
-        let mut rotation = Rotation::default();
-        let mut after = String::new();
-        loop {
-            let rows = sqlx::query(
-                "SELECT id, uid, app_secret_sealed, grant_sealed, bearer_sealed FROM application_parameters
-                 WHERE id > $1 ORDER BY id LIMIT $2",
-            )
-            .bind(&after)
-            .bind(ROWS_MAX)
-            .fetch_all(&self.0.readers)
-            .await
-            .map_err(unavailable)?;
-            let Some(last) = rows.last() else { return Ok(rotation) };
-            after = last.try_get("id").map_err(unavailable)?;
-            for row in &rows {
-                rotation.parameters += 1;
-                self.reseal(row, &sealing, &mut rotation).await?;
-            }
-        }
-    }
-
     /// What changed after `after`, in order. A parameters file is looked at again too.
     ///
     /// # Errors
@@ -348,38 +293,6 @@ impl Store {
     pub async fn last_parameter_change(&self) -> Result<i64> {
         let last = sqlx::query_scalar::<_, Option<i64>>("SELECT MAX(seq) FROM parameter_changes");
         Ok(last.fetch_one(&self.0.readers).await.map_err(unavailable)?.unwrap_or(0))
-    }
-
-    async fn reseal(&self, row: &SqliteRow, sealing: &str, rotation: &mut Rotation) -> Result<()> {
-        const CAS: [(&str, &str); 3] = [
-            (
-                APP_SECRET,
-                "UPDATE application_parameters SET app_secret_sealed = $3 WHERE uid = $1 AND app_secret_sealed = $2",
-            ),
-            (GRANT, "UPDATE application_parameters SET grant_sealed = $3 WHERE uid = $1 AND grant_sealed = $2"),
-            (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
-        ];
-        let uid: String = row.try_get("uid").map_err(unavailable)?;
-        for (column, sql) in CAS {
-            let Some(old) = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)? else { continue };
-            if KeyRing::key_id_of(&old) == Some(sealing) {
-                rotation.current += 1;
-                continue;
-            }
-            let Ok(plain) = self.open_column(&uid, column, &old) else {
-                rotation.lost += 1;
-                continue;
-            };
-            let new = self.seal_column(&uid, column, &plain);
-            let swapped =
-                sqlx::query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.durable).await.map_err(unavailable)?;
-            if swapped.rows_affected() == 1 {
-                rotation.resealed += 1;
-            } else {
-                rotation.changed_meanwhile += 1;
-            }
-        }
-        Ok(())
     }
 
     async fn read_for_change(
@@ -423,7 +336,9 @@ impl Store {
         Ok(now)
     }
 
-    fn require_writable(&self) -> Result<()> {
+    /// # Errors
+    /// `READ_ONLY_STORE` when parameters come from a file.
+    pub fn require_writable(&self) -> Result<()> {
         match &self.0.file {
             None => Ok(()),
             Some(_) => Err(Fault::new(

@@ -423,6 +423,18 @@ async fn an_existing_store_is_opened_again_with_all_it_held() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_made_again_is_synced_and_readers_cannot_write() {
+    let House { store, .. } = &house().await;
+    for (pool, synchronous) in [(&store.0.durable, 2), (&store.0.quick, 1)] {
+        let value: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await.unwrap();
+        assert_eq!(value, synchronous);
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.unwrap();
+        assert_eq!(mode, "wal");
+    }
+    assert!(sqlx::query("DELETE FROM uploads").execute(&store.0.readers).await.is_err());
+}
+
+#[tokio::test]
 async fn a_store_in_memory_works_whole() {
     let keys = Arc::new(KeyRing::ephemeral());
     let store = Store::open("sqlite::memory:", keys, Arc::new(ManualClock::new(start()))).await.unwrap();

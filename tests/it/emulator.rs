@@ -1,61 +1,123 @@
-//! The emulator held against what is published and what was recorded.
+//! The emulator held against what is published and what was recorded, over plain HTTP.
 
-use dropbox_connector::emulator::schema::{Schema, Style};
-use serde_json::Value;
+mod consent;
+mod faults;
+mod links;
+mod replay;
+mod strict;
 
-/// Where a recorded answer is not of the published type: the case, and what differs. `preview_type` is newer than the
-/// published types, the rest is older, or was taken out with the people it named.
-const OTHER_SHAPES: &[(&str, &str)] = &[
-    ("get_account/success 0", "name: missing required field 'abbreviated_name'"),
-    ("get_shared_link_metadata/success_file 0", "links[0]: unknown field 'preview_type'"),
-    ("get_shared_link_metadata/success_file 1", "unknown field 'preview_type'"),
-    ("list_file_members/success 0", "users[0].user: missing required field 'email'"),
-    ("list_file_members/success_with_actions 0", "users[0].user: missing required field 'email'"),
-    ("list_folder/success_shared_folder 0", "links[0].link_permissions: missing required field 'visibility_policies'"),
-    ("list_folder_members/success 0", "users[0].user: missing required field 'email'"),
-    ("list_folder_members/success_with_actions 0", "users[0].user: missing required field 'email'"),
-];
+use std::sync::Once;
 
-fn recorded() -> impl Iterator<Item = Value> {
-    include_str!("samples/recorded.jsonl")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("recorded lines are JSON"))
+use dropbox_connector::{
+    clock::ManualClock,
+    emulator::{Emulator, Options, control::Control, oauth::Login, schema::Schema},
+};
+use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
+use serde_json::{Value, json};
+
+/// An emulator of its own, and a client that adds nothing by itself.
+struct Bench {
+    emulator: Emulator,
+    http: reqwest::Client,
+    login: Login,
+    clock: ManualClock,
 }
 
-/// The value that the table describes: the error of an error, the header of a download, else the body.
-fn described(style: Style, sample: &Value) -> Option<Value> {
-    let body = sample["response"].as_str()?;
-    if sample["status"] != 200 {
-        return serde_json::from_str::<Value>(body).ok().map(|body| body["error"].clone());
+/// An answer, read whole.
+#[derive(Debug)]
+struct Said {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Said {
+    async fn read(response: Response) -> Said {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Said { status, headers, body: response.bytes().await.expect("a whole body").to_vec() }
     }
-    match style {
-        Style::Download => serde_json::from_str(sample["response_headers"]["dropbox-api-result"].as_str()?).ok(),
-        _ => serde_json::from_str(body).ok(),
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("text")
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
+    }
+
+    /// The body of a success.
+    fn good(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self.json()
+    }
+
+    /// The error of a 409.
+    fn error(&self) -> Value {
+        assert_eq!(self.status, 409, "{}", self.text());
+        self.json()["error"].clone()
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers)).to_str().expect("text")
     }
 }
 
-#[test]
-fn recorded_answers_fit_the_published_types() {
-    let schema = Schema::get();
-    let (mut checked, mut wrong) = (0, Vec::new());
-    for sample in recorded() {
-        let case = format!("{} {}", sample["case"].as_str().expect("a case"), sample["n"]);
-        let name = sample["url"].as_str().expect("a url").split_once("/2/").map(|(_, name)| name);
-        let Some(route) = name.and_then(|name| schema.route(name)) else { continue };
-        let Some(value) = described(route.style, &sample) else { continue };
-        let verdict = match sample["status"].as_u64() {
-            Some(200) => schema.check_result(route, &value),
-            Some(409) => schema.check_error(route, &value),
-            Some(status @ (401 | 403 | 422 | 429)) => schema.check_common_error(status as u16, &value),
-            _ => continue,
+impl Bench {
+    async fn start() -> Bench {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
+        let clock = ManualClock::new(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000));
+        let options = Options { manual_clock: Some(clock.clone()), ..Options::default() };
+        let emulator = Emulator::start(options).await.expect("an emulator on free ports");
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build();
+        Bench { login: emulator.account(), http: http.expect("a plain client"), emulator, clock }
+    }
+
+    fn control(&self) -> Control {
+        self.emulator.control()
+    }
+
+    fn url(&self, route: &str) -> String {
+        use dropbox_connector::emulator::Host;
+        let at = self.emulator.addresses();
+        let host = match Schema::get().route(route).expect("a published route").host {
+            Host::Content => &at.content,
+            Host::Notify => &at.notify,
+            _ => &at.api,
         };
-        checked += 1;
-        if let Err(text) = verdict
-            && !OTHER_SHAPES.contains(&(case.as_str(), text.as_str()))
-        {
-            wrong.push(format!("({case:?}, {text:?}), // {value}"));
-        }
+        format!("{host}/2/{route}")
     }
-    assert!(wrong.is_empty(), "{} of {checked} differ:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(checked >= 100, "only {checked} answers were looked at");
+
+    /// A request of `route` with the login's token, and nothing else yet.
+    fn bare(&self, route: &str) -> RequestBuilder {
+        self.http.request(Method::POST, self.url(route)).bearer_auth(&self.login.access_token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Said {
+        Said::read(request.send().await.expect("an answer")).await
+    }
+
+    async fn rpc(&self, route: &str, arg: Value) -> Said {
+        let request = self.bare(route).header("Content-Type", "application/json").body(arg.to_string());
+        self.send(request).await
+    }
+
+    async fn upload(&self, route: &str, arg: Value, body: impl Into<reqwest::Body>) -> Said {
+        let request = self.bare(route).header("Content-Type", "application/octet-stream");
+        self.send(request.header("Dropbox-API-Arg", arg.to_string()).body(body)).await
+    }
+
+    async fn download(&self, route: &str, arg: Value) -> Said {
+        self.send(self.bare(route).header("Dropbox-API-Arg", arg.to_string())).await
+    }
+
+    /// A file at `path`; its metadata.
+    async fn file(&self, path: &str, bytes: &[u8]) -> Value {
+        self.upload("files/upload", json!({ "path": path, "mode": "overwrite" }), bytes.to_vec()).await.good()
+    }
+
+    /// One emulator's answers were all of the published types.
+    fn end(self) {
+        assert_eq!(self.control().wrong_answers(), Vec::<String>::new());
+    }
 }

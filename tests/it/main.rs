@@ -3,6 +3,7 @@
 mod emulator;
 mod python;
 mod rooms;
-mod sdk;
 mod schema;
+mod sdk;
 mod support;
+mod tools;

@@ -40,6 +40,12 @@ fn files(folder: &str, ending: &str) -> Vec<String> {
     names
 }
 
+/// The files of `src/` that are not unit tests of their neighbour (`tests.rs`, `gate_tests.rs`, a folder `tests/`).
+fn sources() -> Vec<String> {
+    let is_test = |path: &String| path.ends_with("tests.rs") || path.contains("/tests/");
+    files("src", ".rs").into_iter().filter(|path| !is_test(path)).collect()
+}
+
 /// Numbered lines of a source file: without comments, and without the unit tests at its foot.
 fn code(path: &str) -> Vec<(usize, String)> {
     let text = read(path);
@@ -205,7 +211,7 @@ fn every_room_names_only_what_its_row_in_the_architecture_page_allows() {
             misses.push(format!("ARCHITECTURE.md: there is no module `{room}`"));
         }
     }
-    for path in files("src", ".rs") {
+    for path in sources() {
         let room = room_of(&path);
         let Some(allowed) = arrows.rooms.get(room) else { continue };
         for (line, name) in crate_paths(&code(&path)) {
@@ -233,7 +239,7 @@ fn in_own_room(path: &str, name: &str) -> bool {
 fn leaves_do_not_name_each_other_in_a_circle() {
     let arrows = Arrows::read();
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for path in files("src", ".rs") {
+    for path in sources() {
         let room = room_of(&path);
         if arrows.leaves.contains(room) {
             let named = crate_paths(&code(&path)).into_iter().map(|(_, name)| name);
@@ -273,7 +279,7 @@ fn every_source_file_opens_with_what_it_is() {
 /// Lines of `src/` that name `word` in files for which `elsewhere` is true.
 fn named_in(word: &str, elsewhere: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
-    for path in files("src", ".rs").into_iter().filter(|path| elsewhere(path)) {
+    for path in sources().into_iter().filter(|path| elsewhere(path)) {
         for (line, text) in code(&path) {
             for (at, _) in text.match_indices(word) {
                 let before = text[..at].chars().next_back().unwrap_or(' ');
@@ -414,8 +420,8 @@ fn every_rpc_of_the_connector_has_its_line_in_the_table_of_contents() {
     let mut misses = Vec::new();
     for (service, method) in rpcs() {
         let name = snake(&method);
-        if service.ends_with(".DropboxConnector") && !contents.contains(&format!(".{name}(request)")) {
-            misses.push(format!("src/service/connector.rs: no `self.<topic>.{name}(request)`"));
+        if service.ends_with(".DropboxConnector") && !contents.contains(&format!(".{name}(")) {
+            misses.push(format!("src/service/connector.rs: no `self.<topic>.{name}(…)`"));
         }
     }
     report(misses);

@@ -1,28 +1,9 @@
 //! The proto files as their users meet them: linted, formatted, unbroken, and fit for a bare protoc.
 //! buf and protoc are those of `make setup`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::{fs, path::PathBuf, process::Output};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A program that `make setup` put into `.tools/bin`.
-fn tool(name: &str) -> Command {
-    let path = root().join(".tools/bin").join(name);
-    assert!(path.exists(), "{} is missing: run make setup", path.display());
-    let mut command = Command::new(path);
-    command.current_dir(root());
-    command
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use crate::support::process::{root, text, tool};
 
 fn buf(arguments: &[&str]) -> Output {
     tool("buf").args(arguments).output().unwrap()

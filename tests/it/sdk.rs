@@ -1,5 +1,5 @@
 //! The official SDKs as clients of the emulator: what they accept and understand, it says as Dropbox does.
-//! `tests/sdk/setup.sh` puts them under `.tools/`; without it these tests fail and say so.
+//! `make setup` (by `tests/sdk/setup.sh`) puts them under `.tools/`; without it these tests fail and say so.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -30,7 +30,7 @@ async fn drive(program: &str, script: &str, environment: &[(&str, &str)]) {
 
 fn want(path: &str) {
     let there = Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists();
-    assert!(there, "{path} is missing: run tests/sdk/setup.sh first (needs python3 with venv, node and npm)");
+    assert!(there, "{path} is missing: run make setup");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,7 +41,8 @@ async fn the_official_python_sdk_understands_the_emulator() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_javascript_sdk_understands_the_emulator() {
+    want(".tools/bin/node");
     want(".tools/sdk-javascript/node_modules/dropbox");
     let modules = [("NODE_PATH", ".tools/sdk-javascript/node_modules")];
-    drive("node", "tests/sdk/javascript/sdk.cjs", &modules).await;
+    drive(".tools/bin/node", "tests/sdk/javascript/sdk.cjs", &modules).await;
 }

@@ -7,4 +7,6 @@ once python tests/setup/requirements.txt tests/setup/common.sh -- python_tools |
 once go tests/setup/common.sh -- go_tool || die "could not get a Go toolchain"
 once go-tools tests/setup/common.sh -- go_tools || die "could not get grpcurl, grpc_health_probe and ghz"
 once node tests/setup/common.sh -- node_tool || die "could not get Node"
+# Dropbox's own SDKs, which must work against the emulator unchanged.
+PATH="$BIN:$PATH" bash tests/sdk/setup.sh || die "could not get Dropbox's Python and JavaScript SDKs"
 say "tools ready in .tools/bin"

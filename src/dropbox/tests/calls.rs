@@ -212,7 +212,7 @@ async fn dropping_a_call_drops_its_request() {
 #[tokio::test]
 async fn a_deadline_during_a_write_says_whether_it_was_sent() {
     let bench = Bench::new(vec![Act::Stall]).await;
-    let span = Duration::from_millis(200);
+    let span = Duration::from_secs(1);
     let caller = bench.within(span);
     let fault = caller.commit(&Turn::granted(), &routes::MOVE, &move_arg()).await.expect_err("late");
     assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("true")));
@@ -225,7 +225,7 @@ async fn a_deadline_during_a_write_says_whether_it_was_sent() {
 
 #[tokio::test]
 async fn a_silent_dropbox_is_a_timeout_of_the_parameter() {
-    let timeouts = Timeouts { request: Duration::from_millis(100), ..Timeouts::default() };
+    let timeouts = Timeouts { request: Duration::from_millis(400), ..Timeouts::default() };
     let bench = Bench::with(vec![Act::Stall, Act::Stall], Tokens::default(), timeouts).await;
     let fault = bench.caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("silent");
     assert_eq!((fault.reason(), fault.get("phase")), (Reason::UpstreamTimeout, Some("request")));

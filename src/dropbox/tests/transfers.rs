@@ -158,7 +158,46 @@ async fn the_deadline_ends_a_download() {
     let (headers, body) = download(b"hello");
     let bench = Bench::new(vec![Act::Halt(200, headers, body, 2)]).await;
     let arg = files::DownloadArg::new("/a".to_owned());
-    let caller = bench.within(Duration::from_millis(200));
+    let caller = bench.within(Duration::from_secs(1));
     let mut answer = caller.download(&routes::DOWNLOAD, &arg, None).await.expect("a head");
     assert_eq!(all(&mut answer.body).await.expect_err("late").reason(), Reason::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_commit_without_content_may_have_been_sent_when_its_deadline_passes() {
+    let bench = Bench::new(vec![Act::Stall]).await;
+    let cursor = files::UploadSessionCursor::new("s".to_owned(), 5);
+    let arg = files::UploadSessionFinishArg::new(cursor, files::CommitInfo::new("/a".to_owned()));
+    let caller = bench.within(Duration::from_secs(1));
+    let call = caller.commit_upload(&Turn::granted(), &routes::UPLOAD_SESSION_FINISH, &arg, &[]).await;
+    let fault = call.expect_err("late");
+    assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("true")));
+}
+
+#[tokio::test]
+async fn a_silent_connection_under_an_append_is_replaced_once() {
+    let timeouts = Timeouts { request: Duration::from_millis(600), ..Timeouts::default() };
+    let script = vec![Act::Stall, Act::json(200, "null"), Act::Stall, Act::Stall];
+    let bench = Bench::with(script, Tokens::default(), timeouts).await;
+    let arg = files::UploadSessionAppendArg::new(files::UploadSessionCursor::new("s".to_owned(), 0));
+    let pieces = [Bytes::from_static(b"hello")];
+    bench.run(bench.caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &pieces)).await.expect("appended");
+    let fault =
+        bench.run(bench.caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &pieces)).await.expect_err("silent");
+    assert_eq!((fault.reason(), fault.get("phase")), (Reason::UpstreamTimeout, Some("request")));
+    assert!(fault.retry_delay().is_some());
+    assert_eq!(bench.server.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn a_download_keeps_its_place_in_the_queue_until_its_body_is_gone() {
+    let (headers, body) = download(b"hello");
+    let bench = Bench::new(vec![Act::Halt(200, headers, body, 2)]).await;
+    let arg = files::DownloadArg::new("/a".to_owned());
+    let answer = bench.caller.download(&routes::DOWNLOAD, &arg, None).await.expect("a head");
+    let lane = bench.transport.pace.lane(&AccountKey::new("dbid:1"));
+    let bodies = crate::limits::ACCOUNT_BODIES_MAX;
+    assert_eq!(lane.free_bodies(), bodies - 1);
+    drop(answer);
+    assert_eq!(lane.free_bodies(), bodies);
 }

@@ -14,6 +14,11 @@
 //! | `DELETE /control/journal` | counters and journal begin anew |
 //! | `POST /control/reset` | everything as if just started |
 //! | `POST /control/seed` | entries: [`Seed`] |
+//! | `POST /control/documents` | a file that can only be exported: [`Document`] |
+//! | `POST /control/restrictions` | an item that answers with an error of its own: [`Restriction`] |
+//! | `POST /control/mounts` | a folder shown from a new namespace: `{"account_id"?, "path"}` → `{"namespace_id"}` |
+//! | `GET /control/sessions` | upload sessions not committed yet: `{"open"}` |
+//! | `POST /control/sessions/expire` | every upload session ends |
 //! | `POST /control/tokens/expire` | every access token is expired |
 //! | `POST /control/tokens/revoke` | ends a grant: `{"refresh_token"?}`; all without → `{"ended"}` |
 //! | `POST /control/consent` | what the consent page does by itself: `{"consent": "ask" or "approve" or "deny"}` |
@@ -31,7 +36,7 @@ use http::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{Consent, Control, ControlError, Rule, Seed, invalid};
+use super::{Consent, Control, ControlError, Document, Restriction, Rule, Seed, invalid};
 use crate::{
     clock::dropbox_time,
     emulator::{Contention, ResentBlock, SecondFinish, Switches, World},
@@ -91,6 +96,14 @@ struct ConsentAsked {
 #[serde(deny_unknown_fields)]
 struct RedirectAsked {
     uri: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MountAsked {
+    #[serde(default)]
+    account_id: Option<String>,
+    path: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -260,6 +273,23 @@ impl Control {
             }
             (&Method::POST, "seed") => {
                 self.seed(&read::<Seed>(body)?)?;
+                done
+            }
+            (&Method::POST, "documents") => {
+                self.seed_document(&read::<Document>(body)?)?;
+                done
+            }
+            (&Method::POST, "restrictions") => {
+                self.restrict(&read::<Restriction>(body)?)?;
+                done
+            }
+            (&Method::POST, "mounts") => {
+                let asked: MountAsked = read(body)?;
+                json!({ "namespace_id": self.mount_namespace(asked.account_id.as_deref(), &asked.path)?.to_string() })
+            }
+            (&Method::GET, "sessions") => json!({ "open": self.open_sessions() }),
+            (&Method::POST, "sessions/expire") => {
+                self.expire_sessions();
                 done
             }
             (&Method::POST, "tokens/expire") => {

@@ -96,9 +96,7 @@ impl Answer {
             Refusal::BadRequest(text) => {
                 Answer::text(StatusCode::BAD_REQUEST, format!("Error in call to API function \"{label}\": {text}"))
             }
-            Refusal::BadRequestBare(text) => Answer::text(StatusCode::BAD_REQUEST, text),
             Refusal::Auth(error) => tagged(StatusCode::UNAUTHORIZED, error, None),
-            Refusal::Access(error) => tagged(StatusCode::FORBIDDEN, error, None),
             Refusal::NoSuchRoute(text) => Answer::text(StatusCode::NOT_FOUND, text),
             Refusal::WrongMethod => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed".to_owned()),
             Refusal::Gone(text) => Answer::text(StatusCode::GONE, text),

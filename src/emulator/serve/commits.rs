@@ -42,9 +42,13 @@ impl Commits {
 /// Takes the write locks of a call if it commits and the switch is on, and keeps them for as long as a commit takes.
 pub(in crate::emulator) async fn enter<'a>(world: &'a World, call: &Call<'_>) -> Result<Option<Commit<'a>>, Refusal> {
     let Some(contention) = world.switches().contention else { return Ok(None) };
-    let Some(error) = refused(&call.route.name) else { return Ok(None) };
+    let Some(mut error) = refused(&call.route.name) else { return Ok(None) };
     let namespaces = namespaces(world, call);
     let Some(commit) = world.commits.lock(namespaces) else {
+        if let (Some(error), Some(body), true) = (&mut error, &call.body, call.route.name == "files/upload") {
+            // The bytes are kept, as after any refusal of the path.
+            error["upload_session_id"] = world.sessions.keep(world, call.account(), body.clone()).into();
+        }
         return Err(match error {
             Some(error) if contention.as_409 => Refusal::endpoint(error),
             _ => Refusal::TooManyWrites,
@@ -59,7 +63,7 @@ pub(in crate::emulator) async fn enter<'a>(world: &'a World, call: &Call<'_>) ->
 fn refused(route: &str) -> Option<Option<Value>> {
     let tag = "too_many_write_operations";
     Some(match route {
-        "files/upload" => Some(json!({ ".tag": "path", "reason": { ".tag": tag }, "upload_session_id": "" })),
+        "files/upload" => Some(json!({ ".tag": "path", "reason": { ".tag": tag } })),
         "files/upload_session/finish" | "files/delete_v2" => Some(nested(&[tag])),
         "files/create_folder_v2" => Some(nested(&["path", tag])),
         "files/move_v2" | "files/copy_v2" => Some(nested(&["to", tag])),

@@ -78,6 +78,17 @@ pub(in crate::emulator) struct Listeners {
 }
 
 impl Listeners {
+    /// Work that ends with the listeners.
+    pub fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut stopped = self.stop.subscribe();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                _ = stopped.changed() => {}
+            }
+        });
+    }
+
     /// Closes the ports and cuts all connections.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);

@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -218,11 +217,6 @@ async fn handle(world: &Arc<World>, call: Call<'_>) -> Result<Answer, Refusal> {
             }
             answer
         }
-        Reply::NotModified { etag } => {
-            let mut answer = Answer::new(StatusCode::NOT_MODIFIED, "", Bytes::new());
-            answer.set(header::ETAG, &etag);
-            answer
-        }
     })
 }
 
@@ -249,7 +243,6 @@ fn check_refusal(world: &World, route: Option<&RouteSpec>, refusal: &Refusal) {
     let problem = match refusal {
         Refusal::Endpoint { error, .. } => world.schema.check_error(route, error),
         Refusal::Auth(error) => world.schema.check_common_error(401, error),
-        Refusal::Access(error) => world.schema.check_common_error(403, error),
         Refusal::PathRoot(error) => world.schema.check_common_error(422, error),
         _ => Ok(()),
     };

@@ -3,6 +3,8 @@
 //! One sequence number counts all changes of all namespaces, so cursors are just numbers.
 
 mod json;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod write;
 

@@ -8,7 +8,7 @@ use crate::emulator::paths;
 /// What is met on the way. `at` is the key as seen from where the walk began; a later walk can go on after it.
 #[derive(Debug)]
 pub(in crate::emulator) enum Visit<'a> {
-    Live { namespace: NamespaceId, key: &'a str, at: String, node: &'a Node },
+    Live { namespace: NamespaceId, at: String, node: &'a Node },
     Deleted { namespace: NamespaceId, at: String, deleted: &'a Deleted },
 }
 
@@ -56,12 +56,13 @@ impl Tree {
         let end = format!("{folder}\u{1}");
         let mut lower = format!("{folder}\0");
         if let Some(after) = after.and_then(|after| after.strip_prefix(prefix)) {
-            // Stopped inside a mount: that one is finished first.
-            let mount = inner.mounts.iter().find(|(at, _)| after.len() > at.len() && paths::within(after, at));
-            if let (Some((at, &id)), true) = (mount, reach.recursive) {
+            // Stopped at a mount or inside: that one is finished first.
+            let mount = inner.mounts.iter().find(|(at, _)| after.len() > folder.len() && paths::within(after, at));
+            if let (Some((at, &id)), true) = (mount, reach.recursive && reach.mounted) {
                 let prefix = format!("{prefix}{at}");
                 let whole = format!("{prefix}{}", &after[at.len()..]);
-                if !self.walk_inside(id, "", &prefix, Some(&whole), reach, visit) {
+                let from = Some(whole.as_str()).filter(|whole| *whole != prefix);
+                if !self.walk_inside(id, "", &prefix, from, reach, visit) {
                     return false;
                 }
             }
@@ -89,7 +90,7 @@ impl Tree {
             if shown {
                 let at = format!("{prefix}{key}");
                 let more = match (deleted_first, live, gone) {
-                    (false, Some((key, node)), _) => visit(Visit::Live { namespace, key, at, node }),
+                    (false, Some((_, node)), _) => visit(Visit::Live { namespace, at, node }),
                     (_, _, Some((_, deleted))) => visit(Visit::Deleted { namespace, at, deleted }),
                     _ => true,
                 };

@@ -1,6 +1,8 @@
 //! The real server and the emulator on free ports of loopback, a store in a temporary folder, typed clients.
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
+pub mod process;
+
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;

@@ -1,0 +1,198 @@
+//! Linking an account by a token that an administrator brings, and trying out a link. A credential is stored only after
+//! Dropbox has accepted it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use dropbox_sdk::types::{common::RootInfo, users::FullAccount};
+
+use super::{
+    Resolver,
+    account::{Fixed, expired, refresh_token},
+    act_as, not_found, ready, timeouts,
+};
+use crate::{
+    dropbox::{AccountKey, Bearer, Caller, TokenSource as _, routes},
+    fault::{Fault, Reason, Result},
+    limits::IMPORT_DEADLINE,
+    secret::Secret,
+    store::{Account, AccountKind, Grant, Linked, ParameterId, Parameters},
+};
+
+/// What an administrator brings.
+#[derive(Debug)]
+pub enum Credential {
+    RefreshToken(Secret<String>),
+    /// `expires_at` unset: a token of the old kind, which does not end.
+    AccessToken {
+        token: Secret<String>,
+        expires_at: Option<SystemTime>,
+    },
+}
+
+/// What a try of a link found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TestReport {
+    /// None for a team link that acts as no member.
+    pub account: Option<Account>,
+    /// What the grant was given for; empty when Dropbox never said.
+    pub scopes: Vec<String>,
+    /// Of one call to Dropbox, renewal of the bearer not included.
+    pub latency: Duration,
+    /// Seconds that this machine's clock is ahead of Dropbox's; negative when it is behind. None if Dropbox did not say.
+    pub clock_skew_seconds: Option<i64>,
+}
+
+impl Resolver {
+    /// Links the account that this credential is for, once Dropbox has accepted it.
+    ///
+    /// # Errors
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `READ_ONLY_STORE`, `CREDENTIALS_REJECTED`, and what stood between us and Dropbox
+    /// or the store.
+    pub async fn import(&self, id: &ParameterId, credential: Credential) -> Result<Parameters> {
+        self.store.require_writable()?;
+        let parameters = self.store.parameters(id).await?.ok_or_else(|| not_found(id))?;
+        let (field, linked) = match credential {
+            Credential::RefreshToken(token) => ("refresh_token", self.by_refresh_token(&parameters, token).await),
+            Credential::AccessToken { token, expires_at } => {
+                ("access_token", self.by_access_token(&parameters, token, expires_at).await)
+            }
+        };
+        let linked = linked.map_err(|fault| rejected(fault, field))?;
+        let stored = self.store.set_grant(id, &parameters.uid, linked).await?;
+        self.forget(id);
+        Ok(stored)
+    }
+
+    /// Makes one call with the link and tells how it went. Policy is not looked at: this is for administrators.
+    ///
+    /// # Errors
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `PARAMETER_DISABLED`, `REAUTHORIZATION_REQUIRED`, and what stood between us and
+    /// Dropbox.
+    pub async fn test(&self, id: &ParameterId, deadline: Option<Instant>) -> Result<TestReport> {
+        let entry = self.entry(id).await?.ok_or_else(|| not_found(id))?;
+        let parameters = &entry.parameters;
+        ready(parameters)?;
+        let act_as = act_as(parameters, None)?;
+        let teamwide = parameters.settings.account_kind == AccountKind::Team && act_as.is_none();
+        let old = entry.tokens.current();
+        if old.is_none() {
+            entry.tokens.renew(None).await?;
+        }
+        let begun = Instant::now();
+        let account = if teamwide {
+            // No route of a single account works here; a renewal proves the grant.
+            entry.tokens.renew(old.as_deref()).await?;
+            parameters.account.clone()
+        } else {
+            Some(account(&self.caller(&entry, act_as, None, deadline)).await?)
+        };
+        let latency = begun.elapsed();
+        let skew = match self.transport.server_time().await {
+            Ok(theirs) => Some(seconds_ahead(self.clock.now(), theirs)),
+            Err(fault) => {
+                tracing::debug!(%fault, "Dropbox's clock could not be read");
+                None
+            }
+        };
+        Ok(TestReport { account, scopes: parameters.granted_scopes.clone(), latency, clock_skew_seconds: skew })
+    }
+
+    async fn by_refresh_token(&self, parameters: &Parameters, token: Secret<String>) -> Result<Linked> {
+        let answer = refresh_token(&self.transport, parameters, &token).await?;
+        let ends = answer.expires_in.map(|span| self.clock.now() + span);
+        let found = self.prove(parameters, answer.access_token.clone(), ends).await?;
+        let told = answer.account_id.or(answer.team_id.clone());
+        let named = || {
+            let team_id = answer.team_id.clone().unwrap_or_default();
+            told.map(|account_id| Account { account_id, team_id, ..Account::default() })
+        };
+        Ok(Linked {
+            account: found.or_else(named),
+            grant: Grant::Refreshable(token),
+            granted_scopes: answer.scopes,
+            bearer: Some((answer.access_token, ends)),
+        })
+    }
+
+    async fn by_access_token(
+        &self,
+        parameters: &Parameters,
+        token: Secret<String>,
+        expires_at: Option<SystemTime>,
+    ) -> Result<Linked> {
+        if expired(expires_at, self.clock.now()) {
+            return Err(Fault::new(Reason::CredentialsRejected, "the access token has expired"));
+        }
+        let account = self.prove(parameters, token.clone(), expires_at).await?;
+        Ok(Linked {
+            grant: Grant::ShortLived { bearer: token, expires_at },
+            granted_scopes: Vec::new(),
+            account,
+            bearer: None,
+        })
+    }
+
+    /// One call with the bearer. None: it is good, but has no single account or may not read it.
+    async fn prove(
+        &self,
+        parameters: &Parameters,
+        token: Secret<String>,
+        expires_at: Option<SystemTime>,
+    ) -> Result<Option<Account>> {
+        let bearer = Arc::new(Bearer { token, expires_at, generation: 0 });
+        let caller = Caller::new(
+            self.transport.clone(),
+            Arc::new(Fixed(bearer)),
+            AccountKey::new(&*parameters.uid),
+            act_as(parameters, None)?,
+            None,
+            Some(Instant::now() + IMPORT_DEADLINE),
+            timeouts(parameters),
+        );
+        match account(&caller).await {
+            Ok(account) => Ok(Some(account)),
+            Err(fault) if matches!(fault.reason(), Reason::ScopeMissing | Reason::MemberRequired) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+/// Who the caller is at Dropbox.
+pub(super) async fn account(caller: &Caller) -> Result<Account> {
+    let FullAccount { account_id, name, email, root_info, team, .. } =
+        caller.call(&routes::GET_CURRENT_ACCOUNT, &()).await?.value;
+    let (root_namespace_id, home_namespace_id) = match root_info {
+        RootInfo::Team(info) => (info.root_namespace_id, info.home_namespace_id),
+        RootInfo::User(info) => (info.root_namespace_id, info.home_namespace_id),
+        _ => return Err(Fault::new(Reason::DropboxProtocol, "Dropbox names no root namespace for the account")),
+    };
+    let team_id = team.map(|team| team.id).unwrap_or_default();
+    Ok(Account { account_id, display_name: name.display_name, email, team_id, root_namespace_id, home_namespace_id })
+}
+
+/// A refusal by Dropbox is the credential's fault; anything in between is not.
+fn rejected(fault: Fault, field: &'static str) -> Fault {
+    let refused = matches!(
+        fault.reason(),
+        Reason::ReauthorizationRequired
+            | Reason::CredentialsRejected
+            | Reason::DropboxBadRequest
+            | Reason::RejectedByDropbox
+    );
+    if !refused {
+        return fault;
+    }
+    let text = "Dropbox does not accept this credential for the app key and secret of the application parameter";
+    fault.with_reason(Reason::CredentialsRejected).with_message(text).not_retryable().violation(field, "REJECTED", text)
+}
+
+fn seconds_ahead(ours: SystemTime, theirs: SystemTime) -> i64 {
+    let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match ours.duration_since(theirs) {
+        Ok(ahead) => whole(ahead),
+        Err(behind) => -whole(behind.duration()),
+    }
+}

@@ -1,0 +1,134 @@
+//! One RPC under way: who calls, until when, under which ids. Made by the guard, read by the bodies, told at the end.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use tonic::{Request, Response, Status};
+
+use crate::{
+    access::{Class, Permissions, Principal},
+    fault::{Fault, Reason},
+    service::status,
+};
+
+/// Clones are cheap and speak of the same call.
+#[derive(Clone)]
+pub struct Call(Arc<Facts>);
+
+/// What the guard knows before the body runs.
+pub struct Facts {
+    /// `package.Service/Method`.
+    pub rpc: String,
+    pub class: Class,
+    pub principal: Principal,
+    pub request_id: String,
+    /// When the call must have ended. Unary calls always have one.
+    pub deadline: Option<Instant>,
+    /// `x-application-parameter-id`, if it was sent.
+    pub parameter_metadata: Option<String>,
+    /// Told in the log line of the call.
+    pub parameter: OnceLock<String>,
+    pub reason: OnceLock<Reason>,
+}
+
+impl Call {
+    pub fn new(facts: Facts) -> Self {
+        Self(Arc::new(facts))
+    }
+
+    /// The method's name alone.
+    pub fn method(&self) -> &str {
+        self.0.rpc.rsplit('/').next().unwrap_or_default()
+    }
+
+    pub fn principal(&self) -> &Principal {
+        &self.0.principal
+    }
+
+    pub fn request_id(&self) -> &str {
+        &self.0.request_id
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    pub fn parameter_metadata(&self) -> Option<&str> {
+        self.0.parameter_metadata.as_deref()
+    }
+
+    /// What its class asks of the parameter's policy.
+    pub fn permissions(&self) -> Permissions {
+        match self.0.class {
+            Class::Needs(permission) => permission.into(),
+            Class::Admin | Class::Anyone => Permissions::default(),
+        }
+    }
+
+    pub fn name_parameter(&self, id: &str) {
+        let _ = self.0.parameter.set(id.to_owned());
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.0
+    }
+
+    /// The status of a call that fails.
+    pub fn refusal(&self, fault: &Fault) -> Status {
+        let _ = self.0.reason.set(fault.reason());
+        status::refusal(fault, self.request_id())
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("rpc", &self.0.rpc).field("request_id", &self.0.request_id).finish_non_exhaustive()
+    }
+}
+
+/// Why a body did not answer: a fault of its own, or the answer an earlier call with this request id got.
+#[derive(Debug)]
+pub enum Refused {
+    Fault(Fault),
+    Repeated(Box<Status>),
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Refused::Fault(fault)
+    }
+}
+
+impl Refused {
+    pub fn into_status(self, call: &Call) -> Status {
+        match self {
+            Refused::Fault(fault) => call.refusal(&fault),
+            Refused::Repeated(status) => *status,
+        }
+    }
+}
+
+/// Runs the body of an RPC: request in, answer or status out.
+///
+/// # Errors
+/// The body's fault as a status.
+pub async fn answer<Q, A, E, F, Fut>(request: Request<Q>, body: F) -> Result<Response<A>, Status>
+where
+    E: Into<Refused>,
+    F: FnOnce(Call, Q) -> Fut,
+    Fut: Future<Output = Result<A, E>>,
+{
+    let call = of(&request)?;
+    match body(call.clone(), request.into_inner()).await {
+        Ok(answer) => Ok(Response::new(answer)),
+        Err(refused) => Err(refused.into().into_status(&call)),
+    }
+}
+
+fn of<Q>(request: &Request<Q>) -> Result<Call, Status> {
+    let call = request.extensions().get::<Call>().cloned();
+    call.ok_or_else(|| status::refusal(&Fault::bug("a call came past the guard"), ""))
+}

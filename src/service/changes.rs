@@ -1,0 +1,278 @@
+//! Items to change: folders made, items copied, moved, deleted. Each commit waits for its turn at the write gate, and an
+//! answer that was lost is looked up before anything is said.
+
+use dbxcase::dbx_str_lowercase;
+use dropbox_sdk::types::files;
+use rand::RngCore as _;
+
+use super::{
+    call::{Call, Refused},
+    door::{Door, Site},
+    once,
+};
+use crate::{
+    access::Permissions,
+    api::v1 as api,
+    convert::{
+        items::{self as convert, Relocation, paths},
+        path::Jail,
+    },
+    dropbox::{Repeat, routes},
+    engine::verify,
+    fault::{Fault, Reason, Result},
+};
+
+/// The RPCs that change items.
+#[derive(Clone)]
+pub struct Changes {
+    pub door: Door,
+}
+
+impl Changes {
+    pub async fn create_folder(
+        &self,
+        call: Call,
+        request: api::CreateFolderRequest,
+    ) -> Result<api::CreateFolderResponse> {
+        let path = convert::create_folder(&request)?;
+        let (path, request) = (&path, &request);
+        self.door
+            .enter(&call, request, Permissions::default(), |site| async move {
+                let place = site.place_for_change(path).await?;
+                let told = |folder, created| {
+                    let item = convert::item_at(files::Metadata::Folder(folder), site.jail(), path.as_str())?;
+                    Ok(api::CreateFolderResponse { item: Some(item), created })
+                };
+                let arg = files::CreateFolderArg::new(place.clone()).with_autorename(request.autorename);
+                let repeat = if request.autorename { Repeat::Never } else { Repeat::Verify };
+                let fault = match site.write(&[&place], &routes::CREATE_FOLDER.repeating(repeat), &arg).await {
+                    Ok(made) => return told(made.metadata, true),
+                    Err(fault) if request.autorename => return Err(fault),
+                    Err(fault) => fault,
+                };
+                let taken = fault.reason() == Reason::PathConflict && fault.get("conflictKind") == Some("folder");
+                if request.return_existing && taken {
+                    let echo = fault.get("earlierAttempt").is_some();
+                    return match site.metadata(&place).await? {
+                        files::Metadata::Folder(folder) => told(folder, echo),
+                        _ => Err(fault),
+                    };
+                }
+                told(verify::folder_created(site.caller(), &place, fault).await?, true)
+            })
+            .await
+    }
+
+    pub async fn copy_item(&self, call: Call, request: api::CopyItemRequest) -> Result<api::CopyItemResponse, Refused> {
+        let wanted = convert::relocation(&request.from_path, &request.to_path, &request.request_id, "")?;
+        let id = wanted.request_id.clone();
+        once::run(&self.door.clone(), call, request, Permissions::default(), id, move |site, request| {
+            let wanted = wanted.clone();
+            async move { copy(&site, &request, &wanted).await }
+        })
+        .await
+    }
+
+    pub async fn move_item(&self, call: Call, request: api::MoveItemRequest) -> Result<api::MoveItemResponse, Refused> {
+        let (from, to) = (&request.from_path, &request.to_path);
+        let wanted = convert::relocation(from, to, &request.request_id, &request.expected_rev)?;
+        let id = wanted.request_id.clone();
+        once::run(&self.door.clone(), call, request, Permissions::default(), id, move |site, request| {
+            let wanted = wanted.clone();
+            async move { relocate(&site, &request, &wanted).await }
+        })
+        .await
+    }
+
+    pub async fn delete_item(&self, call: Call, request: api::DeleteItemRequest) -> Result<api::DeleteItemResponse> {
+        let (path, kind) = convert::delete_item(&request)?;
+        let (path, request) = (&path, &request);
+        self.door
+            .enter(&call, request, Permissions::default(), |site| async move {
+                let gone = |fault: Fault| match fault.reason() {
+                    Reason::PathNotFound if request.allow_missing => Ok(api::DeleteItemResponse { item: None }),
+                    _ => Err(fault),
+                };
+                let place = match site.place_for_change(path).await {
+                    Ok(place) => place,
+                    Err(fault) => return gone(fault),
+                };
+                let before = match site.metadata(&place).await {
+                    Ok(before) => before,
+                    Err(fault) => return gone(fault),
+                };
+                let rev = deletable(&before, kind, &request.expected_rev, path.as_str())?;
+                let mut arg = files::DeleteArg::new(place.clone());
+                // With its rev a file that took its place survives, and so does a folder.
+                arg.parent_rev = rev;
+                let gate = gate_path(&before, &place);
+                let outcome = if request.permanent {
+                    site.write(&[gate], &routes::PERMANENTLY_DELETE, &arg).await
+                } else {
+                    site.write(&[gate], &routes::DELETE, &arg).await.map(|_| ())
+                };
+                if let Err(fault) = outcome
+                    && let Err(fault) = verify::deleted(site.caller(), &place, &before, fault).await
+                {
+                    return gone(fault);
+                }
+                let item = convert::item_at(before, site.jail(), path.as_str())?;
+                Ok(api::DeleteItemResponse { item: Some(item) })
+            })
+            .await
+    }
+}
+
+/// The rev to delete with, if the item is of a kind that may be deleted.
+fn deletable(before: &files::Metadata, kind: api::ItemKind, expected_rev: &str, asked: &str) -> Result<Option<String>> {
+    match before {
+        files::Metadata::File(_) if kind == api::ItemKind::Folder => {
+            let text = "this is a file, and only a folder was to be deleted";
+            Err(Fault::new(Reason::NotAFolder, text).fact("path", asked).resource("dropbox.item", asked))
+        }
+        files::Metadata::File(file) => {
+            expect_rev(file, expected_rev)?;
+            Ok(Some(file.rev.clone()))
+        }
+        files::Metadata::Folder(_) if kind == api::ItemKind::File || !expected_rev.is_empty() => {
+            let text = "this is a folder, and only a file was to be deleted; set kind to delete folders";
+            Err(Fault::new(Reason::NotAFile, text).fact("path", asked).resource("dropbox.item", asked))
+        }
+        files::Metadata::Folder(_) => Ok(None),
+        files::Metadata::Deleted(_) => Err(Jail::not_found(asked)),
+    }
+}
+
+fn expect_rev(file: &files::FileMetadata, expected: &str) -> Result<()> {
+    if expected.is_empty() || file.rev == expected {
+        return Ok(());
+    }
+    Err(Fault::new(Reason::RevisionConflict, "the file has another revision than expected")
+        .fact("currentRev", &file.rev)
+        .fact("currentSize", file.size)
+        .fact("currentContentHash", file.content_hash.as_deref().unwrap_or_default()))
+}
+
+/// The path that names the gate: an id does not tell where the item lies.
+fn gate_path<'a>(found: &'a files::Metadata, place: &'a str) -> &'a str {
+    paths(found).0.unwrap_or(place)
+}
+
+async fn copy(site: &Site, request: &api::CopyItemRequest, wanted: &Relocation) -> Result<api::CopyItemResponse> {
+    let from = site.place_for_change(&wanted.from).await?;
+    let to = site.place_for_change(&wanted.to).await?;
+    // Without its content hash a lost answer could not be settled.
+    let source = site.metadata(&from).await?;
+    let arg = files::RelocationArg::new(from.clone(), to.clone()).with_autorename(request.autorename);
+    // A copy takes the lock of its target; the source is only read.
+    let copy = match site.write(&[gate_path(&source, &from), &to], &routes::COPY, &arg).await {
+        Ok(made) => made.metadata,
+        Err(fault) if request.autorename => return Err(fault),
+        Err(fault) => verify::copied(site.caller(), &source, &to, fault).await?,
+    };
+    Ok(api::CopyItemResponse { item: Some(convert::item_at(copy, site.jail(), &request.to_path)?) })
+}
+
+async fn relocate(site: &Site, request: &api::MoveItemRequest, wanted: &Relocation) -> Result<api::MoveItemResponse> {
+    let from = site.place_for_change(&wanted.from).await?;
+    let to = site.place_for_change(&wanted.to).await?;
+    let source = site.metadata(&from).await?;
+    match &source {
+        files::Metadata::File(file) => expect_rev(file, &request.expected_rev)?,
+        files::Metadata::Folder(_) if !request.expected_rev.is_empty() => {
+            let text = "expected_rev is for files, and this is a folder";
+            return Err(Fault::new(Reason::NotAFile, text).resource("dropbox.item", &request.from_path));
+        }
+        _ => {}
+    }
+    let step =
+        Step { site, source: &source, autorename: request.autorename, transfer: request.allow_ownership_transfer };
+    let (here, display) = paths(&source);
+    let only_case = here == Some(dbx_str_lowercase(&to).as_str()) && display != Some(to.as_str());
+    let moved =
+        if only_case && here.is_some() { rename_case(&step, &from, &to).await? } else { step.run(&from, &to).await? };
+    Ok(api::MoveItemResponse { item: Some(convert::item_at(moved, site.jail(), &request.to_path)?) })
+}
+
+/// One move at Dropbox.
+struct Step<'a> {
+    site: &'a Site,
+    source: &'a files::Metadata,
+    autorename: bool,
+    transfer: bool,
+}
+
+impl Step<'_> {
+    async fn run(&self, from: &str, to: &str) -> Result<files::Metadata> {
+        let arg = files::RelocationArg::new(from.to_owned(), to.to_owned())
+            .with_autorename(self.autorename)
+            .with_allow_ownership_transfer(self.transfer);
+        match self.site.write(&[gate_path(self.source, from), to], &routes::MOVE, &arg).await {
+            Ok(moved) => Ok(moved.metadata),
+            Err(fault) => verify::moved(self.site.caller(), self.source, fault).await,
+        }
+    }
+}
+
+/// Dropbox has no case-only rename: the item goes over a name beside it. If the second step fails it is put back.
+async fn rename_case(step: &Step<'_>, from: &str, to: &str) -> Result<files::Metadata> {
+    if let files::Metadata::Folder(folder) = step.source
+        && folder.sharing_info.as_ref().is_some_and(|info| info.shared_folder_id.is_some())
+    {
+        let text = "the case of a shared folder's own name cannot be changed by two moves";
+        return Err(Fault::new(Reason::RelocationNotAllowed, text).fact("rule", "shared_folder_root"));
+    }
+    let mut stamp = [0u8; 4];
+    rand::rng().fill_bytes(&mut stamp);
+    let aside = format!("{to}.{}.tmp", hex::encode(stamp));
+    let there = Step { autorename: false, ..*step };
+    let parked = there.run(from, &aside).await?;
+    let back = Step { source: &parked, ..there };
+    let fault = match back.run(&aside, to).await {
+        Ok(moved) => return Ok(moved),
+        Err(fault) => fault,
+    };
+    let home = paths(step.source).1.unwrap_or(from);
+    match back.run(&aside, home).await {
+        Ok(_) => Err(fault),
+        Err(_) => Err(Fault::new(Reason::OutcomeUnknown, "the item was set aside and could not be put back")
+            .fact("currentPath", &aside)
+            .resource("dropbox.item", &aside)
+            .source(fault)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> files::Metadata {
+        let time = || "2026-01-02T03:04:05Z".to_owned();
+        files::Metadata::File(files::FileMetadata::new(
+            "a".into(),
+            "id:abcd".into(),
+            time(),
+            time(),
+            "0123456789".into(),
+            1,
+        ))
+    }
+
+    fn folder() -> files::Metadata {
+        files::Metadata::Folder(files::FolderMetadata::new("a".into(), "id:abcd".into()))
+    }
+
+    #[test]
+    fn only_what_was_named_is_deleted() {
+        let reason = |before: &files::Metadata, kind, rev: &str| {
+            deletable(before, kind, rev, "/a").map_err(|fault| fault.reason())
+        };
+        assert_eq!(reason(&file(), api::ItemKind::File, ""), Ok(Some("0123456789".into())));
+        assert_eq!(reason(&file(), api::ItemKind::Any, "0123456789"), Ok(Some("0123456789".into())));
+        assert_eq!(reason(&file(), api::ItemKind::File, "fedcba987"), Err(Reason::RevisionConflict));
+        assert_eq!(reason(&file(), api::ItemKind::Folder, ""), Err(Reason::NotAFolder));
+        assert_eq!(reason(&folder(), api::ItemKind::File, ""), Err(Reason::NotAFile));
+        assert_eq!(reason(&folder(), api::ItemKind::Any, ""), Ok(None));
+        assert_eq!(reason(&folder(), api::ItemKind::Any, "0123456789"), Err(Reason::NotAFile));
+    }
+}

@@ -1,0 +1,282 @@
+//! How a body gets from a request to Dropbox: which parameter, with which rights, inside which jail, through which gate.
+//! After `enter` there is no permission check anywhere.
+
+use std::{sync::Arc, time::Instant};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use dropbox_sdk::types::files;
+
+use super::call::Call;
+use crate::{
+    access::Permissions,
+    api::v1 as api,
+    clock::SharedClock,
+    convert::{
+        self, AskedActAs, AskedContext, AskedRoot,
+        items::paths,
+        path::{ItemPath, Jail},
+    },
+    credentials::{Ask, Opened, Resolver},
+    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, routes},
+    engine::gate::Gates,
+    fault::{Fault, Reason, Result},
+    seal::{KeyRing, Owner},
+    store::{ParameterId, Parameters, Store},
+};
+
+/// What every body needs. Clones are cheap.
+#[derive(Clone)]
+pub struct Door {
+    pub resolver: Arc<Resolver>,
+    pub store: Store,
+    pub keys: Arc<KeyRing>,
+    pub gates: Arc<Gates>,
+    pub clock: SharedClock,
+}
+
+/// A request that names an application parameter.
+pub trait Addressed {
+    fn parameter_id(&self) -> &str;
+    fn context(&self) -> Option<&api::RequestContext>;
+}
+
+macro_rules! addressed {
+    ($($request:ident),* $(,)?) => {
+        $(impl Addressed for api::$request {
+            fn parameter_id(&self) -> &str {
+                &self.application_parameter_id
+            }
+
+            fn context(&self) -> Option<&api::RequestContext> {
+                self.context.as_ref()
+            }
+        })*
+    };
+}
+
+addressed! {
+    CallApiRequest, CopyItemRequest, CreateFolderRequest, CreateSharedLinkRequest, DeleteItemRequest,
+    DownloadFileRequest, GetAccountRequest, GetFileLinkRequest, GetItemRequest, GetUploadStatusRequest,
+    ListFolderRequest, ListSharedLinksRequest, MoveItemRequest, RevokeSharedLinkRequest, SearchItemsRequest,
+    StartUploadRequest, UploadFileDuplexRequest, UploadFileRequest, WalkFolderRequest,
+}
+
+/// One call's view of one application parameter. Clones are cheap.
+#[derive(Clone)]
+pub struct Site(Arc<Inside>);
+
+struct Inside {
+    door: Door,
+    opened: Opened,
+    jail: Jail,
+    context: AskedContext,
+}
+
+impl Door {
+    /// Opens the parameter a request names and runs `body` in it. A path root that changed at Dropbox is read again, once.
+    ///
+    /// # Errors
+    /// What the policy refuses; what `body` fails with, told as the jail allows.
+    pub async fn enter<Q, T, F, Fut>(&self, call: &Call, request: &Q, extra: Permissions, body: F) -> Result<T>
+    where
+        Q: Addressed,
+        F: Fn(Site) -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let site = self.open(call, request, extra).await?;
+        let outcome = match body(site.clone()).await {
+            Err(fault) if fault.reason() == Reason::PathRootChanged && site.root_is_ours() => {
+                self.resolver.forget_root(&site.parameters().id);
+                let site = self.open(call, request, extra).await?;
+                body(site).await
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|fault| site.told(fault))
+    }
+
+    /// # Errors
+    /// `INVALID_FIELD`, `APPLICATION_PARAMETER_MISMATCH`, and what the resolver refuses.
+    pub async fn open<Q: Addressed>(&self, call: &Call, request: &Q, extra: Permissions) -> Result<Site> {
+        let context = convert::context(request.context())?;
+        self.open_as(call, request.parameter_id(), context, extra).await
+    }
+
+    pub async fn open_as(
+        &self,
+        call: &Call,
+        parameter_id: &str,
+        context: AskedContext,
+        extra: Permissions,
+    ) -> Result<Site> {
+        let id = named_parameter(call, parameter_id)?;
+        call.name_parameter(id.as_str());
+        let act_as = context.act_as.clone().map(|act_as| match act_as {
+            AskedActAs::User(member) => ActAs::User(member),
+            AskedActAs::Admin(member) => ActAs::Admin(member),
+        });
+        let asked_root = context.root.clone().map(|root| match root {
+            AskedRoot::Home => Root::Home,
+            AskedRoot::Root(id) => Root::Root(id),
+            AskedRoot::Namespace(id) => Root::Namespace(id),
+        });
+        let ask = Ask {
+            principal: call.principal().clone(),
+            permissions: call.permissions() | extra,
+            act_as,
+            root: asked_root,
+            deadline: call.deadline(),
+        };
+        let opened = self.resolver.open(&id, ask).await?;
+        let jail = Jail::new(&opened.parameters.settings.path_prefix)?;
+        if !jail.is_open() && context.root.is_some() {
+            return Err(Jail::refusal());
+        }
+        Ok(Site(Arc::new(Inside { door: self.clone(), opened, jail, context })))
+    }
+}
+
+/// The id in the field, else the one in the metadata; both only if they are one.
+fn named_parameter(call: &Call, field: &str) -> Result<ParameterId> {
+    let id = match (field, call.parameter_metadata()) {
+        ("", None) => {
+            let text = "name an application parameter here or in the metadata x-application-parameter-id";
+            return Err(Fault::field("application_parameter_id", "REQUIRED", text));
+        }
+        ("", Some(metadata)) => metadata,
+        (field, Some(metadata)) if field != metadata => {
+            let text = "the field and the metadata x-application-parameter-id name different application parameters";
+            return Err(Fault::new(Reason::ApplicationParameterMismatch, text));
+        }
+        (field, _) => field,
+    };
+    ParameterId::new(id)
+}
+
+impl Site {
+    pub fn caller(&self) -> &Caller {
+        &self.0.opened.caller
+    }
+
+    pub fn parameters(&self) -> &Arc<Parameters> {
+        &self.0.opened.parameters
+    }
+
+    pub fn jail(&self) -> &Jail {
+        &self.0.jail
+    }
+
+    pub fn owner(&self) -> Owner<'_> {
+        self.0.opened.parameters.owner()
+    }
+
+    pub fn keys(&self) -> &KeyRing {
+        &self.0.door.keys
+    }
+
+    pub fn door(&self) -> &Door {
+        &self.0.door
+    }
+
+    pub fn context(&self) -> &AskedContext {
+        &self.0.context
+    }
+
+    pub fn root(&self) -> Option<&Root> {
+        self.0.opened.root.as_ref()
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.opened.caller.deadline()
+    }
+
+    /// A fault as this caller may see it.
+    pub fn told(&self, fault: Fault) -> Fault {
+        let fault = self.0.jail.told(fault);
+        if fault.get("applicationParameterId").is_some() {
+            return fault;
+        }
+        fault.fact("applicationParameterId", self.0.opened.parameters.id.as_str())
+    }
+
+    /// The root was chosen by us and not by the caller, so that we may choose again.
+    fn root_is_ours(&self) -> bool {
+        self.0.opened.auto_root
+    }
+
+    /// Calls a route that takes no namespace lock.
+    pub async fn read<A: Serialize, R: DeserializeOwned>(&self, route: &Route<A, R>, arg: &A) -> Result<R> {
+        Ok(self.0.opened.caller.call(route, arg).await?.value)
+    }
+
+    /// Waits for the turn of every namespace the paths lie in, then commits.
+    pub async fn write<A: Serialize, R: DeserializeOwned>(
+        &self,
+        paths: &[&str],
+        route: &CommitRoute<A, R>,
+        arg: &A,
+    ) -> Result<R> {
+        Ok(self.write_answer(paths, route, arg).await?.value)
+    }
+
+    /// As [`Site::write`], with Dropbox's request id.
+    pub async fn write_answer<A: Serialize, R: DeserializeOwned>(
+        &self,
+        paths: &[&str],
+        route: &CommitRoute<A, R>,
+        arg: &A,
+    ) -> Result<Answer<R>> {
+        let account = self.0.opened.parameters.account_id();
+        let gates = &self.0.door.gates;
+        let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
+        let held = gates.turn(&keys, self.deadline().map(Into::into)).await?;
+        self.0.opened.caller.commit(&held, route, arg).await
+    }
+
+    /// What Dropbox knows of an item.
+    pub async fn metadata(&self, path: &str) -> Result<files::Metadata> {
+        let metadata = self.read(&routes::GET_METADATA, &files::GetMetadataArg::new(path.to_owned())).await?;
+        self.learn(&metadata);
+        Ok(metadata)
+    }
+
+    /// Remembers which namespace the item's folder is in: its writes then wait at the right gate.
+    pub fn learn(&self, metadata: &files::Metadata) {
+        let folder = paths(metadata).0.and_then(|path| path.rsplit_once('/')).map(|(folder, _)| folder);
+        if let (Some(folder), Some(namespace)) = (folder, convert::items::parent_shared_folder_id(metadata)) {
+            self.0.door.gates.learn(self.0.opened.parameters.account_id(), folder, namespace);
+        }
+    }
+
+    /// Where a path of the request lies at Dropbox, for a read. Nothing outside the jail is told to exist.
+    pub async fn place(&self, path: &ItemPath) -> Result<String> {
+        self.placed(path, false).await
+    }
+
+    /// As [`Site::place`] for a change: an id is sent as the path it was found at, so that nothing slips out meanwhile.
+    pub async fn place_for_change(&self, path: &ItemPath) -> Result<String> {
+        self.placed(path, true).await
+    }
+
+    async fn placed(&self, path: &ItemPath, changes: bool) -> Result<String> {
+        let jail = &self.0.jail;
+        if jail.is_open() {
+            return Ok(path.as_str().to_owned());
+        }
+        match path {
+            ItemPath::Plain(plain) => Ok(jail.absolute(plain)),
+            ItemPath::Namespace(_) => Err(Jail::refusal()),
+            ItemPath::Id(named) | ItemPath::Rev(named) => {
+                let found = self.metadata(named).await?;
+                let inside = paths(&found).0.filter(|lower| jail.holds(Some(lower)));
+                let lower = inside.ok_or_else(|| Jail::not_found(named))?;
+                if changes && jail.relative(lower) == Some("") {
+                    return Err(Jail::refusal());
+                }
+                let by_path = changes || matches!(path, ItemPath::Id(_));
+                Ok(if by_path { lower.to_owned() } else { named.clone() })
+            }
+        }
+    }
+}

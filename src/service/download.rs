@@ -1,0 +1,145 @@
+//! `DownloadFile`: header, chunks, trailer. Dropping the stream drops the request to Dropbox.
+
+use dropbox_sdk::types::{files, sharing};
+use futures::{StreamExt as _, stream};
+
+use super::{call::Call, door::Site, items::Answers, transfer::Transfer};
+use crate::{
+    access::Permissions,
+    api::v1::{self as api, download_file_response::Payload},
+    convert::{
+        dropbox_timestamp,
+        items::{item_at, paths},
+        path::Jail,
+        size,
+        transfer::{self as convert, Download as Asked},
+    },
+    engine::download::{Download, DownloadRequest, Source, Subject},
+    fault::Result,
+};
+
+impl Transfer {
+    pub async fn download_file(
+        &self,
+        call: Call,
+        request: api::DownloadFileRequest,
+    ) -> Result<Answers<api::DownloadFileResponse>> {
+        let asked = convert::download_file(&request)?;
+        let (asked, downloads) = (&asked, &self.downloads);
+        let opened = self.door.enter(&call, &request, Permissions::default(), |site| async move {
+            let request = placed(&site, asked).await?;
+            let download = downloads.open(site.caller(), request).await?;
+            let header = header(&site, asked, &download)?;
+            Ok((site, download, header))
+        });
+        let (site, download, header) = opened.await?;
+        let state = Some(Sending { site, call, download });
+        let rest = stream::unfold(state, |state| async move {
+            let mut sending = state?;
+            match sending.download.next().await {
+                Ok(Some(piece)) => {
+                    let chunk = api::DownloadChunk {
+                        offset: size(piece.offset),
+                        crc32c: crc_fast::crc32_iscsi(&piece.bytes),
+                        data: piece.bytes,
+                    };
+                    Some((Ok(answer(Payload::Chunk(chunk))), Some(sending)))
+                }
+                Ok(None) => {
+                    let trailer = sending.download.trailer();
+                    let trailer = api::DownloadTrailer {
+                        bytes_sent: size(trailer.bytes_sent),
+                        content_hash: trailer.content_hash.map(|hash| hash.to_string()).unwrap_or_default(),
+                        verified: trailer.verified,
+                    };
+                    Some((Ok(answer(Payload::Trailer(trailer))), None))
+                }
+                Err(fault) => Some((Err(sending.call.refusal(&sending.site.told(fault))), None)),
+            }
+        });
+        let first = stream::once(async move { Ok(answer(Payload::Header(header))) });
+        Ok(first.chain(rest).boxed())
+    }
+}
+
+struct Sending {
+    site: Site,
+    call: Call,
+    download: Download,
+}
+
+fn answer(payload: Payload) -> api::DownloadFileResponse {
+    api::DownloadFileResponse { payload: Some(payload) }
+}
+
+async fn placed(site: &Site, asked: &Asked) -> Result<DownloadRequest> {
+    let source = match &asked.source {
+        convert::Source::Path(path) => Source::Path(site.place(path).await?),
+        // What a link leads to need not lie in the jail, nor anywhere in this Dropbox.
+        convert::Source::SharedLink { .. } if !site.jail().is_open() => return Err(Jail::refusal()),
+        convert::Source::SharedLink { url, path, password } => Source::SharedLink {
+            url: url.clone(),
+            path: Some(path.as_str().to_owned()).filter(|path| !path.is_empty()),
+            password: password.clone(),
+        },
+    };
+    if let (Source::Path(_), Some(rev), false) = (&source, &asked.rev, site.jail().is_open()) {
+        // The revision is read whatever `path` says, so it must lie inside itself.
+        let found = site.metadata(&format!("rev:{rev}")).await?;
+        if !site.jail().holds(paths(&found).0) {
+            return Err(Jail::not_found(&format!("rev:{rev}")));
+        }
+    }
+    Ok(DownloadRequest {
+        source,
+        rev: asked.rev.clone(),
+        offset: asked.offset,
+        limit: asked.limit,
+        chunk_bytes: asked.chunk_bytes,
+        export_format: asked.export_format.clone(),
+        parallel_ranges: asked.parallel_ranges.max(1),
+    })
+}
+
+fn header(site: &Site, asked: &Asked, download: &Download) -> Result<api::DownloadHeader> {
+    let header = &download.header;
+    let exported = header.export_name.is_some();
+    let (item, export_format) = match &header.subject {
+        Subject::File(file) => {
+            let default = file.export_info.as_ref().and_then(|info| info.export_as.clone());
+            let told = match &asked.source {
+                convert::Source::Path(path) => path.as_str(),
+                convert::Source::SharedLink { .. } => "",
+            };
+            let metadata = files::Metadata::File((**file).clone());
+            (item_at(metadata, site.jail(), told)?, asked.export_format.clone().or(default))
+        }
+        Subject::Link(link) => (link_item(link), None),
+    };
+    Ok(api::DownloadHeader {
+        item: Some(item),
+        total_size: Some(size(header.total_size)),
+        range_start: size(header.range_start),
+        range_end: Some(size(header.range_end)),
+        content_type: header.content_type.clone(),
+        export_format: export_format.filter(|_| exported).unwrap_or_default(),
+        rev: match &header.subject {
+            Subject::File(file) if !exported => file.rev.clone(),
+            _ => String::new(),
+        },
+    })
+}
+
+/// What is known of a file behind a link: neither path nor hash.
+fn link_item(link: &sharing::FileLinkMetadata) -> api::Item {
+    let file = api::FileItem {
+        id: link.id.clone().unwrap_or_default(),
+        rev: link.rev.clone(),
+        size: size(link.size),
+        client_modified: dropbox_timestamp(&link.client_modified),
+        server_modified: dropbox_timestamp(&link.server_modified),
+        is_downloadable: true,
+        ..Default::default()
+    };
+    api::Item { name: link.name.clone(), kind: Some(api::item::Kind::File(file)), ..Default::default() }
+}

@@ -1,0 +1,189 @@
+//! The request stream of an upload: its first message, then frames for the engine. Order is checked here, and what tonic
+//! says of an oversize message is told as what it is.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use tonic::{Code, Status, Streaming};
+
+use super::door::Addressed;
+use crate::{
+    api::v1 as api,
+    convert::transfer::{self as convert, Frame as Checked},
+    engine::parts::Frame,
+    fault::{Fault, Reason, Result},
+};
+
+/// After an early answer this much of the request is read and dropped, so that proxies pass the answer on.
+const LEFTOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
+const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A message of an upload stream; the two RPCs have messages of their own with the same fields.
+pub trait Message: Addressed + Send + Unpin + 'static {
+    /// The caller half-closes behind `finish`; a duplex caller may wait for the answer first.
+    const HALF_CLOSES: bool;
+    fn frame(&mut self) -> Option<Part>;
+}
+
+/// The frame of a message.
+#[derive(Debug)]
+pub enum Part {
+    Spec(api::UploadSpec),
+    Resume(String),
+    Chunk(api::UploadChunk),
+    Finish(api::UploadFinish),
+}
+
+macro_rules! message {
+    ($request:ident, $module:ident, $half_closes:literal) => {
+        impl Message for api::$request {
+            const HALF_CLOSES: bool = $half_closes;
+
+            fn frame(&mut self) -> Option<Part> {
+                use api::$module::Frame;
+                Some(match self.frame.take()? {
+                    Frame::Spec(spec) => Part::Spec(spec),
+                    Frame::ResumeUploadId(id) => Part::Resume(id),
+                    Frame::Chunk(chunk) => Part::Chunk(chunk),
+                    Frame::Finish(finish) => Part::Finish(finish),
+                })
+            }
+        }
+    };
+}
+
+message!(UploadFileRequest, upload_file_request, true);
+message!(UploadFileDuplexRequest, upload_file_duplex_request, false);
+
+/// How an upload begins.
+#[derive(Debug)]
+pub enum First {
+    Spec(api::UploadSpec),
+    Resume(String),
+}
+
+/// The frames behind the first message.
+pub struct Frames<M> {
+    stream: Streaming<M>,
+    finished: bool,
+    /// The stream gave its last item, or failed.
+    ended: bool,
+}
+
+impl<M: Message> Frames<M> {
+    pub fn new(stream: Streaming<M>) -> Self {
+        Self { stream, finished: false, ended: false }
+    }
+
+    /// The first message and how the upload begins.
+    ///
+    /// # Errors
+    /// `FRAME_ORDER`, `CHUNK_TOO_LARGE`.
+    pub async fn first(&mut self) -> Result<(M, First)> {
+        let mut message = match self.stream.next().await {
+            None => {
+                self.ended = true;
+                return Err(order("the stream is empty: send spec or resume_upload_id first"));
+            }
+            Some(message) => message.map_err(|status| self.broken(&status))?,
+        };
+        match message.frame() {
+            Some(Part::Spec(spec)) => Ok((message, First::Spec(spec))),
+            Some(Part::Resume(id)) if !id.is_empty() => Ok((message, First::Resume(id))),
+            _ => Err(order("the first message must hold spec or resume_upload_id")),
+        }
+    }
+
+    /// The answer is there: what the caller still sends is read for a moment and dropped.
+    pub fn leave(self) {
+        if self.ended {
+            return;
+        }
+        let mut stream = self.stream;
+        tokio::spawn(async move {
+            let drop_rest = async {
+                let mut bytes = 0;
+                while let Some(Ok(mut message)) = stream.next().await {
+                    if let Some(Part::Chunk(chunk)) = message.frame() {
+                        bytes += chunk.data.len();
+                    }
+                    if bytes >= LEFTOVER_BYTES_MAX {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(LEFTOVER_TIME_MAX, drop_rest).await;
+        });
+    }
+
+    fn broken(&mut self, status: &Status) -> Fault {
+        self.ended = true;
+        match status.code() {
+            // tonic judges by the length prefix; other stacks call it RESOURCE_EXHAUSTED.
+            Code::OutOfRange | Code::ResourceExhausted => convert::chunk_too_large(),
+            Code::Internal | Code::InvalidArgument if status.message().contains("decode") => {
+                Fault::new(Reason::FrameOrder, "a message of the stream is not an upload frame")
+            }
+            _ => Fault::new(Reason::Cancelled, "the caller's stream broke off"),
+        }
+    }
+
+    fn checked(message: &mut M) -> Result<Frame> {
+        let checked = match message.frame() {
+            Some(Part::Chunk(chunk)) => convert::chunk(chunk)?,
+            Some(Part::Finish(finish)) => convert::finish(&finish)?,
+            Some(Part::Spec(_) | Part::Resume(_)) => {
+                return Err(order("spec and resume_upload_id come once, and first"));
+            }
+            None => return Err(order("a message holds no frame")),
+        };
+        Ok(match checked {
+            Checked::Chunk { offset, data, crc32c } => Frame::Chunk { offset, bytes: data, crc32c },
+            Checked::Finish { content_hash, total_size } => {
+                Frame::Finish { content_hash: content_hash.and_then(|hash| hash.parse().ok()), size: total_size }
+            }
+        })
+    }
+}
+
+impl<M: Message> Stream for Frames<M> {
+    type Item = Result<Frame>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame>>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if this.finished && !M::HALF_CLOSES {
+            // Only what has already arrived is looked at: the caller may be waiting for its answer.
+            let more = this.stream.next().now_or_never();
+            this.ended = matches!(more, Some(None));
+            return match more {
+                Some(Some(Ok(_))) => {
+                    this.ended = true;
+                    Poll::Ready(Some(Err(order("nothing comes after finish"))))
+                }
+                _ => Poll::Ready(None),
+            };
+        }
+        let item = match ready!(this.stream.poll_next_unpin(context)) {
+            None => {
+                this.ended = true;
+                return Poll::Ready(None);
+            }
+            Some(Ok(_)) if this.finished => Err(order("nothing comes after finish")),
+            Some(Ok(mut message)) => Self::checked(&mut message),
+            Some(Err(status)) => Err(this.broken(&status)),
+        };
+        this.finished |= matches!(item, Ok(Frame::Finish { .. }));
+        Poll::Ready(Some(item))
+    }
+}
+
+fn order(text: &str) -> Fault {
+    Fault::new(Reason::FrameOrder, text)
+}

@@ -1,0 +1,147 @@
+//! Writes that carry a `request_id`: the same id with the same bytes gets the first answer, whoever asks and whenever,
+//! within 15 minutes. The work goes on when its caller leaves: a repeat then finds what came of it.
+
+use std::time::Duration;
+
+use prost::Message;
+use sha2::{Digest as _, Sha256};
+use tonic::{Code, Status, metadata::MetadataMap};
+
+use super::{
+    call::{Call, Refused},
+    door::{Addressed, Door, Site},
+};
+use crate::{
+    access::Permissions,
+    fault::{Fault, Reason, Result},
+    store::{RequestKey, RequestTurn},
+};
+
+/// How often a repeat looks whether the first one has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Runs `body` at most once per request id; without an id, just runs it.
+///
+/// # Errors
+/// `REQUEST_ID_REUSED`, `OUTCOME_UNKNOWN` if the process that ran it is gone, what `body` fails with.
+pub async fn run<Q, A, F, Fut>(
+    door: &Door,
+    call: Call,
+    request: Q,
+    extra: Permissions,
+    request_id: Option<String>,
+    body: F,
+) -> Result<A, Refused>
+where
+    Q: Addressed + Message + Clone + 'static,
+    A: Message + Default + 'static,
+    F: Fn(Site, Q) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<A>> + Send + 'static,
+{
+    let run = {
+        let (door, call, request) = (door.clone(), call.clone(), request.clone());
+        async move { door.enter(&call, &request, extra, |site| body(site, request.clone())).await }
+    };
+    let Some(request_id) = request_id else { return Ok(run.await?) };
+    // Whoever may not use the parameter learns nothing of others' requests.
+    let site = door.open(&call, &request, extra).await?;
+    let uid = site.parameters().uid.clone();
+    let digest: [u8; 32] = Sha256::digest(request.encode_to_vec()).into();
+    let principal = call.principal().name().to_owned();
+    let rpc = call.method().to_owned();
+    loop {
+        let key = RequestKey { uid: &uid, principal: &principal, rpc: &rpc, request_id: &request_id };
+        match door.store.begin_request(&key, &digest).await? {
+            RequestTurn::Answer(kept) => return replay(&kept),
+            RequestTurn::Running => door.clock.sleep(LOOK_AGAIN).await,
+            RequestTurn::Reused => {
+                let text = "this request_id was used for another request in the last 15 minutes";
+                return Err(Fault::new(Reason::RequestIdReused, text).into());
+            }
+            RequestTurn::Abandoned => {
+                let text = "the process that ran this request is gone; what it did is not known";
+                let fault = site.told(Fault::new(Reason::OutcomeUnknown, text));
+                door.store.finish_request(&key, Some(&keep(&Err::<A, _>(call.refusal(&fault))))).await?;
+                return Err(fault.into());
+            }
+            RequestTurn::New => break,
+        }
+    }
+    // A task of its own: the caller may leave, the write may not be torn.
+    let (store, told) = (door.store.clone(), call.clone());
+    let task = tokio::spawn(async move {
+        let outcome = run.await;
+        let key = RequestKey { uid: &uid, principal: &principal, rpc: &rpc, request_id: &request_id };
+        // What may be sent again unchanged is not an answer to keep.
+        let again = outcome.as_ref().is_err_and(|fault| fault.retry_delay().is_some());
+        let outcome = outcome.map_err(|fault| told.refusal(&fault));
+        let kept = (!again).then(|| keep(&outcome));
+        if let Err(fault) = store.finish_request(&key, kept.as_deref()).await {
+            tracing::warn!(%fault, "an answer could not be kept under its request id");
+        }
+        outcome
+    });
+    match task.await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(status)) => Err(Refused::Repeated(Box::new(status))),
+        Err(_) => Err(Fault::bug("a request's task ended without an answer").into()),
+    }
+}
+
+/// What is kept of an answer.
+#[derive(Clone, PartialEq, Message)]
+struct Kept {
+    #[prost(bytes = "vec", tag = "1")]
+    answer: Vec<u8>,
+    /// 0 for an answer.
+    #[prost(int32, tag = "2")]
+    code: i32,
+    #[prost(string, tag = "3")]
+    message: String,
+    #[prost(bytes = "vec", tag = "4")]
+    details: Vec<u8>,
+}
+
+fn keep<A: Message>(outcome: &Result<A, Status>) -> Vec<u8> {
+    let kept = match outcome {
+        Ok(answer) => Kept { answer: answer.encode_to_vec(), ..Default::default() },
+        Err(status) => Kept {
+            code: status.code() as i32,
+            message: status.message().to_owned(),
+            details: status.details().to_vec(),
+            ..Default::default()
+        },
+    };
+    kept.encode_to_vec()
+}
+
+fn replay<A: Message + Default>(kept: &[u8]) -> Result<A, Refused> {
+    let unreadable = |error| Refused::from(Fault::bug("a kept answer could not be read").source(error));
+    let kept = Kept::decode(kept).map_err(unreadable)?;
+    if kept.code == 0 {
+        return A::decode(kept.answer.as_slice()).map_err(unreadable);
+    }
+    let mut trailers = MetadataMap::new();
+    trailers.insert("grpc-retry-pushback-ms", tonic::metadata::MetadataValue::from(-1));
+    let code = Code::from_i32(kept.code);
+    let status = Status::with_details_and_metadata(code, kept.message, kept.details.into(), trailers);
+    Err(Refused::Repeated(Box::new(status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::v1 as api, service::status};
+
+    #[test]
+    fn an_answer_and_a_refusal_come_back_as_they_were() {
+        let answer = api::CopyItemResponse { item: Some(api::Item { name: "a".into(), ..Default::default() }) };
+        let told: api::CopyItemResponse = replay(&keep(&Ok(answer.clone()))).unwrap();
+        assert_eq!(told, answer);
+        let first = status::refusal(&Fault::new(Reason::PathConflict, "taken").fact("path", "/a"), "r");
+        let kept = keep(&Err::<api::CopyItemResponse, _>(first.clone()));
+        let Err(Refused::Repeated(again)) = replay::<api::CopyItemResponse>(&kept) else { panic!("a refusal") };
+        assert_eq!((again.code(), again.message(), again.details()), (first.code(), first.message(), first.details()));
+        assert_eq!(again.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+    }
+}

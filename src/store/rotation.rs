@@ -1,0 +1,104 @@
+//! Key rotation: every sealed column under the present sealing key, row by row, by compare-and-set, beside running
+//! processes. Order for an operator: add the new key for opening everywhere, make it the first line everywhere, rotate, and
+//! keep the old key for opening at least 30 days, for handles.
+
+use sqlx::{Row as _, sqlite::SqliteRow};
+
+use super::{
+    ROWS_MAX, Store, millis_of,
+    parameters::{APP_SECRET, BEARER, GRANT},
+    unavailable,
+};
+use crate::{
+    fault::{Fault, Result},
+    limits::REPLICA_SILENCE_MAX,
+    seal::KeyRing,
+};
+
+/// What a rotation found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rotation {
+    pub parameters: u64,
+    /// Columns sealed anew.
+    pub resealed: u64,
+    /// Columns that the sealing key had sealed already.
+    pub current: u64,
+    /// Columns that changed while they were resealed; their writer used the sealing key.
+    pub changed_meanwhile: u64,
+    /// Columns whose key is gone.
+    pub lost: u64,
+}
+
+impl Store {
+    /// Seals with the present sealing key whatever an older one sealed, row by row, by compare-and-set.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` naming `sealing_key_file` while a live process cannot open the new key; `READ_ONLY_STORE`;
+    /// `STORE_UNAVAILABLE`.
+    pub async fn rotate_parameters(&self) -> Result<Rotation> {
+        self.require_writable()?;
+        let sealing = self.0.keys.sealing_key_id();
+        let alive_since = self.now_millis() - millis_of(REPLICA_SILENCE_MAX);
+        let replicas =
+            sqlx::query_as::<_, (String, String)>("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
+                .bind(alive_since)
+                .fetch_all(&self.0.readers)
+                .await
+                .map_err(unavailable)?;
+        if let Some((replica, _)) = replicas.iter().find(|(_, ids)| ids.split(' ').all(|id| id != sealing)) {
+            let text = format!("process {replica} cannot open key {sealing} yet; give it the key first");
+            return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
+        }
+        let mut rotation = Rotation::default();
+        let mut after = String::new();
+        loop {
+            let rows = sqlx::query(
+                "SELECT id, uid, app_secret_sealed, grant_sealed, bearer_sealed FROM application_parameters
+                 WHERE id > $1 ORDER BY id LIMIT $2",
+            )
+            .bind(&after)
+            .bind(ROWS_MAX)
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(unavailable)?;
+            let Some(last) = rows.last() else { return Ok(rotation) };
+            after = last.try_get("id").map_err(unavailable)?;
+            for row in &rows {
+                rotation.parameters += 1;
+                self.reseal(row, &sealing, &mut rotation).await?;
+            }
+        }
+    }
+
+    async fn reseal(&self, row: &SqliteRow, sealing: &str, rotation: &mut Rotation) -> Result<()> {
+        const CAS: [(&str, &str); 3] = [
+            (
+                APP_SECRET,
+                "UPDATE application_parameters SET app_secret_sealed = $3 WHERE uid = $1 AND app_secret_sealed = $2",
+            ),
+            (GRANT, "UPDATE application_parameters SET grant_sealed = $3 WHERE uid = $1 AND grant_sealed = $2"),
+            (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
+        ];
+        let uid: String = row.try_get("uid").map_err(unavailable)?;
+        for (column, sql) in CAS {
+            let Some(old) = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)? else { continue };
+            if KeyRing::key_id_of(&old) == Some(sealing) {
+                rotation.current += 1;
+                continue;
+            }
+            let Ok(plain) = self.open_column(&uid, column, &old) else {
+                rotation.lost += 1;
+                continue;
+            };
+            let new = self.seal_column(&uid, column, &plain);
+            let swapped =
+                sqlx::query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.durable).await.map_err(unavailable)?;
+            if swapped.rows_affected() == 1 {
+                rotation.resealed += 1;
+            } else {
+                rotation.changed_meanwhile += 1;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! The built binary as a process of its own, and the stock programs that speak to it. `make setup` fetches those.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_dropbox-connector");
+
+/// A debug binary on a busy machine still starts, and ends, within this.
+const PROCESS_MAX: Duration = Duration::from_secs(60);
+
+/// Flags of `serve` for free ports and a short end.
+pub const FREE_PORTS: [&str; 6] = [
+    "--data-listen=127.0.0.1:0",
+    "--admin-listen=127.0.0.1:0",
+    "--probe-listen=127.0.0.1:0",
+    "--http-listen=127.0.0.1:0",
+    "--drain-delay=0s",
+    "--drain-grace=1s",
+];
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A program that `make setup` put into `.tools/bin`, started from the root of the repository.
+pub fn tool(name: &str) -> Command {
+    let path: PathBuf = root().join(".tools/bin").join(name);
+    assert!(path.exists(), "{} is missing: run make setup", path.display());
+    let mut command = Command::new(path);
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs to the end, wants success, and answers all it printed.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.output().expect("the program starts");
+    assert!(output.status.success(), "{command:?}: {}:\n{}", output.status, text(&output));
+    text(&output)
+}
+
+/// Flags of `serve` that keep store and keys in a folder.
+pub fn place(folder: &Path) -> [String; 2] {
+    [
+        format!("--store-url=sqlite://{}", folder.join("store.db").display()),
+        format!("--sealing-key-file={}", folder.join("sealing.keys").display()),
+    ]
+}
+
+/// A `serve --emulator` in a folder of its own; killed when dropped.
+pub struct Served {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Served {
+    pub fn start() -> Served {
+        Served::start_with(&[])
+    }
+
+    /// Later flags win, so `flags` may differ from the ones for free ports.
+    pub fn start_with(flags: &[&str]) -> Served {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
+        let given = |free: &&&str| {
+            let name = free.split('=').next().expect("a flag");
+            !flags.iter().any(|flag| flag.split('=').next() == Some(name))
+        };
+        let child = Command::new(BINARY)
+            .args(["serve", "--emulator"])
+            .args(FREE_PORTS.iter().filter(given))
+            .args(place(folder.path()))
+            .args(flags)
+            .current_dir(folder.path())
+            .stdout(out.try_clone().expect("a second handle"))
+            .stderr(out)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        Served { child, folder }
+    }
+
+    /// All it printed so far.
+    pub fn text(&self) -> String {
+        fs::read_to_string(self.folder.path().join("out")).expect("what it printed")
+    }
+
+    /// What it prints at start as `name=value`, waited for.
+    pub fn told(&mut self, name: &str) -> String {
+        let deadline = Instant::now() + PROCESS_MAX;
+        loop {
+            let text = self.text();
+            // Only whole lines: the value may still be on its way.
+            let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+            if let Some(value) = whole.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('=')) {
+                return value.to_owned();
+            }
+            let ended = self.child.try_wait().expect("its state");
+            assert!(ended.is_none() && Instant::now() < deadline, "no {name}= was told ({ended:?}):\n{text}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// SIGTERM: asks it to drain.
+    pub fn terminate(&self) {
+        succeed(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PROCESS_MAX;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its state") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not end:\n{}", self.text());
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
