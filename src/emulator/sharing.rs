@@ -1,6 +1,7 @@
 //! Shared links. A link belongs to an item, not to a path: it follows moves and ends with the item.
-//! Shared folders and members are not here.
+//! Shared folders are in `folders`.
 
+mod folders;
 mod link;
 
 use std::{fmt, sync::Mutex};
@@ -25,7 +26,7 @@ pub(in crate::emulator) fn handler(path: &str) -> Option<Handler> {
         "sharing/revoke_shared_link" => revoke,
         "sharing/get_shared_link_metadata" => get_metadata,
         "sharing/get_shared_link_file" => get_file,
-        _ => return None,
+        path => return folders::handler(path),
     })
 }
 
@@ -37,6 +38,7 @@ pub(in crate::emulator) struct Links(Mutex<Shelf>);
 struct Shelf {
     links: Vec<Link>,
     next: u64,
+    terms: folders::Terms,
 }
 
 impl fmt::Debug for Links {
@@ -47,7 +49,9 @@ impl fmt::Debug for Links {
 
 impl Links {
     pub fn clear(&self) {
-        hold(&self.0).links.clear();
+        let mut shelf = hold(&self.0);
+        shelf.links.clear();
+        shelf.terms = folders::Terms::default();
     }
 
     /// The place in a linked folder that `list_folder` asks for with `files.SharedLink`; `path` is relative to the link.
