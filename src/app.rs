@@ -11,10 +11,7 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     access::{Authenticator, Permission},
@@ -291,6 +288,23 @@ impl Life {
         self.store.close().await;
         ended.map_err(|_| AppError::Cut)
     }
+}
+
+/// Seals with the present sealing key what older ones sealed, beside a running server or without one. What was done, in
+/// words.
+///
+/// # Errors
+/// A key file or a store that cannot be used; a live server that does not have the key yet.
+pub async fn rotate(config: &Config) -> Result<String, Fault> {
+    let keys = Arc::new(KeyRing::from_file(&config.sealing_key_file)?);
+    let store = Store::open(&config.store_url, keys, Arc::new(SystemClock)).await?;
+    let rotation = store.rotate_parameters().await;
+    store.close().await;
+    let store::Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
+    Ok(format!(
+        "{parameters} application parameters: {resealed} secrets sealed anew, {current} were sealed by the present key, \
+         {changed_meanwhile} changed meanwhile, {lost} cannot be opened because their key is gone"
+    ))
 }
 
 /// Listeners, bound before anything is built on them.
