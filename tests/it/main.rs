@@ -8,6 +8,8 @@ mod python;
 mod raw_api;
 mod rooms;
 mod schema;
+mod smoke;
+mod sharing;
 mod sdk;
 mod sharing;
 mod support;
