@@ -47,8 +47,9 @@ pub fn succeed(command: &mut Command) -> String {
     text(&output)
 }
 
-/// Flags of `serve` that keep store and keys in a folder.
+/// Makes a key file in a folder; flags of `serve` that keep store and keys there.
 pub fn place(folder: &Path) -> [String; 2] {
+    succeed(Command::new(BINARY).args(["keys", "generate"]).arg(folder.join("sealing.keys")));
     [
         format!("--store-url=sqlite://{}", folder.join("store.db").display()),
         format!("--sealing-key-file={}", folder.join("sealing.keys").display()),
