@@ -3,12 +3,13 @@
 mod admin;
 mod doors;
 mod emulator;
+mod faults;
 mod items;
 mod python;
 mod raw_api;
 mod rooms;
 mod schema;
-mod sharing;
 mod sdk;
+mod sharing;
 mod support;
 mod tools;
