@@ -9,6 +9,8 @@ mod python;
 mod raw_api;
 mod rooms;
 mod schema;
+mod smoke;
+mod sharing;
 mod sdk;
 mod sharing;
 mod support;
