@@ -117,7 +117,11 @@ impl App {
         let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
         // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
         let fleeting = config.emulator && config.has_default_store();
-        let keys = if fleeting { Ok(KeyRing::ephemeral()) } else { KeyRing::from_file(&config.sealing_key_file) };
+        let keys = match (config.emulator, fleeting) {
+            (true, true) => Ok(KeyRing::ephemeral()),
+            (true, false) => KeyRing::from_file_or_new(&config.sealing_key_file),
+            (false, _) => KeyRing::from_file(&config.sealing_key_file),
+        };
         let keys = Arc::new(keys.map_err(config_fault)?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
         let store = Store::open(store_url, keys, clock.clone()).await.map_err(store_fault)?;

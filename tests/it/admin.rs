@@ -54,7 +54,10 @@ async fn a_parameter_is_created_changed_by_mask_and_etag_listed_and_deleted() {
 
     let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into() };
     admin.delete_application_parameter(delete).await.expect("deleted");
-    assert_eq!(reason(&admin.get_application_parameter(get).await.expect_err("gone")), "APPLICATION_PARAMETER_NOT_FOUND");
+    assert_eq!(
+        reason(&admin.get_application_parameter(get).await.expect_err("gone")),
+        "APPLICATION_PARAMETER_NOT_FOUND"
+    );
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use dropbox_connector::api::v1 as pb;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
-    server_reflection_response::MessageResponse,
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
 use crate::support::{PARAMETER, reason, start, start_with};
@@ -62,7 +62,8 @@ async fn reflection_can_be_switched_off() {
 #[tokio::test]
 async fn a_deadline_is_answered_as_such_and_request_ids_come_back() {
     let house = start().await;
-    let message = pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/".into(), ..Default::default() };
+    let message =
+        pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/".into(), ..Default::default() };
     let mut request = tonic::Request::new(message.clone());
     request.metadata_mut().insert("x-request-id", "mine".parse().expect("ascii"));
     let answer = house.client().get_item(request).await.expect("root");

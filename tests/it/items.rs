@@ -211,7 +211,8 @@ async fn a_jailed_parameter_sees_its_folder_as_the_root_and_nothing_else() {
         assert!(!format!("{refused:?}").to_lowercase().contains("acme"), "{refused:?}");
     }
     assert_eq!(reason(&get("ns:1234/outside.txt").await.expect_err("outside")), "OUTSIDE_JAIL");
-    let request = pb::ListFolderRequest { application_parameter_id: "jailed".into(), path: "/".into(), ..Default::default() };
+    let request =
+        pb::ListFolderRequest { application_parameter_id: "jailed".into(), path: "/".into(), ..Default::default() };
     let listed = house.client().list_folder(request).await.expect("listed").into_inner();
     assert_eq!(listed.items.iter().map(|item| item.path_display.as_str()).collect::<Vec<_>>(), ["/in.txt"]);
 }
@@ -241,7 +242,8 @@ async fn a_search_finds_folders_alone_and_the_account_is_told() {
 async fn the_parameter_s_id_may_stand_in_the_metadata_but_not_contradict_the_field() {
     let house = start().await;
     let request = |field: &str, metadata: &str| {
-        let message = pb::GetItemRequest { application_parameter_id: field.into(), path: "/".into(), ..Default::default() };
+        let message =
+            pb::GetItemRequest { application_parameter_id: field.into(), path: "/".into(), ..Default::default() };
         let mut request = tonic::Request::new(message);
         request.metadata_mut().insert("x-application-parameter-id", metadata.parse().expect("ascii"));
         request

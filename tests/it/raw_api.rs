@@ -18,10 +18,8 @@ async fn raw_calls_are_off_until_they_are_granted_and_change_nothing_unasked() {
     house
         .make_parameter("raw", |parameter| {
             let permissions = [pb::Permission::Raw, pb::Permission::Read, pb::Permission::Delete];
-            parameter.policy = Some(pb::ParameterPolicy {
-                permissions: permissions.map(Into::into).to_vec(),
-                ..Default::default()
-            });
+            parameter.policy =
+                Some(pb::ParameterPolicy { permissions: permissions.map(Into::into).to_vec(), ..Default::default() });
         })
         .await;
     let answer = house.client().call_api(request("raw", "/2/users/get_current_account")).await.expect("read");

@@ -13,7 +13,8 @@ fn id() -> String {
 async fn a_file_s_link_is_made_once_and_handed_out_again() {
     let house = start().await;
     upload(&house, spec("/a.txt"), b"a").await.expect("upload");
-    let request = pb::GetFileLinkRequest { application_parameter_id: id(), path: "/a.txt".into(), ..Default::default() };
+    let request =
+        pb::GetFileLinkRequest { application_parameter_id: id(), path: "/a.txt".into(), ..Default::default() };
     let first = house.client().get_file_link(request.clone()).await.expect("link").into_inner().link.expect("a link");
     let second = house.client().get_file_link(request.clone()).await.expect("link").into_inner().link.expect("a link");
     assert!(first.is_new && !second.is_new && first.url == second.url);
@@ -26,7 +27,8 @@ async fn a_file_s_link_is_made_once_and_handed_out_again() {
 async fn a_shared_link_is_created_listed_and_revoked() {
     let house = start().await;
     upload(&house, spec("/b.txt"), b"b").await.expect("upload");
-    let create = pb::CreateSharedLinkRequest { application_parameter_id: id(), path: "/b.txt".into(), ..Default::default() };
+    let create =
+        pb::CreateSharedLinkRequest { application_parameter_id: id(), path: "/b.txt".into(), ..Default::default() };
     let made = house.client().create_shared_link(create.clone()).await.expect("made").into_inner();
     assert!(made.created);
     let url = made.shared_link.expect("a link").url;
