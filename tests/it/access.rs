@@ -121,9 +121,16 @@ async fn each_rpc_takes_the_right_of_its_class() {
     let id = || "readable".to_owned();
     let create = pb::CreateFolderRequest { application_parameter_id: id(), path: "/x".into(), ..Default::default() };
     let link = pb::GetFileLinkRequest { application_parameter_id: id(), path: "/x".into(), ..Default::default() };
-    let raw = pb::CallApiRequest { application_parameter_id: id(), route: "users/get_current_account".into(), ..Default::default() };
+    let raw = pb::CallApiRequest {
+        application_parameter_id: id(),
+        route: "users/get_current_account".into(),
+        ..Default::default()
+    };
     let mut client = house.client();
-    client.list_folder(by("billing", pb::ListFolderRequest { application_parameter_id: id(), ..Default::default() })).await.expect("READ");
+    client
+        .list_folder(by("billing", pb::ListFolderRequest { application_parameter_id: id(), ..Default::default() }))
+        .await
+        .expect("READ");
     let refusals = [
         ("WRITE", client.create_folder(by("billing", create)).await.map(drop).expect_err("WRITE")),
         ("SHARE", client.get_file_link(by("billing", link)).await.map(drop).expect_err("SHARE")),

@@ -132,7 +132,8 @@ async fn a_disabled_parameter_refuses_at_once_and_works_again_when_enabled() {
     admin.update_application_parameter(state(pb::ParameterState::Disabled)).await.expect("disabled");
     let status = list(&house).await.expect_err("disabled");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "PARAMETER_DISABLED"));
-    let status = admin.update_application_parameter(state(pb::ParameterState::Pending)).await.expect_err("not settable");
+    let status =
+        admin.update_application_parameter(state(pb::ParameterState::Pending)).await.expect_err("not settable");
     assert_eq!(reason(&status), "INVALID_FIELD");
     admin.update_application_parameter(state(pb::ParameterState::Active)).await.expect("enabled");
     list(&house).await.expect("works again");
@@ -168,8 +169,16 @@ async fn a_parameter_that_makes_no_sense_is_refused_with_every_wrong_field() {
     };
     let status = admin.create_application_parameter(request).await.expect_err("wrong");
     let details = tonic_types::StatusExt::get_error_details(&status);
-    let fields: Vec<_> = details.bad_request().expect("fields").field_violations.iter().map(|v| v.field.clone()).collect();
-    for wanted in ["path_prefix", "account_kind", "timeouts.connect", "policy.max_file_size", "policy.permissions[0]", "policy.permissions[1]"] {
+    let fields: Vec<_> =
+        details.bad_request().expect("fields").field_violations.iter().map(|v| v.field.clone()).collect();
+    for wanted in [
+        "path_prefix",
+        "account_kind",
+        "timeouts.connect",
+        "policy.max_file_size",
+        "policy.permissions[0]",
+        "policy.permissions[1]",
+    ] {
         assert!(fields.iter().any(|field| field.ends_with(wanted)), "no {wanted} in {fields:?}");
     }
     let get = pb::GetApplicationParameterRequest { application_parameter_id: "wrong".into() };
@@ -182,10 +191,9 @@ async fn credentials_are_tried_before_they_are_kept() {
     let house = start().await;
     let mut admin = house.admin().await;
     let token = |token: &str| pb::AccessToken { token: token.into(), expire_time: None };
-    for credential in [
-        Some(Credential::RefreshToken("hush-refresh".into())),
-        Some(Credential::AccessToken(token("hush-access"))),
-    ] {
+    for credential in
+        [Some(Credential::RefreshToken("hush-refresh".into())), Some(Credential::AccessToken(token("hush-access")))]
+    {
         let import = pb::ImportCredentialsRequest { application_parameter_id: PARAMETER.into(), credential };
         let status = admin.import_credentials(import).await.expect_err("unknown to Dropbox");
         assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "CREDENTIALS_REJECTED"));
@@ -299,6 +307,10 @@ async fn a_file_of_parameters_is_read_and_never_written() {
         admin.import_credentials(import).await.map(drop).expect_err("read-only"),
     ];
     for status in refusals {
-        assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "READ_ONLY_STORE"), "{status:?}");
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::FailedPrecondition, "READ_ONLY_STORE"),
+            "{status:?}"
+        );
     }
 }

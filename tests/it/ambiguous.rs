@@ -117,7 +117,8 @@ async fn a_lost_answer_to_a_link_is_not_noticed() {
         assert!(made.created, "it was made by this call");
         let url = made.shared_link.expect("a link").url;
         rules(&house, [Rule::once("sharing/revoke_shared_link", action.clone())]);
-        let revoke = pb::RevokeSharedLinkRequest { application_parameter_id: PARAMETER.into(), url, ..Default::default() };
+        let revoke =
+            pb::RevokeSharedLinkRequest { application_parameter_id: PARAMETER.into(), url, ..Default::default() };
         house.client().revoke_shared_link(revoke).await.unwrap_or_else(|s| panic!("{action:?}: {s:?}"));
     }
 }
@@ -159,12 +160,14 @@ async fn what_cannot_be_looked_up_is_told_as_unknown_and_not_sent_again() {
 #[tokio::test]
 async fn a_file_that_changed_meanwhile_is_not_deleted() {
     let house = furnished().await;
-    let conflict = json!({ ".tag": "path_write", "path_write": { ".tag": "conflict", "conflict": { ".tag": "file" } } });
+    let conflict =
+        json!({ ".tag": "path_write", "path_write": { ".tag": "conflict", "conflict": { ".tag": "file" } } });
     rules(&house, [Rule::once("files/delete_v2", Action::Error { error: conflict, user_message: None })]);
     let status = house.client().delete_item(delete("/a.txt")).await.expect_err("changed");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Aborted, "REVISION_CONFLICT"));
     assert_eq!(retry_delay(&status), None);
-    let asked = house.control().journal().into_iter().rfind(|entry| entry.route == "files/get_metadata").expect("looked");
+    let asked =
+        house.control().journal().into_iter().rfind(|entry| entry.route == "files/get_metadata").expect("looked");
     assert_eq!(asked.status, 200);
     assert!(fact(&status, "currentRev").is_some(), "{status:?}");
 }
@@ -194,7 +197,8 @@ async fn a_case_only_rename_that_fails_half_way_is_put_back_or_says_where_the_it
     rules(&house, [Rule::nth("files/move_v2", 2, refusal())]);
     let status = house.client().move_item(movement("/a.txt", "/A.TXT")).await.expect_err("refused");
     assert_eq!(reason(&status), "TOO_MANY_FILES");
-    let get = pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/a.txt".into(), ..Default::default() };
+    let get =
+        pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/a.txt".into(), ..Default::default() };
     let back = house.client().get_item(get).await.expect("put back").into_inner().item.expect("an item");
     assert_eq!(back.name, "a.txt");
 

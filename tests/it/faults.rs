@@ -12,7 +12,10 @@ use std::{
 
 use dropbox_connector::{
     api::v1::{self as pb, call_api_request::Arg},
-    emulator::script::{Action, Rule},
+    emulator::{
+        control::Document,
+        script::{Action, Rule},
+    },
 };
 use serde_json::{Value, json};
 use tonic::{Code, Request, Status};
@@ -232,7 +235,7 @@ impl Via {
             Via::Links => call!(house.list_shared_links, ListSharedLinksRequest { path: path() }),
             Via::Revoke => call!(house.revoke_shared_link, RevokeSharedLinkRequest { url: URL.into() }),
             Via::Download => read(house, "", crate::support::source("/a.txt")).await,
-            Via::Export => read(house, "markdown", crate::support::source("/a.txt")).await,
+            Via::Export => read(house, "markdown", crate::support::source("/doc.paper")).await,
             Via::LinkFile => {
                 let link = pb::SharedLinkSource { url: URL.into(), ..Default::default() };
                 read(house, "", pb::download_file_request::Source::SharedLink(link)).await
@@ -287,6 +290,9 @@ pub async fn furnished() -> House {
     for path in ["/a.txt", "/f/1.txt", "/f/2.txt"] {
         upload(&house, spec(path), path.as_bytes()).await.expect("upload");
     }
+    let formats = [("markdown".to_owned(), "# Title".to_owned())].into();
+    let document = Document { path: "/doc.paper".into(), formats, ..Document::default() };
+    house.control().seed_document(&document).expect("a document");
     house
 }
 
@@ -357,14 +363,14 @@ fn judge(row: &Row, status: &Status, dropbox_request_id: &str) -> Vec<String> {
         same("the field", format!("{:?}", fields.unwrap_or(Vec::new())), format!("{:?}", [field]));
     }
     let mut wanted: BTreeMap<&str, String> = row.facts.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
-    wanted.insert("applicationParameterId", row.via.parameter().into());
     wanted.insert("dropboxRequestId", dropbox_request_id.into());
     wanted.insert("dropboxRoute", row.via.route().into());
-    wanted.insert("httpStatus", row.says.status().to_string());
-    if let Some(tags) = row.says.error().map(|error| told_tags(&error)).filter(|_| row.says.status() != 404) {
+    if row.reason != "CONNECTOR_BUG" {
+        wanted.insert("applicationParameterId", row.via.parameter().into());
+        wanted.insert("httpStatus", row.says.status().to_string());
+    }
+    if let Some(tags) = row.says.error().map(|error| told_tags(&error)).filter(|tags| !tags.is_empty()) {
         wanted.insert("dropboxTag", tags);
-    } else if let Some(error) = row.says.error() {
-        wanted.insert("dropboxTag", told_tags(&error));
     }
     let mut facts: BTreeMap<&str, String> =
         info.metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();

@@ -183,7 +183,10 @@ async fn namespaces_and_path_roots_are_refused_before_dropbox_is_asked() {
     }
     let asked: Vec<String> = house.control().journal().into_iter().skip(before).map(|entry| entry.route).collect();
     // A move or copy may look at what lies inside; nothing else is asked.
-    assert!(asked.iter().all(|route| ["files/get_metadata", "users/get_current_account"].contains(&route.as_str())), "{asked:?}");
+    assert!(
+        asked.iter().all(|route| ["files/get_metadata", "users/get_current_account"].contains(&route.as_str())),
+        "{asked:?}"
+    );
     is_untouched(&house);
 }
 
@@ -238,8 +241,14 @@ async fn what_lies_inside_is_told_as_if_there_were_nothing_else() {
         ("WalkFolder", walk(&house, "").await),
         ("SearchItems", ask!(house.search_items, SearchItemsRequest { query: "txt".into() })),
         ("CreateFolder", ask!(house.create_folder, CreateFolderRequest { path: "/made".into() })),
-        ("CopyItem", ask!(house.copy_item, CopyItemRequest { from_path: "/in.txt".into(), to_path: "/copy.txt".into() })),
-        ("MoveItem", ask!(house.move_item, MoveItemRequest { from_path: "/copy.txt".into(), to_path: "/made/moved.txt".into() })),
+        (
+            "CopyItem",
+            ask!(house.copy_item, CopyItemRequest { from_path: "/in.txt".into(), to_path: "/copy.txt".into() }),
+        ),
+        (
+            "MoveItem",
+            ask!(house.move_item, MoveItemRequest { from_path: "/copy.txt".into(), to_path: "/made/moved.txt".into() }),
+        ),
         ("UploadFile", put(&house, "/made/up.txt").await),
         ("DownloadFile", get(&house, Source::Path("/made/up.txt".into()), "").await),
         ("CreateSharedLink", ask!(house.create_shared_link, CreateSharedLinkRequest { path: "/in.txt".into() })),
@@ -262,7 +271,11 @@ async fn what_lies_inside_is_told_as_if_there_were_nothing_else() {
 #[tokio::test]
 async fn the_jail_itself_is_never_moved_or_deleted() {
     let (house, _) = jail().await;
-    let request = pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/Apps/Acme".into(), ..Default::default() };
+    let request = pb::GetItemRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/Apps/Acme".into(),
+        ..Default::default()
+    };
     let item = house.client().get_item(request).await.expect("found").into_inner().item.expect("an item");
     let Some(Kind::Folder(folder)) = item.kind else { panic!("a folder") };
     let kind = pb::ItemKind::Folder.into();

@@ -64,7 +64,12 @@ async fn a_page_token_belongs_to_its_parameter_its_rpc_and_its_arguments() {
     let cases: [(&str, pb::ListFolderRequest, Code, &str); 6] = [
         ("another path", with(&|r| r.path = "/".into()), Code::InvalidArgument, "PAGE_TOKEN_MISMATCH"),
         ("another flag", with(&|r| r.recursive = true), Code::InvalidArgument, "PAGE_TOKEN_MISMATCH"),
-        ("another parameter", with(&|r| r.application_parameter_id = "other".into()), Code::PermissionDenied, "HANDLE_NOT_YOURS"),
+        (
+            "another parameter",
+            with(&|r| r.application_parameter_id = "other".into()),
+            Code::PermissionDenied,
+            "HANDLE_NOT_YOURS",
+        ),
         ("one byte flipped", with(&|r| r.page_token = flipped.clone()), Code::InvalidArgument, "HANDLE_MALFORMED"),
         ("cut", with(&|r| r.page_token.truncate(20)), Code::InvalidArgument, "HANDLE_MALFORMED"),
         ("10 KiB of it", with(&|r| r.page_token = "A".repeat(10_240)), Code::InvalidArgument, "HANDLE_MALFORMED"),
@@ -107,7 +112,8 @@ async fn absurd_page_sizes_are_cut_and_negative_ones_refused() {
         let page = list(&house, &pb::ListFolderRequest { page_size, ..folder("/p") }).await.expect("a page");
         assert_eq!(page.items.len(), 30);
     }
-    let asked: Vec<_> = house.control().journal().into_iter().filter(|entry| entry.route == "files/list_folder").collect();
+    let asked: Vec<_> =
+        house.control().journal().into_iter().filter(|entry| entry.route == "files/list_folder").collect();
     assert!(asked.iter().all(|entry| entry.arg["limit"] == 2000), "{asked:?}");
     let refused = list(&house, &pb::ListFolderRequest { page_size: -1, ..folder("/p") }).await.expect_err("negative");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
@@ -124,7 +130,7 @@ async fn absurd_page_sizes_are_cut_and_negative_ones_refused() {
 async fn no_page_exceeds_three_mebibytes_and_none_of_its_items_is_lost() {
     let house = start().await;
     // Paths of almost 2 KiB stand twice in every item.
-    let deep = format!("/{}", ["d".repeat(240); 6].join("/"));
+    let deep = format!("/{}", vec!["d".repeat(240); 6].join("/"));
     let files = (0..1500).map(|n| SeedFile::bytes(&format!("{deep}/{n:04}{}", "n".repeat(200)), 1)).collect();
     seed(&house, &Seed { files, ..Seed::default() });
     let pages = pages(&house, pb::ListFolderRequest { page_size: 2000, ..folder(&deep) }).await;
@@ -158,13 +164,30 @@ async fn filters_choose_by_name_kind_size_and_depth() {
         ("two stars cross it", globs(&["**/*.tmp"]), &["a.TMP", "c.tmp"]),
         ("alternatives", globs(&["**/*.{pdf,txt}"]), &["b.pdf", "d.pdf"]),
         ("case where it is wanted", pb::ItemFilter { case_sensitive: true, ..globs(&["**/*.tmp"]) }, &["c.tmp"]),
-        ("left out", pb::ItemFilter { exclude_globs: vec!["**/*.pdf".into(), "**/*.tmp".into()], ..Default::default() }, &["deep", "sub"]),
-        ("folders", pb::ItemFilter { kinds: vec![pb::ItemKind::Folder.into()], ..Default::default() }, &["deep", "sub"]),
-        ("bounds are inclusive", pb::ItemFilter { min_size: Some(50), max_size: Some(500), ..Default::default() }, &["b.pdf", "c.tmp"]),
+        (
+            "left out",
+            pb::ItemFilter { exclude_globs: vec!["**/*.pdf".into(), "**/*.tmp".into()], ..Default::default() },
+            &["deep", "sub"],
+        ),
+        (
+            "folders",
+            pb::ItemFilter { kinds: vec![pb::ItemKind::Folder.into()], ..Default::default() },
+            &["deep", "sub"],
+        ),
+        (
+            "bounds are inclusive",
+            pb::ItemFilter { min_size: Some(50), max_size: Some(500), ..Default::default() },
+            &["b.pdf", "c.tmp"],
+        ),
         ("depth", pb::ItemFilter { max_depth: 1, ..Default::default() }, &["a.TMP", "b.pdf", "sub"]),
         (
             "any bound",
-            pb::ItemFilter { min_size: Some(5000), max_size: Some(5), bounds: pb::Bounds::Any.into(), ..Default::default() },
+            pb::ItemFilter {
+                min_size: Some(5000),
+                max_size: Some(5),
+                bounds: pb::Bounds::Any.into(),
+                ..Default::default()
+            },
             &["a.TMP", "d.pdf"],
         ),
     ];
@@ -178,7 +201,9 @@ async fn filters_choose_by_name_kind_size_and_depth() {
     let many = globs(&["*"; 33]);
     let long = globs(&[&"x".repeat(1025)]);
     let crossed = pb::ItemFilter { min_size: Some(-1), ..Default::default() };
-    for (what, filter) in [("33 globs", many), ("a long one", long), ("a negative size", crossed), ("no pattern", globs(&["["]))] {
+    for (what, filter) in
+        [("33 globs", many), ("a long one", long), ("a negative size", crossed), ("no pattern", globs(&["["]))]
+    {
         let request = pb::ListFolderRequest { filter: Some(filter), ..folder("/t") };
         let refused = list(&house, &request).await.expect_err(what);
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{what}");
@@ -199,7 +224,10 @@ fn walk(path: &str) -> pb::WalkFolderRequest {
 }
 
 /// What a walk told: its batches, and its summary if it came to its end.
-async fn walked(house: &House, request: pb::WalkFolderRequest) -> Result<(Vec<pb::WalkBatch>, pb::WalkSummary), Status> {
+async fn walked(
+    house: &House,
+    request: pb::WalkFolderRequest,
+) -> Result<(Vec<pb::WalkBatch>, pb::WalkSummary), Status> {
     let mut stream = house.client().walk_folder(request).await?.into_inner();
     let (mut batches, mut summary) = (Vec::new(), None);
     while let Some(message) = stream.message().await? {

@@ -69,7 +69,11 @@ async fn a_route_takes_raw_and_the_class_of_its_effect() {
     ] {
         let refused = pb::CallApiRequest { allow_mutation: true, ..request("reader", route) };
         let refused = house.client().call_api(refused).await.expect_err(route);
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "CALLER_NOT_ALLOWED"), "{route}");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::PermissionDenied, "CALLER_NOT_ALLOWED"),
+            "{route}"
+        );
         assert_eq!(crate::support::fact(&refused, "permission").as_deref(), Some(permission), "{route}");
         assert_eq!(house.control().counter(route).calls, 0, "{route}");
     }
@@ -81,14 +85,30 @@ async fn nothing_but_a_known_route_becomes_part_of_a_url() {
     parameter(&house, "all", &[Raw, Read, Write, Delete, Share, Team], &[]).await;
     let before = house.control().journal().len();
     for route in [
-        "", "/", "files", "users/get_current_account/", "users/get_current_account?x=1", "Users/get_current_account",
-        "users/../users/get_current_account", "//users/get_current_account", "/2//2/users/get_current_account",
-        "https://evil.example/2/users/get_current_account", "users/get_current_account#", "auth/token/revoke",
-        "oauth2/token", "files/list_folder/longpoll", "users/get_current_account\r\nx: y", "brand/new",
+        "",
+        "/",
+        "files",
+        "users/get_current_account/",
+        "users/get_current_account?x=1",
+        "Users/get_current_account",
+        "users/../users/get_current_account",
+        "//users/get_current_account",
+        "/2//2/users/get_current_account",
+        "https://evil.example/2/users/get_current_account",
+        "users/get_current_account#",
+        "auth/token/revoke",
+        "oauth2/token",
+        "files/list_folder/longpoll",
+        "users/get_current_account\r\nx: y",
+        "brand/new",
     ] {
         let refused = pb::CallApiRequest { allow_mutation: true, ..request("all", route) };
         let refused = house.client().call_api(refused).await.expect_err(route);
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "RAW_ROUTE_DENIED"), "{route:?}");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::PermissionDenied, "RAW_ROUTE_DENIED"),
+            "{route:?}"
+        );
     }
     for route in ["files/upload", "files/download", "files/upload_session/append_v2", "files/download_zip"] {
         let refused = pb::CallApiRequest { allow_mutation: true, ..request("all", route) };

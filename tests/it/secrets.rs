@@ -82,7 +82,10 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     };
     told.hear(boss.create_application_parameter(create.clone()).await.expect("created"));
     told.refused(&boss.create_application_parameter(create).await.expect_err("twice"));
-    let import = |credential| pb::ImportCredentialsRequest { application_parameter_id: "p".into(), credential: Some(credential) };
+    let import = |credential| pb::ImportCredentialsRequest {
+        application_parameter_id: "p".into(),
+        credential: Some(credential),
+    };
     let bad = [
         Credential::RefreshToken("hush-refresh-token".into()),
         Credential::AccessToken(pb::AccessToken { token: "hush-access-token".into(), expire_time: None }),
@@ -90,9 +93,14 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     for credential in bad {
         told.refused(&boss.import_credentials(import(credential)).await.expect_err("unknown"));
     }
-    told.hear(boss.import_credentials(import(Credential::RefreshToken(login.refresh_token.clone()))).await.expect("good"));
+    told.hear(
+        boss.import_credentials(import(Credential::RefreshToken(login.refresh_token.clone()))).await.expect("good"),
+    );
     let mut update = pb::UpdateApplicationParameterRequest {
-        application_parameter: Some(pb::ApplicationParameter { application_parameter_id: "p".into(), ..parameter.clone() }),
+        application_parameter: Some(pb::ApplicationParameter {
+            application_parameter_id: "p".into(),
+            ..parameter.clone()
+        }),
         update_mask: Some(prost_types::FieldMask { paths: vec!["app_secret".into()] }),
         ..Default::default()
     };
@@ -110,12 +118,14 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     frames[0].application_parameter_id = "p".into();
     told.hear(client.upload_file(tokio_stream::iter(frames)).await.expect("upload").into_inner());
     emulator.control().expire_access_tokens();
-    let item = || pb::GetItemRequest { application_parameter_id: "p".into(), path: "/a.txt".into(), ..Default::default() };
+    let item =
+        || pb::GetItemRequest { application_parameter_id: "p".into(), path: "/a.txt".into(), ..Default::default() };
     told.hear(client.get_item(timed(item())).await.expect("renewed"));
     let mut bearing = timed(item());
     bearing.metadata_mut().insert("authorization", "Bearer hush-caller-token".parse().expect("ascii"));
     told.hear(client.get_item(bearing).await.expect("nobody asked for it"));
-    let settings = pb::SharedLinkSettings { require_password: Some(true), password: "hush-password".into(), ..Default::default() };
+    let settings =
+        pb::SharedLinkSettings { require_password: Some(true), password: "hush-password".into(), ..Default::default() };
     let link = pb::CreateSharedLinkRequest {
         application_parameter_id: "p".into(),
         path: "/a.txt".into(),
@@ -165,7 +175,10 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     told.0.push_str(&super::server::fetch(http.parse().expect("an address"), "/metrics"));
     told.0.push_str(&super::server::fetch(http.parse().expect("an address"), "/ready"));
     let parameters = tokio::task::block_in_place(|| {
-        Command::new(BINARY).args(["config", "print"]).args(["--auth-mode=token", &format!("--auth-tokens=me:{}", "ab".repeat(32))]).output()
+        Command::new(BINARY)
+            .args(["config", "print"])
+            .args(["--auth-mode=token", &format!("--auth-tokens=me:{}", "ab".repeat(32))])
+            .output()
     });
     let printed = text(&parameters.expect("it runs"));
     assert!(!printed.contains(&"ab".repeat(32)), "{printed}");
@@ -210,7 +223,8 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
 #[test]
 fn keys_are_rotated_beside_nobody_and_the_old_one_may_go() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (keys, store) = (folder.path().join("k.keys"), format!("--store-url=sqlite://{}", folder.path().join("s.db").display()));
+    let (keys, store) =
+        (folder.path().join("k.keys"), format!("--store-url=sqlite://{}", folder.path().join("s.db").display()));
     succeed(Command::new(BINARY).args(["keys", "generate"]).arg(&keys));
     let flag = format!("--sealing-key-file={}", keys.display());
     let rotate = || {

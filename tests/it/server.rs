@@ -15,7 +15,9 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    House, PARAMETER, download, noise, process::{BINARY, text}, reason, retry_delay, spec, start, start_with, until, upload,
+    House, PARAMETER, download, noise,
+    process::{BINARY, text},
+    reason, retry_delay, spec, start, start_with, until, upload,
 };
 
 fn get(path: &str) -> pb::GetItemRequest {
@@ -95,11 +97,18 @@ async fn lists_are_compressed_for_those_who_can_read_it_and_file_content_never()
     let house = start().await;
     house
         .control()
-        .seed(&Seed { generate: Some(Generate { folder: "/many".into(), files: 200, bytes: 1, per_folder: None }), ..Seed::default() })
+        .seed(&Seed {
+            generate: Some(Generate { folder: "/many".into(), files: 200, bytes: 1, per_folder: None }),
+            ..Seed::default()
+        })
         .expect("a seed");
     let content = vec![b'a'; 600_000];
     upload(&house, spec("/repeats.txt"), &content).await.expect("upload");
-    let list = pb::ListFolderRequest { application_parameter_id: PARAMETER.into(), path: "/many".into(), ..Default::default() };
+    let list = pb::ListFolderRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/many".into(),
+        ..Default::default()
+    };
     let read = pb::DownloadFileRequest {
         application_parameter_id: PARAMETER.into(),
         source: Some(crate::support::source("/repeats.txt")),
@@ -199,7 +208,11 @@ async fn garbage_on_every_port_harms_nobody() {
     let house = start().await;
     let House { addresses, .. } = &house;
     for address in [addresses.data, addresses.admin, addresses.probe, addresses.http] {
-        for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xFF; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff"] {
+        for garbage in [
+            &b"GET / HTTP/1.0\r\n\r\n"[..],
+            &[0xFF; 4096],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ] {
             let mut stream = TcpStream::connect(address).expect("connect");
             let _ = stream.write_all(garbage);
         }
@@ -275,7 +288,8 @@ fn settings_that_cannot_be_used_end_it_with_64_name_the_key_and_open_no_port() {
         let address = taken.local_addr().expect("an address");
         // Were the port tried first, it would be found taken and that be told.
         let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let (listen, store) = (format!("--probe-listen={address}"), format!("--store-url=sqlite://{}/s.db", folder.path().display()));
+        let (listen, store) =
+            (format!("--probe-listen={address}"), format!("--store-url=sqlite://{}/s.db", folder.path().display()));
         flags.push(&listen);
         if *key != "store_url" {
             flags.push(&store);
@@ -300,7 +314,16 @@ fn settings_that_cannot_be_used_end_it_with_64_name_the_key_and_open_no_port() {
 fn a_taken_port_is_told_with_its_key() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let listen = format!("--admin-listen={}", taken.local_addr().expect("an address"));
-    let output = refused(&["--emulator", "--data-listen=127.0.0.1:0", "--probe-listen=127.0.0.1:0", "--http-listen=127.0.0.1:0", &listen], &[]);
+    let output = refused(
+        &[
+            "--emulator",
+            "--data-listen=127.0.0.1:0",
+            "--probe-listen=127.0.0.1:0",
+            "--http-listen=127.0.0.1:0",
+            &listen,
+        ],
+        &[],
+    );
     assert!(!output.status.success());
     assert!(text(&output).contains("admin_listen"), "{}", text(&output));
 }

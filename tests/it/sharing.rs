@@ -63,7 +63,8 @@ async fn an_upload_brings_its_link_and_no_link_fails_an_upload() {
 async fn two_requests_for_one_link_make_one_at_dropbox() {
     let house = start().await;
     upload(&house, spec("/a.txt"), b"a").await.expect("upload");
-    let request = pb::GetFileLinkRequest { application_parameter_id: id(), path: "/a.txt".into(), ..Default::default() };
+    let request =
+        pb::GetFileLinkRequest { application_parameter_id: id(), path: "/a.txt".into(), ..Default::default() };
     let (mut one, mut other) = (house.client(), house.other_client().await);
     let (one, other) = tokio::join!(one.get_file_link(request.clone()), other.get_file_link(request.clone()));
     let (one, other) = (one.expect("a link").into_inner().link, other.expect("a link").into_inner().link);
@@ -93,7 +94,8 @@ async fn a_link_with_a_password_is_not_handed_out_as_a_preview() {
     let link = made.shared_link.expect("a link");
     assert_eq!(link.visibility(), pb::LinkVisibility::Password);
     assert!(!format!("{link:?}").contains("sesame"), "a password never comes back");
-    let request = pb::GetFileLinkRequest { application_parameter_id: id(), path: "/a.txt".into(), ..Default::default() };
+    let request =
+        pb::GetFileLinkRequest { application_parameter_id: id(), path: "/a.txt".into(), ..Default::default() };
     match house.client().get_file_link(request).await {
         Ok(answer) => assert_ne!(answer.into_inner().link.expect("a link").url, link.url),
         Err(status) => assert_eq!(reason(&status), "SHARED_LINK_EXISTS"),
@@ -171,8 +173,16 @@ async fn links_are_listed_in_pages_and_by_item() {
 #[tokio::test]
 async fn urls_that_are_not_dropboxs_are_refused_and_never_told() {
     let house = start().await;
-    for url in ["", "http://www.dropbox.com/s/x", "https://evil.example/s/x", "https://user@www.dropbox.com/s/x", "https://www.dropbox.com:444/s/x", "nonsense-hush"] {
-        let revoke = pb::RevokeSharedLinkRequest { application_parameter_id: id(), url: url.into(), ..Default::default() };
+    for url in [
+        "",
+        "http://www.dropbox.com/s/x",
+        "https://evil.example/s/x",
+        "https://user@www.dropbox.com/s/x",
+        "https://www.dropbox.com:444/s/x",
+        "nonsense-hush",
+    ] {
+        let revoke =
+            pb::RevokeSharedLinkRequest { application_parameter_id: id(), url: url.into(), ..Default::default() };
         let status = house.client().revoke_shared_link(revoke).await.expect_err("not a link");
         assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_URL"), "{url}");
         let told = format!("{status:?} {}", String::from_utf8_lossy(status.details()));

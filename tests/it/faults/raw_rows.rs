@@ -138,7 +138,8 @@ async fn file_requests_and_paper_keep_their_rows() {
         &house,
         &[
             raw("file_requests/get", "not_found", NotFound, "FILE_REQUEST_NOT_FOUND"),
-            raw(create, "not_a_folder", FailedPrecondition, "NOT_A_FOLDER").details(&["PreconditionFailure", "ResourceInfo"]),
+            raw(create, "not_a_folder", FailedPrecondition, "NOT_A_FOLDER")
+                .details(&["PreconditionFailure", "ResourceInfo"]),
             raw(create, "app_lacks_access", PermissionDenied, "FILE_REQUEST_ACCESS"),
             raw(create, "no_permission", PermissionDenied, "FILE_REQUEST_ACCESS"),
             raw(create, "validation_error", InvalidArgument, "INVALID_FIELD").details(FIELD),
@@ -156,8 +157,12 @@ async fn file_requests_and_paper_keep_their_rows() {
             raw("paper/folders/create", "invalid_path", InvalidArgument, "MALFORMED_PATH").details(FIELD),
             raw("paper/folders/create", "paper_disabled", FailedPrecondition, "PAPER_DISABLED").details(BLOCKED),
             raw("paper/folders/create", "revision_mismatch", Aborted, "PAPER_REVISION_CONFLICT"),
-            raw(paper, "doc_archived", FailedPrecondition, "PAPER_STATE").details(BLOCKED).facts(&[("rule", "doc_archived")]),
-            raw(paper, "doc_deleted", FailedPrecondition, "PAPER_STATE").details(BLOCKED).facts(&[("rule", "doc_deleted")]),
+            raw(paper, "doc_archived", FailedPrecondition, "PAPER_STATE")
+                .details(BLOCKED)
+                .facts(&[("rule", "doc_archived")]),
+            raw(paper, "doc_deleted", FailedPrecondition, "PAPER_STATE")
+                .details(BLOCKED)
+                .facts(&[("rule", "doc_deleted")]),
         ],
     )
     .await;
@@ -184,7 +189,8 @@ async fn team_folders_keep_their_rows() {
             raw(create, "folder_count_limit_exceeded", ResourceExhausted, "TEAM_FOLDER_LIMIT").details(QUOTA),
             raw(create, "sync_settings_error/unsupported_combination", InvalidArgument, "SYNC_SETTINGS").details(FIELD),
             raw("team/namespaces/list", "invalid_arg", InvalidArgument, "INVALID_FIELD").details(FIELD),
-            raw("team/team_folder/list/continue", "invalid_cursor", InvalidArgument, "PAGE_TOKEN_EXPIRED").details(FIELD),
+            raw("team/team_folder/list/continue", "invalid_cursor", InvalidArgument, "PAGE_TOKEN_EXPIRED")
+                .details(FIELD),
         ],
     )
     .await;

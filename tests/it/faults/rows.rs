@@ -32,6 +32,7 @@ async fn what_is_wrong_with_the_bearer_or_the_account_is_told_as_such() {
         &house,
         &[
             row(get, Status(401, "user_suspended"), FailedPrecondition, "ACCOUNT_SUSPENDED").details(BLOCKED),
+            row(Via::Account, Status(401, "user_suspended"), FailedPrecondition, "ACCOUNT_SUSPENDED").details(BLOCKED),
             row(get, Status(401, "invalid_select_user"), InvalidArgument, "ACT_AS_INVALID")
                 .details(FIELD)
                 .field("context.act_as"),
@@ -140,7 +141,9 @@ async fn writes_that_are_refused_say_what_is_in_the_way() {
     check(
         &house,
         &[
-            tags(create, "path/conflict/file", AlreadyExists, "PATH_CONFLICT").details(ITEM).facts(&[("conflictKind", "file")]),
+            tags(create, "path/conflict/file", AlreadyExists, "PATH_CONFLICT")
+                .details(ITEM)
+                .facts(&[("conflictKind", "file")]),
             tags(create, "path/conflict/folder", AlreadyExists, "PATH_CONFLICT")
                 .details(ITEM)
                 .facts(&[("conflictKind", "folder")]),
@@ -182,8 +185,12 @@ async fn relocations_that_are_refused_name_the_rule_and_the_side() {
         &house,
         &[
             tags(copy, "from_lookup/not_found", NotFound, "PATH_NOT_FOUND").details(ITEM),
-            tags(copy, "from_lookup/malformed_path", InvalidArgument, "MALFORMED_PATH").details(FIELD).field("from_path"),
-            tags(copy, "to/conflict/file", AlreadyExists, "PATH_CONFLICT").details(ITEM).facts(&[("conflictKind", "file")]),
+            tags(copy, "from_lookup/malformed_path", InvalidArgument, "MALFORMED_PATH")
+                .details(FIELD)
+                .field("from_path"),
+            tags(copy, "to/conflict/file", AlreadyExists, "PATH_CONFLICT")
+                .details(ITEM)
+                .facts(&[("conflictKind", "file")]),
             tags(copy, "to/malformed_path", InvalidArgument, "MALFORMED_PATH").details(FIELD).field("to_path"),
             tags(copy, "cant_copy_shared_folder", FailedPrecondition, "RELOCATION_NOT_ALLOWED")
                 .details(BLOCKED)
@@ -234,7 +241,9 @@ async fn links_that_are_refused_are_told_without_their_urls() {
                 .details(ITEM)
                 .facts(&[("url", "https://www.dropbox.com/scl/fi/there")]),
             tags(share, "email_not_verified", FailedPrecondition, "EMAIL_UNVERIFIED").details(HELP),
-            tags(share, "settings_error/invalid_settings", InvalidArgument, "LINK_SETTINGS").details(FIELD).field("settings"),
+            tags(share, "settings_error/invalid_settings", InvalidArgument, "LINK_SETTINGS")
+                .details(FIELD)
+                .field("settings"),
             tags(share, "settings_error/not_authorized", PermissionDenied, "LINK_SETTINGS_NOT_ALLOWED"),
             tags(share, "access_denied", PermissionDenied, "LINKS_NOT_ALLOWED"),
             tags(share, "banned_member", PermissionDenied, "LINKS_NOT_ALLOWED"),
@@ -258,32 +267,50 @@ async fn links_that_are_refused_are_told_without_their_urls() {
 #[tokio::test]
 async fn uploads_that_are_refused_keep_what_can_be_kept() {
     let house = furnished().await;
-    let (up, start, append) = (Via::Upload, Via::Start, Via::Append);
+    let (up, start, append, finish) = (Via::Upload, Via::Start, Via::Append, Via::Finish);
     let refused = |reason: serde_json::Value| {
         Error(json!({ ".tag": "path", "reason": reason, "upload_session_id": "SECRET-session" }))
     };
-    const KEPT: &[(&str, &str)] = &[("uploadId", "*"), ("persistedOffset", "7")];
     check(
         &house,
         &[
             row(up, refused(json!({ ".tag": "insufficient_space" })), ResourceExhausted, "INSUFFICIENT_SPACE")
-                .details(QUOTA)
-                .facts(KEPT),
+                .details(QUOTA),
             row(up, refused(json!({ ".tag": "no_write_permission" })), PermissionDenied, "NO_WRITE_PERMISSION")
-                .facts(&[("uploadId", "*"), ("persistedOffset", "7"), ("rule", "no_write_permission")]),
-            row(up, refused(json!({ ".tag": "conflict", "conflict": { ".tag": "folder" } })), AlreadyExists, "PATH_CONFLICT")
-                .facts(&[("uploadId", "*"), ("persistedOffset", "7"), ("conflictKind", "folder")]),
-            row(up, Status(403, "invalid_account_type/feature"), ResourceExhausted, "DATA_TRANSPORT_LIMIT").details(QUOTA),
-            row(start, Status(403, "invalid_account_type/feature"), ResourceExhausted, "DATA_TRANSPORT_LIMIT").details(QUOTA),
+                .details(ITEM)
+                .facts(&[("rule", "no_write_permission")]),
+            row(
+                up,
+                refused(json!({ ".tag": "conflict", "conflict": { ".tag": "folder" } })),
+                AlreadyExists,
+                "PATH_CONFLICT",
+            )
+            .details(ITEM)
+            .facts(&[("conflictKind", "folder")]),
+            row(up, Status(403, "invalid_account_type/feature"), ResourceExhausted, "DATA_TRANSPORT_LIMIT")
+                .details(QUOTA),
+            row(start, Status(403, "invalid_account_type/feature"), ResourceExhausted, "DATA_TRANSPORT_LIMIT")
+                .details(QUOTA),
             tags(up, "payload_too_large", Internal, "CONNECTOR_BUG"),
             tags(up, "content_hash_mismatch", DataLoss, "CONTENT_HASH_MISMATCH"),
             tags(up, "encryption_not_supported", FailedPrecondition, "ENCRYPTED_FOLDER"),
             tags(up, "properties_error/template_not_found", InvalidArgument, "PROPERTIES").details(FIELD),
             tags(start, "concurrent_session_data_not_allowed", Internal, "CONNECTOR_BUG"),
             tags(append, "not_found", NotFound, "UPLOAD_NOT_FOUND").details(ITEM),
-            tags(append, "too_large", InvalidArgument, "FILE_TOO_LARGE")
-                .details(FIELD)
-                .facts(&[("limitBytes", "2199019061248")]),
+            tags(append, "too_large", InvalidArgument, "FILE_TOO_LARGE").details(FIELD).facts(&[
+                ("limitBytes", "2199019061248"),
+                ("uploadId", "*"),
+                ("persistedOffset", "0"),
+            ]),
+            tags(finish, "path/conflict/folder", AlreadyExists, "PATH_CONFLICT").facts(&[
+                ("conflictKind", "folder"),
+                ("uploadId", "*"),
+                ("persistedOffset", "17825792"),
+            ]),
+            tags(finish, "path/insufficient_space", ResourceExhausted, "INSUFFICIENT_SPACE")
+                .details(QUOTA)
+                .facts(&[("uploadId", "*"), ("persistedOffset", "17825792")]),
+            tags(finish, "lookup_failed/not_closed", Internal, "CONNECTOR_BUG"),
             tags(append, "content_hash_mismatch", DataLoss, "CONTENT_HASH_MISMATCH"),
         ],
     )

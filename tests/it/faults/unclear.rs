@@ -10,7 +10,6 @@ use serde_json::json;
 use tonic::{Code, Request, Status};
 
 use super::{
-
     Says::{self, Tags},
     Via, check, check_shape, details, furnished, row,
 };
@@ -46,10 +45,7 @@ async fn a_limit_tells_when_to_come_again_to_the_second() {
 
 #[tokio::test]
 async fn a_limit_without_a_time_is_five_seconds_be_it_json_or_text() {
-    for action in [
-        Action::TooManyRequests { retry_after: None },
-        Action::TooManyRequestsText { retry_after: None },
-    ] {
+    for action in [Action::TooManyRequests { retry_after: None }, Action::TooManyRequestsText { retry_after: None }] {
         let house = furnished().await;
         let status = under(&house, Via::GetItem, action).await;
         is(&status, Code::ResourceExhausted, "RATE_LIMITED");
@@ -102,7 +98,9 @@ async fn passing_trouble_is_not_noticed() {
 #[tokio::test]
 async fn outages_are_unavailable_for_reads_and_unknown_for_writes_that_cannot_be_looked_up() {
     let house = furnished().await;
-    for action in [Action::ServerError { status: 500 }, Action::ServerError { status: 503 }, Action::Html { status: 502 }] {
+    for action in
+        [Action::ServerError { status: 500 }, Action::ServerError { status: 503 }, Action::Html { status: 502 }]
+    {
         let status = under(&house, Via::GetItem, action).await;
         is(&status, Code::Unavailable, "DROPBOX_UNAVAILABLE");
         assert!(retry_delay(&status).is_some());
@@ -259,7 +257,8 @@ async fn a_caller_who_leaves_takes_the_request_to_dropbox_along() {
     house.control().script([Rule::always("files/get_metadata", Action::Stall)]).expect("a rule");
     let running = || house.control().counter("files/get_metadata").running;
     let mut client = house.other_client().await;
-    let request = pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/a.txt".into(), ..Default::default() };
+    let request =
+        pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/a.txt".into(), ..Default::default() };
     let call = tokio::spawn(async move { client.get_item(request).await.map(drop) });
     until("the request has arrived", async || running() == 1).await;
     call.abort();
@@ -283,7 +282,8 @@ async fn the_parameters_own_timeout_ends_what_dropbox_does_not_answer() {
     }
     house.control().script([Rule::always("files/get_metadata", Action::Stall)]).expect("a rule");
     house.control().script([Rule::always("files/create_folder_v2", Action::Stall)]).expect("a rule");
-    let get = pb::GetItemRequest { application_parameter_id: "hasty".into(), path: "/a.txt".into(), ..Default::default() };
+    let get =
+        pb::GetItemRequest { application_parameter_id: "hasty".into(), path: "/a.txt".into(), ..Default::default() };
     let status = house.client().get_item(get).await.expect_err("it stalls");
     is(&status, Code::DeadlineExceeded, "UPSTREAM_TIMEOUT");
     assert!(fact(&status, "phase").is_some() && retry_delay(&status).is_some(), "{status:?}");
@@ -307,8 +307,13 @@ async fn the_same_tag_means_another_thing_on_another_route() {
             row(Via::Raw("file_requests/get"), Tags("not_found"), Code::NotFound, "FILE_REQUEST_NOT_FOUND"),
             row(Via::Raw("files/list_revisions"), Tags("path/not_found"), Code::NotFound, "PATH_NOT_FOUND")
                 .details(&["ResourceInfo"]),
-            row(Via::Raw("sharing/get_folder_metadata"), Tags("no_permission"), Code::PermissionDenied, "SHARED_FOLDER_ACCESS")
-                .details(&["ResourceInfo"]),
+            row(
+                Via::Raw("sharing/get_folder_metadata"),
+                Tags("no_permission"),
+                Code::PermissionDenied,
+                "SHARED_FOLDER_ACCESS",
+            )
+            .details(&["ResourceInfo"]),
         ],
     )
     .await;

@@ -54,7 +54,8 @@ impl Drop for Tap {
 
 async fn pass(client: TcpStream, target: String, book: Arc<Mutex<Vec<u8>>>) {
     let Ok(server) = TcpStream::connect(target).await else { return };
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
     let up = async {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
