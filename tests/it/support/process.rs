@@ -69,6 +69,11 @@ impl Served {
 
     /// Later flags win, so `flags` may differ from the ones for free ports.
     pub fn start_with(flags: &[&str]) -> Served {
+        Served::start_bare(&[&["--emulator"], flags].concat())
+    }
+
+    /// Without an emulator of its own.
+    pub fn start_bare(flags: &[&str]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
         let given = |free: &&&str| {
@@ -76,7 +81,7 @@ impl Served {
             !flags.iter().any(|flag| flag.split('=').next() == Some(name))
         };
         let child = Command::new(BINARY)
-            .args(["serve", "--emulator"])
+            .arg("serve")
             .args(FREE_PORTS.iter().filter(given))
             .args(place(folder.path()))
             .args(flags)
@@ -87,6 +92,11 @@ impl Served {
             .spawn()
             .expect("the binary starts");
         Served { child, folder }
+    }
+
+    /// Where store and keys lie.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// All it printed so far.
