@@ -1,6 +1,10 @@
 //! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
 //! Ports are bound only after the configuration, the keys and the store have been found good.
 
+mod rotate;
+
+pub use rotate::{Rotated, rotate};
+
 use std::{
     fmt,
     future::Future,

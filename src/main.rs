@@ -2,11 +2,7 @@
 
 use std::process::ExitCode;
 
-use dropbox_connector::{
-    cli,
-    config::{Config, LogFormat},
-    telemetry,
-};
+use dropbox_connector::{cli, config::Config, telemetry};
 
 /// Blocks of megabytes come and go; glibc would give each back to the kernel and fault it in again (PERFORMANCE rule 10).
 #[cfg(not(target_env = "msvc"))]
@@ -22,11 +18,7 @@ fn main() -> ExitCode {
 }
 
 fn logs(config: &Config) -> Result<(), String> {
-    let format = match config.log_format {
-        LogFormat::Text => telemetry::LogFormat::Text,
-        LogFormat::Json => telemetry::LogFormat::Json,
-    };
-    telemetry::install(format, &config.log_level).map_err(|fault| fault.message().to_owned())
+    telemetry::install(config.log_format, &config.log_level).map_err(|fault| fault.message().to_owned())
 }
 
 /// A connection is a file, and the soft limit of most systems is 1024: take what the hard limit allows.
