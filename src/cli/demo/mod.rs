@@ -14,6 +14,7 @@ use std::{
 use crate::{
     app::{App, DEMO_PARAMETER},
     config::{Config, Overrides},
+    seal::KeyRing,
 };
 
 use super::{
@@ -147,6 +148,8 @@ fn config(scratch: &Scratch) -> Result<Config> {
     config.http_listen = anywhere;
     config.store_url = format!("sqlite://{}", scratch.0.join("demo.db").display());
     config.sealing_key_file = scratch.0.join("demo.keys");
+    KeyRing::from_file_or_new(&config.sealing_key_file)
+        .map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
     config.emulator = true;
     config.allow_insecure_upstream = true;
     config.drain_delay = Duration::ZERO;
