@@ -1,0 +1,326 @@
+//! The two processes under measurement: the emulator and the connector, each started from the release binary on free ports,
+//! read through `/proc` and killed with their handle.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use dropbox_connector::api::v1::{
+    self as api, dropbox_admin_connector_client::DropboxAdminConnectorClient,
+    dropbox_connector_client::DropboxConnectorClient, import_credentials_request::Credential,
+};
+use serde_json::Value;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{Outcome, fail};
+
+/// The application parameter of every call.
+pub const PARAMETER: &str = "bench";
+
+/// Nothing here takes this long to start.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Clock ticks of `/proc/PID/stat`: 100 on every Linux this runs on, whatever the kernel's own rate.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+pub type Client = DropboxConnectorClient<Channel>;
+
+/// A child that does not outlive its handle.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts `arguments` of the release binary; the first line of its output that begins with `sign`.
+    fn start(arguments: &[String], log: &Path, sign: &str) -> Outcome<(Process, String)> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_dropbox-connector"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(log)?)
+            .spawn()?;
+        let stdout = child.stdout.take().expect("piped above");
+        let process = Process { child };
+        let (lines, told) = mpsc::channel();
+        // Reads to the end, so that the process never blocks on a full pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = lines.send(line);
+            }
+        });
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.starts_with(sign) => return Ok((process, line)),
+                Ok(_) => {}
+                Err(_) => {
+                    let log = fs::read_to_string(log).unwrap_or_default();
+                    return fail(format!("`{}` did not start:\n{log}", arguments.join(" ")));
+                }
+            }
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// User and system seconds so far, of all its threads.
+    pub fn cpu_seconds(&self) -> Outcome<f64> {
+        cpu_seconds(&self.id().to_string())
+    }
+
+    /// Resident memory now, in MiB.
+    pub fn resident_mib(&self) -> Outcome<f64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most resident memory it ever had, in MiB.
+    pub fn peak_mib(&self) -> Outcome<f64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, key: &str) -> Outcome<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).ok_or("no such line in /proc/PID/status")?;
+        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib / 1024.0)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// User and system seconds of a process; `self` for this one.
+pub fn cpu_seconds(id: &str) -> Outcome<f64> {
+    let text = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name in parentheses may hold anything; behind it the state is field 3, utime 14, stime 15.
+    let (_, rest) = text.rsplit_once(')').ok_or("/proc/PID/stat has no name")?;
+    let ticks = rest.split_ascii_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// Where files of this run lie; gone at the end.
+#[derive(Debug)]
+pub struct Bench {
+    folder: tempfile::TempDir,
+    next: u32,
+}
+
+impl Bench {
+    pub fn new() -> Outcome<Bench> {
+        Ok(Bench { folder: tempfile::tempdir()?, next: 0 })
+    }
+
+    fn path(&mut self, end: &str) -> PathBuf {
+        self.next += 1;
+        self.folder.path().join(format!("{}-{end}", self.next))
+    }
+
+    /// A fresh emulator with its contents in memory.
+    pub async fn emulator(&mut self) -> Outcome<Emulator> {
+        let arguments = ["emulator", "--json", "--in-memory"].map(str::to_owned);
+        let (process, line) = Process::start(&arguments, &self.path("emulator.log"), "{")?;
+        let told: Value = serde_json::from_str(&line)?;
+        let text = |key: &str| told[key].as_str().map(str::to_owned).ok_or(format!("the emulator tells no {key}"));
+        Ok(Emulator {
+            process,
+            api: text("api")?,
+            content: text("content")?,
+            notify: text("notify")?,
+            www: text("www")?,
+            control: text("control")?,
+            app_key: text("appKey")?,
+            app_secret: text("appSecret")?,
+            refresh_token: text("refreshToken")?,
+            access_token: text("accessToken")?,
+            client: http_client()?,
+        })
+    }
+
+    /// A fresh store and a connector on it, with default settings, and the parameter [`PARAMETER`] made.
+    pub async fn connector(&mut self, emulator: &Emulator) -> Outcome<Connector> {
+        let house = House { store: self.path("store.db"), keys: self.path("keys"), log: self.path("connector.log") };
+        let made = Command::new(env!("CARGO_BIN_EXE_dropbox-connector"))
+            .args(["keys", "generate"])
+            .arg(&house.keys)
+            .output()?;
+        if !made.status.success() {
+            return fail(format!("`keys generate`: {}", String::from_utf8_lossy(&made.stderr)));
+        }
+        let connector = Connector::start(house, emulator)?;
+        connector.make_parameter(emulator).await?;
+        Ok(connector)
+    }
+}
+
+/// A running emulator.
+#[derive(Debug)]
+pub struct Emulator {
+    pub process: Process,
+    pub api: String,
+    pub content: String,
+    notify: String,
+    www: String,
+    control: String,
+    app_key: String,
+    app_secret: String,
+    refresh_token: String,
+    pub access_token: String,
+    pub client: reqwest::Client,
+}
+
+impl Emulator {
+    /// Asks the control port; `None` is GET.
+    ///
+    /// # Errors
+    /// It refused, with what it said.
+    pub async fn control(&self, path: &str, body: Option<Value>) -> Outcome<Value> {
+        let url = format!("{}/control/{path}", self.control);
+        let request = match body {
+            None => self.client.get(url),
+            Some(body) => self.client.post(url).body(body.to_string()),
+        };
+        let answer = request.send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        if !status.is_success() {
+            return fail(format!("control/{path}: {text}"));
+        }
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// A call of Dropbox's API, straight to the emulator.
+    ///
+    /// # Errors
+    /// It refused, with what it said.
+    pub async fn call(&self, route: &str, argument: &str) -> Outcome<bytes::Bytes> {
+        let request = self.client.post(format!("{}/2/{route}", self.api)).bearer_auth(&self.access_token);
+        let request = request.header("Content-Type", "application/json").body(argument.to_owned());
+        let answer = request.send().await?;
+        let (status, body) = (answer.status(), answer.bytes().await?);
+        if !status.is_success() {
+            return fail(format!("{route}: {status} {}", String::from_utf8_lossy(&body)));
+        }
+        Ok(body)
+    }
+
+    /// Lets go of every file and session; tokens of other grants than the default one end, too.
+    pub async fn reset(&self) -> Outcome<()> {
+        self.control("reset", Some(Value::Object(serde_json::Map::new()))).await.map(drop)
+    }
+}
+
+/// What a connector keeps.
+#[derive(Debug, Clone)]
+pub struct House {
+    store: PathBuf,
+    keys: PathBuf,
+    log: PathBuf,
+}
+
+/// A running connector.
+#[derive(Debug)]
+pub struct Connector {
+    pub process: Process,
+    pub house: House,
+    data: String,
+    admin: String,
+    http: String,
+}
+
+impl Connector {
+    /// # Errors
+    /// It did not say that it listens; its log is in the message.
+    pub fn start(house: House, emulator: &Emulator) -> Outcome<Connector> {
+        let mut arguments = vec!["serve".to_owned(), "--allow-insecure-upstream".to_owned()];
+        let mut option = |name: &str, value: &str| arguments.extend([format!("--{name}"), value.to_owned()]);
+        for listener in ["data-listen", "admin-listen", "probe-listen", "http-listen"] {
+            option(listener, "127.0.0.1:0");
+        }
+        option("store-url", &format!("sqlite://{}", house.store.display()));
+        option("sealing-key-file", &house.keys.display().to_string());
+        option("dropbox-api-url", &emulator.api);
+        option("dropbox-content-url", &emulator.content);
+        option("dropbox-notify-url", &emulator.notify);
+        option("dropbox-oauth-url", &emulator.www);
+        let (process, line) = Process::start(&arguments, &house.log, "listening ")?;
+        let address = |key: &str| {
+            let prefix = format!("{key}=");
+            let found = line.split(' ').find_map(|word| word.strip_prefix(prefix.as_str()));
+            found.map(str::to_owned).ok_or(format!("no {key} in `{line}`"))
+        };
+        let (data, admin, http) = (address("data")?, address("admin")?, address("http")?);
+        Ok(Connector { process, house, data, admin, http })
+    }
+
+    /// A connection of its own, with the settings that our own helpers use (PERFORMANCE rules 5 to 7).
+    pub async fn client(&self) -> Outcome<Client> {
+        let channel = Endpoint::new(format!("http://{}", self.data))?
+            .tcp_nodelay(true)
+            .max_frame_size(256 * 1024)
+            .initial_stream_window_size(1024 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .connect()
+            .await?;
+        Ok(DropboxConnectorClient::new(channel).max_decoding_message_size(8 * 1024 * 1024))
+    }
+
+    async fn make_parameter(&self, emulator: &Emulator) -> Outcome<()> {
+        let mut admin = DropboxAdminConnectorClient::connect(format!("http://{}", self.admin)).await?;
+        let parameter = api::ApplicationParameter {
+            app_key: emulator.app_key.clone(),
+            app_secret: emulator.app_secret.clone(),
+            ..Default::default()
+        };
+        admin
+            .create_application_parameter(api::CreateApplicationParameterRequest {
+                application_parameter_id: PARAMETER.to_owned(),
+                application_parameter: Some(parameter),
+            })
+            .await?;
+        admin
+            .import_credentials(api::ImportCredentialsRequest {
+                application_parameter_id: PARAMETER.to_owned(),
+                credential: Some(Credential::RefreshToken(emulator.refresh_token.clone())),
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Asks `/ready` until it answers 200.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn wait_ready(&self) -> Outcome<()> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            let mut stream = TcpStream::connect(&self.http)?;
+            stream.write_all(b"GET /ready HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            if answer.starts_with(b"HTTP/1.1 200") {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fail("the connector did not become ready".to_owned())
+    }
+}
+
+/// An HTTP/1.1 client without TLS, as bare as it gets.
+pub fn http_client() -> Outcome<reqwest::Client> {
+    // Only so that the client can be built: nothing here speaks TLS.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().tls_certs_only([]).build()?)
+}
