@@ -61,5 +61,5 @@ clients: ## Generate the stubs of every language into clients/*/gen
 	@bash tests/setup/clients.sh
 	bash tests/clients/generate.sh
 
-bench: setup ## Measure the figures of benches/README.md on this machine
-	bash benches/run.sh
+bench: ## Measure the figures of benches/README.md on this machine
+	$(CARGO) bench --bench figures

@@ -11,10 +11,7 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     access::{Authenticator, Permission},
@@ -120,10 +117,14 @@ impl App {
         let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
         // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
         let fleeting = config.emulator && config.has_default_store();
-        let keys = if fleeting { Ok(KeyRing::ephemeral()) } else { KeyRing::from_file(&config.sealing_key_file) };
+        let keys = match (config.emulator, fleeting) {
+            (true, true) => Ok(KeyRing::ephemeral()),
+            (true, false) => KeyRing::from_file_or_new(&config.sealing_key_file),
+            (false, _) => KeyRing::from_file(&config.sealing_key_file),
+        };
         let keys = Arc::new(keys.map_err(config_fault)?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
-        let store = Store::open(store_url, keys, clock.clone()).await.map_err(start_fault)?;
+        let store = Store::open(store_url, keys, clock.clone()).await.map_err(store_fault)?;
         let store = match config.parameters_file() {
             Some(file) => store.with_parameters_file(file).map_err(config_fault)?,
             None => store,
@@ -293,6 +294,23 @@ impl Life {
     }
 }
 
+/// Seals with the present sealing key what older ones sealed, beside a running server or without one. What was done, in
+/// words.
+///
+/// # Errors
+/// A key file or a store that cannot be used; a live server that does not have the key yet.
+pub async fn rotate(config: &Config) -> Result<String, Fault> {
+    let keys = Arc::new(KeyRing::from_file(&config.sealing_key_file)?);
+    let store = Store::open(&config.store_url, keys, Arc::new(SystemClock)).await?;
+    let rotation = store.rotate_parameters().await;
+    store.close().await;
+    let store::Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
+    Ok(format!(
+        "{parameters} application parameters: {resealed} secrets sealed anew, {current} were sealed by the present key, \
+         {changed_meanwhile} changed meanwhile, {lost} cannot be opened because their key is gone"
+    ))
+}
+
 /// Listeners, bound before anything is built on them.
 struct Bound {
     data: TcpListener,
@@ -349,7 +367,7 @@ async fn start_emulator(config: &mut Config, clock: SharedClock) -> Result<Emula
         (&mut config.dropbox_api_url, &addresses.api),
         (&mut config.dropbox_content_url, &addresses.content),
         (&mut config.dropbox_notify_url, &addresses.notify),
-        (&mut config.dropbox_oauth_url, &addresses.www),
+        (&mut config.dropbox_oauth_url, &addresses.api),
     ] {
         *url = address.parse().map_err(|_| AppError::Start("the emulator's address is not a url".into()))?;
     }
@@ -386,6 +404,15 @@ fn endpoints(config: &Config) -> Endpoints {
 
 fn config_fault(fault: Fault) -> AppError {
     AppError::Config(fault.message().to_owned())
+}
+
+/// With the cause: an operator has to know which of disk, path and permission it is.
+fn store_fault(fault: Fault) -> AppError {
+    let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}")).unwrap_or_default();
+    match fault.reason() {
+        Reason::InvalidField => AppError::Config(format!("{}{cause}", fault.message())),
+        _ => AppError::Start(format!("store_url: the store cannot be opened{cause}")),
+    }
 }
 
 fn start_fault(fault: Fault) -> AppError {

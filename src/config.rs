@@ -132,7 +132,7 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_DROPBOX_NOTIFY_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropbox_notify_url: Option<String>,
-    /// Dropbox's authorize page.
+    /// Host of Dropbox's token endpoint.
     #[arg(long, env = "DROPBOX_CONNECTOR_DROPBOX_OAUTH_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropbox_oauth_url: Option<String>,

@@ -115,7 +115,9 @@ mod tests {
         assert_eq!(read("id:abc/x"), Some(Written::Id { id: "id:abc".into(), rest: "/x".into() }));
         assert_eq!(read("ns:12/x"), Some(Written::Namespace { id: "12".into(), rest: "/x".into() }));
         assert_eq!(read("rev:a1c10ce0dd78"), Some(Written::Rev("a1c10ce0dd78".into())));
-        for bad in ["/", "/a/", "//a", "/a//b", "/a/../b", "/.", "a", "/a\0b", "/a\\b", &format!("/{}", "x".repeat(256))] {
+        for bad in
+            ["/", "/a/", "//a", "/a//b", "/a/../b", "/.", "a", "/a\0b", "/a\\b", &format!("/{}", "x".repeat(256))]
+        {
             assert_eq!(read(bad), None, "{bad:?}");
         }
     }

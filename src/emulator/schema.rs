@@ -488,12 +488,13 @@ mod tests {
 
     #[test]
     fn an_argument_is_completed_with_defaults_and_object_unions() {
-        let got = arg("files/upload", json!({"path": "/a.txt", "mode": "overwrite", "client_modified": null})).unwrap();
+        let got =
+            arg("files/upload", json!({"path": "/a.txt", "mode": "overwrite", "client_modified": null})).expect("fits");
         let want = json!({"path": "/a.txt", "mode": {".tag": "overwrite"}, "autorename": false, "mute": false,
             "strict_conflict": false});
         assert_eq!(got, want);
         let nested = json!({"cursor": {"session_id": "s", "offset": 0}, "commit": {"path": "/a"}});
-        let got = arg("files/upload_session/finish", nested).unwrap();
+        let got = arg("files/upload_session/finish", nested).expect("fits");
         assert_eq!(got["commit"]["mode"], json!({".tag": "add"}));
         assert_eq!(arg("users/get_current_account", Value::Null), Ok(Value::Null));
     }
@@ -544,22 +545,22 @@ mod tests {
     fn answers_are_held_to_the_published_shape() {
         let schema = Schema::get();
         let folder = json!({".tag": "folder", "name": "a", "id": "id:abcd"});
-        let typed_with_the_subtype = schema.route("files/create_folder_v2").unwrap();
+        let typed_with_the_subtype = schema.route("files/create_folder_v2").expect("published");
         assert_eq!(
             schema.check_result(typed_with_the_subtype, &json!({"metadata": folder})),
             Err("metadata: unknown field '.tag'".into())
         );
-        let typed_with_the_base = schema.route("files/delete_v2").unwrap();
+        let typed_with_the_base = schema.route("files/delete_v2").expect("published");
         assert_eq!(schema.check_result(typed_with_the_base, &json!({"metadata": folder})), Ok(()));
         let untagged = schema.check_result(typed_with_the_base, &json!({"metadata": {"name": "a", "id": "id:abcd"}}));
         assert_eq!(untagged, Err("metadata: missing '.tag' key".into()));
         let conflict = json!({".tag": "conflict", "conflict": {".tag": "file"}});
-        let upload = schema.route("files/upload").unwrap();
+        let upload = schema.route("files/upload").expect("published");
         let flat = json!({".tag": "path", "reason": conflict, "upload_session_id": "s"});
         let nested = json!({".tag": "path", "path": conflict});
         assert_eq!(schema.check_error(upload, &flat), Ok(()));
         assert!(schema.check_error(upload, &nested).is_err());
-        let finish = schema.route("files/upload_session/finish").unwrap();
+        let finish = schema.route("files/upload_session/finish").expect("published");
         assert_eq!(schema.check_error(finish, &nested), Ok(()));
         assert!(schema.check_error(finish, &flat).is_err());
         let expired = json!({".tag": "expired_access_token"});
@@ -573,7 +574,7 @@ mod tests {
     fn every_route_and_every_pattern_is_read() {
         let schema = Schema::get();
         assert_eq!(schema.routes().count(), 274);
-        let append = schema.route("files/upload_session/append_v2").unwrap();
+        let append = schema.route("files/upload_session/append_v2").expect("published");
         assert_eq!(
             (append.label.as_str(), append.host, append.style),
             ("files/upload_session/append:2", Host::Content, Style::Upload)

@@ -1,4 +1,4 @@
-//! Failures on demand: which calls go wrong, and how. [`Script::plan`] is asked once for each request, before its body is
+//! Failures on demand: which calls go wrong, and how. `Script::plan` is asked once for each request, before its body is
 //! read; what it answers is carried out by `serve`. Rules are counted by call, so a run with the same calls fails the same way.
 
 use std::{fmt, sync::Mutex, time::Duration};

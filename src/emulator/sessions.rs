@@ -140,7 +140,8 @@ impl Session {
 
     fn append_concurrent(&mut self, world: &World, offset: u64, body: Received, close: bool) -> Result<(), Value> {
         let switches = world.switches();
-        if !offset.is_multiple_of(BLOCK) && !(close && body.size == 0) {
+        let bare_close = close && body.size == 0;
+        if !offset.is_multiple_of(BLOCK) && !bare_close {
             return Err(nested(&["concurrent_session_invalid_offset"]));
         }
         if !body.size.is_multiple_of(BLOCK) && !close {

@@ -150,8 +150,14 @@ struct KeptFile {
     server_modified: String,
     /// Index into `contents`.
     content: usize,
-    export: Option<(Vec<(String, usize)>, Option<i64>)>,
+    export: Option<KeptExport>,
     property_groups: Option<Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptExport {
+    formats: Vec<(String, usize)>,
+    paper_revision: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -224,7 +230,8 @@ impl Contents<'_> {
             None => None,
             Some(export) => {
                 let formats = export.formats.iter().map(|(format, content)| Ok((format.clone(), self.index(content)?)));
-                Some((formats.collect::<io::Result<_>>()?, export.paper_revision))
+                let formats = formats.collect::<io::Result<_>>()?;
+                Some(KeptExport { formats, paper_revision: export.paper_revision })
             }
         };
         Ok(KeptFile {
@@ -322,7 +329,7 @@ fn restore(world: &World, state_dir: &Path) -> Result<(), Error> {
     let file = |kept: KeptFile| -> Option<File> {
         let export = match kept.export {
             None => None,
-            Some((formats, paper_revision)) => {
+            Some(KeptExport { formats, paper_revision }) => {
                 let formats = formats.into_iter().map(|(format, index)| Some((format, contents.get(index)?.clone())));
                 Some(Export { formats: formats.collect::<Option<_>>()?, paper_revision })
             }

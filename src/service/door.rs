@@ -193,6 +193,10 @@ impl Site {
 
     /// A fault as this caller may see it.
     pub fn told(&self, fault: Fault) -> Fault {
+        if fault.reason() == Reason::PathRootChanged && self.root_is_ours() {
+            // The next call asks Dropbox again.
+            self.0.door.resolver.forget_root(&self.parameters().id);
+        }
         let fault = self.0.jail.told(fault);
         if fault.get("applicationParameterId").is_some() {
             return fault;
@@ -230,7 +234,7 @@ impl Site {
         let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
-        let held = gates.turn(&keys, self.deadline().map(Into::into)).await?;
+        let held = gates.turn(&keys, self.deadline()).await?;
         self.0.opened.caller.commit(&held, route, arg).await
     }
 

@@ -98,9 +98,8 @@ async fn tell(mut watched: watch::Receiver<Progress>, answers: mpsc::Sender<Answ
             return;
         }
         let enough = watched.wait_for(|progress| progress.received >= received + PROGRESS_BYTES);
-        match timeout_at(at + PROGRESS_EVERY, enough).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(_)) | Err(_) => {}
+        if let Ok(Err(_)) = timeout_at(at + PROGRESS_EVERY, enough).await {
+            return;
         }
         let now = watched.borrow_and_update().clone();
         (at, received) = (Instant::now(), now.received);

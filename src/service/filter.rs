@@ -58,16 +58,14 @@ pub fn compile(asked: Option<&api::ItemFilter>) -> Result<Filter> {
         max_depth: u32::try_from(max_depth).unwrap_or(u32::MAX),
     };
     // The engine finds what is wrong with globs and bounds; both kinds of mistakes are told together.
-    let filter = ItemFilter::new(spec).map_err(|fault| {
+    let filter = ItemFilter::new(spec);
+    if let Err(fault) = &filter {
         for violation in fault.violations() {
             fields.refuse(violation.field.clone(), violation.reason, violation.description.clone());
         }
-        fault
-    });
-    let filter = match (fields.accept(()), filter) {
-        (Err(told), _) => Err(told),
-        (Ok(()), filter) => filter,
-    }?;
+    }
+    fields.accept(())?;
+    let filter = filter?;
     Ok(Filter(Some(filter)))
 }
 

@@ -46,10 +46,7 @@ pub fn settings(asked: &api::ApplicationParameter) -> Result<Settings> {
         default_act_as: member(&mut fields, asked.default_act_as.as_ref()),
         timeouts: timeouts(&mut fields, asked.timeouts.unwrap_or_default()),
         policy: parameter_policy(&mut fields, policy),
-        disabled: match fields.known(&at("state"), asked.state) {
-            api::ParameterState::Disabled => true,
-            _ => false,
-        },
+        disabled: fields.known::<api::ParameterState>(&at("state"), asked.state) == api::ParameterState::Disabled,
     };
     fields.accept(settings)
 }

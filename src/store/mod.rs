@@ -76,19 +76,21 @@ pub struct Swept {
 }
 
 impl Store {
-    /// Opens `sqlite://path?mode=rwc` or `sqlite::memory:` and brings its tables up to date.
+    /// Opens `sqlite://path` (made if missing, unless it says `?mode=rw`) or `sqlite::memory:` and brings its tables up to date.
     ///
     /// # Errors
     /// `INVALID_FIELD` naming `store_url` for a URL that is none; `STORE_UNAVAILABLE` when it cannot be opened or written.
     pub async fn open(url: &str, keys: Arc<KeyRing>, clock: SharedClock) -> Result<Store> {
         let bad_url = |error: sqlx::Error| {
-            Fault::field("store_url", "MALFORMED", "write sqlite://path?mode=rwc or sqlite::memory:").source(error)
+            Fault::field("store_url", "MALFORMED", "write sqlite://path or sqlite::memory:").source(error)
         };
         if !url.starts_with("sqlite:") {
-            return Err(Fault::field("store_url", "MALFORMED", "write sqlite://path?mode=rwc or sqlite::memory:"));
+            return Err(Fault::field("store_url", "MALFORMED", "write sqlite://path or sqlite::memory:"));
         }
         let options =
             SqliteConnectOptions::from_str(url).map_err(bad_url)?.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
+        // A store that is not there yet is made; whoever wants otherwise says mode=rw.
+        let options = if url.contains("mode=") { options } else { options.create_if_missing(true) };
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)

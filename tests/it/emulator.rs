@@ -1,8 +1,10 @@
 //! The emulator held against what is published and what was recorded, over plain HTTP.
 
 mod consent;
+mod entries;
 mod faults;
 mod links;
+mod lists;
 mod replay;
 mod strict;
 
@@ -64,11 +66,17 @@ impl Said {
 
 impl Bench {
     async fn start() -> Bench {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
         let clock = ManualClock::new(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000));
         let options = Options { manual_clock: Some(clock.clone()), ..Options::default() };
         let emulator = Emulator::start(options).await.expect("an emulator on free ports");
+        Bench { clock, ..Bench::over(emulator) }
+    }
+
+    /// The clock is not the emulator's.
+    fn over(emulator: Emulator) -> Bench {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
+        let clock = ManualClock::new(std::time::SystemTime::UNIX_EPOCH);
         let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build();
         Bench { login: emulator.account(), http: http.expect("a plain client"), emulator, clock }
     }

@@ -1,4 +1,4 @@
-//! Shared links: what they show, to whom, and how long.
+//! Shared links: what they show, to whom, and how long. And folders that are shared.
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ async fn a_list_names_the_links_of_the_folders_around_first_and_pages_only_witho
     let all = list(json!({"path": "/F/G/a.txt"})).await;
     assert_eq!((urls(&all), all.get("cursor")), (vec![folder.clone(), file.clone()], None));
     let direct = list(json!({"path": "/F/G/a.txt", "direct_only": true})).await;
-    assert_eq!(urls(&direct), [file.clone()]);
+    assert_eq!(urls(&direct), std::slice::from_ref(&file));
     bench.control().switch(|switches| switches.list_page = 1);
     let first = list(json!({})).await;
     assert_eq!((urls(&first), &first["has_more"]), (vec![file.clone()], &json!(true)));
@@ -151,5 +151,42 @@ async fn only_the_owner_revokes() {
     let revoke = || bench.rpc("sharing/revoke_shared_link", json!({ "url": url }));
     assert_eq!(revoke().await.good(), Value::Null);
     assert_eq!(revoke().await.error(), json!({".tag": "shared_link_not_found"}));
+    bench.end();
+}
+
+#[tokio::test]
+async fn a_shared_folder_is_a_namespace_and_its_files_stay_the_same_files() {
+    let bench = Bench::start().await;
+    let file = bench.file("/F/Sub/a.txt", b"a").await;
+    bench.file("/b.txt", b"b").await;
+    let share = |arg: Value| bench.rpc("sharing/share_folder", arg);
+    let shared = share(json!({"path": "/F", "member_policy": "anyone", "acl_update_policy": "editors"})).await.good();
+    assert_eq!((&shared[".tag"], &shared["path_lower"]), (&json!("complete"), &json!("/f")));
+    assert_eq!(shared["policy"]["acl_update_policy"][".tag"], "editors");
+    let id = shared["shared_folder_id"].clone();
+    let again = share(json!({"path": "/F"})).await.error();
+    assert_eq!((&again["bad_path"][".tag"], &again["bad_path"]["shared_folder_id"]), (&json!("already_shared"), &id));
+    assert_eq!(share(json!({"path": "/F/Sub"})).await.error()["bad_path"][".tag"], "inside_shared_folder");
+    assert_eq!(share(json!({"path": "/b.txt"})).await.error()["bad_path"][".tag"], "is_file");
+    let inside = async |path: String| bench.rpc("files/get_metadata", json!({ "path": path })).await.good();
+    let there = inside("/F/sub/A.txt".to_owned()).await;
+    assert_eq!((&there["id"], &there["sharing_info"]["parent_shared_folder_id"]), (&file["id"], &id));
+    assert_eq!(inside(format!("ns:{}/Sub/a.txt", id.as_str().expect("text"))).await["id"], file["id"]);
+    let second = share(json!({"path": "/New", "force_async": true})).await.good();
+    let poll = json!({"async_job_id": second["async_job_id"]});
+    let second = bench.rpc("sharing/check_share_job_status", poll).await.good();
+    assert_eq!((&second[".tag"], &second["name"]), (&json!("complete"), &json!("New")));
+    let first_page = bench.rpc("sharing/list_folders", json!({"limit": 1})).await.good();
+    let next = json!({"cursor": first_page["cursor"]});
+    let second_page = bench.rpc("sharing/list_folders/continue", next).await.good();
+    assert_eq!((&first_page["entries"][0]["name"], &second_page["entries"][0]["name"]), (&json!("F"), &json!("New")));
+    assert_eq!(second_page.get("cursor"), None, "its absence is the end");
+    let by_id = json!({ "shared_folder_id": id });
+    assert_eq!(bench.rpc("sharing/get_folder_metadata", by_id.clone()).await.good()["name"], "F");
+    let unshared = bench.rpc("sharing/unshare_folder", by_id.clone()).await.good();
+    assert_eq!(unshared, json!({".tag": "complete"}));
+    assert_eq!(bench.rpc("sharing/get_folder_metadata", by_id).await.error(), json!({".tag": "invalid_id"}));
+    let back = inside("/F/Sub/a.txt".to_owned()).await;
+    assert_eq!((&back["id"], back.get("sharing_info")), (&file["id"], None));
     bench.end();
 }

@@ -73,7 +73,7 @@ fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut Conf
     config.dropbox_api_url = addresses.api.parse().expect("url");
     config.dropbox_content_url = addresses.content.parse().expect("url");
     config.dropbox_notify_url = addresses.notify.parse().expect("url");
-    config.dropbox_oauth_url = addresses.www.parse().expect("url");
+    config.dropbox_oauth_url = addresses.api.parse().expect("url");
     config.allow_insecure_upstream = true;
     config.drain_delay = Duration::ZERO;
     edit(&mut config);

@@ -1,0 +1,226 @@
+//! The Rust client: one channel set up as PERFORMANCE asks, who we are in the metadata of every call, and repeats as the
+//! server's RetryInfo allows. Streams with a resume of their own are in `upload` and `download`.
+
+use std::time::Duration;
+
+use tonic::{
+    Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+
+use crate::api::v1::{
+    Item, WalkFolderRequest, WalkSummary, dropbox_admin_connector_client::DropboxAdminConnectorClient,
+    dropbox_connector_client::DropboxConnectorClient, walk_folder_response::Payload,
+};
+
+use super::exit::{Exit, Failure, Result, repeat_after};
+
+/// Frames this side takes; for downloads it is the receiver's announcement that counts (PERFORMANCE rule 6).
+const FRAME_BYTES_MAX: u32 = 256 * 1024;
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Above the windows of all parallel transfers together, so that a stalled one holds up no other (rule 7).
+const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
+/// Above the largest answer the server gives.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Times one call, or one stream that makes no headway, is tried again.
+pub const ATTEMPTS_MAX: u32 = 8;
+
+/// Where the server is and who calls.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServerArgs {
+    /// Address of the connector's data service.
+    #[arg(long, env = "DROPBOX_CONNECTOR_SERVER", default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub server: String,
+    /// Application parameter: which Dropbox account is meant.
+    #[arg(long, short, env = "DROPBOX_CONNECTOR_PARAMETER", value_name = "ID")]
+    pub parameter: Option<String>,
+    /// Bearer token, where the server wants one.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+}
+
+impl ServerArgs {
+    /// # Errors
+    /// No application parameter, a malformed address, nobody there.
+    pub async fn client(&self) -> Result<Client> {
+        let Some(parameter) = &self.parameter else {
+            return Err(Failure::usage("no application parameter").remedy(
+                "give --parameter or DROPBOX_CONNECTOR_PARAMETER; `parameters list` shows which there are, and `serve \
+                 --emulator` makes `demo`",
+            ));
+        };
+        Client::connect(&self.server, Some(parameter), self.token.as_deref()).await
+    }
+}
+
+/// Puts token and application parameter into the metadata.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    token: Option<MetadataValue<Ascii>>,
+    parameter: Option<MetadataValue<Ascii>>,
+}
+
+impl Identity {
+    /// # Errors
+    /// Values that do not fit into a header.
+    pub fn new(parameter: Option<&str>, token: Option<&str>) -> Result<Identity> {
+        let token = token.map(|token| format!("Bearer {token}").parse()).transpose();
+        let parameter = parameter.map(str::parse).transpose();
+        match (token, parameter) {
+            (Ok(mut token), Ok(parameter)) => {
+                token.iter_mut().for_each(|token: &mut MetadataValue<Ascii>| token.set_sensitive(true));
+                Ok(Identity { token, parameter })
+            }
+            _ => Err(Failure::usage("token and parameter must be printable ASCII")),
+        }
+    }
+}
+
+impl Interceptor for Identity {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        if let Some(token) = &self.token {
+            metadata.insert("authorization", token.clone());
+        }
+        if let Some(parameter) = &self.parameter {
+            metadata.insert("x-application-parameter-id", parameter.clone());
+        }
+        Ok(request)
+    }
+}
+
+pub type Data = DropboxConnectorClient<InterceptedService<Channel, Identity>>;
+pub type Admin = DropboxAdminConnectorClient<InterceptedService<Channel, Identity>>;
+
+/// Opens a channel. It reconnects by itself from then on.
+///
+/// # Errors
+/// A malformed address; nobody there.
+pub async fn channel(server: &str) -> Result<Channel> {
+    let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    if !url.starts_with("http://") {
+        return Err(Failure::usage(format!(
+            "{url}: only http:// addresses are spoken to; put a TLS proxy before others"
+        )));
+    }
+    let endpoint = Endpoint::from_shared(url.clone())
+        .and_then(|endpoint| endpoint.user_agent(concat!("dropbox-connector-cli/", env!("CARGO_PKG_VERSION"))))
+        .map_err(|error| Failure::usage(format!("{url}: {error}")))?
+        .connect_timeout(CONNECT_TIME_MAX)
+        .tcp_nodelay(true)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_INTERVAL);
+    endpoint.connect().await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {cause}"))
+            .remedy("start the server with `dropbox-connector serve`, or name it with --server")
+    })
+}
+
+/// May a call be made twice without harm?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It reads, or does the same once more.
+    Free,
+    /// Only if the server says that nothing happened.
+    IfTold,
+}
+
+/// Calls `call` until it is answered, as far as it may be repeated.
+///
+/// # Errors
+/// The last answer, if it was a refusal or patience is at its end.
+pub async fn repeated<R>(repeat: Repeat, mut call: impl AsyncFnMut() -> Result<Response<R>, Status>) -> Result<R> {
+    let mut attempt = 0;
+    loop {
+        let status = match call().await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) => status,
+        };
+        match repeat_after(&status, repeat == Repeat::Free, attempt) {
+            Some(delay) if attempt < ATTEMPTS_MAX => tokio::time::sleep(delay).await,
+            _ => return Err(status.into()),
+        }
+        attempt += 1;
+    }
+}
+
+/// The data service, as one application parameter.
+#[derive(Debug, Clone)]
+pub struct Client {
+    data: Data,
+}
+
+impl Client {
+    /// # Errors
+    /// A malformed address or identity; nobody there.
+    pub async fn connect(server: &str, parameter: Option<&str>, token: Option<&str>) -> Result<Client> {
+        let identity = Identity::new(parameter, token)?;
+        let data = DropboxConnectorClient::with_interceptor(channel(server).await?, identity)
+            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Client { data })
+    }
+
+    /// A handle to call the service with: cheap, on the same connection.
+    pub fn data(&self) -> Data {
+        self.data.clone()
+    }
+
+    /// Reads a listing to its end, over breaks, and gives each item once.
+    ///
+    /// # Errors
+    /// As the RPC; and what `each` fails with.
+    pub async fn walk(
+        &self,
+        mut request: WalkFolderRequest,
+        mut each: impl FnMut(Item) -> Result<()>,
+    ) -> Result<WalkSummary> {
+        let mut attempt = 0;
+        loop {
+            let status = match self.walk_once(&mut request, &mut attempt, &mut each).await? {
+                Ok(summary) => return Ok(summary),
+                Err(status) => status,
+            };
+            match repeat_after(&status, true, attempt) {
+                Some(delay) if attempt < ATTEMPTS_MAX => tokio::time::sleep(delay).await,
+                _ => return Err(status.into()),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// One stream of a walk. Moves `request` behind every batch that was given on.
+    async fn walk_once(
+        &self,
+        request: &mut WalkFolderRequest,
+        attempt: &mut u32,
+        each: &mut impl FnMut(Item) -> Result<()>,
+    ) -> Result<Result<WalkSummary, Status>> {
+        let mut stream = match self.data().walk_folder(request.clone()).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return Ok(Err(status)),
+        };
+        loop {
+            match stream.message().await {
+                Ok(Some(message)) => match message.payload {
+                    Some(Payload::Batch(batch)) => {
+                        request.continue_token = batch.continue_token;
+                        *attempt = 0;
+                        batch.items.into_iter().try_for_each(&mut *each)?;
+                    }
+                    Some(Payload::Summary(summary)) => return Ok(Ok(summary)),
+                    None => {}
+                },
+                Ok(None) => return Ok(Err(Status::unknown("the listing ended early"))),
+                Err(status) => return Ok(Err(status)),
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! `parameters`: application parameters, over the admin service; `rotate` on the store itself. Secrets are taken from
+//! the environment, a file or standard input, so that none stands in a list of processes.
+
+use std::{fs, io::Read as _, path::PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use prost_types::FieldMask;
+use serde_json::json;
+
+use crate::{
+    api::v1::{
+        AccessToken, AccessType, ApplicationParameter, CreateApplicationParameterRequest,
+        DeleteApplicationParameterRequest, GetApplicationParameterRequest, ImportCredentialsRequest,
+        ListApplicationParametersRequest, ParameterPolicy, ParameterState, Permission, TestApplicationParameterRequest,
+        UpdateApplicationParameterRequest, dropbox_admin_connector_client::DropboxAdminConnectorClient,
+        import_credentials_request::Credential,
+    },
+    config::{Config, Overrides},
+};
+
+use super::{
+    client::{Admin, Identity, Repeat, channel, repeated},
+    exit::{Exit, Failure, Result},
+    items::fields,
+    json, out,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum ParametersCommand {
+    /// Make an application parameter; `import` gives it its credentials.
+    #[command(after_help = "\
+Example:
+  dropbox-connector parameters create crm --app-key abc123 --app-secret-file ./secret
+  dropbox-connector parameters import crm --refresh-token-file ./token
+  dropbox-connector parameters test crm")]
+    Create(CreateArgs),
+    /// Show one, without its secrets.
+    Get(OneArgs),
+    /// List them, without their secrets.
+    List(ListArgs),
+    /// Give it a refresh token or an access token. They are tried at Dropbox before they are kept.
+    Import(ImportArgs),
+    /// Try it at Dropbox as a data call would.
+    Test(OneArgs),
+    /// Refuse its calls until it is enabled again.
+    Disable(OneArgs),
+    /// Take its calls again.
+    Enable(OneArgs),
+    /// Delete it with its credentials. The grant at Dropbox stays.
+    Delete(OneArgs),
+    /// Seal all secrets of the store with the first key of the key file. Takes the settings of `serve`.
+    Rotate(Box<RotateArgs>),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AdminArgs {
+    /// Address of the connector's admin service.
+    #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_SERVER", default_value = "http://127.0.0.1:50052", value_name = "URL")]
+    admin_server: String,
+    /// Bearer token, where the server wants one.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// Its id: lower-case letters, digits and -.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Key of the Dropbox app.
+    #[arg(long, value_name = "KEY")]
+    app_key: String,
+    /// File with the secret of the Dropbox app; `-` is standard input. None: a public client (PKCE).
+    #[arg(long, value_name = "FILE")]
+    app_secret_file: Option<PathBuf>,
+    #[arg(long, env = "DROPBOX_CONNECTOR_APP_SECRET", hide = true, hide_env_values = true)]
+    app_secret: Option<String>,
+    /// Name for people.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    display_name: String,
+    /// Group to list by.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    group: String,
+    /// Label as KEY=VALUE; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Jail: put before every path.
+    #[arg(long, default_value = "", value_name = "PATH")]
+    path_prefix: String,
+    /// What the app may see.
+    #[arg(long, value_enum, default_value_t = Access::Full)]
+    access: Access,
+    /// Principal that may use it (exact, or ending in *); may be repeated.
+    #[arg(long, value_name = "NAME")]
+    allow: Vec<String>,
+    /// What they may do; may be repeated. Default: read, write, delete, share.
+    #[arg(long, value_enum)]
+    permission: Vec<Permitted>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Access {
+    Full,
+    AppFolder,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Permitted {
+    Read,
+    Write,
+    Delete,
+    Share,
+    Team,
+    Raw,
+}
+
+impl From<Permitted> for Permission {
+    fn from(permitted: Permitted) -> Permission {
+        match permitted {
+            Permitted::Read => Permission::Read,
+            Permitted::Write => Permission::Write,
+            Permitted::Delete => Permission::Delete,
+            Permitted::Share => Permission::Share,
+            Permitted::Team => Permission::Team,
+            Permitted::Raw => Permission::Raw,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct OneArgs {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Only those of this group.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    group: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("credential").required(true))]
+pub struct ImportArgs {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// File with a refresh token; `-` is standard input.
+    #[arg(long, value_name = "FILE", group = "credential")]
+    refresh_token_file: Option<PathBuf>,
+    /// File with an access token; `-` is standard input. It is not renewed.
+    #[arg(long, value_name = "FILE", group = "credential")]
+    access_token_file: Option<PathBuf>,
+    #[arg(long, env = "DROPBOX_CONNECTOR_REFRESH_TOKEN", hide = true, hide_env_values = true, group = "credential")]
+    refresh_token: Option<String>,
+    #[arg(long, env = "DROPBOX_CONNECTOR_ACCESS_TOKEN", hide = true, hide_env_values = true, group = "credential")]
+    access_token: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RotateArgs {
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub async fn run(command: ParametersCommand) -> Result<()> {
+    match command {
+        ParametersCommand::Create(args) => create(args).await,
+        ParametersCommand::Get(args) => {
+            let request = GetApplicationParameterRequest { application_parameter_id: args.id };
+            let admin = admin(&args.admin).await?;
+            let answer =
+                repeated(Repeat::Free, async || admin.clone().get_application_parameter(request.clone()).await).await?;
+            show(&args.admin, answer.application_parameter)
+        }
+        ParametersCommand::List(args) => list(args).await,
+        ParametersCommand::Import(args) => import(args).await,
+        ParametersCommand::Test(args) => test(args).await,
+        ParametersCommand::Disable(args) => set_state(args, ParameterState::Disabled).await,
+        ParametersCommand::Enable(args) => set_state(args, ParameterState::Active).await,
+        ParametersCommand::Delete(args) => {
+            let request = DeleteApplicationParameterRequest { application_parameter_id: args.id };
+            let admin = admin(&args.admin).await?;
+            repeated(Repeat::IfTold, async || admin.clone().delete_application_parameter(request.clone()).await)
+                .await
+                .map(drop)
+        }
+        ParametersCommand::Rotate(args) => {
+            let config =
+                Config::load(&args.overrides).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+            let told = crate::app::rotate(&config).await;
+            let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.to_string()))?;
+            out::line(told);
+            Ok(())
+        }
+    }
+}
+
+async fn admin(args: &AdminArgs) -> Result<Admin> {
+    let identity = Identity::new(None, args.token.as_deref())?;
+    let channel = channel(&args.admin_server).await.map_err(|failure| match failure.exit {
+        Exit::Unavailable => failure.remedy("start the server with `dropbox-connector serve`, or give --admin-server"),
+        _ => failure,
+    })?;
+    Ok(DropboxAdminConnectorClient::with_interceptor(channel, identity))
+}
+
+fn show(args: &AdminArgs, parameter: Option<ApplicationParameter>) -> Result<()> {
+    let shown = json::parameter(&parameter.unwrap_or_default());
+    if args.json {
+        out::line(shown);
+    } else {
+        fields(&shown);
+    }
+    Ok(())
+}
+
+async fn create(args: CreateArgs) -> Result<()> {
+    let app_secret = match &args.app_secret_file {
+        Some(file) => secret(file)?,
+        None => args.app_secret.unwrap_or_default(),
+    };
+    let access = match args.access {
+        Access::Full => AccessType::Full,
+        Access::AppFolder => AccessType::AppFolder,
+    };
+    let policy = ParameterPolicy {
+        allowed_principals: args.allow,
+        permissions: args.permission.iter().map(|one| Permission::from(*one).into()).collect(),
+        ..Default::default()
+    };
+    let parameter = ApplicationParameter {
+        display_name: args.display_name,
+        group: args.group,
+        labels: args.label.into_iter().collect(),
+        app_key: args.app_key,
+        app_secret,
+        access_type: access.into(),
+        path_prefix: args.path_prefix,
+        policy: Some(policy),
+        ..Default::default()
+    };
+    let request =
+        CreateApplicationParameterRequest { application_parameter_id: args.id, application_parameter: Some(parameter) };
+    let admin = admin(&args.admin).await?;
+    let answer =
+        repeated(Repeat::IfTold, async || admin.clone().create_application_parameter(request.clone()).await).await?;
+    show(&args.admin, answer.application_parameter)
+}
+
+async fn list(args: ListArgs) -> Result<()> {
+    let admin = admin(&args.admin).await?;
+    let mut request = ListApplicationParametersRequest { group: args.group, ..Default::default() };
+    loop {
+        let page =
+            repeated(Repeat::Free, async || admin.clone().list_application_parameters(request.clone()).await).await?;
+        for one in &page.application_parameters {
+            if args.admin.json {
+                out::line(json::parameter(one));
+                continue;
+            }
+            let state = one.state().as_str_name().trim_start_matches("PARAMETER_STATE_").to_lowercase();
+            let account = one.account.as_ref().map_or("", |account| &account.email);
+            let (id, name) = (&one.application_parameter_id, out::plain(&one.display_name));
+            out::line(format_args!("{id:24}  {state:24}  {account:32}  {name}").to_string().trim_end());
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(());
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn import(args: ImportArgs) -> Result<()> {
+    let token = |token: String| Credential::AccessToken(AccessToken { token, expire_time: None });
+    let credential = match (&args.refresh_token_file, &args.access_token_file, args.refresh_token, args.access_token) {
+        (Some(file), ..) => Credential::RefreshToken(secret(file)?),
+        (_, Some(file), ..) => token(secret(file)?),
+        (_, _, Some(text), _) => Credential::RefreshToken(text),
+        (_, _, _, Some(text)) => token(text),
+        _ => return Err(Failure::usage("give --refresh-token-file or --access-token-file")),
+    };
+    let request = ImportCredentialsRequest { application_parameter_id: args.id, credential: Some(credential) };
+    let admin = admin(&args.admin).await?;
+    let answer = repeated(Repeat::Free, async || admin.clone().import_credentials(request.clone()).await).await?;
+    show(&args.admin, answer.application_parameter)
+}
+
+async fn test(args: OneArgs) -> Result<()> {
+    let admin = admin(&args.admin).await?;
+    let request = TestApplicationParameterRequest { application_parameter_id: args.id };
+    let answer =
+        repeated(Repeat::Free, async || admin.clone().test_application_parameter(request.clone()).await).await?;
+    let mut shown = answer.account.as_ref().map_or_else(|| json!({}), json::account_summary);
+    shown["grantedScopes"] = json!(answer.granted_scopes);
+    shown["latency"] = json!(answer.latency.as_ref().map(json::span));
+    shown["clockSkew"] = json!(answer.clock_skew.as_ref().map(json::span));
+    if args.admin.json {
+        out::line(shown);
+    } else {
+        fields(&shown);
+    }
+    Ok(())
+}
+
+async fn set_state(args: OneArgs, state: ParameterState) -> Result<()> {
+    let admin = admin(&args.admin).await?;
+    let request = UpdateApplicationParameterRequest {
+        application_parameter: Some(ApplicationParameter {
+            application_parameter_id: args.id,
+            state: state.into(),
+            ..Default::default()
+        }),
+        update_mask: Some(FieldMask { paths: vec!["state".into()] }),
+        ..Default::default()
+    };
+    let answer =
+        repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
+    show(&args.admin, answer.application_parameter)
+}
+
+/// The secret a file holds, without the line end an editor leaves.
+fn secret(file: &std::path::Path) -> Result<String> {
+    let mut text = String::new();
+    let read = match file.as_os_str() == "-" {
+        true => std::io::stdin().read_to_string(&mut text).map(drop),
+        false => fs::read_to_string(file).map(|read| text = read),
+    };
+    read.map_err(|error| Failure::local(file, &error))?;
+    let secret = text.trim_end_matches(['\r', '\n']);
+    match secret.is_empty() {
+        true => Err(Failure::usage(format!("{} is empty", file.display()))),
+        false => Ok(secret.to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,377 @@
+//! What an operator starts: `serve`, `emulator`, `config`, `keys`, `health`.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Subcommand;
+use serde_json::json;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use crate::{
+    app::{App, AppError, DEMO_PARAMETER},
+    config::{self, Config, Overrides},
+    emulator::{Emulator, Options, Ports},
+    seal::KeyRing,
+};
+
+use super::{
+    client::channel,
+    exit::{Exit, Failure, Result},
+    out,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Failure {
+        let exit = match error {
+            AppError::Config(_) => Exit::Config,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
+
+/// Settings from flags, environment and file.
+///
+/// # Errors
+/// Exit code 64, a line for each key that is wrong.
+pub fn load(overrides: &Overrides) -> Result<Config> {
+    Config::load(overrides).map_err(|error| Failure::new(Exit::Config, error.to_string()))
+}
+
+/// Runs until SIGTERM or SIGINT, then drains; a second signal stops it at once.
+pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
+    let config = load(&args.overrides)?;
+    logs(&config).map_err(|text| Failure::new(Exit::Config, text))?;
+    let mut signals = Signals::new()?;
+    let app = tokio::select! {
+        started = Box::pin(App::start(config)) => started?,
+        () = signals.next() => return Err(Failure::new(Exit::Interrupted, "interrupted before it was started")),
+    };
+    let at = app.addresses();
+    let mut line = format!("listening data={} admin={} probe={} http={}", at.data, at.admin, at.probe, at.http);
+    if let Some(emulator) = app.emulator() {
+        line.push_str(&format!(" emulator={} parameter={DEMO_PARAMETER}", emulator.addresses().control));
+    }
+    out::line(line);
+    let (asked, shutdown) = tokio::sync::oneshot::channel::<()>();
+    let mut running = Box::pin(app.run_until(async {
+        // A sender that is gone asks for the same.
+        let _ = shutdown.await;
+    }));
+    tokio::select! {
+        ended = &mut running => return Ok(ended?),
+        () = signals.next() => drop(asked),
+    }
+    tokio::select! {
+        ended = &mut running => Ok(ended?),
+        () = signals.next() => Err(Failure::new(Exit::Interrupted, "stopped at once by a second signal")),
+    }
+}
+
+/// The signals that ask a process to end.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        #[cfg(unix)]
+        {
+            let kind = tokio::signal::unix::SignalKind::terminate();
+            let terminate = tokio::signal::unix::signal(kind)
+                .map_err(|error| Failure::new(Exit::Failed, format!("cannot wait for signals: {error}")))?;
+            Ok(Signals { terminate })
+        }
+        #[cfg(not(unix))]
+        Ok(Signals {})
+    }
+
+    /// The next SIGINT or SIGTERM.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        let terminate = self.terminate.recv();
+        #[cfg(not(unix))]
+        let terminate = std::future::pending::<Option<()>>();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate => {}
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  dropbox-connector emulator --seed-folder ./photos --state-dir ./emulated")]
+pub struct EmulatorArgs {
+    /// Address it listens on.
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    listen: IpAddr,
+    /// Port of the API host; 0 takes a free one, as for the others.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    api_port: u16,
+    /// Port of the content host.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    content_port: u16,
+    /// Port of the notification host.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    notify_port: u16,
+    /// Port of the authorize page.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    www_port: u16,
+    /// Port of the control API.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    control_port: u16,
+    /// Shows the files of this folder as the account's. They are never written to.
+    #[arg(long, value_name = "FOLDER")]
+    seed_folder: Option<PathBuf>,
+    /// Keeps its tree and contents here over restarts.
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+    /// Keeps contents in memory instead of in temporary files.
+    #[arg(long, conflicts_with = "state_dir")]
+    in_memory: bool,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn emulator(args: EmulatorArgs) -> Result<()> {
+    let ports = Ports {
+        api: args.api_port,
+        content: args.content_port,
+        notify: args.notify_port,
+        www: args.www_port,
+        control: args.control_port,
+    };
+    let options = Options {
+        listen: args.listen,
+        ports,
+        seed_folder: args.seed_folder,
+        contents_on_disk: !args.in_memory && args.state_dir.is_none(),
+        state_dir: args.state_dir,
+        ..Options::default()
+    };
+    let mut signals = Signals::new()?;
+    let emulator = Emulator::start(options).await.map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
+    introduce(&emulator, args.json);
+    signals.next().await;
+    tokio::select! {
+        ended = emulator.stop() => ended.map_err(|error| Failure::new(Exit::Failed, chain(&error))),
+        () = signals.next() => Err(Failure::new(Exit::Interrupted, "stopped at once by a second signal")),
+    }
+}
+
+/// Addresses, credentials and how to use them.
+fn introduce(emulator: &Emulator, as_json: bool) {
+    let (at, login) = (emulator.addresses(), emulator.account());
+    if as_json {
+        return out::line(json!({
+            "api": at.api, "content": at.content, "notify": at.notify, "www": at.www, "control": at.control,
+            "appKey": login.app_key, "appSecret": login.app_secret, "accountId": login.account_id,
+            "refreshToken": login.refresh_token, "accessToken": login.access_token,
+        }));
+    }
+    out::line(format_args!(
+        "\
+emulator listening api={api} content={content} notify={notify} www={www} control={control}
+
+Its account (these open nothing but this emulator):
+  app key        {key}
+  app secret     {secret}
+  account        {account}
+  refresh token  {refresh}
+  access token   {access}
+
+A connector in front of it:
+  dropbox-connector keys generate dropbox-connector.keys
+  dropbox-connector serve --allow-insecure-upstream \\
+    --dropbox-api-url {api} --dropbox-content-url {content} \\
+    --dropbox-notify-url {notify} --dropbox-oauth-url {www}
+  DROPBOX_CONNECTOR_APP_SECRET={secret} dropbox-connector parameters create demo --app-key {key}
+  DROPBOX_CONNECTOR_REFRESH_TOKEN={refresh} dropbox-connector parameters import demo
+  dropbox-connector ls -p demo
+
+Ctrl-C ends it.",
+        api = at.api,
+        content = at.content,
+        notify = at.notify,
+        www = at.www,
+        control = at.control,
+        key = login.app_key,
+        secret = login.app_secret,
+        account = login.account_id,
+        refresh = login.refresh_token,
+        access = login.access_token,
+    ));
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say what is wrong, by key; exit code 64 if something is.
+    Check(Box<ServeArgs>),
+    /// Print the settings that hold (token hashes left out), or the defaults with their manual.
+    Print(Box<PrintArgs>),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PrintArgs {
+    /// The defaults file: every key with its meaning.
+    #[arg(long)]
+    defaults: bool,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub fn config(command: ConfigCommand) -> Result<()> {
+    match command {
+        ConfigCommand::Check(args) => {
+            let config = load(&args.overrides)?;
+            if !config.emulator {
+                KeyRing::from_file(&config.sealing_key_file).map_err(|fault| {
+                    let failure = Failure::new(Exit::Config, fault.message());
+                    failure.remedy("`dropbox-connector keys generate FILE` makes a key file")
+                })?;
+            }
+            out::note("the configuration can be used");
+        }
+        ConfigCommand::Print(args) if args.defaults => out::bytes(config::DEFAULTS.as_bytes()),
+        ConfigCommand::Print(args) => out::bytes(load(&args.overrides)?.print().as_bytes()),
+    }
+    Ok(())
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key file with one new key, or put a new key before those of an existing one.
+    #[command(after_help = "\
+To change keys: `keys generate --add FILE` on every machine that has the file (servers read it again by themselves),
+then `parameters rotate`. Keep the old keys for 7 days: handles of uploads under way are sealed with them.")]
+    Generate {
+        /// The key file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The file is there: put a new key before the others.
+        #[arg(long)]
+        add: bool,
+    },
+}
+
+pub fn keys(command: KeysCommand) -> Result<()> {
+    let KeysCommand::Generate { file, add } = command;
+    let there = file.exists();
+    if there && !add {
+        let failure = Failure::new(Exit::Conflict, format!("{} is there already", file.display()));
+        return Err(failure.remedy("--add puts a new key before those it has"));
+    }
+    if there {
+        add_key(&file)?;
+    } else {
+        KeyRing::from_file_or_new(&file).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
+    }
+    let keys = KeyRing::from_file(&file).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
+    out::note(format_args!("{} seals with key {}", file.display(), keys.sealing_key_id()));
+    Ok(())
+}
+
+/// Puts a new key first. The file is replaced as a whole, so a server never reads half of it.
+fn add_key(file: &Path) -> Result<()> {
+    let wrong = |error: io::Error| Failure::local(file, &error);
+    // A malformed file is told before it is touched.
+    KeyRing::from_file(file).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
+    let draft = file.with_extension("new");
+    // A draft that a crash left behind must not lend its permissions to the new one.
+    let _ = fs::remove_file(&draft);
+    KeyRing::from_file_or_new(&draft).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
+    let before = fs::read(file).map_err(wrong)?;
+    let appended = fs::OpenOptions::new().append(true).open(&draft).and_then(|mut draft| {
+        draft.write_all(&before)?;
+        draft.sync_all()
+    });
+    appended.and_then(|()| fs::rename(&draft, file)).map_err(wrong)
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 it serves, 1 it does not, 6 nobody answers.
+
+Example (Dockerfile):
+  HEALTHCHECK CMD [\"dropbox-connector\", \"health\", \"--service\", \"readiness\"]")]
+pub struct HealthArgs {
+    /// Address of the probe listener.
+    #[arg(long, env = "DROPBOX_CONNECTOR_PROBE_LISTEN", default_value = "127.0.0.1:50053", value_name = "ADDR")]
+    probe_addr: String,
+    /// What is asked for: empty (all of it), liveness, readiness, or a service's full name.
+    #[arg(long, default_value = "", value_name = "NAME")]
+    service: String,
+    /// Patience.
+    #[arg(long, default_value = "2", value_name = "SECONDS")]
+    timeout: u64,
+}
+
+pub async fn health(args: HealthArgs) -> Result<()> {
+    let asked = async {
+        let mut client = HealthClient::new(channel(&args.probe_addr).await?);
+        let answer = client.check(HealthCheckRequest { service: args.service.clone() }).await?;
+        Ok::<_, Failure>(answer.into_inner().status())
+    };
+    match tokio::time::timeout(Duration::from_secs(args.timeout), asked).await {
+        Ok(Ok(ServingStatus::Serving)) => {
+            out::line("SERVING");
+            Ok(())
+        }
+        Ok(Ok(status)) => {
+            out::line(status.as_str_name());
+            Err(Failure::new(Exit::Failed, ""))
+        }
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(Failure::new(Exit::Unavailable, format!("no answer within {} s", args.timeout))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_added_seals_and_the_old_ones_stay() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("x.keys");
+        let generate = |add| keys(KeysCommand::Generate { file: file.clone(), add });
+        generate(false).expect("made");
+        let before = KeyRing::from_file(&file).expect("a key file").key_ids();
+        assert_eq!(generate(false).map_err(|failure| failure.exit), Err(Exit::Conflict));
+        generate(true).expect("added");
+        let after = KeyRing::from_file(&file).expect("a key file");
+        assert_eq!(after.key_ids()[1..], before);
+        assert_ne!(after.sealing_key_id(), before[0]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+        }
+    }
+}
