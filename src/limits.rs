@@ -13,6 +13,8 @@ pub const BLOCK_BYTES: usize = 4 * 1024 * 1024;
 pub const DROPBOX_BODY_BYTES_MAX: u64 = 150 * MIB;
 /// Largest file through an upload session.
 pub const DROPBOX_FILE_BYTES_MAX: u64 = 2_199_019_061_248;
+/// Items one deletion, copy or move of a folder may touch. Dropbox: `too_many_files` beyond.
+pub const DROPBOX_TREE_ITEMS_MAX: u32 = 10_000;
 /// An upload session lives this long from its start.
 pub const UPLOAD_SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Entries of one listing page Dropbox takes as `limit`.

@@ -181,9 +181,10 @@ impl Downloads {
         })?;
         let begun = match &request.source {
             Source::Path(path) => match begin_file(caller, path, &request).await {
-                Err(fault) if fault.reason() == Reason::NotDownloadable && request.export_format.is_some() => {
-                    begin_export(caller, path, &request).await
-                }
+                Err(fault) if fault.reason() == Reason::NotDownloadable => match &request.export_format {
+                    Some(_) => begin_export(caller, path, &request).await,
+                    None => Err(with_formats(caller, path, fault).await),
+                },
                 begun => begun,
             },
             Source::SharedLink { url, path, password } => {
@@ -333,6 +334,14 @@ async fn begin_file(caller: &Caller, path: &str, request: &DownloadRequest) -> R
     Ok(Begun { header, body: Some(body), body_end, pin, expected })
 }
 
+/// What could be asked for instead, if Dropbox says so.
+async fn with_formats(caller: &Caller, path: &str, fault: Fault) -> Fault {
+    let Ok(FileMetadata { export_info: Some(export), .. }) = file_at(caller, path).await else { return fault };
+    let mut formats = export.export_options.unwrap_or_default();
+    formats.extend(export.export_as.filter(|default| !formats.contains(default)));
+    if formats.is_empty() { fault } else { fault.fact("exportFormats", formats.join(",")) }
+}
+
 async fn begin_export(caller: &Caller, path: &str, request: &DownloadRequest) -> Result<Begun> {
     let wrong = [
         ("read_offset", request.offset != 0),
@@ -438,7 +447,7 @@ impl Reader {
             return Err(fault.with_reason(Reason::DropboxUnavailable).retry_after(limits::BUSY_RETRY));
         }
         self.resumes_left -= 1;
-        metrics::counter!(crate::telemetry::TRANSFER_RESUMED).increment(1);
+        metrics::counter!(crate::telemetry::TRANSFER_RESUMED, "direction" => "download").increment(1);
         Ok(())
     }
 

@@ -289,7 +289,8 @@ async fn a_file_of_parameters_is_read_and_never_written() {
     })
     .await;
     let request = pb::GetAccountRequest { application_parameter_id: "filed".into(), ..Default::default() };
-    let account = house.client().get_account(request).await.expect("works").into_inner();
+    let account = house.client().get_account(request).await;
+    let account = account.unwrap_or_else(|status| panic!("{status:?} {:?} {:?}", emulator.control().journal(), house.control().journal())).into_inner();
     assert_eq!(account.account_id, login.account_id);
     let mut admin = house.admin().await;
     let get = pb::GetApplicationParameterRequest { application_parameter_id: "filed".into() };
@@ -313,4 +314,38 @@ async fn a_file_of_parameters_is_read_and_never_written() {
             "{status:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_rotated_key_opens_secrets_and_a_removed_one_retires_its_handles() {
+    let mut house = start().await;
+    for n in 0..3 {
+        let path = format!("/p/{n}.txt");
+        crate::support::upload(&house, crate::support::spec(&path), b"x").await.expect("upload");
+    }
+    let first = pb::ListFolderRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/p".into(),
+        page_size: 1,
+        ..Default::default()
+    };
+    let page = house.client().list_folder(first.clone()).await.expect("a page").into_inner();
+    let next = pb::ListFolderRequest { page_token: page.next_page_token, ..first };
+    let file = house.config().sealing_key_file.clone();
+    let old = std::fs::read_to_string(&file).expect("the keys");
+    let new = dropbox_connector::seal::KeyRing::new_line("anew");
+    std::fs::write(&file, format!("{old}\n{}\n", new.as_str())).expect("opens everywhere first");
+    house.restart().await;
+    std::fs::write(&file, format!("{}\n{old}\n", new.as_str())).expect("then it seals");
+    house.restart().await;
+    let told = dropbox_connector::app::rotate(house.config()).await.expect("rotated beside the server");
+    assert!(told.contains("1 application parameters") && !told.contains(" 0 secrets sealed anew"), "{told}");
+    list(&house).await.expect("it still works");
+    house.client().list_folder(next.clone()).await.expect("and so do old handles");
+    std::fs::write(&file, format!("{}\n", new.as_str())).expect("the old one goes");
+    house.restart().await;
+    house.control().expire_access_tokens();
+    list(&house).await.expect("the secrets were sealed anew");
+    let status = house.client().list_folder(next).await.expect_err("the key is gone");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "HANDLE_KEY_RETIRED"));
 }

@@ -318,3 +318,14 @@ async fn the_same_tag_means_another_thing_on_another_route() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_document_that_only_exports_names_its_formats() {
+    let house = furnished().await;
+    let status = match crate::support::download(&house, "/doc.paper").await {
+        Err(status) => status,
+        Ok(_) => panic!("it has no bytes of its own"),
+    };
+    is(&status, Code::FailedPrecondition, "NOT_DOWNLOADABLE");
+    assert_eq!(fact(&status, "exportFormats").as_deref(), Some("markdown"), "{status:?}");
+}

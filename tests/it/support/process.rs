@@ -76,14 +76,14 @@ impl Served {
     pub fn start_bare(flags: &[&str]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
-        let given = |free: &&&str| {
-            let name = free.split('=').next().expect("a flag");
+        let is_free = |default: &String| {
+            let name = default.split('=').next().expect("a flag");
             !flags.iter().any(|flag| flag.split('=').next() == Some(name))
         };
+        let defaults = FREE_PORTS.map(str::to_owned).into_iter().chain(place(folder.path()));
         let child = Command::new(BINARY)
             .arg("serve")
-            .args(FREE_PORTS.iter().filter(given))
-            .args(place(folder.path()))
+            .args(defaults.filter(is_free))
             .args(flags)
             .current_dir(folder.path())
             .stdout(out.try_clone().expect("a second handle"))
