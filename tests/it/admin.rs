@@ -289,8 +289,7 @@ async fn a_file_of_parameters_is_read_and_never_written() {
     })
     .await;
     let request = pb::GetAccountRequest { application_parameter_id: "filed".into(), ..Default::default() };
-    let account = house.client().get_account(request).await;
-    let account = account.unwrap_or_else(|status| panic!("{status:?} {:?} {:?}", emulator.control().journal(), house.control().journal())).into_inner();
+    let account = house.client().get_account(request).await.expect("works").into_inner();
     assert_eq!(account.account_id, login.account_id);
     let mut admin = house.admin().await;
     let get = pb::GetApplicationParameterRequest { application_parameter_id: "filed".into() };
