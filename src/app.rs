@@ -367,7 +367,7 @@ async fn start_emulator(config: &mut Config, clock: SharedClock) -> Result<Emula
         (&mut config.dropbox_api_url, &addresses.api),
         (&mut config.dropbox_content_url, &addresses.content),
         (&mut config.dropbox_notify_url, &addresses.notify),
-        (&mut config.dropbox_oauth_url, &addresses.api),
+        (&mut config.dropbox_oauth_url, &addresses.www),
     ] {
         *url = address.parse().map_err(|_| AppError::Start("the emulator's address is not a url".into()))?;
     }

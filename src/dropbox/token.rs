@@ -91,7 +91,7 @@ impl Transport {
     }
 
     async fn token_once(&self, form: &[(&str, &str)], repeat: Repeat) -> Result<TokenAnswer, (Failure, Fault)> {
-        let url = join(&self.endpoints.oauth, "oauth2/token").map_err(|fault| (Failure::Final, fault))?;
+        let url = join(&self.endpoints.api, "oauth2/token").map_err(|fault| (Failure::Final, fault))?;
         let broken = |error: reqwest::Error, sent: bool| {
             let failure = if sent { Failure::Unclear } else { Failure::NotSent };
             let lost = sent && repeat == Repeat::Never;

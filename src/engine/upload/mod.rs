@@ -598,6 +598,9 @@ impl<'a> Run<'a> {
         let Some(record) = &self.record else { return fault };
         let spoilt =
             matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
+        if fault.reason() == Reason::UploadNotFound && fault.about().is_none() {
+            return fault.resource("upload", record::short(&record.upload_id));
+        }
         if spoilt || fault.get("uploadId").is_some() {
             return fault;
         }

@@ -47,8 +47,9 @@ pub fn succeed(command: &mut Command) -> String {
     text(&output)
 }
 
-/// Flags of `serve` that keep store and keys in a folder.
+/// Makes a key file in a folder; flags of `serve` that keep store and keys there.
 pub fn place(folder: &Path) -> [String; 2] {
+    succeed(Command::new(BINARY).args(["keys", "generate"]).arg(folder.join("sealing.keys")));
     [
         format!("--store-url=sqlite://{}", folder.join("store.db").display()),
         format!("--sealing-key-file={}", folder.join("sealing.keys").display()),
@@ -68,6 +69,11 @@ impl Served {
 
     /// Later flags win, so `flags` may differ from the ones for free ports.
     pub fn start_with(flags: &[&str]) -> Served {
+        Served::start_bare(&[&["--emulator"], flags].concat())
+    }
+
+    /// Without an emulator of its own.
+    pub fn start_bare(flags: &[&str]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
         let given = |free: &&&str| {
@@ -75,7 +81,7 @@ impl Served {
             !flags.iter().any(|flag| flag.split('=').next() == Some(name))
         };
         let child = Command::new(BINARY)
-            .args(["serve", "--emulator"])
+            .arg("serve")
             .args(FREE_PORTS.iter().filter(given))
             .args(place(folder.path()))
             .args(flags)
@@ -86,6 +92,11 @@ impl Served {
             .spawn()
             .expect("the binary starts");
         Served { child, folder }
+    }
+
+    /// Where store and keys lie.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// All it printed so far.
