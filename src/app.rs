@@ -1,13 +1,7 @@
 //! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
 //! Ports are bound only after the configuration, the keys and the store have been found good.
 
-use std::{
-    fmt,
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -162,7 +156,7 @@ impl App {
             clock: clock.clone(),
             draining: refusing.clone(),
             config: config.clone(),
-            started_at: SystemTime::now(),
+            started_at: clock.now(),
         });
         let mut life = Life {
             ready: ready.clone(),

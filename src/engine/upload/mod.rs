@@ -92,7 +92,7 @@ pub enum Opening {
 #[derive(Debug)]
 pub enum Outcome {
     Committed {
-        settled: Settled,
+        settled: Box<Settled>,
         upload_id: Option<String>,
     },
     /// Half-closed without `finish`: nothing is committed. No `upload_id`: nothing is kept either. `closed`: every byte is
@@ -304,7 +304,7 @@ impl Uploads {
                     return shared.only_finish(caller, account, *record, whole, frames).await;
                 }
                 Resumed::Done(settled) => {
-                    return Ok(Outcome::Committed { settled: *settled, upload_id: Some(upload_id) });
+                    return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
                 }
             },
         };
@@ -467,8 +467,10 @@ impl Shared {
                         .fact("computedContentHash", own));
                     }
                     let settled = self.finish(caller, account, &record, whole).await;
-                    break settled
-                        .map(|settled| Outcome::Committed { settled, upload_id: Some(record.upload_id.clone()) });
+                    break settled.map(|settled| Outcome::Committed {
+                        settled: Box::new(settled),
+                        upload_id: Some(record.upload_id.clone()),
+                    });
                 }
             }
         };

@@ -255,13 +255,13 @@ impl<'a> Run<'a> {
     async fn commit(&mut self, last: Option<Part>, whole: Whole) -> Result<Outcome> {
         let Some(lane) = self.lane.take() else {
             let settled = self.shared.send_single(self.caller, self.account, &self.spec, last, whole).await?;
-            return Ok(Outcome::Committed { settled, upload_id: None });
+            return Ok(Outcome::Committed { settled: Box::new(settled), upload_id: None });
         };
         lane.close(last, whole.size).await?;
         self.progress.send_modify(|progress| progress.persisted = whole.size);
         let Some(record) = &self.record else { return Err(Fault::bug("a lane has no record")) };
         let settled = self.shared.finish(self.caller, self.account, record, whole).await?;
-        Ok(Outcome::Committed { settled, upload_id: self.upload_id() })
+        Ok(Outcome::Committed { settled: Box::new(settled), upload_id: self.upload_id() })
     }
 
     fn rules(&self) -> Result<Rules> {
@@ -278,7 +278,6 @@ impl<'a> Run<'a> {
             resumed: self.record.is_some(),
             idle_max: self.shared.settings.idle,
             finish_ends_stream: self.finish_ends_stream,
-            ..Rules::default()
         })
     }
 
