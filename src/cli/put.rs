@@ -26,12 +26,14 @@ pub const JOBS_DEFAULT: usize = 8;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A target that is a folder, or ends in /, gets the sources into it; else a single source gets its name.
+A target that ends in /, and any target of several sources, gets them into it. Else a file goes into a target that is
+a folder, or becomes it; and what a folder holds goes to the target, there already or not.
 An upload of 8 MiB or more that was interrupted goes on where it stopped when the same command is run again.
 
 Examples:
   dropbox-connector put report.pdf /reports/2026.pdf
   dropbox-connector put -r ./photos /                    to /photos
+  dropbox-connector put -r ./photos /2026                to /2026
   dropbox-connector put -r ./site /backup/ --exclude 'node_modules/**' --skip-identical
   dropbox-connector put 'logs/*.gz' /logs/ --jobs 16
   pg_dump db | dropbox-connector put - /dumps/db.sql --mode overwrite")]
@@ -154,7 +156,7 @@ pub async fn run(args: PutArgs) -> Result<()> {
     }
     drop(results);
     progress.clear();
-    if !args.json {
+    if !args.json && tally.done + tally.same > 0 {
         let seconds = started.elapsed().as_secs_f64();
         let same = if tally.same > 0 { format!(", {} there already", tally.same) } else { String::new() };
         let (done, sent) = (out::count(tally.done, "file"), out::size(tally.bytes));
@@ -250,7 +252,9 @@ async fn plan(client: &Client, args: &PutArgs) -> Result<Vec<Planned>> {
         sources.extend(local::expand(typed)?);
     }
     let target = paths::remote(&args.target);
-    let into = args.target.ends_with('/') || sources.len() > 1 || is_folder(client, &target).await?;
+    // Whether the target is there already must not matter to folders: the same command, run again after an
+    // interruption, has to mean the same.
+    let into = args.target.ends_with('/') || sources.len() > 1 || target.is_empty();
     let wanted = Wanted::new(&args.include, &args.exclude)?;
     let mut plan = Vec::new();
     for source in &sources {
@@ -266,6 +270,7 @@ async fn plan(client: &Client, args: &PutArgs) -> Result<Vec<Planned>> {
             plan.extend(files.into_iter().map(|file| Planned { target: paths::join(&base, &file.relative), file }));
         } else {
             let file = local::single(source)?;
+            let into = into || is_folder(client, &target).await?;
             let target = if into { paths::join(&target, &file.relative) } else { target.clone() };
             plan.push(Planned { file, target });
         }

@@ -105,10 +105,10 @@ where
             async move {
                 let response = match call.deadline() {
                     None => inner.call(request).await?,
-                    // Too late to begin: nothing was sent.
                     Some(deadline) if deadline <= Instant::now() => {
-                        let late = Fault::new(Reason::DeadlineExceeded, "the call's deadline had passed when it arrived");
-                        told(call.refusal(&late), call.request_id())
+                        let fault =
+                            Fault::new(Reason::DeadlineExceeded, "the call's deadline had passed when it arrived");
+                        told(call.refusal(&fault.fact("sent", false)), call.request_id())
                     }
                     Some(deadline) => match tokio::time::timeout_at(deadline.into(), inner.call(request)).await {
                         Ok(response) => response?,
