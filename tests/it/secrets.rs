@@ -47,22 +47,8 @@ fn timed<T>(message: T) -> Request<T> {
 async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start(Default::default()).await.expect("emulator");
-    let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("sealing.keys");
-    succeed(Command::new(BINARY).args(["keys", "generate"]).arg(&keys));
-    let at = emulator.addresses().clone();
-    let mut served = tokio::task::block_in_place(|| {
-        Served::start_bare(&[
-            "--allow-insecure-upstream",
-            &format!("--dropbox-api-url={}", at.api),
-            &format!("--dropbox-content-url={}", at.content),
-            &format!("--dropbox-notify-url={}", at.notify),
-            &format!("--dropbox-oauth-url={}", at.www),
-            &format!("--sealing-key-file={}", keys.display()),
-            "--log-level=trace,h2=info,hyper=info,hyper_util=info,tower=info",
-            "--log-format=json",
-        ])
-    });
+    let flags = ["--log-level=trace,h2=info,hyper=info,hyper_util=info,tower=info", "--log-format=json"];
+    let mut served = tokio::task::block_in_place(|| Served::before(&emulator, &flags));
     let (data, admin, http) =
         tokio::task::block_in_place(|| (served.told("data"), served.told("admin"), served.told("http")));
     let mut client = DropboxConnectorClient::connect(format!("http://{data}")).await.expect("connect");
@@ -189,7 +175,7 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     assert!(ended.success(), "{ended}: {}", served.text());
     let log = served.text();
     assert!(log.contains("\"rpc\""), "the log was captured:\n{log}");
-    let sealing = fs::read_to_string(&keys).expect("the keys");
+    let sealing = served.sealing_keys();
     let sealing = sealing.trim().rsplit(':').next().expect("a key").to_owned();
     let secrets = [
         login.app_secret.as_str(),

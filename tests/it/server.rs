@@ -226,6 +226,14 @@ async fn garbage_on_every_port_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_no_protobuf_or_too_large_are_refused() {
     let house = start().await;
+    // A number where the id's text belongs.
+    let mut grpc = tonic::client::Grpc::new(house.channel.clone());
+    grpc.ready().await.expect("ready");
+    let path = "/dropboxconnector.v1.DropboxConnector/GetItem".parse().expect("a path");
+    let codec = tonic_prost::ProstCodec::<pb::UploadChunk, pb::GetItemResponse>::default();
+    let wrong = pb::UploadChunk { write_offset: Some(5), ..Default::default() };
+    let status = grpc.unary(Request::new(wrong), path, codec).await.map(drop).expect_err("not that message");
+    assert!(matches!(status.code(), Code::Internal | Code::InvalidArgument), "{status:?}");
     let large = pb::GetItemRequest { path: "x".repeat(5 * 1024 * 1024), ..get("/") };
     let status = house.client().get_item(large).await.expect_err("too large");
     assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument), "{status:?}");

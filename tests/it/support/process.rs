@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dropbox_connector::emulator::Emulator;
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_dropbox-connector");
 
 /// A debug binary on a busy machine still starts, and ends, within this.
@@ -60,6 +62,7 @@ pub fn place(folder: &Path) -> [String; 2] {
 pub struct Served {
     child: Child,
     folder: tempfile::TempDir,
+    keys: Option<tempfile::TempDir>,
 }
 
 impl Served {
@@ -91,7 +94,40 @@ impl Served {
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary starts");
-        Served { child, folder }
+        Served { child, folder, keys: None }
+    }
+
+    /// In front of an emulator of the test's own, with a key file that it makes.
+    pub fn before(emulator: &Emulator, flags: &[&str]) -> Served {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let keys = folder.path().join("sealing.keys");
+        succeed(Command::new(BINARY).args(["keys", "generate"]).arg(&keys));
+        let at = emulator.addresses();
+        let own = [
+            "--allow-insecure-upstream".to_owned(),
+            format!("--dropbox-api-url={}", at.api),
+            format!("--dropbox-content-url={}", at.content),
+            format!("--dropbox-notify-url={}", at.notify),
+            format!("--dropbox-oauth-url={}", at.www),
+            format!("--sealing-key-file={}", keys.display()),
+        ];
+        let own = own.iter().map(String::as_str).chain(flags.iter().copied()).collect::<Vec<_>>();
+        let mut served = Served::start_bare(&own);
+        served.keys = Some(folder);
+        served
+    }
+
+    /// The key file of [`Served::before`].
+    pub fn sealing_keys(&self) -> String {
+        let folder = self.keys.as_ref().expect("made before an emulator");
+        fs::read_to_string(folder.path().join("sealing.keys")).expect("the keys")
+    }
+
+    /// Bytes of the process in memory.
+    pub fn resident(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux, and it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
     }
 
     /// Where store and keys lie.
