@@ -2,10 +2,12 @@
 
 mod admin;
 mod doors;
+mod drain;
 mod emulator;
 mod items;
 mod python;
 mod raw_api;
+mod resume;
 mod rooms;
 mod schema;
 mod sdk;
@@ -13,3 +15,4 @@ mod sharing;
 mod smoke;
 mod support;
 mod tools;
+mod transfer;
