@@ -3,6 +3,7 @@
 
 pub mod process;
 pub mod tap;
+pub mod streams;
 
 use std::{future::Future, time::Duration};
 
