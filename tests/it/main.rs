@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod ambiguous;
+mod cli;
 mod doors;
 mod emulator;
 mod faults;
