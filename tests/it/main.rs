@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod ambiguous;
+mod cli;
 mod doors;
 mod drain;
 mod emulator;
