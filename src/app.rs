@@ -246,14 +246,16 @@ impl Life {
                 }
             });
         };
+        let following = resolver.clone();
         until_end(Box::pin(async move {
-            resolver.follow_changes().await;
+            following.follow_changes().await;
         }));
         let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
         let sweeper = clock.clone();
         until_end(Box::pin(async move {
             loop {
-                ready.set_store(store.check().await.is_ok());
+                let followed = resolver.silence() < limits::CHANGES_UNHEARD_MAX;
+                ready.set_store(store.check().await.is_ok() && followed);
                 ready.set_keys(keys.reload().is_ok());
                 blocks.trim();
                 metrics::gauge!(telemetry::BUFFER_BYTES).set(blocks.used_bytes() as f64);

@@ -265,3 +265,5 @@ pub const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// Uploads that wait to be let in, per process; over it they are told to come back.
 pub const UPLOAD_QUEUE_MAX: usize = 4096;
+/// Without word of changed application parameters for this long the process is not ready: it may serve what was revoked.
+pub const CHANGES_UNHEARD_MAX: Duration = Duration::from_secs(30);

@@ -139,7 +139,6 @@ impl Bench {
             api: text("api")?,
             content: text("content")?,
             notify: text("notify")?,
-            www: text("www")?,
             control: text("control")?,
             app_key: text("appKey")?,
             app_secret: text("appSecret")?,
@@ -172,7 +171,6 @@ pub struct Emulator {
     pub api: String,
     pub content: String,
     notify: String,
-    www: String,
     control: String,
     app_key: String,
     app_secret: String,
@@ -253,7 +251,7 @@ impl Connector {
         option("dropbox-api-url", &emulator.api);
         option("dropbox-content-url", &emulator.content);
         option("dropbox-notify-url", &emulator.notify);
-        option("dropbox-oauth-url", &emulator.www);
+        option("dropbox-oauth-url", &emulator.api);
         let (process, line) = Process::start(&arguments, &house.log, "listening ")?;
         let address = |key: &str| {
             let prefix = format!("{key}=");

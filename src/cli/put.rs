@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream};
 use prost_types::Timestamp;
 use serde_json::json;
 
-use crate::api::v1::{GetItemRequest, Item, LinkKind, Skipped, UploadSpec, WriteMode, item::Kind};
+use crate::api::v1::{GetItemRequest, Item, LinkKind, Skipped, UploadFileResponse, UploadSpec, WriteMode, item::Kind};
 
 use super::{
     client::{Client, Repeat, ServerArgs, repeated},
@@ -18,7 +18,7 @@ use super::{
     out, paths,
     progress::{Meter, Progress},
     tally::Tally,
-    upload::{Uploaded, hash_file},
+    upload::{RESUMABLE_FROM_BYTES, Uploaded, hash_file},
 };
 
 /// Files read at once; each holds about one chunk of 1 MiB.
@@ -190,7 +190,17 @@ async fn send(client: &Client, args: &PutArgs, one: &Planned, meter: &Meter) -> 
     spec.client_modified = modified.and_then(whole_seconds);
     if args.skip_identical {
         spec.content_hash = hash_file(path, *size).await?;
-        spec.skip_if_identical = true;
+        // An upload that is started ahead cannot be skipped by the server, so the look is ours.
+        if *size < RESUMABLE_FROM_BYTES {
+            spec.skip_if_identical = true;
+        } else if let Some(item) = look(client, &one.target).await?
+            && matches!(&item.kind, Some(Kind::File(there)) if there.content_hash == spec.content_hash)
+        {
+            meter.at(*size);
+            let skipped = Skipped::Identical.into();
+            let response = UploadFileResponse { item: Some(item), skipped, ..Default::default() };
+            return Ok(Uploaded { response, content_hash: spec.content_hash, resumed_from: 0 });
+        }
     }
     let subject = || {
         let source = path.canonicalize().unwrap_or_else(|_| path.clone());

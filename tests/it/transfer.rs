@@ -1,0 +1,10 @@
+//! Uploads and downloads through the whole house: what a caller may send, what it gets, and what Dropbox saw of it.
+
+mod conditions;
+mod conflicts;
+mod download;
+mod downloads_gone_wrong;
+mod duplex;
+mod frames;
+mod upload;
+mod uploads_gone_wrong;

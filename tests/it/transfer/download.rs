@@ -1,0 +1,289 @@
+//! Downloads that go well: whole files, ranges, revisions, links, exports.
+
+use std::collections::BTreeMap;
+
+use dropbox_connector::{
+    api::v1 as pb,
+    emulator::{
+        control::{Document, Seed, SeedFile},
+        script::{Action, Rule},
+    },
+};
+use tonic::Code;
+
+use crate::support::{self, streams::*, *};
+
+const DOWNLOAD: &str = "files/download";
+
+fn of(path: &str) -> pb::DownloadFileRequest {
+    pb::DownloadFileRequest { source: Some(source(path)), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_file_comes_with_its_proof_by_path_by_id_and_by_rev() {
+    let house = support::start().await;
+    let bytes = noise(9 * MIB + 3, 1);
+    let put = upload(&house, spec("/Folder/Whole.PDF"), &bytes).await.expect("uploaded");
+    let file = file_of(put.item.as_ref());
+    for path in ["/Folder/Whole.PDF", "/folder/whole.pdf", &file.id, &format!("rev:{}", file.rev)] {
+        let got = download(&house, path).await.expect(path);
+        assert!(got.bytes == bytes, "{path}");
+        assert_eq!(got.header.total_size, Some(bytes.len() as i64));
+        assert_eq!((got.header.range_start, got.header.range_end), (0, Some(bytes.len() as i64)));
+        assert_eq!((got.header.rev.as_str(), got.header.content_type.as_str()), (file.rev.as_str(), "application/pdf"));
+        assert_eq!(got.header.item.as_ref().map(|item| item.name.as_str()), Some("Whole.PDF"));
+        assert_eq!(got.trailer.bytes_sent, bytes.len() as i64);
+        assert!(got.trailer.verified, "{path}");
+        assert_eq!(got.trailer.content_hash, content_hash(&bytes));
+    }
+    let asked = house.control().journal().into_iter().filter(|entry| entry.route == DOWNLOAD);
+    assert!(asked.into_iter().all(|entry| !entry.headers.contains_key("range")), "a whole file needs no Range");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_are_read_from_the_start_from_the_end_and_at_the_edges() {
+    let house = support::start().await;
+    let bytes = noise(1_000_000, 2);
+    upload(&house, spec("/ranges"), &bytes).await.expect("uploaded");
+    let size = bytes.len() as i64;
+    for (offset, limit, from, to) in [
+        (0, 10, 0, 10),
+        (10, 20, 10, 30),
+        (999_990, 0, 999_990, size),
+        (999_990, 100, 999_990, size),
+        (-10, 0, 999_990, size),
+        (-10, 4, 999_990, 999_994),
+        (-2_000_000, 0, 0, size),
+        (-2_000_000, 5, 0, 5),
+        (size, 0, size, size),
+        (size, 5, size, size),
+        (0, size, 0, size),
+    ] {
+        let what = format!("offset {offset}, limit {limit}");
+        let got =
+            download_with(&house, pb::DownloadFileRequest { read_offset: offset, read_limit: limit, ..of("/ranges") })
+                .await
+                .unwrap_or_else(|fault| panic!("{what}: {fault:?}"));
+        assert!(got.bytes == bytes[from as usize..to as usize], "{what}");
+        assert_eq!((got.header.range_start, got.header.range_end), (from, Some(to)), "{what}");
+        assert_eq!((got.header.total_size, got.trailer.bytes_sent), (Some(size), to - from), "{what}");
+        let whole = from == 0 && to == size;
+        assert_eq!((got.trailer.verified, !got.trailer.content_hash.is_empty()), (whole, whole), "{what}");
+    }
+    let beyond = pb::DownloadFileRequest { read_offset: size + 1, ..of("/ranges") };
+    let Err(refused) = download_with(&house, beyond).await else { panic!("beyond the end") };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::OutOfRange, "READ_OFFSET_BEYOND_END"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_file_is_header_and_trailer_whatever_is_asked_of_it() {
+    let house = support::start().await;
+    upload(&house, spec("/empty"), b"").await.expect("uploaded");
+    for (offset, limit, ranges) in [(0, 0, 0), (0, 5, 0), (-5, 0, 0), (0, 0, 4)] {
+        let request =
+            pb::DownloadFileRequest { read_offset: offset, read_limit: limit, parallel_ranges: ranges, ..of("/empty") };
+        let Ok(got) = download_with(&house, request).await else { panic!("{offset} {limit} {ranges}") };
+        assert!(got.bytes.is_empty());
+        assert_eq!((got.header.total_size, got.trailer.bytes_sent), (Some(0), 0));
+        assert!(got.trailer.verified, "{offset} {limit} {ranges}");
+    }
+    let beyond = pb::DownloadFileRequest { read_offset: 1, ..of("/empty") };
+    let Err(refused) = download_with(&house, beyond).await else { panic!("beyond the end") };
+    assert_eq!(reason(&refused), "READ_OFFSET_BEYOND_END");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_revision_is_read_by_its_rev() {
+    let house = support::start().await;
+    let first = upload(&house, spec("/versions"), b"first").await.expect("uploaded");
+    let over = pb::UploadSpec { write_mode: pb::WriteMode::Overwrite.into(), ..spec("/versions") };
+    upload(&house, over, b"second").await.expect("uploaded");
+    let rev = file_of(first.item.as_ref()).rev.clone();
+    let got = download_with(&house, pb::DownloadFileRequest { rev: rev.clone(), ..of("/versions") }).await;
+    let got = got.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert_eq!((got.bytes.as_slice(), got.header.rev), (&b"first"[..], rev));
+    assert_eq!(download(&house, "/versions").await.map(|got| got.bytes).ok(), Some(b"second".to_vec()));
+    let gone = pb::DownloadFileRequest { rev: "0123456789abcdef".into(), ..of("/versions") };
+    let Err(refused) = download_with(&house, gone).await else { panic!("there is no such revision") };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "REVISION_GONE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_are_as_large_as_asked_within_bounds() {
+    let house = support::start().await;
+    let bytes = noise(3 * MIB, 3);
+    upload(&house, spec("/chunks"), &bytes).await.expect("uploaded");
+    for size in [0, 16 * 1024, 100_000, 2 * MIB as i64] {
+        let request =
+            pb::DownloadFileRequest { application_parameter_id: PARAMETER.into(), chunk_size: size, ..of("/chunks") };
+        let mut stream = house.client().download_file(request).await.expect("open").into_inner();
+        let most = if size == 0 { 256 * 1024 } else { size as usize };
+        let mut got = Vec::new();
+        while let Some(message) = stream.message().await.expect("a message") {
+            if let Some(pb::download_file_response::Payload::Chunk(chunk)) = message.payload {
+                assert!((1..=most).contains(&chunk.data.len()), "{} bytes of {most}", chunk.data.len());
+                got.extend_from_slice(&chunk.data);
+            }
+        }
+        assert!(got == bytes);
+    }
+    for size in [-1, 1, 16 * 1024 - 1, 2 * MIB as i64 + 1] {
+        let Err(refused) = download_with(&house, pb::DownloadFileRequest { chunk_size: size, ..of("/chunks") }).await
+        else {
+            panic!("{size}")
+        };
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{size}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_ranges_of_one_revision_come_in_order() {
+    let house = support::start().await;
+    let bytes = noise(33 * MIB + 7, 4);
+    upload(&house, spec("/wide"), &bytes).await.expect("uploaded");
+    house.control().script([Rule::always(DOWNLOAD, Action::Delay { millis: 30 })]).expect("script");
+    let got = download_with(&house, pb::DownloadFileRequest { parallel_ranges: 4, ..of("/wide") }).await;
+    let got = got.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert!(got.bytes == bytes && got.trailer.verified);
+    let counter = house.control().counter(DOWNLOAD);
+    assert!((2..=4).contains(&counter.running_max), "{counter:?}");
+    assert_eq!(counter.bytes_out, bytes.len() as u64, "every byte once");
+    let part =
+        pb::DownloadFileRequest { parallel_ranges: 4, read_offset: 5, read_limit: 20 * MIB as i64, ..of("/wide") };
+    let part = download_with(&house, part).await.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert!(part.bytes == bytes[5..20 * MIB + 5]);
+    for (ranges, source) in [(9, of("/wide")), (-1, of("/wide"))] {
+        let Err(refused) = download_with(&house, pb::DownloadFileRequest { parallel_ranges: ranges, ..source }).await
+        else {
+            panic!("{ranges}")
+        };
+        assert_eq!(reason(&refused), "INVALID_FIELD");
+    }
+}
+
+async fn shared(house: &House, path: &str, password: &str) -> String {
+    let settings = pb::SharedLinkSettings {
+        require_password: Some(!password.is_empty()),
+        password: password.into(),
+        ..Default::default()
+    };
+    let request = pb::CreateSharedLinkRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: path.into(),
+        settings: (!password.is_empty()).then_some(settings),
+        ..Default::default()
+    };
+    let made = house.client().create_shared_link(request).await.expect("a link").into_inner();
+    made.shared_link.expect("a link").url
+}
+
+fn behind(url: &str, path: &str, password: &str) -> pb::DownloadFileRequest {
+    let link = pb::SharedLinkSource { url: url.into(), path: path.into(), password: password.into() };
+    pb::DownloadFileRequest { source: Some(pb::download_file_request::Source::SharedLink(link)), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_behind_a_shared_link_is_read_with_its_password() {
+    let house = support::start().await;
+    let bytes = noise(2 * MIB, 5);
+    upload(&house, spec("/shared.bin"), &bytes).await.expect("uploaded");
+    let url = shared(&house, "/shared.bin", "open sesame").await;
+    let got = download_with(&house, behind(&url, "", "open sesame")).await.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert!(got.bytes == bytes);
+    assert_eq!((got.trailer.verified, got.trailer.content_hash), (false, content_hash(&bytes)));
+    let item = got.header.item.expect("an item");
+    assert_eq!((item.name.as_str(), item.path_lower.as_str()), ("shared.bin", ""));
+    assert_eq!(got.header.total_size, Some(bytes.len() as i64));
+    let part = pb::DownloadFileRequest { read_offset: -5, ..behind(&url, "", "open sesame") };
+    let part = download_with(&house, part).await.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert_eq!(part.bytes, bytes[bytes.len() - 5..]);
+    for password in ["", "wrong"] {
+        let Err(refused) = download_with(&house, behind(&url, "", password)).await else { panic!("no entry") };
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "SHARED_LINK_ACCESS"));
+    }
+    let pinned = pb::DownloadFileRequest { rev: "0123456789".into(), ..behind(&url, "", "open sesame") };
+    let Err(refused) = download_with(&house, pinned).await else { panic!("a link cannot be pinned") };
+    assert_eq!(reason(&refused), "INVALID_FIELD");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_inside_a_shared_folder_is_read_by_its_path() {
+    let house = support::start().await;
+    upload(&house, spec("/shared/inner/a.txt"), b"inside").await.expect("uploaded");
+    let url = shared(&house, "/shared", "").await;
+    let got = download_with(&house, behind(&url, "/inner/a.txt", "")).await.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert_eq!(got.bytes, b"inside");
+    let Err(refused) = download_with(&house, behind(&url, "", "")).await else { panic!("a folder is no file") };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "NOT_A_FILE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn urls_that_are_no_shared_links_are_refused_before_dropbox_is_asked() {
+    let house = support::start().await;
+    for url in [
+        "",
+        "http://www.dropbox.com/s/x",
+        "https://example.com/s/x",
+        "https://www.dropbox.com.example.com/s/x",
+        "https://user:secret@www.dropbox.com/s/x",
+        "not a url",
+    ] {
+        let Err(refused) = download_with(&house, behind(url, "", "")).await else { panic!("{url}") };
+        assert_eq!(refused.code(), Code::InvalidArgument, "{url}");
+        assert!(!refused.message().contains("secret"));
+    }
+    assert_eq!(house.control().counter("sharing/get_shared_link_file").calls, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paper_document_is_exported_in_the_format_asked_for_or_in_its_own() {
+    let house = support::start().await;
+    let formats = BTreeMap::from([("html".into(), "<p>hi</p>".into()), ("markdown".into(), "# hi".into())]);
+    let document = Document { path: "/notes.paper".into(), formats, ..Document::default() };
+    house.control().seed_document(&document).expect("seed");
+    for (format, text) in [("markdown", "# hi"), ("html", "<p>hi</p>")] {
+        let request = pb::DownloadFileRequest { export_format: format.into(), ..of("/notes.paper") };
+        let got = download_with(&house, request).await.unwrap_or_else(|fault| panic!("{fault:?}"));
+        assert_eq!(got.bytes, text.as_bytes());
+        assert_eq!(got.header.export_format, format);
+        assert!(got.trailer.verified, "by the export's hash");
+        assert!(got.header.rev.is_empty(), "an export is not read by revision");
+    }
+    let default = download(&house, "/notes.paper").await.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert!(["<p>hi</p>", "# hi"].map(str::as_bytes).contains(&default.bytes.as_slice()));
+    assert!(!default.header.export_format.is_empty());
+    for wrong in [
+        pb::DownloadFileRequest { read_offset: 1, ..of("/notes.paper") },
+        pb::DownloadFileRequest { read_limit: 1, ..of("/notes.paper") },
+        pb::DownloadFileRequest { parallel_ranges: 2, ..of("/notes.paper") },
+    ] {
+        let wrong = pb::DownloadFileRequest { export_format: "html".into(), ..wrong };
+        let Err(refused) = download_with(&house, wrong).await else { panic!("an export has no ranges") };
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    }
+    let unknown = pb::DownloadFileRequest { export_format: "docx".into(), ..of("/notes.paper") };
+    let Err(refused) = download_with(&house, unknown).await else { panic!("no such format") };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "EXPORT_FORMAT"));
+    // A file that can be downloaded is, whatever format is asked for.
+    upload(&house, spec("/plain.txt"), b"plain").await.expect("uploaded");
+    let ignored = pb::DownloadFileRequest { export_format: "html".into(), ..of("/plain.txt") };
+    let got = download_with(&house, ignored).await.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert_eq!((got.bytes.as_slice(), got.header.export_format.as_str()), (&b"plain"[..], ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_or_not_there_is_told_before_a_header() {
+    let house = support::start().await;
+    let seed = Seed { folders: vec!["/dir".into()], files: vec![SeedFile::text("/f", "f")], ..Seed::default() };
+    house.control().seed(&seed).expect("seed");
+    for (path, code, expected) in [
+        ("/nothing", Code::NotFound, "PATH_NOT_FOUND"),
+        ("/dir", Code::FailedPrecondition, "NOT_A_FILE"),
+        ("/f/../g", Code::InvalidArgument, "MALFORMED_PATH"),
+    ] {
+        let Err(refused) = download(&house, path).await else { panic!("{path}") };
+        assert_eq!((refused.code(), reason(&refused).as_str()), (code, expected), "{path}");
+    }
+    let Err(refused) = download_with(&house, pb::DownloadFileRequest::default()).await else { panic!("no source") };
+    assert_eq!(reason(&refused), "INVALID_FIELD");
+}
