@@ -359,8 +359,9 @@ fn judge(row: &Row, status: &Status, dropbox_request_id: &str) -> Vec<String> {
         same("the request id", request, REQUEST_ID.into());
     }
     if let Some(field) = row.field {
-        let fields = found.bad_request().map(|bad| bad.field_violations.iter().map(|v| v.field.as_str()).collect());
-        same("the field", format!("{:?}", fields.unwrap_or(Vec::new())), format!("{:?}", [field]));
+        let fields = found.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+        let fields: Vec<&str> = fields.iter().map(|violation| violation.field.as_str()).collect();
+        same("the field", format!("{fields:?}"), format!("{:?}", [field]));
     }
     let mut wanted: BTreeMap<&str, String> = row.facts.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
     wanted.insert("dropboxRequestId", dropbox_request_id.into());
