@@ -170,9 +170,7 @@ async fn writes_that_are_refused_say_what_is_in_the_way() {
                 .details(ITEM)
                 .facts(&[("rule", "team_folder")]),
             tags(Via::Delete, "path_lookup/locked", FailedPrecondition, "ITEM_LOCKED").details(KIND),
-            tags(Via::Delete, "too_many_files", FailedPrecondition, "TOO_MANY_FILES")
-                .details(HELP)
-                .facts(&[("limit", "10000")]),
+            tags(Via::Delete, "too_many_files", FailedPrecondition, "TOO_MANY_FILES").details(HELP).facts(&[("limit", "10000")]),
             tags(Via::Permanently, "path_lookup/not_found", NotFound, "PATH_NOT_FOUND").details(ITEM),
         ],
     )
@@ -200,9 +198,7 @@ async fn relocations_that_are_refused_name_the_rule_and_the_side() {
             tags(copy, "cant_nest_shared_folder", FailedPrecondition, "RELOCATION_NOT_ALLOWED")
                 .details(BLOCKED)
                 .facts(&[("rule", "cant_nest_shared_folder")]),
-            tags(copy, "too_many_files", FailedPrecondition, "TOO_MANY_FILES")
-                .details(HELP)
-                .facts(&[("limit", "10000")]),
+            tags(copy, "too_many_files", FailedPrecondition, "TOO_MANY_FILES").details(HELP).facts(&[("limit", "10000")]),
             tags(copy, "insufficient_quota", ResourceExhausted, "INSUFFICIENT_SPACE").details(QUOTA),
             tags(copy, "duplicated_or_nested_paths", InvalidArgument, "DUPLICATE_PATHS").details(FIELD),
             tags(moving, "from_write/no_write_permission", PermissionDenied, "NO_WRITE_PERMISSION")

@@ -2,8 +2,8 @@
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
 pub mod process;
-pub mod streams;
 pub mod tap;
+pub mod streams;
 
 use std::{future::Future, time::Duration};
 

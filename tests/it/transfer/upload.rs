@@ -91,8 +91,11 @@ async fn names_keep_their_bytes_and_a_backslash_separates() {
 async fn a_file_name_is_put_into_the_folder_that_path_names() {
     let house = support::start().await;
     for (folder, path) in [("/in/box", "/in/box/n.txt"), ("/", "/n.txt"), ("\\", "/n.txt"), ("", "/n.txt")] {
-        let spec =
-            pb::UploadSpec { file_name: "n.txt".into(), write_mode: pb::WriteMode::Overwrite.into(), ..spec(folder) };
+        let spec = pb::UploadSpec {
+            file_name: "n.txt".into(),
+            write_mode: pb::WriteMode::Overwrite.into(),
+            ..spec(folder)
+        };
         upload(&house, spec, path.as_bytes()).await.expect(folder);
         assert_eq!(house.control().read(None, path).as_deref(), Some(path.as_bytes()));
     }
