@@ -169,8 +169,9 @@ pub const RATE_LIMIT_WAIT: Duration = Duration::from_secs(5);
 pub const JSON_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Of the body of a refusal this much is read; the rest is dropped with its connection.
 pub const REFUSAL_BYTES_MAX: usize = 32 * 1024;
-/// Pieces in which content goes out: large enough to be cheap, small enough to see a line stall.
-pub const SEND_PIECE_BYTES: usize = 256 * 1024;
+/// Pieces in which content goes out: large enough to be cheap (each is a system call and a wake-up at the other end),
+/// small enough that a line of 20 KB/s is not taken for one that stalls.
+pub const SEND_PIECE_BYTES: usize = 1024 * 1024;
 /// Idle connections kept per host: as many as one account may use.
 pub const IDLE_CONNECTIONS_MAX: usize = 64;
 /// One refresh or code exchange, with its repeats.

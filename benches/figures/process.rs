@@ -251,7 +251,7 @@ impl Connector {
         option("dropbox-api-url", &emulator.api);
         option("dropbox-content-url", &emulator.content);
         option("dropbox-notify-url", &emulator.notify);
-        option("dropbox-oauth-url", &emulator.api);
+        option("dropbox-oauth-url", &emulator.www);
         let (process, line) = Process::start(&arguments, &house.log, "listening ")?;
         let address = |key: &str| {
             let prefix = format!("{key}=");
