@@ -131,8 +131,9 @@ impl App {
         };
         let bound = Bound::open(&config).await?;
         let emulator = if config.emulator { Some(start_emulator(&mut config, clock.clone()).await?) } else { None };
-        let transport = Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
-            .map_err(config_fault)?;
+        let transport =
+            Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
+                .map_err(config_fault)?;
         transport.limit_requests(config.max_requests_per_account);
         let resolver = Resolver::new(store.clone(), transport, clock.clone());
         if let Some(emulator) = &emulator {
@@ -225,10 +226,9 @@ impl Life {
     fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors) {
         let stream = |routes, listener| {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let serving = server(config, doors).add_routes(routes).serve_with_incoming_shutdown(
-                incoming,
-                self.closing.clone().cancelled_owned(),
-            );
+            let serving = server(config, doors)
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned());
             tokio::spawn(told("gRPC listener", serving))
         };
         self.streams = vec![stream(doors.data(), bound.data), stream(doors.admin(), bound.admin)];
@@ -339,7 +339,10 @@ impl Bound {
 }
 
 /// HTTP/2 as API-DESIGN d.2 has it; every number stands in `limits` with its reason.
-fn server(config: &Config, doors: &Doors) -> Server<tower::layer::util::Stack<service::GuardLayer, tower::layer::util::Identity>> {
+fn server(
+    config: &Config,
+    doors: &Doors,
+) -> Server<tower::layer::util::Stack<service::GuardLayer, tower::layer::util::Identity>> {
     Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)

@@ -244,8 +244,12 @@ impl Config {
         };
         if !self.i_know {
             let text = match self.auth_mode {
-                AuthMode::None => "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know",
-                AuthMode::Token => "is not a loopback address: tokens would travel in plaintext; set i_know where TLS ends before it",
+                AuthMode::None => {
+                    "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know"
+                }
+                AuthMode::Token => {
+                    "is not a loopback address: tokens would travel in plaintext; set i_know where TLS ends before it"
+                }
             };
             for (key, address) in [("data_listen", self.data_listen), ("admin_listen", self.admin_listen)] {
                 check(key, address.ip().is_loopback(), text);

@@ -2,11 +2,7 @@
 
 use std::process::ExitCode;
 
-use dropbox_connector::{
-    cli,
-    config::Config,
-    telemetry,
-};
+use dropbox_connector::{cli, config::Config, telemetry};
 
 /// Blocks of megabytes come and go; glibc would give each back to the kernel and fault it in again (PERFORMANCE rule 10).
 #[cfg(not(target_env = "msvc"))]

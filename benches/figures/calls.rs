@@ -149,7 +149,12 @@ pub async fn unary(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
         cpu.show(0, " µs"),
         Spread::of(&directs).show(0, " µs")
     );
-    report.add(Figure { name: "a call through the connector: p50, p99, connector's CPU", target: "–", measured, holds: None });
+    report.add(Figure {
+        name: "a call through the connector: p50, p99, connector's CPU",
+        target: "–",
+        measured,
+        holds: None,
+    });
     Ok(())
 }
 

@@ -6,10 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use dropbox_connector::{
-    api::v1::{
-        self as api, download_file_request::Source, download_file_response::Payload, upload_file_request::Frame,
-    },
+use dropbox_connector::api::v1::{
+    self as api, download_file_request::Source, download_file_response::Payload, upload_file_request::Frame,
 };
 use futures::{Stream, future::try_join_all, stream};
 use serde_json::json;
@@ -180,7 +178,8 @@ fn compare(report: &mut Report, names: [&'static str; 3], target: (&'static str,
     });
     let measured = format!("{}, {}", of(|(run, _)| run.cpu).show(2, " s/GiB"), rate.show(0, " MiB/s"));
     report.add(Figure { name: names[1], target: "–", measured, holds: None });
-    report.add(Figure { name: names[2], target: "–", measured: of(|(_, bare)| *bare).show(2, " s/GiB"), holds: None });
+    report
+        .add(Figure { name: names[2], target: "–", measured: of(|(_, bare)| *bare).show(2, " s/GiB"), holds: None });
 }
 
 pub fn hash(report: &mut Report) {
@@ -267,8 +266,7 @@ pub async fn memory(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
             growths.push(connector.process.peak_mib()? - before);
         }
     }
-    let names =
-        ["upload, 1 GiB, one stream: peak memory growth", "download, 1 GiB, one stream: peak memory growth"];
+    let names = ["upload, 1 GiB, one stream: peak memory growth", "download, 1 GiB, one stream: peak memory growth"];
     for (name, growths) in names.into_iter().zip([up, down]) {
         let growth = Spread::of(&growths);
         report.add(Figure {

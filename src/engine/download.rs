@@ -181,7 +181,10 @@ impl Downloads {
         })?;
         let begun = match &request.source {
             Source::Path(path) => match begin_file(caller, path, &request).await {
-                Err(fault) if fault.reason() == Reason::NotDownloadable && request.export_format.is_some() => {
+                Err(fault)
+                    if request.export_format.is_some() && fault.reason() == Reason::NotDownloadable
+                        || is_only_exported(&fault) =>
+                {
                     begin_export(caller, path, &request).await
                 }
                 begun => begun,
@@ -495,11 +498,16 @@ async fn open_range(caller: &Caller, pin: &Pin, start: u64, end: u64) -> Result<
             Ok(Ranged::new(answer.body, if answer.status == 206 { 0 } else { start }))
         }
         Pin::Link { arg, rev, size } => {
-            let answer = caller.download(&routes::GET_SHARED_LINK_FILE, arg, range).await?;
+            let changed = || Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read");
+            let answer = match caller.download(&routes::GET_SHARED_LINK_FILE, arg, range).await {
+                // It was longer before.
+                Err(fault) if is_range_refusal(&fault) => return Err(changed().source(fault)),
+                answer => answer?,
+            };
             let same =
                 matches!(&answer.value, SharedLinkMetadata::File(link) if link.rev == *rev && link.size == *size);
             if !same || (answer.status != 206 && start > 0) {
-                return Err(Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read"));
+                return Err(changed());
             }
             Ok(Ranged::new(answer.body, 0))
         }
@@ -606,6 +614,12 @@ fn link_arg(url: &str, path: Option<&str>, password: Option<&str>) -> GetSharedL
 
 fn is_range_refusal(fault: &Fault) -> bool {
     fault.reason() == Reason::ReadOffsetBeyondEnd
+}
+
+/// A document without bytes of its own: it is read in its default format unless one is named.
+fn is_only_exported(fault: &Fault) -> bool {
+    fault.reason() == Reason::NotDownloadable
+        && fault.get("dropboxTag").is_some_and(|tags| tags.ends_with("unsupported_file"))
 }
 
 fn revision_gone(fault: Fault) -> Fault {

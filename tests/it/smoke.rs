@@ -5,7 +5,9 @@ use crate::support::{self, *};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_goes_up_and_comes_down_whatever_its_size() {
     let house = support::start().await;
-    for (name, size) in [("/empty", 0), ("/small", 11), ("/odd", 3 * MIB + 7), ("/full", 2 * BLOCK), ("/large", 45 * MIB + 5)] {
+    for (name, size) in
+        [("/empty", 0), ("/small", 11), ("/odd", 3 * MIB + 7), ("/full", 2 * BLOCK), ("/large", 45 * MIB + 5)]
+    {
         let bytes = noise(size, 7);
         let answer = upload(&house, spec(name), &bytes).await.expect(name);
         assert!(answer.verified, "{name}");

@@ -14,7 +14,7 @@ use dropbox_connector::{
     },
     app::{Addresses, App},
     config::{Config, Overrides},
-    emulator::{Emulator, Options, control::Control},
+    emulator::{Emulator, Options, control::Control, oauth::Login},
 };
 use tempfile::TempDir;
 use tonic::{Status, transport::Channel};
@@ -111,7 +111,11 @@ impl House {
     /// Creates an application parameter of the emulator's default account and gives it its refresh token, as an
     /// administrator would.
     pub async fn make_parameter(&self, id: &str, edit: impl FnOnce(&mut pb::ApplicationParameter)) {
-        let login = self.emulator.account();
+        self.make_parameter_of(self.emulator.account(), id, edit).await;
+    }
+
+    /// The same for another account.
+    pub async fn make_parameter_of(&self, login: Login, id: &str, edit: impl FnOnce(&mut pb::ApplicationParameter)) {
         let mut parameter = pb::ApplicationParameter {
             application_parameter_id: id.into(),
             display_name: "Test".into(),

@@ -127,11 +127,8 @@ pub async fn upload_status(house: &House, upload_id: &str) -> Result<pb::GetUplo
 }
 
 pub async fn start_upload(house: &House, spec: pb::UploadSpec) -> String {
-    let request = pb::StartUploadRequest {
-        application_parameter_id: PARAMETER.into(),
-        spec: Some(spec),
-        ..Default::default()
-    };
+    let request =
+        pb::StartUploadRequest { application_parameter_id: PARAMETER.into(), spec: Some(spec), ..Default::default() };
     let started = house.client().start_upload(request).await.expect("started").into_inner();
     assert!(started.expire_time.is_some());
     started.upload_id

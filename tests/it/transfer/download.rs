@@ -60,9 +60,10 @@ async fn ranges_are_read_from_the_start_from_the_end_and_at_the_edges() {
         (0, size, 0, size),
     ] {
         let what = format!("offset {offset}, limit {limit}");
-        let got = download_with(&house, pb::DownloadFileRequest { read_offset: offset, read_limit: limit, ..of("/ranges") })
-            .await
-            .unwrap_or_else(|fault| panic!("{what}: {fault:?}"));
+        let got =
+            download_with(&house, pb::DownloadFileRequest { read_offset: offset, read_limit: limit, ..of("/ranges") })
+                .await
+                .unwrap_or_else(|fault| panic!("{what}: {fault:?}"));
         assert!(got.bytes == bytes[from as usize..to as usize], "{what}");
         assert_eq!((got.header.range_start, got.header.range_end), (from, Some(to)), "{what}");
         assert_eq!((got.header.total_size, got.trailer.bytes_sent), (Some(size), to - from), "{what}");
@@ -113,11 +114,8 @@ async fn chunks_are_as_large_as_asked_within_bounds() {
     let bytes = noise(3 * MIB, 3);
     upload(&house, spec("/chunks"), &bytes).await.expect("uploaded");
     for size in [0, 16 * 1024, 100_000, 2 * MIB as i64] {
-        let request = pb::DownloadFileRequest {
-            application_parameter_id: PARAMETER.into(),
-            chunk_size: size,
-            ..of("/chunks")
-        };
+        let request =
+            pb::DownloadFileRequest { application_parameter_id: PARAMETER.into(), chunk_size: size, ..of("/chunks") };
         let mut stream = house.client().download_file(request).await.expect("open").into_inner();
         let most = if size == 0 { 256 * 1024 } else { size as usize };
         let mut got = Vec::new();
@@ -150,7 +148,8 @@ async fn parallel_ranges_of_one_revision_come_in_order() {
     let counter = house.control().counter(DOWNLOAD);
     assert!((2..=4).contains(&counter.running_max), "{counter:?}");
     assert_eq!(counter.bytes_out, bytes.len() as u64, "every byte once");
-    let part = pb::DownloadFileRequest { parallel_ranges: 4, read_offset: 5, read_limit: 20 * MIB as i64, ..of("/wide") };
+    let part =
+        pb::DownloadFileRequest { parallel_ranges: 4, read_offset: 5, read_limit: 20 * MIB as i64, ..of("/wide") };
     let part = download_with(&house, part).await.unwrap_or_else(|fault| panic!("{fault:?}"));
     assert!(part.bytes == bytes[5..20 * MIB + 5]);
     for (ranges, source) in [(9, of("/wide")), (-1, of("/wide"))] {
@@ -180,10 +179,7 @@ async fn shared(house: &House, path: &str, password: &str) -> String {
 
 fn behind(url: &str, path: &str, password: &str) -> pb::DownloadFileRequest {
     let link = pb::SharedLinkSource { url: url.into(), path: path.into(), password: password.into() };
-    pb::DownloadFileRequest {
-        source: Some(pb::download_file_request::Source::SharedLink(link)),
-        ..Default::default()
-    }
+    pb::DownloadFileRequest { source: Some(pb::download_file_request::Source::SharedLink(link)), ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,9 +197,20 @@ async fn a_file_behind_a_shared_link_is_read_with_its_password() {
     let part = pb::DownloadFileRequest { read_offset: -5, ..behind(&url, "", "open sesame") };
     let part = download_with(&house, part).await.unwrap_or_else(|fault| panic!("{fault:?}"));
     assert_eq!(part.bytes, bytes[bytes.len() - 5..]);
-    for password in ["", "wrong"] {
-        let Err(refused) = download_with(&house, behind(&url, "", password)).await else { panic!("no entry") };
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "SHARED_LINK_ACCESS"));
+    // The owner needs none; somebody else does.
+    let stranger = house.control().add_account("stranger@example.com", "Some", "Body", None);
+    let login = house.control().issue(Some(&stranger), None).expect("a login");
+    house.make_parameter_of(login, "stranger", |_| {}).await;
+    for (password, lets_in) in [("", false), ("wrong", false), ("open sesame", true)] {
+        let request =
+            pb::DownloadFileRequest { application_parameter_id: "stranger".into(), ..behind(&url, "", password) };
+        match download_with(&house, request).await {
+            Ok(got) => assert!(lets_in && got.bytes == bytes, "{password}"),
+            Err(refused) => {
+                assert!(!lets_in);
+                assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "SHARED_LINK_ACCESS"));
+            }
+        }
     }
     let pinned = pb::DownloadFileRequest { rev: "0123456789".into(), ..behind(&url, "", "open sesame") };
     let Err(refused) = download_with(&house, pinned).await else { panic!("a link cannot be pinned") };

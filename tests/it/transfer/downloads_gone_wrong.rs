@@ -117,10 +117,8 @@ async fn a_file_behind_a_link_that_changes_in_mid_download_is_told() {
     let route = "sharing/get_shared_link_file";
     house.control().script([Rule::once(route, Action::CutBody { after_bytes: 40 * MIB as u64 })]).expect("script");
     let behind = pb::SharedLinkSource { url, ..Default::default() };
-    let asked = pb::DownloadFileRequest {
-        source: Some(pb::download_file_request::Source::SharedLink(behind)),
-        ..request("")
-    };
+    let asked =
+        pb::DownloadFileRequest { source: Some(pb::download_file_request::Source::SharedLink(behind)), ..request("") };
     let mut stream = house.client().download_file(asked).await.expect("open").into_inner();
     assert!(stream.message().await.expect("a message").is_some());
     let seed = Seed { files: vec![SeedFile::text("/linked", "quite another")], ..Seed::default() };

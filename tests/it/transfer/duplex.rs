@@ -1,8 +1,6 @@
 //! `UploadFileDuplex`: the same upload with answers on the way.
 
-use dropbox_connector::api::v1::{
-    self as pb, upload_file_duplex_response::Payload, upload_file_request::Frame,
-};
+use dropbox_connector::api::v1::{self as pb, upload_file_duplex_response::Payload, upload_file_request::Frame};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};

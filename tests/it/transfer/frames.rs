@@ -122,9 +122,8 @@ async fn a_wrong_hash_or_size_commits_nothing_in_any_lane() {
         let bytes = noise(size, 3);
         let total = size as i64;
         let base = pb::UploadSpec { parallel_appends: lane, ..spec("/wrong") };
-        let finish_with = |hash: &str, size| {
-            Frame::Finish(pb::UploadFinish { content_hash: hash.into(), total_size: size })
-        };
+        let finish_with =
+            |hash: &str, size| Frame::Finish(pb::UploadFinish { content_hash: hash.into(), total_size: size });
         let with = |spec: pb::UploadSpec, last: Frame| {
             let mut all = frames(spec, &bytes);
             *all.last_mut().expect("finish") = last;
@@ -171,11 +170,8 @@ async fn a_wrong_hash_or_size_commits_nothing_in_any_lane() {
 }
 
 async fn remove(house: &House, path: &str) {
-    let request = pb::DeleteItemRequest {
-        application_parameter_id: PARAMETER.into(),
-        path: path.into(),
-        ..Default::default()
-    };
+    let request =
+        pb::DeleteItemRequest { application_parameter_id: PARAMETER.into(), path: path.into(), ..Default::default() };
     house.client().delete_item(request).await.expect("deleted");
 }
 

@@ -91,11 +91,8 @@ async fn names_keep_their_bytes_and_a_backslash_separates() {
 async fn a_file_name_is_put_into_the_folder_that_path_names() {
     let house = support::start().await;
     for (folder, path) in [("/in/box", "/in/box/n.txt"), ("/", "/n.txt"), ("\\", "/n.txt"), ("", "/n.txt")] {
-        let spec = pb::UploadSpec {
-            file_name: "n.txt".into(),
-            write_mode: pb::WriteMode::Overwrite.into(),
-            ..spec(folder)
-        };
+        let spec =
+            pb::UploadSpec { file_name: "n.txt".into(), write_mode: pb::WriteMode::Overwrite.into(), ..spec(folder) };
         upload(&house, spec, path.as_bytes()).await.expect(folder);
         assert_eq!(house.control().read(None, path).as_deref(), Some(path.as_bytes()));
     }
@@ -190,7 +187,7 @@ fn sessions(house: &House) -> Vec<String> {
 async fn a_large_file_has_several_appends_in_flight_unless_one_is_asked_for() {
     let house = support::start().await;
     let control = house.control();
-    control.script([Rule::always(APPEND, Action::DelayAnswer { millis: 100 })]).expect("script");
+    control.script([Rule::always(APPEND, Action::DelayAnswer { millis: 700 })]).expect("script");
     let bytes = noise(40 * MIB, 4);
     for (name, appends, kind) in [("/many", 0, "concurrent"), ("/four", 4, "concurrent"), ("/one", 1, "sequential")] {
         control.clear_journal();

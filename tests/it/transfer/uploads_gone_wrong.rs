@@ -97,7 +97,9 @@ async fn a_lost_answer_to_a_commit_that_may_write_twice_is_an_unknown_outcome() 
     let control = house.control();
     for (n, size) in [1000, 9 * MIB].into_iter().enumerate() {
         control.clear_script();
-        control.script([Rule::once("files/upload", Action::CutAfter), Rule::once(FINISH, Action::CutAfter)]).expect("script");
+        control
+            .script([Rule::once("files/upload", Action::CutAfter), Rule::once(FINISH, Action::CutAfter)])
+            .expect("script");
         let folder = format!("/{n}");
         let spec = pb::UploadSpec { autorename: true, ..spec(&format!("{folder}/f")) };
         let unknown = upload(&house, spec, &noise(size, 4)).await.expect_err("nobody knows");
