@@ -23,6 +23,7 @@ fn time(mut work: impl FnMut()) -> Duration {
 }
 
 /// The best seconds for a GiB of each, and the pairwise ratios from the lowest to the highest.
+#[derive(Debug)]
 pub struct Measured {
     pub plain: f64,
     pub pair: f64,

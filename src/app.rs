@@ -1,13 +1,7 @@
 //! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
 //! Ports are bound only after the configuration, the keys and the store have been found good.
 
-use std::{
-    fmt,
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -162,7 +156,7 @@ impl App {
             clock: clock.clone(),
             draining: refusing.clone(),
             config: config.clone(),
-            started_at: SystemTime::now(),
+            started_at: clock.now(),
         });
         let mut life = Life {
             ready: ready.clone(),
@@ -252,14 +246,16 @@ impl Life {
                 }
             });
         };
+        let following = resolver.clone();
         until_end(Box::pin(async move {
-            resolver.follow_changes().await;
+            following.follow_changes().await;
         }));
         let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
         let sweeper = clock.clone();
         until_end(Box::pin(async move {
             loop {
-                ready.set_store(store.check().await.is_ok());
+                let followed = resolver.silence() < limits::CHANGES_UNHEARD_MAX;
+                ready.set_store(store.check().await.is_ok() && followed);
                 ready.set_keys(keys.reload().is_ok());
                 blocks.trim();
                 metrics::gauge!(telemetry::BUFFER_BYTES).set(blocks.used_bytes() as f64);
@@ -370,7 +366,7 @@ async fn start_emulator(config: &mut Config, clock: SharedClock) -> Result<Emula
         (&mut config.dropbox_api_url, &addresses.api),
         (&mut config.dropbox_content_url, &addresses.content),
         (&mut config.dropbox_notify_url, &addresses.notify),
-        (&mut config.dropbox_oauth_url, &addresses.api),
+        (&mut config.dropbox_oauth_url, &addresses.www),
     ] {
         *url = address.parse().map_err(|_| AppError::Start("the emulator's address is not a url".into()))?;
     }

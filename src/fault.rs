@@ -307,6 +307,13 @@ impl Fault {
         &self.0.facts
     }
 
+    /// The facts a caller is told: those that rooms only tell each other are left out.
+    pub fn told_facts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        const INTERNAL: [&str; 3] = ["correctOffset", "earlierAttempt", "uploadSessionId"];
+        let told = self.0.facts.iter().filter(|(key, _)| !INTERNAL.contains(key));
+        told.map(|(key, value)| (*key, value.as_str()))
+    }
+
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.facts.get(key).map(String::as_str)
     }

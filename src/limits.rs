@@ -13,6 +13,8 @@ pub const BLOCK_BYTES: usize = 4 * 1024 * 1024;
 pub const DROPBOX_BODY_BYTES_MAX: u64 = 150 * MIB;
 /// Largest file through an upload session.
 pub const DROPBOX_FILE_BYTES_MAX: u64 = 2_199_019_061_248;
+/// Items one deletion, copy or move of a folder may touch. Dropbox: `too_many_files` beyond.
+pub const DROPBOX_TREE_ITEMS_MAX: u32 = 10_000;
 /// An upload session lives this long from its start.
 pub const UPLOAD_SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Entries of one listing page Dropbox takes as `limit`.
@@ -167,8 +169,9 @@ pub const RATE_LIMIT_WAIT: Duration = Duration::from_secs(5);
 pub const JSON_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Of the body of a refusal this much is read; the rest is dropped with its connection.
 pub const REFUSAL_BYTES_MAX: usize = 32 * 1024;
-/// Pieces in which content goes out: large enough to be cheap, small enough to see a line stall.
-pub const SEND_PIECE_BYTES: usize = 256 * 1024;
+/// Pieces in which content goes out: large enough to be cheap (each is a system call and a wake-up at the other end),
+/// small enough that a line of 20 KB/s is not taken for one that stalls.
+pub const SEND_PIECE_BYTES: usize = 1024 * 1024;
 /// Idle connections kept per host: as many as one account may use.
 pub const IDLE_CONNECTIONS_MAX: usize = 64;
 /// One refresh or code exchange, with its repeats.
@@ -263,3 +266,5 @@ pub const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// Uploads that wait to be let in, per process; over it they are told to come back.
 pub const UPLOAD_QUEUE_MAX: usize = 4096;
+/// Without word of changed application parameters for this long the process is not ready: it may serve what was revoked.
+pub const CHANGES_UNHEARD_MAX: Duration = Duration::from_secs(30);

@@ -135,11 +135,10 @@ impl Bench {
         let told: Value = serde_json::from_str(&line)?;
         let text = |key: &str| told[key].as_str().map(str::to_owned).ok_or(format!("the emulator tells no {key}"));
         Ok(Emulator {
-            process,
+            _process: process,
             api: text("api")?,
             content: text("content")?,
             notify: text("notify")?,
-            www: text("www")?,
             control: text("control")?,
             app_key: text("appKey")?,
             app_secret: text("appSecret")?,
@@ -168,11 +167,10 @@ impl Bench {
 /// A running emulator.
 #[derive(Debug)]
 pub struct Emulator {
-    pub process: Process,
+    _process: Process,
     pub api: String,
     pub content: String,
     notify: String,
-    www: String,
     control: String,
     app_key: String,
     app_secret: String,
@@ -248,7 +246,7 @@ impl Connector {
         for listener in ["data-listen", "admin-listen", "probe-listen", "http-listen"] {
             option(listener, "127.0.0.1:0");
         }
-        option("store-url", &format!("sqlite://{}", house.store.display()));
+        option("store-url", &format!("sqlite://{}?mode=rwc", house.store.display()));
         option("sealing-key-file", &house.keys.display().to_string());
         option("dropbox-api-url", &emulator.api);
         option("dropbox-content-url", &emulator.content);

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -217,7 +218,7 @@ func Test_a_download_needs_no_larger_receive_limit(t *testing.T) {
 			}
 		}
 	}
-	if found := strings.Join(kinds, " "); found != "header chunk chunk chunk trailer" {
+	if found := strings.Join(kinds, " "); !regexp.MustCompile(`^header( chunk)+ trailer$`).MatchString(found) {
 		t.Fatalf("frames: %s", found)
 	}
 	if !bytes.Equal(bodies, data) {

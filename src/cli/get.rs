@@ -32,10 +32,13 @@ const WRITE_BYTES: usize = 1024 * 1024;
 #[command(after_help = "\
 A file is written beside its place as NAME.REV.part and moved there when its content hash is right. What was
 interrupted goes on where it stopped when the same command is run again.
+A target that ends in /, and any target of several sources, gets them into it. Else a file goes into a target that is
+a folder, or becomes it; and what a folder holds goes to the target, there already or not.
 
 Examples:
   dropbox-connector get /reports/2026.pdf
-  dropbox-connector get -r /photos ./copies
+  dropbox-connector get -r /photos                       to ./photos
+  dropbox-connector get -r /photos ./copies              to ./copies
   dropbox-connector get '/photos/**/*.jpg' ./copies --jobs 16
   dropbox-connector get /dumps/db.sql --to - | psql db")]
 pub struct GetArgs {
@@ -122,7 +125,7 @@ pub async fn run(args: GetArgs) -> Result<()> {
     }
     drop(results);
     progress.clear();
-    if !args.json {
+    if !args.json && tally.done + tally.same > 0 {
         let seconds = started.elapsed().as_secs_f64();
         let same = if tally.same > 0 { format!(", {} here already", tally.same) } else { String::new() };
         let (done, read) = (out::count(tally.done, "file"), out::size(tally.bytes));
@@ -211,7 +214,9 @@ async fn resumed(part: &Path, size: u64) -> Result<Landing> {
 
 async fn plan(client: &Client, args: &GetArgs, sources: &[String], target: &Path) -> Result<Vec<Planned>> {
     let text = target.as_os_str().to_string_lossy();
-    let into = target.is_dir() || text.ends_with('/') || sources.len() > 1;
+    // Whether the target is there already must not matter to folders: the same command, run again after an
+    // interruption, has to mean the same.
+    let into = text.ends_with('/') || text == "." || text == ".." || sources.len() > 1;
     let mut plan = Vec::new();
     for source in sources {
         let path = paths::remote(source);
@@ -227,6 +232,7 @@ async fn plan(client: &Client, args: &GetArgs, sources: &[String], target: &Path
         let item = if path.is_empty() { None } else { look(client, &path).await? };
         match item {
             Some(Item { kind: Some(Kind::File(file)), name, .. }) => {
+                let into = into || target.is_dir();
                 let target = if into { paths::landing(target, &name)? } else { target.to_owned() };
                 plan.push(Planned { path, file, target });
             }

@@ -20,6 +20,9 @@ use super::{
     tally::Tally,
 };
 
+/// Items the server sorts at most.
+const SORTED_MAX: i32 = 10_000;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -74,7 +77,7 @@ pub async fn ls(args: LsArgs) -> Result<()> {
         recursive: args.recursive,
         order_by: order.into(),
         descending: args.descending,
-        max_items: args.limit.unwrap_or(0),
+        max_items: args.limit.unwrap_or(if args.sort.is_some() { SORTED_MAX } else { 0 }),
         ..Default::default()
     };
     if !pattern.is_empty() {
@@ -85,11 +88,18 @@ pub async fn ls(args: LsArgs) -> Result<()> {
     let mut count = 0;
     let walked = client
         .walk(request, |item| {
+            // A recursive listing begins with the folder itself.
+            if item.path_lower == paths::key(&base) {
+                return Ok(());
+            }
             count += 1;
             show(&args, &base, &item);
             Ok(())
         })
         .await;
+    if args.sort.is_some() && args.limit.is_none() && count >= SORTED_MAX as usize {
+        out::note(format_args!("these are the first {SORTED_MAX}: more are not sorted; without --sort all are listed"));
+    }
     match walked {
         Ok(summary) if args.long && !args.json => {
             let bytes = u64::try_from(summary.bytes).unwrap_or(0);

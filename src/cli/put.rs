@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream};
 use prost_types::Timestamp;
 use serde_json::json;
 
-use crate::api::v1::{GetItemRequest, Item, LinkKind, Skipped, UploadSpec, WriteMode, item::Kind};
+use crate::api::v1::{GetItemRequest, Item, LinkKind, Skipped, UploadFileResponse, UploadSpec, WriteMode, item::Kind};
 
 use super::{
     client::{Client, Repeat, ServerArgs, repeated},
@@ -18,7 +18,7 @@ use super::{
     out, paths,
     progress::{Meter, Progress},
     tally::Tally,
-    upload::{Uploaded, hash_file},
+    upload::{RESUMABLE_FROM_BYTES, Uploaded, hash_file},
 };
 
 /// Files read at once; each holds about one chunk of 1 MiB.
@@ -26,12 +26,14 @@ pub const JOBS_DEFAULT: usize = 8;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A target that is a folder, or ends in /, gets the sources into it; else a single source gets its name.
+A target that ends in /, and any target of several sources, gets them into it. Else a file goes into a target that is
+a folder, or becomes it; and what a folder holds goes to the target, there already or not.
 An upload of 8 MiB or more that was interrupted goes on where it stopped when the same command is run again.
 
 Examples:
   dropbox-connector put report.pdf /reports/2026.pdf
   dropbox-connector put -r ./photos /                    to /photos
+  dropbox-connector put -r ./photos /2026                to /2026
   dropbox-connector put -r ./site /backup/ --exclude 'node_modules/**' --skip-identical
   dropbox-connector put 'logs/*.gz' /logs/ --jobs 16
   pg_dump db | dropbox-connector put - /dumps/db.sql --mode overwrite")]
@@ -154,7 +156,7 @@ pub async fn run(args: PutArgs) -> Result<()> {
     }
     drop(results);
     progress.clear();
-    if !args.json {
+    if !args.json && tally.done + tally.same > 0 {
         let seconds = started.elapsed().as_secs_f64();
         let same = if tally.same > 0 { format!(", {} there already", tally.same) } else { String::new() };
         let (done, sent) = (out::count(tally.done, "file"), out::size(tally.bytes));
@@ -188,7 +190,17 @@ async fn send(client: &Client, args: &PutArgs, one: &Planned, meter: &Meter) -> 
     spec.client_modified = modified.and_then(whole_seconds);
     if args.skip_identical {
         spec.content_hash = hash_file(path, *size).await?;
-        spec.skip_if_identical = true;
+        // An upload that is started ahead cannot be skipped by the server, so the look is ours.
+        if *size < RESUMABLE_FROM_BYTES {
+            spec.skip_if_identical = true;
+        } else if let Some(item) = look(client, &one.target).await?
+            && matches!(&item.kind, Some(Kind::File(there)) if there.content_hash == spec.content_hash)
+        {
+            meter.at(*size);
+            let skipped = Skipped::Identical.into();
+            let response = UploadFileResponse { item: Some(item), skipped, ..Default::default() };
+            return Ok(Uploaded { response, content_hash: spec.content_hash, resumed_from: 0 });
+        }
     }
     let subject = || {
         let source = path.canonicalize().unwrap_or_else(|_| path.clone());
@@ -250,7 +262,9 @@ async fn plan(client: &Client, args: &PutArgs) -> Result<Vec<Planned>> {
         sources.extend(local::expand(typed)?);
     }
     let target = paths::remote(&args.target);
-    let into = args.target.ends_with('/') || sources.len() > 1 || is_folder(client, &target).await?;
+    // Whether the target is there already must not matter to folders: the same command, run again after an
+    // interruption, has to mean the same.
+    let into = args.target.ends_with('/') || sources.len() > 1 || target.is_empty();
     let wanted = Wanted::new(&args.include, &args.exclude)?;
     let mut plan = Vec::new();
     for source in &sources {
@@ -266,6 +280,7 @@ async fn plan(client: &Client, args: &PutArgs) -> Result<Vec<Planned>> {
             plan.extend(files.into_iter().map(|file| Planned { target: paths::join(&base, &file.relative), file }));
         } else {
             let file = local::single(source)?;
+            let into = into || is_folder(client, &target).await?;
             let target = if into { paths::join(&target, &file.relative) } else { target.clone() };
             plan.push(Planned { file, target });
         }

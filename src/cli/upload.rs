@@ -33,7 +33,7 @@ use super::{
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// Files from this size on are started so that they can be resumed from their first byte. Smaller ones go in one
 /// stream and again whole: an extra round trip would cost them more than a repeat does.
-const RESUMABLE_FROM_BYTES: u64 = 8 * 1024 * 1024;
+pub const RESUMABLE_FROM_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What was sent.
 #[derive(Debug)]

@@ -260,7 +260,7 @@ pub fn item_error(fault: &Fault, code: i32) -> api::ItemError {
         code,
         reason: fault.reason().name().to_owned(),
         message,
-        facts: fault.facts().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+        facts: fault.told_facts().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         retry_delay: fault.retry_delay().map(duration),
     }
 }

@@ -74,6 +74,8 @@ struct Entry {
     parameters: Arc<Parameters>,
     tokens: Arc<Account>,
     timeouts: Timeouts,
+    /// `policy.max_concurrency`.
+    in_flight: Option<Arc<tokio::sync::Semaphore>>,
     /// Root namespace by member; `None` is the linked account itself.
     roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
     /// Held by whoever asks Dropbox for a root.
@@ -207,6 +209,10 @@ impl Resolver {
             let parameters = Arc::new(parameters);
             let entry = Arc::new(Entry {
                 timeouts: timeouts(&parameters),
+                in_flight: match parameters.settings.policy.max_concurrency {
+                    0 => None,
+                    most => Some(Arc::new(tokio::sync::Semaphore::new(most as usize))),
+                },
                 tokens: Account::new(parameters.clone(), renewal, store, transport, clock),
                 parameters,
                 roots: RwLock::default(),
@@ -228,7 +234,9 @@ impl Resolver {
             (None, account) => account,
         };
         let tokens: Arc<dyn TokenSource> = entry.tokens.clone();
-        Caller::new(self.transport.clone(), tokens, AccountKey::new(account), act_as, root, deadline, entry.timeouts)
+        let key = AccountKey::new(account);
+        Caller::new(self.transport.clone(), tokens, key, act_as, root, deadline, entry.timeouts)
+            .limited(entry.in_flight.clone())
     }
 
     async fn auto_root(&self, entry: &Entry, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {

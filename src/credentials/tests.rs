@@ -499,7 +499,7 @@ async fn a_test_tells_account_time_and_clock() {
     let house = linked_house().await;
     let report = house.resolver.test(&id(), None).await.unwrap();
     assert_eq!(report.account.unwrap().display_name, "Ann");
-    let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
+    let real = crate::clock::SystemClock.now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
     let skew = report.clock_skew_seconds.unwrap();
     assert!((skew - (1_800_000_000 - real)).abs() <= 60, "{skew}");
     let missing = house.resolver.test(&ParameterId::new("nope").unwrap(), None).await.unwrap_err();

@@ -42,6 +42,8 @@ struct Shared {
     transport: Arc<Transport>,
     tokens: Arc<dyn TokenSource>,
     lane: Arc<Lane>,
+    /// What the application parameter may have in flight, beside what its account may.
+    own_limit: Option<Arc<tokio::sync::Semaphore>>,
     account: AccountKey,
     act_as: Option<ActAs>,
     root: Option<Root>,
@@ -98,8 +100,17 @@ impl Caller {
     ) -> Caller {
         let lane = transport.pace.lane(&account);
         let path_root = root.as_ref().map(|root| header::path_root(root).expect("escaped JSON is a header value"));
-        let shared = Shared { transport, tokens, lane, account, act_as, root, path_root, timeouts };
+        let shared = Shared { transport, tokens, lane, own_limit: None, account, act_as, root, path_root, timeouts };
         Caller { shared: Arc::new(shared), deadline }
+    }
+
+    /// The same caller with a limit of its own on requests in flight. To be said before the first call.
+    #[must_use]
+    pub fn limited(mut self, limit: Option<Arc<tokio::sync::Semaphore>>) -> Caller {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.own_limit = limit;
+        }
+        self
     }
 
     /// What paths of this call are relative to, where that is not the account's home.
@@ -245,10 +256,15 @@ impl Caller {
         let mut renewed = false;
         let mut attempt = 0;
         loop {
+            let own = match &shared.own_limit {
+                Some(limit) => limit.clone().acquire_owned().await.ok(),
+                None => None,
+            };
             let permit = shared.lane.enter(facts.carries_content(), self.deadline).await.map_err(|fault| {
                 let unclear = trace.unclear.load(Ordering::Acquire);
                 if unclear { outcome_unknown(facts, &fault) } else { fault.fact("dropboxRoute", &facts.path) }
             })?;
+            let permit = permit.within(own);
             let progress = Arc::new(Progress::default());
             trace.set(&progress);
             let outcome = self.attempt(request, &bearer, &progress, attempt).await?;

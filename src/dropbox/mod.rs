@@ -56,7 +56,7 @@ impl Endpoints {
             api: url("https://api.dropboxapi.com"),
             content: url("https://content.dropboxapi.com"),
             notify: url("https://notify.dropboxapi.com"),
-            oauth: url("https://api.dropboxapi.com"),
+            oauth: url("https://www.dropbox.com"),
         }
     }
 }

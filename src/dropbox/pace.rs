@@ -42,6 +42,15 @@ pub(super) struct Lane {
 pub(super) struct Permit {
     _request: OwnedSemaphorePermit,
     _body: Option<OwnedSemaphorePermit>,
+    /// Of the application parameter's own limit.
+    _own: Option<OwnedSemaphorePermit>,
+}
+
+impl Permit {
+    pub(super) fn within(mut self, own: Option<OwnedSemaphorePermit>) -> Permit {
+        self._own = own;
+        self
+    }
 }
 
 impl Pace {
@@ -127,7 +136,7 @@ impl Lane {
 
     async fn place(&self, carries_content: bool) -> Result<Permit> {
         let body = if carries_content { Some(self.acquire(&self.bodies).await?) } else { None };
-        Ok(Permit { _body: body, _request: self.acquire(&self.requests).await? })
+        Ok(Permit { _body: body, _request: self.acquire(&self.requests).await?, _own: None })
     }
 
     async fn acquire(&self, semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {

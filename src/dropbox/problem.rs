@@ -79,7 +79,37 @@ pub(super) fn fault(refusal: &Refusal<'_>) -> Fault {
         status if status < 400 => Fault::new(Reason::DropboxProtocol, format!("Dropbox answered with status {status}")),
         status => Fault::new(Reason::DropboxBadRequest, format!("Dropbox refused the request with status {status}")),
     };
+    let fault = match subject(refusal.arg, fault.reason(), error) {
+        Some((kind, name)) => fault.resource(kind, name),
+        None => fault,
+    };
     fault.fact("httpStatus", refusal.status)
+}
+
+/// The object a refusal is about, as the argument that was sent names it; the outermost tag tells which of two paths.
+fn subject(arg: &str, reason: Reason, error: Option<&Value>) -> Option<(&'static str, String)> {
+    let (kind, keys): (_, &[&str]) = match reason {
+        Reason::SharedFolderNotFound | Reason::SharedFolderAccess => ("dropbox.shared_folder", &["shared_folder_id"]),
+        Reason::PathNotFound
+        | Reason::PathConflict
+        | Reason::NotAFile
+        | Reason::NotAFolder
+        | Reason::RestrictedContent
+        | Reason::ItemLocked
+        | Reason::NoWritePermission
+        | Reason::DropboxAccessDenied
+        | Reason::SharedLinkExists
+        | Reason::AlreadyShared => match error.map(tags).unwrap_or_default().first() {
+            Some(&("from_lookup" | "from_write")) => ("dropbox.item", &["from_path"]),
+            Some(&"to") => ("dropbox.item", &["to_path"]),
+            _ => ("dropbox.item", &["path"]),
+        },
+        _ => return None,
+    };
+    let arg: Value = serde_json::from_str(arg).ok()?;
+    let mut places = [Some(&arg), arg.get("commit")].into_iter().flatten();
+    let name = places.find_map(|place| keys.iter().find_map(|key| place.get(key)?.as_str()))?;
+    Some((kind, name.to_owned()))
 }
 
 /// What an error status means for a repeat.
@@ -209,6 +239,7 @@ fn by_tags(refusal: &Refusal<'_>, error: Option<&Value>) -> Fault {
         (Reason::PathConflict | Reason::RevisionConflict, ["conflict", kind, ..]) => {
             fault = fault.fact("conflictKind", kind);
         }
+        (Reason::TooManyFiles, ["too_many_files"]) => fault = fault.fact("limit", limits::DROPBOX_TREE_ITEMS_MAX),
         (Reason::FileTooLarge, _) => fault = fault.fact("limitBytes", limits::DROPBOX_FILE_BYTES_MAX),
         (Reason::DropboxInternal, _) => fault = fault.retry_after(Duration::from_secs(1)),
         _ => {}

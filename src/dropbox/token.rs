@@ -14,6 +14,7 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits,
     secret::Secret,
+    telemetry,
 };
 
 /// What the token endpoint gives.
@@ -80,18 +81,21 @@ impl Transport {
                 self.clock.sleep(wait).await;
             }
         };
-        tokio::time::timeout(limits::TOKEN_TIMEOUT, all)
+        let outcome = tokio::time::timeout(limits::TOKEN_TIMEOUT, all)
             .await
             .unwrap_or_else(|_| {
                 Err(Fault::new(Reason::UpstreamTimeout, "the token endpoint did not answer in time")
                     .fact("phase", "token")
                     .retry_after(Duration::from_secs(1)))
             })
-            .map_err(|fault| fault.fact("dropboxRoute", "oauth2/token"))
+            .map_err(|fault| fault.fact("dropboxRoute", "oauth2/token"));
+        let told = outcome.as_ref().map_or_else(|fault| fault.reason().name(), |_| "OK");
+        metrics::counter!(telemetry::OAUTH_REFRESH, "outcome" => told).increment(1);
+        outcome
     }
 
     async fn token_once(&self, form: &[(&str, &str)], repeat: Repeat) -> Result<TokenAnswer, (Failure, Fault)> {
-        let url = join(&self.endpoints.oauth, "oauth2/token").map_err(|fault| (Failure::Final, fault))?;
+        let url = join(&self.endpoints.api, "oauth2/token").map_err(|fault| (Failure::Final, fault))?;
         let broken = |error: reqwest::Error, sent: bool| {
             let failure = if sent { Failure::Unclear } else { Failure::NotSent };
             let lost = sent && repeat == Repeat::Never;

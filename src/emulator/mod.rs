@@ -1,7 +1,7 @@
 //! A Dropbox to try out and to test against: real HTTP on ports of its own, one listener for each class of host, strict as Dropbox is.
 //! It names no other room and none of the SDK's types (only the clock), so agreement with it proves something.
 //!
-//! A request goes `serve` → `schema` (argument) → `oauth` (who) → `script` (failures on demand) → a [`Handler`] of a topic
+//! A request goes `serve` → `schema` (argument) → `oauth` (who) → `script` (failures on demand) → a `Handler` of a topic
 //! → `schema` (answer) → `serve`. Handlers are synchronous and see checked JSON.
 
 mod content;

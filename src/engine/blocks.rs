@@ -101,6 +101,19 @@ impl Blocks {
         Some(Block::new(grant))
     }
 
+    /// A block for work that it only makes cheaper, and that may hold it as long as a caller pleases. Never waits; `None`
+    /// while others wait, or when less than half the budget would be left to those who need theirs.
+    pub fn spare(&self) -> Option<Block> {
+        let grant = {
+            let mut state = self.0.lock();
+            if state.free < self.0.budget / 2 + BLOCK_UNITS || state.waiting() > 0 {
+                return None;
+            }
+            self.0.take(&mut state, Wish::Block)
+        };
+        Some(Block::new(grant))
+    }
+
     /// The memory of an upload so small that its frames are kept as they came. Waits in turn like `first`.
     pub async fn small(&self, parameter: &str, bytes: usize) -> Units {
         self.wait(parameter, Wish::Units(units_of(bytes))).await.units

@@ -151,6 +151,14 @@ impl ContentHasher {
     }
 }
 
+/// Whether two lanes in lock-step cost less on this CPU than one after the other.
+pub(super) fn pairs_are_cheaper() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return super::sha_lanes::lock_step_available();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 /// Two lanes: a block that is kept, and the one behind it as it arrives. Each piece of the second takes as much of the
 /// first along, so both digests are ready when the second block is full, at about half the price.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     blocks::{Block, Blocks},
-    content_hash::{ContentHash, ContentHasher},
+    content_hash::ContentHash,
+    stream_hash::StreamHasher,
 };
 use crate::{
     dropbox::{Body, ByteRange, Caller, routes},
@@ -122,7 +123,9 @@ pub struct Downloads {
 pub struct Download {
     pub header: Header,
     reader: Reader,
-    hasher: Option<ContentHasher>,
+    hasher: Option<StreamHasher>,
+    /// Once all was given.
+    found: Option<ContentHash>,
     expected: Option<ContentHash>,
     chunk_bytes: usize,
     rest: Bytes,
@@ -181,12 +184,10 @@ impl Downloads {
         })?;
         let begun = match &request.source {
             Source::Path(path) => match begin_file(caller, path, &request).await {
-                Err(fault)
-                    if request.export_format.is_some() && fault.reason() == Reason::NotDownloadable
-                        || is_only_exported(&fault) =>
-                {
-                    begin_export(caller, path, &request).await
-                }
+                Err(fault) if fault.reason() == Reason::NotDownloadable => match &request.export_format {
+                    Some(_) => begin_export(caller, path, &request).await,
+                    None => Err(with_formats(caller, path, fault).await),
+                },
                 begun => begun,
             },
             Source::SharedLink { url, path, password } => {
@@ -195,6 +196,7 @@ impl Downloads {
         }?;
         let Begun { header, body, body_end, pin, expected } = begun;
         let whole = header.range_start == 0 && header.range_end == header.total_size;
+        let hasher = whole.then(|| StreamHasher::new(self.blocks.clone(), header.total_size));
         let parallel = if matches!(pin, Pin::Rev(_)) { request.parallel_ranges } else { 1 };
         let reader = Reader {
             caller: caller.clone(),
@@ -211,7 +213,8 @@ impl Downloads {
         Ok(Download {
             header,
             reader,
-            hasher: whole.then(ContentHasher::new),
+            hasher,
+            found: None,
             expected,
             chunk_bytes: request.chunk_bytes,
             rest: Bytes::new(),
@@ -232,12 +235,12 @@ impl Download {
             match self.reader.next().await? {
                 Some(bytes) => {
                     if let Some(hasher) = &mut self.hasher {
-                        hash_in_turns(hasher, &bytes).await;
+                        hasher.update(&bytes).await;
                     }
                     self.rest = bytes;
                 }
                 None => {
-                    self.check()?;
+                    self.check().await?;
                     return Ok(None);
                 }
             }
@@ -248,9 +251,11 @@ impl Download {
         Ok(Some(Piece { offset, bytes }))
     }
 
-    fn check(&self) -> Result<()> {
-        let (Some(hasher), Some(expected)) = (&self.hasher, &self.expected) else { return Ok(()) };
-        let found = hasher.clone().finish();
+    async fn check(&mut self) -> Result<()> {
+        let Some(hasher) = self.hasher.take() else { return Ok(()) };
+        let found = hasher.finish().await;
+        self.found = Some(found);
+        let Some(expected) = &self.expected else { return Ok(()) };
         if found == *expected {
             return Ok(());
         }
@@ -264,19 +269,9 @@ impl Download {
 
     /// The proof, to be sent after [`Download::next`] said `None`.
     pub fn trailer(self) -> Trailer {
-        let verified = self.hasher.is_some() && self.expected.is_some();
-        Trailer { bytes_sent: self.sent, content_hash: self.hasher.map(ContentHasher::finish), verified }
-    }
-}
-
-/// Hashes in place, giving the thread up between pieces so that one stream does not hold it for milliseconds.
-async fn hash_in_turns(hasher: &mut ContentHasher, bytes: &Bytes) {
-    let mut pieces = bytes.chunks(limits::HASH_STEP_BYTES).peekable();
-    while let Some(piece) = pieces.next() {
-        hasher.update(piece);
-        if pieces.peek().is_some() {
-            tokio::task::yield_now().await;
-        }
+        // A hash that differs from the one expected has failed the download.
+        let verified = self.found.is_some() && self.expected.is_some();
+        Trailer { bytes_sent: self.sent, content_hash: self.found, verified }
     }
 }
 
@@ -334,6 +329,14 @@ async fn begin_file(caller: &Caller, path: &str, request: &DownloadRequest) -> R
     let pin = Pin::Rev(header.subject.rev().to_owned());
     let expected = hash_of(&header.subject);
     Ok(Begun { header, body: Some(body), body_end, pin, expected })
+}
+
+/// What could be asked for instead, if Dropbox says so.
+async fn with_formats(caller: &Caller, path: &str, fault: Fault) -> Fault {
+    let Ok(FileMetadata { export_info: Some(export), .. }) = file_at(caller, path).await else { return fault };
+    let mut formats = export.export_options.unwrap_or_default();
+    formats.extend(export.export_as.filter(|default| !formats.contains(default)));
+    if formats.is_empty() { fault } else { fault.fact("exportFormats", formats.join(",")) }
 }
 
 async fn begin_export(caller: &Caller, path: &str, request: &DownloadRequest) -> Result<Begun> {
@@ -441,7 +444,7 @@ impl Reader {
             return Err(fault.with_reason(Reason::DropboxUnavailable).retry_after(limits::BUSY_RETRY));
         }
         self.resumes_left -= 1;
-        metrics::counter!(crate::telemetry::TRANSFER_RESUMED).increment(1);
+        metrics::counter!(crate::telemetry::TRANSFER_RESUMED, "direction" => "download").increment(1);
         Ok(())
     }
 
@@ -614,12 +617,6 @@ fn link_arg(url: &str, path: Option<&str>, password: Option<&str>) -> GetSharedL
 
 fn is_range_refusal(fault: &Fault) -> bool {
     fault.reason() == Reason::ReadOffsetBeyondEnd
-}
-
-/// A document without bytes of its own: it is read in its default format unless one is named.
-fn is_only_exported(fault: &Fault) -> bool {
-    fault.reason() == Reason::NotDownloadable
-        && fault.get("dropboxTag").is_some_and(|tags| tags.ends_with("unsupported_file"))
 }
 
 fn revision_gone(fault: Fault) -> Fault {

@@ -10,6 +10,7 @@ mod glob;
 pub mod parts;
 mod ripe;
 mod sha_lanes;
+pub mod stream_hash;
 pub mod upload;
 pub mod verify;
 pub mod walk;

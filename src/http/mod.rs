@@ -33,7 +33,8 @@ pub async fn serve(
         .await
 }
 
-async fn metrics() -> impl IntoResponse {
+async fn metrics(State(ready): State<Ready>) -> impl IntoResponse {
+    metrics::gauge!(telemetry::HEALTH_STATUS, "service" => "readiness").set(f64::from(u8::from(ready.is_ready())));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render())
 }
 

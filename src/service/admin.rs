@@ -61,8 +61,14 @@ impl Admin {
     ) -> Result<api::CreateApplicationParameterResponse> {
         let asked = request.application_parameter.ok_or_else(required)?;
         // Beside the resource, or, as people try first, in it.
-        let named = [&request.application_parameter_id, &asked.application_parameter_id];
-        let named = named.into_iter().find(|id| !id.is_empty()).map_or("", String::as_str);
+        let named = match (request.application_parameter_id.as_str(), asked.application_parameter_id.as_str()) {
+            ("", inside) => inside,
+            (beside, inside) if !inside.is_empty() && beside != inside => {
+                let text = "the request and its application parameter name different ids";
+                return Err(Fault::new(Reason::ApplicationParameterMismatch, text));
+            }
+            (beside, _) => beside,
+        };
         let id = id(&call, named)?;
         let settings = parameters::settings(&asked)?;
         let made = self.door.store.create_parameters(&id, settings, parameters::app_secret(&asked)).await?;

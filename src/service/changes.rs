@@ -114,7 +114,7 @@ impl Changes {
                 if let Err(fault) = outcome
                     && let Err(fault) = verify::deleted(site.caller(), &place, &before, fault).await
                 {
-                    return gone(fault);
+                    return gone(with_current(&site, &place, fault).await);
                 }
                 let item = convert::item_at(before, site.jail(), path.as_str())?;
                 Ok(api::DeleteItemResponse { item: Some(item) })
@@ -151,6 +151,20 @@ fn expect_rev(file: &files::FileMetadata, expected: &str) -> Result<()> {
         .fact("currentRev", &file.rev)
         .fact("currentSize", file.size)
         .fact("currentContentHash", file.content_hash.as_deref().unwrap_or_default()))
+}
+
+/// A conflict with what stands there now; without it if that cannot be read.
+async fn with_current(site: &Site, place: &str, fault: Fault) -> Fault {
+    if fault.reason() != Reason::RevisionConflict {
+        return fault;
+    }
+    match site.metadata(place).await {
+        Ok(files::Metadata::File(file)) => fault
+            .fact("currentRev", &file.rev)
+            .fact("currentSize", file.size)
+            .fact("currentContentHash", file.content_hash.unwrap_or_default()),
+        _ => fault,
+    }
 }
 
 /// The path that names the gate: an id does not tell where the item lies.

@@ -3,7 +3,7 @@
 use dropbox_sdk::types::{files, sharing};
 use futures::{StreamExt as _, stream};
 
-use super::{call::Call, door::Site, items::Answers, transfer::Transfer};
+use super::{active::Active, call::Call, door::Site, items::Answers, transfer::Transfer};
 use crate::{
     access::Permissions,
     api::v1::{self as api, download_file_response::Payload},
@@ -33,11 +33,12 @@ impl Transfer {
             Ok((site, download, header))
         });
         let (site, download, header) = opened.await?;
-        let state = Some(Sending { site, call, download });
+        let state = Some(Sending { site, call, download, active: Active::new("download") });
         let rest = stream::unfold(state, |state| async move {
             let mut sending = state?;
             match sending.download.next().await {
                 Ok(Some(piece)) => {
+                    sending.active.moved(piece.bytes.len());
                     let chunk = api::DownloadChunk {
                         offset: size(piece.offset),
                         crc32c: crc_fast::crc32_iscsi(&piece.bytes),
@@ -66,6 +67,7 @@ struct Sending {
     site: Site,
     call: Call,
     download: Download,
+    active: Active,
 }
 
 fn answer(payload: Payload) -> api::DownloadFileResponse {

@@ -10,7 +10,7 @@ use std::{
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tonic::{Code, Status, Streaming};
 
-use super::door::Addressed;
+use super::{active::Active, door::Addressed};
 use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
@@ -72,11 +72,17 @@ pub struct Frames<M> {
     finished: bool,
     /// The stream gave its last item, or failed.
     ended: bool,
+    active: Active,
 }
 
 impl<M: Message> Frames<M> {
     pub fn new(stream: Streaming<M>) -> Self {
-        Self { stream, finished: false, ended: false }
+        Self { stream, finished: false, ended: false, active: Active::new("upload") }
+    }
+
+    /// What the metrics say of this upload.
+    pub fn active(&self) -> &Active {
+        &self.active
     }
 
     /// The first message and how the upload begins.
@@ -179,7 +185,11 @@ impl<M: Message> Stream for Frames<M> {
             Some(Ok(mut message)) => Self::checked(&mut message),
             Some(Err(status)) => Err(this.broken(&status)),
         };
-        this.finished |= matches!(item, Ok(Frame::Finish { .. }));
+        match &item {
+            Ok(Frame::Finish { .. }) => this.finished = true,
+            Ok(Frame::Chunk { bytes, .. }) => this.active.moved(bytes.len()),
+            Err(_) => {}
+        }
         Poll::Ready(Some(item))
     }
 }

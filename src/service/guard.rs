@@ -105,6 +105,11 @@ where
             async move {
                 let response = match call.deadline() {
                     None => inner.call(request).await?,
+                    Some(deadline) if deadline <= Instant::now() => {
+                        let fault =
+                            Fault::new(Reason::DeadlineExceeded, "the call's deadline had passed when it arrived");
+                        told(call.refusal(&fault.fact("sent", false)), call.request_id())
+                    }
                     Some(deadline) => match tokio::time::timeout_at(deadline.into(), inner.call(request)).await {
                         Ok(response) => response?,
                         Err(_) => told(call.refusal(&too_late(&call)), call.request_id()),

@@ -2,6 +2,7 @@
 //! [`Doors`] makes what each listener serves; `connector.rs` is the table of contents.
 
 mod about;
+mod active;
 mod admin;
 mod call;
 mod changes;

@@ -229,6 +229,7 @@ fn blamed_field(reason: Reason) -> Option<&'static str> {
         InvalidRevision => "rev",
         InvalidUrl => "url",
         LinkSettings => "settings",
+        BadMember => "members",
         OwnershipTransfer => "allow_ownership_transfer",
         PageTokenExpired | PageTokenMismatch => "page_token",
         SearchArgument => "query",
@@ -275,13 +276,12 @@ impl Details {
     fn of(fault: &Fault, request_id: &str, hidden: bool) -> Self {
         let reason = fault.reason();
         let mut metadata: HashMap<String, String> = fault
-            .facts()
-            .iter()
-            .filter(|(key, _)| !hidden || matches!(**key, "dropboxTag" | "dropboxRoute" | "dropboxRequestId"))
+            .told_facts()
+            .filter(|(key, _)| !hidden || matches!(*key, "dropboxTag" | "dropboxRoute" | "dropboxRequestId"))
             .filter_map(|(key, value)| {
-                let most = if *key == "uploadId" { UPLOAD_ID_BYTES_MAX } else { FACT_BYTES_MAX };
+                let most = if key == "uploadId" { UPLOAD_ID_BYTES_MAX } else { FACT_BYTES_MAX };
                 // Half a handle is worse than none.
-                (*key != "uploadId" || value.len() <= most).then(|| ((*key).to_owned(), cut(value, most).to_owned()))
+                (key != "uploadId" || value.len() <= most).then(|| (key.to_owned(), cut(value, most).to_owned()))
             })
             .collect();
         if fault.retry_delay().is_none() {

@@ -145,6 +145,9 @@ impl Transfer {
         progress: watch::Sender<Progress>,
     ) -> Result<api::UploadFileResponse> {
         let Ready { site, opening, link, asked } = ready;
+        if matches!(opening, Opening::Resume(_)) {
+            frames.active().resumed();
+        }
         let upload_id = if let Opening::Resume(upload_id) = &opening { upload_id.clone() } else { String::new() };
         let account = account(&site);
         let outcome = self.uploads.run(site.caller(), &account, opening, frames, progress, M::HALF_CLOSES).await;

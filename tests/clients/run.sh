@@ -16,6 +16,7 @@ finish() {
 }
 trap finish EXIT
 
+"$BINARY" keys generate "$work/sealing.keys" >"$work/keys.out" || die "no key file: $(cat "$work/keys.out")"
 "$BINARY" serve --emulator --store-url "sqlite://$work/store.db" --sealing-key-file "$work/sealing.keys" \
     --data-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --probe-listen 127.0.0.1:0 --http-listen 127.0.0.1:0 \
     >"$work/server.out" 2>"$work/server.err" &

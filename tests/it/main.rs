@@ -1,16 +1,26 @@
 //! One test binary; a module per area, named as the proto files.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
+mod access;
 mod admin;
+mod ambiguous;
+mod cli;
 mod doors;
 mod drain;
 mod emulator;
+mod faults;
 mod items;
+mod jail;
+mod listing;
 mod python;
 mod raw_api;
 mod resume;
 mod rooms;
 mod schema;
 mod sdk;
+mod secrets;
+mod server;
 mod sharing;
 mod smoke;
 mod support;

@@ -55,7 +55,6 @@ async fn large(arguments: &[&str]) -> String {
     let emulator = Emulator::start(options).await.unwrap();
     let (addresses, account) = (emulator.addresses().clone(), emulator.account());
     let folder = tempfile::tempdir().unwrap();
-    succeed(Command::new(BINARY).args(["keys", "generate"]).arg(folder.path().join("sealing.keys")));
     let mut command = python();
     command
         .arg(root().join("tests/python/large.py"))

@@ -30,8 +30,9 @@ class Server:
     """One `serve` process: its addresses as it prints them, its memory, its end."""
 
     def __init__(self, command, folder):
-        self.out = tempfile.NamedTemporaryFile(dir=folder, suffix=".out")
-        self.process = subprocess.Popen(command, stdout=self.out, stderr=subprocess.STDOUT)
+        handle, self.out = tempfile.mkstemp(dir=folder, suffix=".out")
+        self.process = subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT)
+        os.close(handle)
         deadline = time.monotonic() + START_SECONDS_MAX
         while not self.told("data") or not self.told("admin"):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -42,7 +43,7 @@ class Server:
         self.stub = connector_pb2_grpc.DropboxConnectorStub(self.channel)
 
     def text(self):
-        with open(self.out.name, encoding="utf-8", errors="replace") as lines:
+        with open(self.out, encoding="utf-8", errors="replace") as lines:
             return lines.read()
 
     def told(self, name):
@@ -151,11 +152,11 @@ def main():
     parser.add_argument("--mib", type=int, required=True)
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--growth-max-mib", type=float)
-    parser.add_argument("flags", nargs="*")
-    options = parser.parse_args()
+    split = sys.argv.index("--")
+    options, flags = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
     server = None
     with tempfile.TemporaryDirectory() as folder:
-        command = [options.binary, "serve", *options.flags]
+        command = [options.binary, "serve", *flags]
         name, content_hash = random_file(folder, options.mib)
         size, path = os.path.getsize(name), "/large.bin"
         try:

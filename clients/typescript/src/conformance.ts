@@ -134,7 +134,7 @@ const checks = {
       if (message.payload?.$case === "trailer")
         expect(message.payload.value.contentHash === contentHash(data), "the trailer tells another hash");
     }
-    expect(kinds.join(" ") === "header chunk chunk chunk trailer", `frames: ${kinds.join(" ")}`);
+    expect(/^header( chunk)+ trailer$/.test(kinds.join(" ")), `frames: ${kinds.join(" ")}`);
     expect(Buffer.concat(pieces).equals(data), "other bytes came back");
   },
 

@@ -14,6 +14,7 @@ use std::{
 use crate::{
     app::{App, DEMO_PARAMETER},
     config::{Config, Overrides},
+    seal::KeyRing,
 };
 
 use super::{
@@ -145,8 +146,9 @@ fn config(scratch: &Scratch) -> Result<Config> {
     config.admin_listen = anywhere;
     config.probe_listen = anywhere;
     config.http_listen = anywhere;
-    config.store_url = format!("sqlite://{}", scratch.0.join("demo.db").display());
+    config.store_url = format!("sqlite://{}?mode=rwc", scratch.0.join("demo.db").display());
     config.sealing_key_file = scratch.0.join("demo.keys");
+    KeyRing::from_file_or_new(&config.sealing_key_file).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
     config.emulator = true;
     config.allow_insecure_upstream = true;
     config.drain_delay = Duration::ZERO;

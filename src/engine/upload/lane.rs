@@ -30,8 +30,8 @@ use crate::{
 
 /// The end of a lane that a stream pushes parts into. Dropping it lets the lane settle by itself.
 pub(super) struct Lane {
-    commands: mpsc::UnboundedSender<Command>,
-    /// Bounds what is in flight and the one part being filled; so the channel is bounded too.
+    commands: mpsc::Sender<Command>,
+    /// Bounds what is in flight and the one part being filled; so the channel always has a place.
     pub(super) room: Arc<Semaphore>,
     task: JoinHandle<Result<u64>>,
 }
@@ -66,7 +66,8 @@ enum Command {
 impl Lane {
     /// Starts the lane's task.
     pub(super) fn start(shared: &Arc<Shared>, caller: &Caller, plan: Plan, progress: &watch::Sender<Progress>) -> Lane {
-        let (commands, orders) = mpsc::unbounded_channel();
+        // One for each part there is room for, and the last word.
+        let (commands, orders) = mpsc::channel(plan.width + 2);
         let room = Arc::new(Semaphore::new(plan.width + 1));
         let driver = Driver {
             shared: shared.clone(),
@@ -85,7 +86,7 @@ impl Lane {
 
     pub(super) fn push(&self, part: Part, room: OwnedSemaphorePermit) {
         // A lane that ended tells why through `failed`.
-        let _ = self.commands.send(Command::Append(part, room));
+        let _ = self.commands.try_send(Command::Append(part, room));
     }
 
     /// Ends only when the lane failed. Cancel-safe.
@@ -108,7 +109,7 @@ impl Lane {
     }
 
     async fn end(self, command: Command) -> Result<u64> {
-        let _ = self.commands.send(command);
+        let _ = self.commands.send(command).await;
         self.task.await.map_err(|error| Fault::bug("a lane broke down").source(error))?
     }
 }
@@ -139,7 +140,7 @@ struct Sent {
 }
 
 impl Driver {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>) -> Result<u64> {
+    async fn run(mut self, mut orders: mpsc::Receiver<Command>) -> Result<u64> {
         let mut sending = JoinSet::new();
         let outcome = self.drive(&mut orders, &mut sending).await;
         if outcome.is_err() {
@@ -156,7 +157,7 @@ impl Driver {
 
     async fn drive(
         &mut self,
-        orders: &mut mpsc::UnboundedReceiver<Command>,
+        orders: &mut mpsc::Receiver<Command>,
         sending: &mut JoinSet<Result<Sent>>,
     ) -> Result<u64> {
         let closing = loop {

@@ -6,6 +6,7 @@ mod commit;
 mod lane;
 mod pieces;
 mod record;
+mod run;
 
 use std::{
     collections::HashMap,
@@ -24,14 +25,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     commit::Whole,
-    lane::{Lane, Plan},
     record::{Handle, Record, Standing, not_found},
+    run::{Resumed, Run},
 };
 use super::{
     blocks::{Admission, Blocks},
     content_hash::{BlockDigest, ContentHash},
     gate::Gates,
-    parts::{Closing, Frame, Part, PartCutter, Rules},
+    parts::Frame,
 };
 use crate::{
     clock::SharedClock,
@@ -39,7 +40,7 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits,
     seal::Owner,
-    store::{NewUpload, Piece, Store},
+    store::{NewUpload, Store},
 };
 
 /// Who the upload is for.
@@ -91,7 +92,7 @@ pub enum Opening {
 #[derive(Debug)]
 pub enum Outcome {
     Committed {
-        settled: Settled,
+        settled: Box<Settled>,
         upload_id: Option<String>,
     },
     /// Half-closed without `finish`: nothing is committed. No `upload_id`: nothing is kept either. `closed`: every byte is
@@ -303,7 +304,7 @@ impl Uploads {
                     return shared.only_finish(caller, account, *record, whole, frames).await;
                 }
                 Resumed::Done(settled) => {
-                    return Ok(Outcome::Committed { settled: *settled, upload_id: Some(upload_id) });
+                    return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
                 }
             },
         };
@@ -328,299 +329,6 @@ struct Admitted {
     _slot: OwnedSemaphorePermit,
     _share: OwnedSemaphorePermit,
     _admission: Admission,
-}
-
-/// One stream under way.
-struct Run<'a> {
-    shared: &'a Arc<Shared>,
-    caller: &'a Caller,
-    account: &'a Account<'a>,
-    spec: UploadSpec,
-    context: Vec<u8>,
-    record: Option<Record>,
-    lane: Option<Lane>,
-    prefix: u64,
-    digests: Option<Vec<BlockDigest>>,
-    beyond: Vec<Piece>,
-    progress: watch::Sender<Progress>,
-    taken_over: CancellationToken,
-    finish_ends_stream: bool,
-}
-
-enum Resumed<'a> {
-    Stream(Box<Run<'a>>),
-    Closed { record: Box<Record>, whole: Whole },
-    Done(Box<Settled>),
-}
-
-impl<'a> Run<'a> {
-    fn begin(
-        shared: &'a Arc<Shared>,
-        caller: &'a Caller,
-        account: &'a Account<'a>,
-        spec: UploadSpec,
-        context: Vec<u8>,
-        progress: watch::Sender<Progress>,
-    ) -> Run<'a> {
-        progress.send_modify(|progress| progress.accepted = true);
-        Run {
-            shared,
-            caller,
-            account,
-            spec,
-            context,
-            record: None,
-            lane: None,
-            prefix: 0,
-            digests: Some(Vec::new()),
-            beyond: Vec::new(),
-            progress,
-            taken_over: CancellationToken::new(),
-            finish_ends_stream: true,
-        }
-    }
-
-    async fn resume(
-        shared: &'a Arc<Shared>,
-        caller: &'a Caller,
-        account: &'a Account<'a>,
-        upload_id: &str,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Resumed<'a>> {
-        let handle = shared.open_handle(&account.owner, upload_id)?;
-        let taken_over = shared.take_over(&handle.id);
-        let (record, mut standing) = shared.claim(handle, upload_id).await?;
-        if !record.stored {
-            standing = shared.probe(caller, &record.handle, upload_id).await?;
-        }
-        let spec = record.handle.spec.clone();
-        match standing {
-            Standing::Committed(settled) => Ok(Resumed::Done(settled)),
-            Standing::Ready { size, digests } => {
-                let whole = whole_of(&spec, size, digests.as_deref());
-                match shared.look(caller, &spec, whole).await {
-                    Some(settled) => Ok(Resumed::Done(Box::new(settled))),
-                    None => Ok(Resumed::Closed { record: Box::new(record), whole }),
-                }
-            }
-            Standing::Open { prefix, digests, beyond } => {
-                progress.send_modify(|progress| {
-                    *progress = Progress {
-                        upload_id: Some(upload_id.into()),
-                        accepted: true,
-                        received: prefix,
-                        persisted: prefix,
-                    };
-                });
-                let mut run = Run::begin(shared, caller, account, spec, Vec::new(), progress);
-                run.record = Some(record);
-                run.prefix = prefix;
-                run.digests = digests;
-                run.beyond = beyond;
-                run.taken_over = taken_over;
-                run.start_lane(true);
-                Ok(Resumed::Stream(Box::new(run)))
-            }
-        }
-    }
-
-    /// Frames to parts to the lane, then the end. The whole control flow of an upload stands here.
-    async fn stream<S>(&mut self, frames: S) -> Result<Outcome>
-    where
-        S: Stream<Item = Result<Frame>> + Send + Unpin,
-    {
-        let mut cutter = PartCutter::new(
-            frames,
-            self.prefix,
-            self.digests.as_deref(),
-            self.shared.blocks.clone(),
-            self.account.parameter,
-            self.rules()?,
-            self.shared.clock.clone(),
-        )?;
-        let mut last = None;
-        let failure = loop {
-            match self.next_part(&mut cutter).await {
-                // All that was declared is in the first part: it waits for `finish`, which needs no further block.
-                Ok(Some((part, _))) if cutter.is_finished() || self.fits_one_request(&part) => last = Some(part),
-                Ok(Some((part, room))) => {
-                    if let Some(first) = last.take() {
-                        self.push(first, None).await?;
-                    }
-                    self.push(part, room).await?;
-                }
-                Ok(None) => break None,
-                Err(fault) if resumable(&fault) => break Some(fault),
-                Err(fault) => return Err(fault),
-            }
-        };
-        if let Some(fault) = failure {
-            // A lane that failed has settled what it could; otherwise whole blocks of what was read are kept.
-            if self.lane.is_some() || self.record.is_none() {
-                for part in [last.filter(|_| !cutter.is_finished()), cutter.salvage().await].into_iter().flatten() {
-                    self.push(part, None).await?;
-                }
-                self.settle().await?;
-            }
-            return Err(fault);
-        }
-        match cutter.close() {
-            Closing::HalfClosed { .. } => {
-                if let Some(part) = last {
-                    self.push(part, None).await?;
-                }
-                let persisted = self.settle().await?;
-                Ok(Outcome::Open { upload_id: self.upload_id(), persisted, closed: false })
-            }
-            Closing::Commit { hash, size, expected } => self.commit(last, Whole { size, hash, expected }).await,
-        }
-    }
-
-    /// The next part, once there is room for it; or what ends the stream meanwhile.
-    async fn next_part<S>(&mut self, cutter: &mut PartCutter<S>) -> Result<Option<(Part, Option<OwnedSemaphorePermit>)>>
-    where
-        S: Stream<Item = Result<Frame>> + Send + Unpin,
-    {
-        let taken_over = self.taken_over.clone();
-        let next = match &mut self.lane {
-            None => cutter.next().await.map(|part| part.map(|part| (part, None))),
-            Some(lane) => {
-                let room = lane.room.clone();
-                let part = async {
-                    let room = room.acquire_owned().await.ok();
-                    Ok(cutter.next().await?.map(|part| (part, room)))
-                };
-                let ended = tokio::select! {
-                    biased;
-                    () = taken_over.cancelled() => Err(taken_over_fault()),
-                    fault = lane.failed() => Err(fault),
-                    part = part => Ok(part),
-                };
-                match ended {
-                    Ok(part) => part,
-                    // What is in flight settles in the lane's own task.
-                    Err(fault) => {
-                        self.lane = None;
-                        Err(fault)
-                    }
-                }
-            }
-        };
-        let received = cutter.next_offset();
-        self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.received, received) != received);
-        next
-    }
-
-    /// Hands a part to the lane. The first one decides how the upload travels.
-    async fn push(&mut self, part: Part, room: Option<OwnedSemaphorePermit>) -> Result<()> {
-        if self.lane.is_none() {
-            let small = self.spec.total_size.is_some_and(|size| size < limits::PARALLEL_FROM_BYTES);
-            let parallel = self.spec.parallel_appends != 1 && !small;
-            let context = std::mem::take(&mut self.context);
-            let record =
-                self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
-            self.taken_over = self.shared.take_over(&record.handle.id);
-            let upload_id = record.upload_id.clone();
-            self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
-            self.record = Some(record);
-            self.start_lane(false);
-        }
-        let Some(lane) = &mut self.lane else { return Err(Fault::bug("an upload has no lane")) };
-        let room = match room {
-            Some(room) => Some(room),
-            None => lane.room.clone().acquire_owned().await.ok(),
-        };
-        match room {
-            Some(room) => lane.push(part, room),
-            None => return Err(lane.failed().await),
-        }
-        Ok(())
-    }
-
-    fn start_lane(&mut self, resumed: bool) {
-        let Some(record) = &self.record else { return };
-        let width = match (record.handle.parallel, self.spec.parallel_appends) {
-            (false, _) => 1,
-            (true, 0) => limits::PARALLEL_APPENDS_DEFAULT,
-            (true, asked) => asked as usize,
-        };
-        let plan = Plan {
-            id: record.handle.id.clone(),
-            writer: record.writer,
-            stored: record.stored,
-            session: record.handle.session.clone(),
-            parallel: record.handle.parallel,
-            width,
-            prefix: self.prefix,
-            beyond: std::mem::take(&mut self.beyond),
-            resumed,
-        };
-        self.lane = Some(Lane::start(self.shared, self.caller, plan, &self.progress));
-    }
-
-    fn fits_one_request(&self, part: &Part) -> bool {
-        let declared = self.spec.total_size == Some(part.len()) && part.len() <= limits::SINGLE_UPLOAD_BYTES_MAX;
-        self.record.is_none() && part.offset == 0 && declared
-    }
-
-    async fn settle(&mut self) -> Result<u64> {
-        match self.lane.take() {
-            Some(lane) => lane.settle().await,
-            None => Ok(0),
-        }
-    }
-
-    async fn commit(&mut self, last: Option<Part>, whole: Whole) -> Result<Outcome> {
-        let Some(lane) = self.lane.take() else {
-            let settled = self.shared.send_single(self.caller, self.account, &self.spec, last, whole).await?;
-            return Ok(Outcome::Committed { settled, upload_id: None });
-        };
-        lane.close(last, whole.size).await?;
-        self.progress.send_modify(|progress| progress.persisted = whole.size);
-        let Some(record) = &self.record else { return Err(Fault::bug("a lane has no record")) };
-        let settled = self.shared.finish(self.caller, self.account, record, whole).await?;
-        Ok(Outcome::Committed { settled, upload_id: self.upload_id() })
-    }
-
-    fn rules(&self) -> Result<Rules> {
-        let declared_hash = match self.spec.content_hash.as_deref().map(str::parse::<ContentHash>) {
-            Some(Ok(hash)) => Some(hash),
-            None => None,
-            Some(Err(_)) => return Err(Fault::bug("a content hash passed the door unread")),
-        };
-        Ok(Rules {
-            append_bytes: self.shared.settings.append_bytes,
-            max_file_size: self.account.max_file_size,
-            declared_size: self.spec.total_size,
-            declared_hash,
-            resumed: self.record.is_some(),
-            idle_max: self.shared.settings.idle,
-            finish_ends_stream: self.finish_ends_stream,
-            ..Rules::default()
-        })
-    }
-
-    fn upload_id(&self) -> Option<String> {
-        self.record.as_ref().map(|record| record.upload_id.clone())
-    }
-
-    /// What the caller needs to go on: only a failure that leaves the upload whole carries it.
-    fn positioned(&self, fault: Fault) -> Fault {
-        let Some(record) = &self.record else {
-            // Nothing is kept yet, so the stream goes on from its beginning.
-            let gap = fault.reason() == Reason::OffsetGap;
-            return if gap { fault.fact("persistedOffset", 0) } else { fault };
-        };
-        let spoilt =
-            matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
-        if spoilt || fault.get("uploadId").is_some() {
-            return fault;
-        }
-        let persisted = self.progress.borrow().persisted;
-        let fault =
-            if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };
-        fault.fact("uploadId", &record.upload_id)
-    }
 }
 
 impl Shared {
@@ -759,8 +467,10 @@ impl Shared {
                         .fact("computedContentHash", own));
                     }
                     let settled = self.finish(caller, account, &record, whole).await;
-                    break settled
-                        .map(|settled| Outcome::Committed { settled, upload_id: Some(record.upload_id.clone()) });
+                    break settled.map(|settled| Outcome::Committed {
+                        settled: Box::new(settled),
+                        upload_id: Some(record.upload_id.clone()),
+                    });
                 }
             }
         };
@@ -772,13 +482,4 @@ impl Shared {
 fn whole_of(spec: &UploadSpec, size: u64, digests: Option<&[BlockDigest]>) -> Whole {
     let expected = spec.content_hash.as_deref().and_then(|hash| hash.parse().ok());
     Whole { size, hash: digests.map(ContentHash::of_digests), expected }
-}
-
-/// Whether what was read of this stream should be kept: the caller is told to come back.
-fn resumable(fault: &Fault) -> bool {
-    fault.retry_delay().is_some()
-}
-
-fn taken_over_fault() -> Fault {
-    Fault::new(Reason::UploadTakenOver, "another stream took this upload over")
 }

@@ -165,10 +165,14 @@ fn split(pieces: Vec<Piece>) -> (u64, Vec<BlockDigest>, Vec<Piece>) {
 }
 
 pub(super) fn not_found(upload_id: &str, cause: &'static str) -> Fault {
-    let name: String = upload_id.chars().take(32).collect();
     Fault::new(Reason::UploadNotFound, format!("the upload cannot be continued: {}", cause.replace('_', " ")))
         .fact("cause", cause)
-        .resource("upload", name)
+        .resource("upload", short(upload_id))
+}
+
+/// Enough of a handle to know it by.
+pub(super) fn short(upload_id: &str) -> String {
+    upload_id.chars().take(32).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod process;
 pub mod streams;
+pub mod tap;
 
 use std::{future::Future, time::Duration};
 
@@ -111,35 +112,7 @@ impl House {
     /// Creates an application parameter of the emulator's default account and gives it its refresh token, as an
     /// administrator would.
     pub async fn make_parameter(&self, id: &str, edit: impl FnOnce(&mut pb::ApplicationParameter)) {
-        self.make_parameter_of(self.emulator.account(), id, edit).await;
-    }
-
-    /// The same for another account.
-    pub async fn make_parameter_of(&self, login: Login, id: &str, edit: impl FnOnce(&mut pb::ApplicationParameter)) {
-        let mut parameter = pb::ApplicationParameter {
-            application_parameter_id: id.into(),
-            display_name: "Test".into(),
-            app_key: login.app_key.clone(),
-            app_secret: login.app_secret.clone(),
-            ..Default::default()
-        };
-        edit(&mut parameter);
-        let mut admin = self.admin().await;
-        admin
-            .create_application_parameter(pb::CreateApplicationParameterRequest {
-                application_parameter: Some(parameter),
-                ..Default::default()
-            })
-            .await
-            .expect("create");
-        admin
-            .import_credentials(pb::ImportCredentialsRequest {
-                application_parameter_id: id.into(),
-                credential: Some(pb::import_credentials_request::Credential::RefreshToken(login.refresh_token.clone())),
-                ..Default::default()
-            })
-            .await
-            .expect("import");
+        make_parameter(&mut self.admin().await, &self.emulator.account(), id, edit).await;
     }
 
     /// Stops the connector and starts it anew on the same store, as a deployment does.
@@ -157,6 +130,28 @@ impl House {
     pub fn take_app(&mut self) -> App {
         self.app.take().expect("taken once")
     }
+}
+
+/// Creates an application parameter and connects it.
+pub async fn make_parameter(
+    admin: &mut DropboxAdminConnectorClient<Channel>,
+    login: &Login,
+    id: &str,
+    edit: impl FnOnce(&mut pb::ApplicationParameter),
+) {
+    let mut parameter = pb::ApplicationParameter {
+        application_parameter_id: id.into(),
+        display_name: "Test".into(),
+        app_key: login.app_key.clone(),
+        app_secret: login.app_secret.clone(),
+        ..Default::default()
+    };
+    edit(&mut parameter);
+    let create = pb::CreateApplicationParameterRequest { application_parameter: Some(parameter), ..Default::default() };
+    admin.create_application_parameter(create).await.expect("create");
+    let credential = pb::import_credentials_request::Credential::RefreshToken(login.refresh_token.clone());
+    let import = pb::ImportCredentialsRequest { application_parameter_id: id.into(), credential: Some(credential) };
+    admin.import_credentials(import).await.expect("import");
 }
 
 /// An upload of `bytes` in one stream of 1 MiB chunks.
@@ -258,6 +253,8 @@ pub fn reason(status: &Status) -> String {
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "dropboxconnector");
     assert!(details.request_info().is_some(), "every status carries RequestInfo");
+    let value = format!("ERROR_REASON_{}", info.reason);
+    assert!(pb::ErrorReason::from_str_name(&value).is_some(), "{value} is not in the proto");
     info.reason.clone()
 }
 

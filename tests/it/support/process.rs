@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dropbox_connector::emulator::Emulator;
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_dropbox-connector");
 
 /// A debug binary on a busy machine still starts, and ends, within this.
@@ -47,8 +49,9 @@ pub fn succeed(command: &mut Command) -> String {
     text(&output)
 }
 
-/// Flags of `serve` that keep store and keys in a folder.
+/// Makes a key file in a folder; flags of `serve` that keep store and keys there.
 pub fn place(folder: &Path) -> [String; 2] {
+    succeed(Command::new(BINARY).args(["keys", "generate"]).arg(folder.join("sealing.keys")));
     [
         format!("--store-url=sqlite://{}", folder.join("store.db").display()),
         format!("--sealing-key-file={}", folder.join("sealing.keys").display()),
@@ -59,6 +62,7 @@ pub fn place(folder: &Path) -> [String; 2] {
 pub struct Served {
     child: Child,
     folder: tempfile::TempDir,
+    keys: Option<tempfile::TempDir>,
 }
 
 impl Served {
@@ -68,16 +72,21 @@ impl Served {
 
     /// Later flags win, so `flags` may differ from the ones for free ports.
     pub fn start_with(flags: &[&str]) -> Served {
+        Served::start_bare(&[&["--emulator"], flags].concat())
+    }
+
+    /// Without an emulator of its own.
+    pub fn start_bare(flags: &[&str]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
-        let given = |free: &&&str| {
-            let name = free.split('=').next().expect("a flag");
+        let is_free = |default: &String| {
+            let name = default.split('=').next().expect("a flag");
             !flags.iter().any(|flag| flag.split('=').next() == Some(name))
         };
+        let defaults = FREE_PORTS.map(str::to_owned).into_iter().chain(place(folder.path()));
         let child = Command::new(BINARY)
-            .args(["serve", "--emulator"])
-            .args(FREE_PORTS.iter().filter(given))
-            .args(place(folder.path()))
+            .arg("serve")
+            .args(defaults.filter(is_free))
             .args(flags)
             .current_dir(folder.path())
             .stdout(out.try_clone().expect("a second handle"))
@@ -85,7 +94,45 @@ impl Served {
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary starts");
-        Served { child, folder }
+        Served { child, folder, keys: None }
+    }
+
+    /// In front of an emulator of the test's own, with a key file that it makes.
+    pub fn before(emulator: &Emulator, flags: &[&str]) -> Served {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let keys = folder.path().join("sealing.keys");
+        succeed(Command::new(BINARY).args(["keys", "generate"]).arg(&keys));
+        let at = emulator.addresses();
+        let own = [
+            "--allow-insecure-upstream".to_owned(),
+            format!("--dropbox-api-url={}", at.api),
+            format!("--dropbox-content-url={}", at.content),
+            format!("--dropbox-notify-url={}", at.notify),
+            format!("--dropbox-oauth-url={}", at.www),
+            format!("--sealing-key-file={}", keys.display()),
+        ];
+        let own = own.iter().map(String::as_str).chain(flags.iter().copied()).collect::<Vec<_>>();
+        let mut served = Served::start_bare(&own);
+        served.keys = Some(folder);
+        served
+    }
+
+    /// The key file of [`Served::before`].
+    pub fn sealing_keys(&self) -> String {
+        let folder = self.keys.as_ref().expect("made before an emulator");
+        fs::read_to_string(folder.path().join("sealing.keys")).expect("the keys")
+    }
+
+    /// Bytes of the process in memory.
+    pub fn resident(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux, and it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+    }
+
+    /// Where store and keys lie.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// All it printed so far.

@@ -175,7 +175,7 @@ public final class Conformance {
                 expect(message.getTrailer().getContentHash().equals(contentHash(data)), "the trailer tells another hash");
             }
         }
-        expect(kinds.toString().equals("HEADER CHUNK CHUNK CHUNK TRAILER "), "frames: " + kinds);
+        expect(kinds.toString().matches("HEADER (CHUNK )+TRAILER "), "frames: " + kinds);
         expect(Arrays.equals(sink.toByteArray(), data), "other bytes came back");
     }
 

@@ -1,0 +1,182 @@
+//! The command line against a running connector: what people type, what comes back, how it ends.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use dropbox_connector::emulator::script::{Action, Rule};
+use serde_json::Value;
+
+use crate::support::{self, process::BINARY, *};
+
+/// The program as a client of the house, with its state in the house's folder.
+fn program(house: &House, words: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args(words)
+        .env("DROPBOX_CONNECTOR_SERVER", format!("http://{}", house.addresses.data))
+        .env("DROPBOX_CONNECTOR_ADMIN_SERVER", format!("http://{}", house.addresses.admin))
+        .env("DROPBOX_CONNECTOR_PARAMETER", PARAMETER)
+        .env("XDG_STATE_HOME", house.folder.path().join("state"))
+        .current_dir(house.folder.path())
+        .stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn ends(house: &House, code: i32, words: &[&str]) -> (String, String) {
+    let Output { status, stdout, stderr } = program(house, words).output().expect("it starts");
+    let (out, err) = (String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned());
+    assert_eq!(status.code(), Some(code), "{words:?}:\n{out}{err}");
+    (out, err)
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+    fs::write(path, bytes).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_goes_up_is_listed_and_comes_back_by_commands() {
+    let house = support::start().await;
+    let here = house.folder.path().join("here");
+    for (name, size) in [("a.txt", 11), ("sub/e\u{301}😀.bin", 2 * MIB + 1), ("sub/empty", 0), ("large", 21 * MIB + 5)]
+    {
+        write(&here, name, &noise(size, 3));
+    }
+    write(&here, ".DS_Store", b"x");
+    let (_, err) = ends(&house, 0, &["put", "-r", "here", "/there"]);
+    assert!(err.contains("4 files uploaded") && err.contains("skipped here/.DS_Store"), "{err}");
+    let (out, _) = ends(&house, 0, &["put", "-r", "here", "/there", "--skip-identical", "--json"]);
+    let skipped = out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["skipped"].clone());
+    assert_eq!(skipped.collect::<Vec<_>>(), [true, true, true, true]);
+    let (out, _) = ends(&house, 0, &["ls", "-r", "--sort", "name", "/there"]);
+    assert_eq!(out, "a.txt\nlarge\nsub/\nsub/empty\nsub/e\u{301}😀.bin\n");
+    ends(&house, 0, &["get", "-r", "/there", "back"]);
+    for name in ["a.txt", "sub/e\u{301}😀.bin", "sub/empty", "large"] {
+        let back = house.folder.path().join("back").join(name);
+        assert!(fs::read(here.join(name)).expect(name) == fs::read(back).expect(name), "{name}");
+    }
+    let (_, err) = ends(&house, 0, &["get", "-r", "/there", "back"]);
+    assert!(err.contains("0 files downloaded") && err.contains("4 here already"), "{err}");
+    let (out, _) = ends(&house, 0, &["rm", "/there/**/*.bin", "--dry-run"]);
+    assert_eq!(out, "/there/sub/e\u{301}😀.bin\n");
+    assert!(house.control().wrong_answers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exit_code_and_the_line_tell_why_a_command_failed() {
+    let house = support::start().await;
+    write(house.folder.path(), "a.txt", b"a");
+    write(house.folder.path(), "b.txt", b"b");
+    ends(&house, 0, &["put", "a.txt", "/a.txt"]);
+    let (_, err) = ends(&house, 4, &["put", "b.txt", "/a.txt"]);
+    assert!(err.contains("[PATH_CONFLICT]") && err.contains("→"), "{err}");
+    ends(&house, 0, &["put", "b.txt", "/a.txt", "--mode", "overwrite"]);
+    let (_, err) = ends(&house, 3, &["get", "/nothing"]);
+    assert!(err.contains("/nothing"), "{err}");
+    ends(&house, 3, &["ls", "/nothing"]);
+    ends(&house, 3, &["put", "nothing", "/"]);
+    ends(&house, 3, &["ls", "--parameter", "nobody"]);
+    ends(&house, 2, &["put", "-r"]);
+    ends(&house, 0, &["mkdir", "/folder"]);
+    ends(&house, 4, &["mkdir", "/folder"]);
+    ends(&house, 0, &["mkdir", "--exist-ok", "/folder"]);
+    ends(&house, 1, &["rm", "/folder"]);
+    ends(&house, 0, &["rm", "-r", "/folder"]);
+    ends(&house, 3, &["rm", "/folder"]);
+    ends(&house, 0, &["rm", "-f", "/folder"]);
+    let (_, err) = ends(&house, 6, &["ls", "--server", "http://127.0.0.1:1"]);
+    assert!(err.contains("serve"), "{err}");
+    ends(&house, 64, &["config", "check", "--append-mib", "6"]);
+    ends(&house, 0, &["health", "--probe-addr", &house.addresses.probe.to_string()]);
+    ends(&house, 6, &["health", "--probe-addr", "127.0.0.1:1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_are_moved_copied_linked_found_and_told_by_commands() {
+    let house = support::start().await;
+    write(house.folder.path(), "cat.txt", b"cat");
+    ends(&house, 0, &["put", "cat.txt", "/pets/"]);
+    ends(&house, 0, &["cp", "/pets/cat.txt", "/pets/tom.txt"]);
+    ends(&house, 0, &["mkdir", "/old"]);
+    ends(&house, 0, &["mv", "/pets/tom.txt", "/old"]);
+    ends(&house, 0, &["mv", "/pets/cat.txt", "/pets/CAT.txt"]);
+    let (out, _) = ends(&house, 0, &["ls", "-r", "--sort", "name"]);
+    assert_eq!(out, "old/\nold/tom.txt\npets/\npets/CAT.txt\n");
+    let (out, _) = ends(&house, 0, &["stat", "--json", "/old/tom.txt"]);
+    let item: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&item["kind"], &item["size"]), (&"file".into(), &3.into()));
+    let (url, _) = ends(&house, 0, &["link", "/old/tom.txt"]);
+    let (again, _) = ends(&house, 0, &["link", "/old/tom.txt"]);
+    assert!(url.starts_with("https://") && url == again, "{url}{again}");
+    let (list, _) = ends(&house, 0, &["link", "--list"]);
+    assert!(list.contains(url.trim()), "{list}");
+    ends(&house, 0, &["link", "--revoke", url.trim()]);
+    assert_eq!(ends(&house, 0, &["link", "--list"]).0, "");
+    assert_eq!(ends(&house, 0, &["search", "tom", "--names"]).0, "/old/tom.txt\n");
+    assert!(ends(&house, 0, &["account"]).0.contains("dbid:"));
+    let (out, _) = ends(&house, 0, &["parameters", "list"]);
+    assert!(out.starts_with(&format!("{PARAMETER} ")) && out.contains("active"), "{out}");
+    ends(&house, 0, &["parameters", "test", PARAMETER]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_stopped_by_ctrl_c_goes_on_when_the_command_is_repeated() {
+    let house = support::start().await;
+    let bytes = noise(40 * MIB + 3, 5);
+    write(house.folder.path(), "big", &bytes);
+    // Later appends never end, so some bytes are at Dropbox and the command hangs until it is interrupted.
+    let stall = Rule {
+        route: "files/upload_session/append_v2".into(),
+        nth: None,
+        every: None,
+        times: None,
+        action: Action::Stall,
+    };
+    let first = Rule { nth: Some(1), times: Some(1), action: Action::Delay { millis: 0 }, ..stall.clone() };
+    house.control().script([first, stall]).expect("a script");
+    let mut child = program(&house, &["put", "big", "/big"]).stderr(Stdio::null()).spawn().expect("it starts");
+    let state = house.folder.path().join("state/dropbox-connector/uploads");
+    let control = house.control();
+    until("an append stalls and the upload is kept", async || {
+        let stalled = control.standing().iter().any(|rule| rule.fired > 0 && rule.rule.nth.is_none());
+        stalled && fs::read_dir(&state).is_ok_and(|mut entries| entries.next().is_some())
+    })
+    .await;
+    interrupt(&child);
+    assert_eq!(child.wait().expect("its end").code(), Some(130));
+    house.control().clear_script();
+    let (out, _) = ends(&house, 0, &["put", "big", "/big", "--json"]);
+    let told: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(told["skipped"], false, "{told}");
+    assert!(house.control().read(None, "/big").expect("the file") == bytes);
+    assert_eq!(fs::read_dir(&state).expect("the place of uploads").count(), 0, "a finished upload is kept no longer");
+    // One session only: the second run made none.
+    assert_eq!(house.control().counter("files/upload_session/start").calls, 1);
+}
+
+fn interrupt(child: &Child) {
+    let done = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(done.expect("kill starts").success());
+}
+
+#[test]
+fn the_demo_ends_well_on_a_folder_of_every_kind_of_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for number in 0..150 {
+        let name = format!("d{}/f{number}{}", number % 7, ["", "😀", "e\u{301}", " x"][number % 4]);
+        write(folder.path(), &name, &noise([0, 1, 1000, 70_000][number % 4], number as u64));
+    }
+    write(folder.path(), "large", &noise(34 * MIB + 1, 9));
+    for skipped in ["desktop.ini", "ends in space ", "D0/F0"] {
+        write(folder.path(), skipped, b"x");
+    }
+    let output = Command::new(BINARY).arg("demo").arg(folder.path()).output().expect("it starts");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(out.contains("(151 files") && out.contains("skipped    3") && out.contains("All well: 151 files"), "{out}");
+}
