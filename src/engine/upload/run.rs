@@ -134,8 +134,14 @@ impl<'a> Run<'a> {
         let mut last = None;
         let failure = loop {
             match self.next_part(&mut cutter).await {
-                Ok(Some((part, _))) if cutter.is_finished() => last = Some(part),
-                Ok(Some((part, room))) => self.push(part, room).await?,
+                // All that was declared is in the first part: it waits for `finish`, which needs no further block.
+                Ok(Some((part, _))) if cutter.is_finished() || self.fits_one_request(&part) => last = Some(part),
+                Ok(Some((part, room))) => {
+                    if let Some(first) = last.take() {
+                        self.push(first, None).await?;
+                    }
+                    self.push(part, room).await?;
+                }
                 Ok(None) => break None,
                 Err(fault) if resumable(&fault) => break Some(fault),
                 Err(fault) => return Err(fault),
@@ -144,7 +150,8 @@ impl<'a> Run<'a> {
         if let Some(fault) = failure {
             // A lane that failed has settled what it could; otherwise whole blocks of what was read are kept.
             if self.lane.is_some() || self.record.is_none() {
-                if let Some(part) = cutter.salvage().await {
+                let first = last.filter(|_| !cutter.is_finished());
+                for part in [first, cutter.salvage().await].into_iter().flatten() {
                     self.push(part, None).await?;
                 }
                 self.settle().await?;
@@ -245,6 +252,11 @@ impl<'a> Run<'a> {
         self.lane = Some(Lane::start(self.shared, self.caller, plan, &self.progress));
     }
 
+    fn fits_one_request(&self, part: &Part) -> bool {
+        let declared = self.spec.total_size == Some(part.len()) && part.len() <= limits::SINGLE_UPLOAD_BYTES_MAX;
+        self.record.is_none() && part.offset == 0 && declared
+    }
+
     async fn settle(&mut self) -> Result<u64> {
         match self.lane.take() {
             Some(lane) => lane.settle().await,
@@ -287,7 +299,11 @@ impl<'a> Run<'a> {
 
     /// What the caller needs to go on: only a failure that leaves the upload whole carries it.
     pub(super) fn positioned(&self, fault: Fault) -> Fault {
-        let Some(record) = &self.record else { return fault };
+        let Some(record) = &self.record else {
+            // Nothing is kept yet, so the stream goes on from its beginning.
+            let gap = fault.reason() == Reason::OffsetGap;
+            return if gap { fault.fact("persistedOffset", 0) } else { fault };
+        };
         let spoilt =
             matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
         if fault.reason() == Reason::UploadNotFound && fault.about().is_none() {
