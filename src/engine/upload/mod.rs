@@ -373,7 +373,7 @@ impl Shared {
         let row = self.store.create_upload(new).await?;
         let handle = Handle { id: row.id, session, parallel, expires, spec, context };
         let upload_id = handle.seal(self, &account.owner)?;
-        Ok(Record { handle, upload_id, writer: row.writer, stored: true })
+        Ok(Record { handle, upload_id, writer: row.writer, stored: true, intended: false })
     }
 
     /// Ends the stream that writes to this upload in this process, and takes its place.

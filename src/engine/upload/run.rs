@@ -94,6 +94,11 @@ impl<'a> Run<'a> {
                 let whole = whole_of(&spec, size, digests.as_deref());
                 match shared.look(caller, &spec, whole).await {
                     Some(settled) => Ok(Resumed::Done(Box::new(settled))),
+                    // A second commit could write a second file, and no look can tell whether there was a first.
+                    None if record.intended && (spec.autorename || spec.strict_conflict) => {
+                        shared.release(&record).await;
+                        Err(Fault::new(Reason::OutcomeUnknown, "the commit was sent and its answer was lost"))
+                    }
                     None => Ok(Resumed::Closed { record: Box::new(record), whole }),
                 }
             }
