@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Account, Outcome, Progress, Settled, Shared, UploadSpec,
+    Account, Outcome, Progress, Settled, Shared, UploadSpec, Writing,
     commit::Whole,
     lane::{Lane, Plan},
     record::{Record, Standing, short},
@@ -37,13 +36,13 @@ pub(super) struct Run<'a> {
     digests: Option<Vec<BlockDigest>>,
     beyond: Vec<Piece>,
     progress: watch::Sender<Progress>,
-    taken_over: CancellationToken,
+    writing: Writing,
     pub finish_ends_stream: bool,
 }
 
 pub(super) enum Resumed<'a> {
     Stream(Box<Run<'a>>),
-    Closed { record: Box<Record>, whole: Whole },
+    Closed { record: Box<Record>, whole: Whole, writing: Writing },
     Done(Box<Settled>),
 }
 
@@ -69,7 +68,7 @@ impl<'a> Run<'a> {
             digests: Some(Vec::new()),
             beyond: Vec::new(),
             progress,
-            taken_over: CancellationToken::new(),
+            writing: Writing::default(),
             finish_ends_stream: true,
         }
     }
@@ -82,7 +81,7 @@ impl<'a> Run<'a> {
         progress: watch::Sender<Progress>,
     ) -> Result<Resumed<'a>> {
         let handle = shared.open_handle(&account.owner, upload_id)?;
-        let taken_over = shared.take_over(&handle.id);
+        let writing = shared.take_over(&handle.id);
         let (record, mut standing) = shared.claim(handle, upload_id).await?;
         if !record.stored {
             standing = shared.probe(caller, &record.handle, upload_id).await?;
@@ -99,7 +98,7 @@ impl<'a> Run<'a> {
                         shared.release(&record).await;
                         Err(Fault::new(Reason::OutcomeUnknown, "the commit was sent and its answer was lost"))
                     }
-                    None => Ok(Resumed::Closed { record: Box::new(record), whole }),
+                    None => Ok(Resumed::Closed { record: Box::new(record), whole, writing }),
                 }
             }
             Standing::Open { prefix, digests, beyond } => {
@@ -116,7 +115,7 @@ impl<'a> Run<'a> {
                 run.prefix = prefix;
                 run.digests = digests;
                 run.beyond = beyond;
-                run.taken_over = taken_over;
+                run.writing = writing;
                 run.start_lane(true);
                 Ok(Resumed::Stream(Box::new(run)))
             }
@@ -180,7 +179,7 @@ impl<'a> Run<'a> {
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
-        let taken_over = self.taken_over.clone();
+        let taken_over = self.writing.taken_over();
         let next = match &mut self.lane {
             None => cutter.next().await.map(|part| part.map(|part| (part, None))),
             Some(lane) => {
@@ -191,7 +190,7 @@ impl<'a> Run<'a> {
                 };
                 let ended = tokio::select! {
                     biased;
-                    () = taken_over.cancelled() => Err(taken_over_fault()),
+                    () = taken_over => Err(taken_over_fault()),
                     fault = lane.failed() => Err(fault),
                     part = part => Ok(part),
                 };
@@ -218,7 +217,7 @@ impl<'a> Run<'a> {
             let context = std::mem::take(&mut self.context);
             let record =
                 self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
-            self.taken_over = self.shared.take_over(&record.handle.id);
+            self.writing = self.shared.take_over(&record.handle.id);
             let upload_id = record.upload_id.clone();
             self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
             self.record = Some(record);
@@ -329,6 +328,6 @@ fn resumable(fault: &Fault) -> bool {
     fault.retry_delay().is_some()
 }
 
-fn taken_over_fault() -> Fault {
+pub(super) fn taken_over_fault() -> Fault {
     Fault::new(Reason::UploadTakenOver, "another stream took this upload over")
 }
