@@ -65,6 +65,8 @@ pub const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 pub const DOWNLOAD_CHUNK_DEFAULT: usize = 256 * 1024;
 pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
+/// Ranges read ahead take at most this part of the block budget, over all downloads.
+pub const AHEAD_SHARE: usize = 8;
 /// Times a broken body is taken up again before the caller hears of it.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
 

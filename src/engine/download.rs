@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    blocks::{Block, Blocks},
+    blocks::{Block, Blocks, Tally},
     content_hash::ContentHash,
     stream_hash::StreamHasher,
 };
@@ -116,6 +116,8 @@ pub struct Trailer {
 pub struct Downloads {
     slots: Arc<Semaphore>,
     blocks: Blocks,
+    /// Blocks of ranges ahead, of all downloads.
+    ahead: Tally,
 }
 
 /// A download under way. Dropping it drops the request to Dropbox.
@@ -147,6 +149,7 @@ struct Reader {
     ahead: VecDeque<Ahead>,
     parallel: usize,
     blocks: Blocks,
+    tally: Tally,
 }
 
 /// A range ahead of the one being read.
@@ -170,7 +173,7 @@ enum Pin {
 
 impl Downloads {
     pub fn new(open_max: usize, blocks: Blocks) -> Downloads {
-        Downloads { slots: Arc::new(Semaphore::new(open_max)), blocks }
+        Downloads { slots: Arc::new(Semaphore::new(open_max)), blocks, ahead: Tally::default() }
     }
 
     /// Asks Dropbox for the item and returns when its header is known.
@@ -209,6 +212,7 @@ impl Downloads {
             ahead: VecDeque::new(),
             parallel,
             blocks: self.blocks.clone(),
+            tally: self.ahead.clone(),
         };
         Ok(Download {
             header,
@@ -469,7 +473,12 @@ impl Reader {
             if start >= self.end || (self.body.is_none() && self.ahead.is_empty()) {
                 return;
             }
+            // A caller who stops reading keeps its ranges: all of them together never keep uploads from their blocks.
+            if self.tally.held() >= self.blocks.budget_bytes() / limits::BLOCK_BYTES / limits::AHEAD_SHARE {
+                return;
+            }
             let Some(block) = self.blocks.more(self.ahead.len()) else { return };
+            let block = block.counted(&self.tally);
             let end = self.end.min(start + limits::BLOCK_BYTES as u64);
             let filling = tokio::spawn(fill(self.caller.clone(), self.pin.clone(), start, end, block));
             self.ahead.push_back(Ahead { start, end, filling: AbortOnDropHandle::new(filling) });
