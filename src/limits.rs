@@ -91,6 +91,8 @@ pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// A commit with less time than this before its deadline is not sent.
 pub const COMMIT_TIME_MIN: Duration = Duration::from_millis(500);
+/// A commit that was sent goes on this long, also when its caller's deadline passes; never for ever, for it holds the gate.
+pub const COMMIT_TIME_OWN: Duration = Duration::from_secs(60);
 /// Idle gates are forgotten when this many are known.
 pub const GATES_SWEEP_AT: usize = 4096;
 /// Mounted folders remembered, per process.

@@ -20,7 +20,7 @@ use crate::{
 /// How often a repeat looks whether the first one has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A write under an id has this long, whenever its caller leaves (API-DESIGN a.3).
-const WRITE_TIME: Duration = Duration::from_secs(60);
+const WRITE_TIME: Duration = crate::limits::COMMIT_TIME_OWN;
 
 /// Runs `body` at most once per request id; without an id, just runs it.
 ///

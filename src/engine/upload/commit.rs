@@ -1,6 +1,8 @@
 //! The one step that must not be repeated blindly. An intent is written down before it, an unclear answer is settled by
 //! looking at the path: the same content hash and size mean that it happened.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use dropbox_sdk::files::{
     CommitInfo, FileMetadata, GetMetadataArg, Metadata, UploadArg, UploadSessionCursor, UploadSessionFinishArg,
@@ -15,6 +17,7 @@ use crate::{
     dropbox::{Caller, Repeat, routes},
     engine::{content_hash::ContentHash, parts::Part},
     fault::{Fault, Reason, Result},
+    limits,
 };
 
 /// What is known of the bytes before they are committed.
@@ -84,7 +87,9 @@ impl Shared {
             }
         }
         // Once it is sent it goes on under a deadline of its own: a commit cannot be withdrawn.
-        let own = caller.with_deadline(None);
+        let now = Instant::now();
+        let own = caller.deadline().map_or(now + limits::DEADLINE_MAX, |at| at.max(now + limits::COMMIT_TIME_OWN));
+        let own = caller.with_deadline(Some(own));
         let sent = own.commit_upload(&turn, &routes::UPLOAD_SESSION_FINISH.repeating(spec.repeat()), &arg, &[]).await;
         drop(turn);
         let settled = match sent {

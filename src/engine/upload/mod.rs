@@ -298,16 +298,18 @@ impl Uploads {
         let frames = frames.take_until(Box::pin(shared.draining.clone().cancelled_owned()));
         let mut run = match opening {
             Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress),
-            Opening::Resume(upload_id) => match Run::resume(shared, caller, account, &upload_id, progress.clone()).await? {
-                Resumed::Stream(run) => *run,
-                Resumed::Closed { record, whole, writing } => {
-                    progress.send_modify(|progress| *progress = closed_at(&upload_id, whole.size));
-                    return shared.only_finish(caller, account, *record, whole, &writing, frames).await;
+            Opening::Resume(upload_id) => {
+                match Run::resume(shared, caller, account, &upload_id, progress.clone()).await? {
+                    Resumed::Stream(run) => *run,
+                    Resumed::Closed { record, whole, writing } => {
+                        progress.send_modify(|progress| *progress = closed_at(&upload_id, whole.size));
+                        return shared.only_finish(caller, account, *record, whole, &writing, frames).await;
+                    }
+                    Resumed::Done(settled) => {
+                        return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
+                    }
                 }
-                Resumed::Done(settled) => {
-                    return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
-                }
-            },
+            }
         };
         run.finish_ends_stream = finish_ends_stream;
         let outcome = run.stream(frames).await;
