@@ -280,11 +280,6 @@ impl<'a> Run<'a> {
         Ok(Outcome::Committed { settled: Box::new(settled), upload_id: self.upload_id() })
     }
 
-    /// All bytes that were declared, and no session is open yet.
-    fn is_whole(&self, part: &Part) -> bool {
-        self.lane.is_none() && self.record.is_none() && self.spec.total_size == Some(part.len())
-    }
-
     fn rules(&self) -> Result<Rules> {
         let declared_hash = match self.spec.content_hash.as_deref().map(str::parse::<ContentHash>) {
             Some(Ok(hash)) => Some(hash),
