@@ -510,16 +510,15 @@ async fn open_range(caller: &Caller, pin: &Pin, start: u64, end: u64) -> Result<
             Ok(Ranged::new(answer.body, if answer.status == 206 { 0 } else { start }))
         }
         Pin::Link { arg, rev, size } => {
-            let changed = || Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read");
             let answer = match caller.download(&routes::GET_SHARED_LINK_FILE, arg, range).await {
                 // It was longer before.
-                Err(fault) if is_range_refusal(&fault) => return Err(changed().source(fault)),
+                Err(fault) if is_range_refusal(&fault) => return Err(content_changed().source(fault)),
                 answer => answer?,
             };
             let same =
                 matches!(&answer.value, SharedLinkMetadata::File(link) if link.rev == *rev && link.size == *size);
             if !same || (answer.status != 206 && start > 0) {
-                return Err(changed());
+                return Err(content_changed());
             }
             Ok(Ranged::new(answer.body, 0))
         }

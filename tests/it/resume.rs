@@ -300,35 +300,38 @@ async fn killed_at(
     assert!(control.read(None, &spec.path).as_deref() == Some(bytes), "{what}");
 }
 
+/// Side by side: a resume waits for the writer that was killed.
+async fn every_point(lane: &str, spec: &pb::UploadSpec, bytes: &[u8], points: &[(&str, u64)]) {
+    let kills = points.iter().flat_map(|(route, nth)| {
+        [Action::CutBefore, Action::CutAfter]
+            .map(|action| killed_at(lane, spec, bytes, route, *nth, action, ResentBlock::Accepted))
+    });
+    futures::future::join_all(kills).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordered_upload_survives_a_server_killed_at_any_of_its_calls() {
     let bytes = noise(18 * MIB, 7);
     let spec = pb::UploadSpec { parallel_appends: 1, ..spec("/any") };
-    for (route, nth) in [(APPEND, 1), (APPEND, 2), (APPEND, 3), (FINISH, 1)] {
-        for action in [Action::CutBefore, Action::CutAfter] {
-            killed_at("ordered", &spec, &bytes, route, nth, action, ResentBlock::Accepted).await;
-        }
-    }
+    let points = [(APPEND, 1), (APPEND, 2), (APPEND, 3), (FINISH, 1)];
+    every_point("ordered", &spec, &bytes, &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parallel_upload_survives_a_server_killed_at_any_of_its_calls() {
     let bytes = noise(34 * MIB, 8);
     let spec = pb::UploadSpec { parallel_appends: 3, total_size: Some(34 * MIB as i64), ..spec("/any") };
-    for (route, nth) in [(APPEND, 1), (APPEND, 3), (APPEND, 5), (FINISH, 1)] {
-        for action in [Action::CutBefore, Action::CutAfter] {
-            killed_at("parallel", &spec, &bytes, route, nth, action, ResentBlock::Accepted).await;
-        }
-    }
+    let points = [(APPEND, 1), (APPEND, 3), (APPEND, 5), (FINISH, 1)];
+    every_point("parallel", &spec, &bytes, &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parallel_upload_survives_a_kill_where_dropbox_refuses_blocks_it_has() {
     let bytes = noise(34 * MIB, 9);
     let spec = pb::UploadSpec { parallel_appends: 3, total_size: Some(34 * MIB as i64), ..spec("/any") };
-    for nth in [1, 3] {
-        killed_at("parallel", &spec, &bytes, APPEND, nth, Action::CutAfter, ResentBlock::IncorrectOffset).await;
-    }
+    let kills = [1, 3]
+        .map(|nth| killed_at("parallel", &spec, &bytes, APPEND, nth, Action::CutAfter, ResentBlock::IncorrectOffset));
+    futures::future::join_all(kills).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
