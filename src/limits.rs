@@ -65,6 +65,8 @@ pub const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 pub const DOWNLOAD_CHUNK_DEFAULT: usize = 256 * 1024;
 pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
+/// Ranges read ahead take at most this part of the block budget, over all downloads.
+pub const AHEAD_SHARE: usize = 8;
 /// Times a broken body is taken up again before the caller hears of it.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
 
@@ -89,6 +91,8 @@ pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// A commit with less time than this before its deadline is not sent.
 pub const COMMIT_TIME_MIN: Duration = Duration::from_millis(500);
+/// A commit that was sent goes on this long, also when its caller's deadline passes; never for ever, for it holds the gate.
+pub const COMMIT_TIME_OWN: Duration = Duration::from_secs(60);
 /// Idle gates are forgotten when this many are known.
 pub const GATES_SWEEP_AT: usize = 4096;
 /// Mounted folders remembered, per process.

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    blocks::{Block, Blocks},
+    blocks::{Block, Blocks, Tally},
     content_hash::ContentHash,
     stream_hash::StreamHasher,
 };
@@ -116,6 +116,8 @@ pub struct Trailer {
 pub struct Downloads {
     slots: Arc<Semaphore>,
     blocks: Blocks,
+    /// Blocks of ranges ahead, of all downloads.
+    ahead: Tally,
 }
 
 /// A download under way. Dropping it drops the request to Dropbox.
@@ -147,6 +149,7 @@ struct Reader {
     ahead: VecDeque<Ahead>,
     parallel: usize,
     blocks: Blocks,
+    tally: Tally,
 }
 
 /// A range ahead of the one being read.
@@ -170,7 +173,7 @@ enum Pin {
 
 impl Downloads {
     pub fn new(open_max: usize, blocks: Blocks) -> Downloads {
-        Downloads { slots: Arc::new(Semaphore::new(open_max)), blocks }
+        Downloads { slots: Arc::new(Semaphore::new(open_max)), blocks, ahead: Tally::default() }
     }
 
     /// Asks Dropbox for the item and returns when its header is known.
@@ -209,6 +212,7 @@ impl Downloads {
             ahead: VecDeque::new(),
             parallel,
             blocks: self.blocks.clone(),
+            tally: self.ahead.clone(),
         };
         Ok(Download {
             header,
@@ -469,7 +473,12 @@ impl Reader {
             if start >= self.end || (self.body.is_none() && self.ahead.is_empty()) {
                 return;
             }
+            // A caller who stops reading keeps its ranges: all of them together never keep uploads from their blocks.
+            if self.tally.held() >= self.blocks.budget_bytes() / limits::BLOCK_BYTES / limits::AHEAD_SHARE {
+                return;
+            }
             let Some(block) = self.blocks.more(self.ahead.len()) else { return };
+            let block = block.counted(&self.tally);
             let end = self.end.min(start + limits::BLOCK_BYTES as u64);
             let filling = tokio::spawn(fill(self.caller.clone(), self.pin.clone(), start, end, block));
             self.ahead.push_back(Ahead { start, end, filling: AbortOnDropHandle::new(filling) });
@@ -501,11 +510,16 @@ async fn open_range(caller: &Caller, pin: &Pin, start: u64, end: u64) -> Result<
             Ok(Ranged::new(answer.body, if answer.status == 206 { 0 } else { start }))
         }
         Pin::Link { arg, rev, size } => {
-            let answer = caller.download(&routes::GET_SHARED_LINK_FILE, arg, range).await?;
+            let changed = || Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read");
+            let answer = match caller.download(&routes::GET_SHARED_LINK_FILE, arg, range).await {
+                // It was longer before.
+                Err(fault) if is_range_refusal(&fault) => return Err(changed().source(fault)),
+                answer => answer?,
+            };
             let same =
                 matches!(&answer.value, SharedLinkMetadata::File(link) if link.rev == *rev && link.size == *size);
             if !same || (answer.status != 206 && start > 0) {
-                return Err(Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read"));
+                return Err(changed());
             }
             Ok(Ranged::new(answer.body, 0))
         }
@@ -608,6 +622,10 @@ fn link_arg(url: &str, path: Option<&str>, password: Option<&str>) -> GetSharedL
     arg.path = path.map(str::to_owned);
     arg.link_password = password.map(str::to_owned);
     arg
+}
+
+fn content_changed() -> Fault {
+    Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read")
 }
 
 fn is_range_refusal(fault: &Fault) -> bool {

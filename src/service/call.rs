@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tonic::{Request, Response, Status};
@@ -19,6 +19,7 @@ use crate::{
 pub struct Call(Arc<Facts>);
 
 /// What the guard knows before the body runs.
+#[derive(Clone)]
 pub struct Facts {
     /// `package.Service/Method`.
     pub rpc: String,
@@ -54,6 +55,14 @@ impl Call {
 
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline
+    }
+
+    /// The same call for work that goes on when its caller has left: until `least` from now, if that is later.
+    #[must_use]
+    pub fn outlasting(&self, least: Duration) -> Call {
+        let mut facts = (*self.0).clone();
+        facts.deadline = facts.deadline.map(|deadline| deadline.max(Instant::now() + least));
+        Call::new(facts)
     }
 
     pub fn parameter_metadata(&self) -> Option<&str> {

@@ -3,6 +3,7 @@
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health as Service,
@@ -14,6 +15,8 @@ use crate::{ready::Ready, service::SERVICES};
 #[derive(Debug, Clone)]
 pub struct Health {
     pub ready: Ready,
+    /// Cancelled when the process refuses new calls: an open watch would hold its connection until it is cut.
+    pub draining: CancellationToken,
 }
 
 /// What a name is about.
@@ -61,7 +64,8 @@ impl Service for Health {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let watch = self.ready.subscribe();
-        Ok(Response::new(changes(name(&request.get_ref().service), watch).boxed()))
+        let changes = changes(name(&request.get_ref().service), watch);
+        Ok(Response::new(changes.take_until(self.draining.clone().cancelled_owned()).boxed()))
     }
 }
 
@@ -90,6 +94,10 @@ mod tests {
         Request::new(HealthCheckRequest { service: service.to_owned() })
     }
 
+    fn health() -> Health {
+        Health { ready: Ready::new(), draining: CancellationToken::new() }
+    }
+
     async fn check(health: &Health, service: &str) -> Result<ServingStatus, tonic::Code> {
         let answer = health.check(asked(service)).await;
         answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code())
@@ -97,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_and_services_follow_the_facts_and_liveness_does_not() {
-        let health = Health { ready: Ready::new() };
+        let health = health();
         for service in ["", "readiness", SERVICES[0], SERVICES[1]] {
             assert_eq!(check(&health, service).await, Ok(ServingStatus::NotServing), "{service}");
         }
@@ -109,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watch_tells_changes_and_keeps_quiet_about_unknown_names() {
-        let health = Health { ready: Ready::new() };
+        let health = health();
         let mut watch = health.watch(asked("readiness")).await.unwrap().into_inner();
         let mut next = async || watch.next().await.unwrap().unwrap().status();
         assert_eq!(next().await, ServingStatus::NotServing);
@@ -117,6 +125,9 @@ mod tests {
         assert_eq!(next().await, ServingStatus::Serving);
         health.ready.set_draining();
         assert_eq!(next().await, ServingStatus::NotServing);
+        health.draining.cancel();
+        assert!(watch.next().await.is_none(), "a watch does not outlive the drain");
+        let health = self::health();
         let mut unknown = health.watch(asked("nope")).await.unwrap().into_inner();
         assert_eq!(unknown.next().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
     }

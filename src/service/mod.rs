@@ -115,7 +115,7 @@ impl Doors {
         Doors {
             connector,
             admin: Admin { door },
-            health: Health { ready },
+            health: Health { ready, draining: draining.clone() },
             layer: GuardLayer { authenticator, draining },
             reflection: config.reflection,
         }

@@ -19,6 +19,8 @@ use crate::{
 
 /// How often a repeat looks whether the first one has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// A write under an id has this long, whenever its caller leaves (API-DESIGN a.3).
+const WRITE_TIME: Duration = crate::limits::COMMIT_TIME_OWN;
 
 /// Runs `body` at most once per request id; without an id, just runs it.
 ///
@@ -39,7 +41,9 @@ where
     Fut: Future<Output = Result<A>> + Send + 'static,
 {
     let run = {
-        let (door, call, request) = (door.clone(), call.clone(), request.clone());
+        let (door, request) = (door.clone(), request.clone());
+        // Under its caller's deadline it would end with its caller, and that would be the answer for 15 minutes.
+        let call = if request_id.is_some() { call.outlasting(WRITE_TIME) } else { call.clone() };
         async move { door.enter(&call, &request, extra, |site| body(site, request.clone())).await }
     };
     let Some(request_id) = request_id else { return Ok(run.await?) };

@@ -104,11 +104,17 @@ pub fn open<Q: Paged>(site: &Site, request: &Q) -> Result<Option<(String, Place)
         let text = "the page token was given for other arguments; repeat them, or start without a token";
         return Err(Fault::new(Reason::PageTokenMismatch, text));
     }
-    let plain = token.p.is_empty() || token.p.starts_with('/');
-    if plain && !site.jail().holds(Some(&token.p)) {
+    if !stays_inside(site.jail(), Q::RPC, &token.p) {
         return Err(Jail::not_found(""));
     }
     Ok(Some((token.p, token.place)))
+}
+
+/// Whether a listing may go on in this folder. The jail may be newer than the token: an id or a namespace does not say
+/// where it lies. Links of a whole account are given one by one through the jail.
+fn stays_inside(jail: &Jail, rpc: &str, folder: &str) -> bool {
+    let whole = folder.is_empty() && rpc == api::ListSharedLinksRequest::RPC;
+    whole || jail.holds(Some(folder))
 }
 
 /// Tag and length before an entry.
@@ -166,6 +172,17 @@ mod tests {
         let mut answer = Answer::bounded(1, ANSWER_BYTES_MAX);
         answer.put(item(1));
         assert!(!answer.has_room(&item(1)));
+    }
+
+    #[test]
+    fn a_token_from_before_the_jail_leads_nowhere_outside_it() {
+        let jail = Jail::new("/in").unwrap();
+        for folder in ["id:abcdefgh", "ns:7/out", "/out", ""] {
+            assert!(!stays_inside(&jail, "ListFolder", folder), "{folder}");
+            assert!(stays_inside(&Jail::new("").unwrap(), "ListFolder", folder), "{folder}");
+        }
+        assert!(stays_inside(&jail, "ListFolder", "/in/deep"));
+        assert!(stays_inside(&jail, "ListSharedLinks", ""), "each link is looked at");
     }
 
     #[test]

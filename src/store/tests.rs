@@ -327,6 +327,10 @@ async fn a_commit_is_intended_once_and_its_outcome_is_kept() {
 
     let looker = house.store.claim_upload(&upload.id).await.unwrap().upload;
     assert_eq!((looker.state, looker.writer, looker.size), (UploadState::Committing, 2, Some(4)));
+    let torn = house.store.commit_refused(&upload.id, 1).await.unwrap_err();
+    assert_eq!(torn.reason(), Reason::UploadTakenOver);
+    house.store.commit_refused(&upload.id, 2).await.unwrap();
+    house.store.intend_commit(&upload.id, 2, 4).await.expect("a commit that did not happen is sent by the next writer");
     house.store.upload_committed(&upload.id, r#"{"rev":"1"}"#).await.unwrap();
     let done = house.store.claim_upload(&upload.id).await.unwrap().upload;
     assert_eq!((done.state, done.writer, done.outcome.as_deref()), (UploadState::Committed, 2, Some(r#"{"rev":"1"}"#)));

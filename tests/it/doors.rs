@@ -60,7 +60,7 @@ async fn reflection_can_be_switched_off() {
 }
 
 #[tokio::test]
-async fn a_deadline_is_answered_as_such_and_request_ids_come_back() {
+async fn a_request_id_comes_back() {
     let house = start().await;
     let message =
         pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: "/".into(), ..Default::default() };
@@ -68,11 +68,4 @@ async fn a_deadline_is_answered_as_such_and_request_ids_come_back() {
     request.metadata_mut().insert("x-request-id", "mine".parse().expect("ascii"));
     let answer = house.client().get_item(request).await.expect("root");
     assert_eq!(answer.metadata().get("x-request-id").expect("an id"), "mine");
-    // Over before it can begin; the answer is the server's own, with details.
-    let mut request = tonic::Request::new(message);
-    request.metadata_mut().insert("grpc-timeout", "1n".parse().expect("ascii"));
-    let status = tokio::time::timeout(Duration::from_secs(10), house.client().get_item(request)).await;
-    let status = status.expect("answered").expect_err("too late");
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
 }

@@ -1,1 +1,154 @@
-//! x
+//! Shutting down with everything in flight.
+
+use std::time::{Duration, Instant};
+
+use dropbox_connector::{
+    api::v1::{self as pb, download_file_response::Payload},
+    emulator::script::{Action, Rule},
+};
+use tonic::{Code, Streaming, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use crate::support::{self, streams::*, *};
+
+async fn open_download(house: &House, path: &str) -> Streaming<pb::DownloadFileResponse> {
+    let request = pb::DownloadFileRequest {
+        application_parameter_id: PARAMETER.into(),
+        source: Some(source(path)),
+        ..Default::default()
+    };
+    let mut stream = house.other_client().await.download_file(request).await.expect("open").into_inner();
+    assert!(stream.message().await.expect("the header").is_some());
+    stream
+}
+
+async fn whole(mut stream: Streaming<pb::DownloadFileResponse>) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    while let Some(message) = stream.message().await.expect("the stream ends well") {
+        match message.payload {
+            Some(Payload::Chunk(chunk)) => bytes.extend_from_slice(&chunk.data),
+            Some(Payload::Trailer(trailer)) => return (bytes, trailer.verified),
+            _ => {}
+        }
+    }
+    panic!("no trailer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_end_resumable_and_downloads_end_whole_when_the_server_drains() {
+    let mut house = support::start().await;
+    let big = noise(24 * MIB, 1);
+    upload(&house, spec("/big"), &big).await.expect("uploaded");
+    let mut uploads = Vec::new();
+    for n in 0..20 {
+        let bytes = noise(9 * MIB + n, n as u64);
+        let client = house.other_client().await;
+        let mut stream = OpenUpload::on(client);
+        let spec = pb::UploadSpec { parallel_appends: if n % 2 == 0 { 1 } else { 2 }, ..spec(&format!("/up/{n}")) };
+        assert!(stream.send(pb::upload_file_request::Frame::Spec(spec)).await);
+        assert!(stream.send_range(&bytes, 0, 9 * MIB).await);
+        uploads.push((stream, bytes));
+    }
+    let mut downloads = Vec::new();
+    for _ in 0..20 {
+        downloads.push(open_download(&house, "/big").await);
+    }
+    until("every upload has persisted 8 MiB", || async {
+        house.control().counter("files/upload_session/append_v2").good >= 20
+    })
+    .await;
+    let app = house.take_app();
+    let draining = tokio::spawn(app.stop());
+    let mut kept = Vec::new();
+    for (mut stream, bytes) in uploads {
+        let ended = stream.early_answer().await.expect_err("drained");
+        assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+        assert!(retry_delay(&ended).is_some());
+        assert_eq!(fact(&ended, "persistedOffset").as_deref(), Some("8388608"));
+        kept.push((fact(&ended, "uploadId").expect("resumable"), bytes));
+    }
+    let refused = house.client().get_server_info(pb::GetServerInfoRequest::default()).await.expect_err("no new calls");
+    assert_eq!(refused.code(), Code::Unavailable);
+    for stream in downloads {
+        let (bytes, verified) = whole(stream).await;
+        assert!(verified && bytes == big);
+    }
+    tokio::time::timeout(PATIENCE, draining).await.expect("within the grace").expect("no panic").expect("nothing cut");
+    house.restart().await;
+    for (upload_id, bytes) in kept {
+        let answer = upload_frames(&house, resume_frames(&upload_id, &bytes, 8 * MIB)).await.expect("resumed");
+        assert_eq!(answer.content_hash, content_hash(&bytes));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_without_a_session_is_told_to_begin_again() {
+    let mut house = support::start().await;
+    let mut stream = OpenUpload::begin(&house, spec("/small")).await;
+    assert!(stream.send(chunk(b"a few bytes")).await);
+    let metadata = house.client().get_server_info(pb::GetServerInfoRequest::default()).await;
+    metadata.expect("the stream before it has begun");
+    let draining = tokio::spawn(house.take_app().stop());
+    let ended = stream.early_answer().await.expect_err("drained");
+    assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+    assert!(retry_delay(&ended).is_some());
+    draining.await.expect("no panic").expect("nothing cut");
+    assert_eq!(house.control().read(None, "/small"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_under_way_is_finished_before_the_server_ends() {
+    let mut house = support::start().await;
+    house.control().script([Rule::always("files/upload", Action::Delay { millis: 500 })]).expect("script");
+    let mut stream = OpenUpload::begin(&house, spec("/late")).await;
+    assert!(stream.send(chunk(b"in time")).await);
+    assert!(stream.send(finish()).await);
+    let answer = tokio::spawn(stream.answer());
+    until("the commit is under way", || async { house.control().counter("files/upload").running == 1 }).await;
+    let draining = tokio::spawn(house.take_app().stop());
+    let answer = answer.await.expect("no panic").expect("committed");
+    assert_eq!(answer.state(), pb::UploadState::Committed);
+    draining.await.expect("no panic").expect("nothing cut");
+    assert_eq!(house.control().read(None, "/late").as_deref(), Some(&b"in time"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_is_withdrawn_at_once_and_liveness_stays() {
+    let mut house = support::start_with(|config| config.drain_delay = Duration::from_millis(1500)).await;
+    let probe = format!("http://{}", house.addresses.probe);
+    let mut health = HealthClient::new(Channel::from_shared(probe).expect("uri").connect().await.expect("probe"));
+    let named = |service: &str| HealthCheckRequest { service: service.into() };
+    let mut watch = health.watch(named("readiness")).await.expect("watch").into_inner();
+    let next = watch.message().await.expect("a message").expect("a state");
+    assert_eq!(next.status(), ServingStatus::Serving);
+    let begun = Instant::now();
+    let draining = tokio::spawn(house.take_app().run_until(std::future::ready(())));
+    let next = watch.message().await.expect("a message").expect("a state");
+    assert_eq!(next.status(), ServingStatus::NotServing);
+    assert!(begun.elapsed() < Duration::from_millis(1000), "told before the delay is over");
+    for (service, expected) in [
+        ("readiness", ServingStatus::NotServing),
+        ("dropboxconnector.v1.DropboxConnector", ServingStatus::NotServing),
+        ("liveness", ServingStatus::Serving),
+    ] {
+        let status = health.check(named(service)).await.expect(service).into_inner().status();
+        assert_eq!(status, expected, "{service}");
+    }
+    // Until the delay is over, calls that still come are served.
+    upload(&house, spec("/during"), b"x").await.expect("served");
+    assert!(begun.elapsed() < Duration::from_millis(1500), "too slow a machine for this test");
+    drop((watch, health));
+    draining.await.expect("no panic").expect("nothing cut");
+    assert!(begun.elapsed() >= Duration::from_millis(1500));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_never_reads_is_cut_when_the_grace_ends() {
+    let mut house = support::start_with(|config| config.drain_grace = Duration::from_millis(400)).await;
+    upload(&house, spec("/big"), &noise(40 * MIB, 3)).await.expect("uploaded");
+    let _unread = open_download(&house, "/big").await;
+    let begun = Instant::now();
+    let ended = house.take_app().stop().await;
+    assert!(matches!(ended, Err(dropbox_connector::app::AppError::Cut)), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

@@ -1,1 +1,450 @@
-//! x
+//! Uploads that are broken off at every step and taken up again: the same bytes, and few of them twice.
+
+use dropbox_connector::{
+    api::v1::{self as pb, dropbox_connector_client::DropboxConnectorClient, upload_file_request::Frame},
+    app::{Addresses, App},
+    config::Config,
+    emulator::{
+        ResentBlock,
+        script::{Action, Rule},
+    },
+};
+use sqlx::{Connection, SqliteConnection};
+use tokio::runtime::Runtime;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::support::{self, streams::*, *};
+
+const START: &str = "files/upload_session/start";
+const APPEND: &str = "files/upload_session/append_v2";
+const FINISH: &str = "files/upload_session/finish";
+
+/// A connector in a runtime of its own, so that it can be killed: every task of it stops where it stands.
+struct Victim {
+    runtime: Option<Runtime>,
+    addresses: Addresses,
+}
+
+impl Victim {
+    async fn start(config: &Config) -> Victim {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        let app = runtime.spawn(App::start(config.clone())).await.expect("no panic").expect("connector");
+        Victim { addresses: app.addresses(), runtime: Some(runtime) }
+    }
+
+    async fn client(&self) -> DropboxConnectorClient<Channel> {
+        DropboxConnectorClient::connect(format!("http://{}", self.addresses.data)).await.expect("connect")
+    }
+
+    fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A house whose own connector has stopped: `Victim`s take its place on the same store.
+async fn emptied() -> House {
+    let mut house = support::start().await;
+    house.take_app().stop().await.expect("stop");
+    house
+}
+
+async fn status_at(victim: &Victim, upload_id: &str) -> Result<pb::GetUploadStatusResponse, Status> {
+    let request = pb::GetUploadStatusRequest {
+        application_parameter_id: PARAMETER.into(),
+        upload_id: upload_id.into(),
+        ..Default::default()
+    };
+    victim.client().await.get_upload_status(request).await.map(tonic::Response::into_inner)
+}
+
+async fn started_at(victim: &Victim, spec: pb::UploadSpec) -> String {
+    let request =
+        pb::StartUploadRequest { application_parameter_id: PARAMETER.into(), spec: Some(spec), ..Default::default() };
+    victim.client().await.start_upload(request).await.expect("started").into_inner().upload_id
+}
+
+async fn finish_at(
+    victim: &Victim,
+    upload_id: &str,
+    bytes: &[u8],
+    from: usize,
+) -> Result<pb::UploadFileResponse, Status> {
+    let stream = tokio_stream::iter(requests(resume_frames(upload_id, bytes, from)));
+    victim.client().await.upload_file(stream).await.map(tonic::Response::into_inner)
+}
+
+/// The two lanes that have a session: a spec that `StartUpload` makes an ordered or a parallel one of.
+fn lanes(path: &str, size: usize) -> [(&'static str, pb::UploadSpec); 2] {
+    let sized = |n| pb::UploadSpec { parallel_appends: n, total_size: Some(size as i64), ..spec(path) };
+    [("ordered", sized(1)), ("parallel", sized(4))]
+}
+
+fn offset(status: &pb::GetUploadStatusResponse) -> usize {
+    usize::try_from(status.persisted_offset).expect("small")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_killed_at_forty_percent_goes_on_where_dropbox_is() {
+    let house = support::start().await;
+    let bytes = noise(50 * MIB + 3, 1);
+    for (lane, spec) in lanes("/killed", bytes.len()) {
+        house.control().clear_journal();
+        let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
+        let upload_id = start_upload(&house, spec).await;
+        let mut stream = OpenUpload::resume(&house, &upload_id).await;
+        assert!(stream.send_range(&bytes, 0, 20 * MIB).await);
+        until("something is persisted", || async {
+            upload_status(&house, &upload_id).await.expect("status").persisted_offset >= 8 * MIB as i64
+        })
+        .await;
+        stream.abandon().await;
+        let status = upload_status(&house, &upload_id).await.expect("status");
+        assert_eq!(status.state(), pb::UploadState::Open);
+        let from = offset(&status);
+        assert!(from.is_multiple_of(BLOCK) && (8 * MIB..=20 * MIB).contains(&from), "{lane}: {from}");
+        let answer = upload_frames(&house, resume_frames(&upload_id, &bytes, from)).await.expect(lane);
+        assert_eq!((answer.content_hash, answer.verified), (content_hash(&bytes), true));
+        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes), "{lane}");
+        let sent = house.control().counter(APPEND).bytes_in;
+        let twice = sent - bytes.len() as u64;
+        let most = if lane == "parallel" { 0 } else { 8 * MIB as u64 };
+        assert!(twice <= most, "{lane}: {twice} bytes were sent twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_started_ahead_takes_its_bytes_in_a_stream() {
+    let house = support::start().await;
+    for (size, appends, kind) in [(33 * MIB, 0, "concurrent"), (33 * MIB, 1, "sequential"), (9 * MIB, 0, "sequential")]
+    {
+        house.control().clear_journal();
+        let bytes = noise(size, 2);
+        let path = format!("/{size}-{appends}");
+        let spec = pb::UploadSpec {
+            total_size: Some(size as i64),
+            parallel_appends: appends,
+            content_hash: content_hash(&bytes),
+            ..spec(&path)
+        };
+        let upload_id = start_upload(&house, spec).await;
+        assert!(upload_id.len() <= 3328, "3.25 KiB at most");
+        let start = house.control().journal().into_iter().find(|entry| entry.route == START).expect("a session");
+        assert_eq!(start.arg["session_type"][".tag"].as_str().unwrap_or("sequential"), kind);
+        let status = upload_status(&house, &upload_id).await.expect("status");
+        assert_eq!((status.state(), status.persisted_offset), (pb::UploadState::Open, 0));
+        let answer = upload_frames(&house, resume_frames(&upload_id, &bytes, 0)).await.expect("uploaded");
+        assert!(answer.verified);
+        assert!(house.control().read(None, &path).as_deref() == Some(&bytes));
+        // Asked again, the answer is the same and nothing is written.
+        let finishes = house.control().counter(FINISH).calls;
+        let again = upload_frames(&house, resume_frames(&upload_id, &[], 0)).await.expect("committed before");
+        assert_eq!(file_of(again.item.as_ref()).rev, file_of(answer.item.as_ref()).rev);
+        assert_eq!(house.control().counter(FINISH).calls, finishes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_chunk_of_a_resumed_stream_names_its_offset() {
+    let house = support::start().await;
+    let upload_id = start_upload(&house, spec("/unnamed")).await;
+    let frames = vec![Frame::ResumeUploadId(upload_id.clone()), chunk(b"abc"), finish()];
+    let refused = upload_frames(&house, frames).await.expect_err("no offset");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    let frames = vec![Frame::ResumeUploadId(upload_id.clone()), chunk_at(BLOCK, b"abc"), finish()];
+    let gap = upload_frames(&house, frames).await.expect_err("a gap");
+    assert_eq!((gap.code(), reason(&gap).as_str()), (Code::OutOfRange, "OFFSET_GAP"));
+    assert_eq!(fact(&gap, "persistedOffset").as_deref(), Some("0"));
+    upload_frames(&house, resume_frames(&upload_id, b"abc", 0)).await.expect("uploaded");
+    assert_eq!(house.control().read(None, "/unnamed").as_deref(), Some(&b"abc"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_server_loses_nothing_that_is_persisted() {
+    let mut house = support::start().await;
+    let bytes = noise(37 * MIB + 1, 3);
+    for (lane, spec) in lanes("/restarted", bytes.len()) {
+        house.control().clear_journal();
+        let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
+        let mut half = frames(spec, &bytes[..17 * MIB]);
+        half.pop();
+        let open = upload_frames(&house, half).await.expect("half-closed");
+        assert_eq!((open.state(), open.persisted_offset), (pb::UploadState::Open, 16 * MIB as i64), "{lane}");
+        house.restart().await;
+        let status = upload_status(&house, &open.upload_id).await.expect("status");
+        assert_eq!((status.state(), status.persisted_offset), (pb::UploadState::Open, 16 * MIB as i64));
+        let answer = upload_frames(&house, resume_frames(&open.upload_id, &bytes, 16 * MIB)).await.expect(lane);
+        assert_eq!(answer.content_hash, content_hash(&bytes), "from digests that were kept");
+        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes));
+        assert_eq!(house.control().counter(APPEND).bytes_in, bytes.len() as u64, "{lane}: nothing is sent twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_stream_on_one_id_takes_over_and_the_file_is_intact() {
+    let house = support::start().await;
+    let bytes = noise(37 * MIB + 1, 4);
+    for (lane, spec) in lanes("/taken", bytes.len()) {
+        let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
+        let upload_id = start_upload(&house, spec).await;
+        let mut first = OpenUpload::resume(&house, &upload_id).await;
+        assert!(first.send_range(&bytes, 0, 17 * MIB).await);
+        until("the first has persisted something", || async {
+            upload_status(&house, &upload_id).await.expect("status").persisted_offset > 0
+        })
+        .await;
+        let second = upload_frames(&house, resume_frames(&upload_id, &bytes, 0));
+        let (second, first) = tokio::join!(second, first.early_answer());
+        let ended = first.expect_err("taken over");
+        assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Aborted, "UPLOAD_TAKEN_OVER"), "{lane}");
+        assert!(retry_delay(&ended).is_none());
+        assert_eq!(second.expect(lane).content_hash, content_hash(&bytes));
+        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes), "{lane}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_changed_before_it_was_resumed_is_refused_before_the_commit() {
+    let house = support::start().await;
+    let bytes = noise(37 * MIB, 5);
+    let mut changed = bytes.clone();
+    changed[MIB] ^= 1;
+    changed[30 * MIB] ^= 1;
+    for (lane, spec) in lanes("/changed", bytes.len()) {
+        let mut half = frames(spec, &bytes[..17 * MIB]);
+        half.pop();
+        let open = upload_frames(&house, half).await.expect("half-closed");
+        let mut rest = resume_frames(&open.upload_id, &changed, 16 * MIB);
+        *rest.last_mut().expect("finish") =
+            Frame::Finish(pb::UploadFinish { content_hash: content_hash(&changed), total_size: None });
+        let refused = upload_frames(&house, rest).await.expect_err("another source");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::DataLoss, "CONTENT_HASH_MISMATCH"), "{lane}");
+        assert!(retry_delay(&refused).is_none());
+        assert_eq!(house.control().counter(FINISH).calls, 0);
+        assert_eq!(house.control().read(None, "/changed"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_of_others_broken_ones_and_expired_ones_are_told_apart() {
+    let house = support::start().await;
+    house.make_parameter("other", |_| {}).await;
+    let upload_id = start_upload(&house, spec("/mine")).await;
+    let asked = |id: &str, upload_id: &str| pb::GetUploadStatusRequest {
+        application_parameter_id: id.into(),
+        upload_id: upload_id.into(),
+        ..Default::default()
+    };
+    let mut client = house.client();
+    let stranger = client.get_upload_status(asked("other", &upload_id)).await.expect_err("not yours");
+    assert_eq!((stranger.code(), reason(&stranger).as_str()), (Code::PermissionDenied, "HANDLE_NOT_YOURS"));
+    for broken in ["x", &upload_id[..upload_id.len() - 4], "AAAA", &format!("{upload_id}A")] {
+        let refused = client.get_upload_status(asked(PARAMETER, broken)).await.expect_err("broken");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "HANDLE_MALFORMED"));
+        let frames = vec![Frame::ResumeUploadId(broken.into()), finish()];
+        let refused = upload_frames(&house, frames).await.expect_err("broken");
+        assert_eq!(reason(&refused), "HANDLE_MALFORMED");
+    }
+    let none = client.get_upload_status(asked(PARAMETER, "")).await.expect_err("none");
+    assert_eq!(reason(&none), "INVALID_FIELD");
+    let bytes = noise(9 * MIB, 6);
+    house.control().expire_sessions();
+    let gone = upload_frames(&house, resume_frames(&upload_id, &bytes, 0)).await.expect_err("Dropbox has forgotten it");
+    assert_eq!((gone.code(), reason(&gone).as_str()), (Code::NotFound, "UPLOAD_NOT_FOUND"));
+    assert!(retry_delay(&gone).is_none());
+}
+
+/// Kills the server when the `nth` call of a route has gone wrong, starts another one and resumes there.
+async fn killed_at(
+    lane: &str,
+    spec: &pb::UploadSpec,
+    bytes: &[u8],
+    route: &str,
+    nth: u64,
+    action: Action,
+    resent: ResentBlock,
+) {
+    let what = format!("{lane} {route} {nth} {action:?} {resent:?}");
+    let house = emptied().await;
+    let control = house.control();
+    control.switch(|switches| switches.resent_block = resent);
+    let mut victim = Victim::start(house.config()).await;
+    let upload_id = started_at(&victim, spec.clone()).await;
+    control.script([Rule::nth(route, nth, action)]).expect("script");
+    let mut client = victim.client().await;
+    let stream = tokio_stream::iter(requests(resume_frames(&upload_id, bytes, 0)));
+    let calling = tokio::spawn(async move { client.upload_file(stream).await });
+    until(&what, || async {
+        let fired = control.standing().iter().any(|rule| rule.fired > 0);
+        let journal = control.journal();
+        fired && journal.iter().filter(|entry| entry.route == route).nth(nth as usize - 1).is_some_and(|e| e.ended)
+    })
+    .await;
+    victim.kill();
+    let _ = calling.await.expect("no panic");
+    control.clear_script();
+    let next = Victim::start(house.config()).await;
+    let status = status_at(&next, &upload_id).await.unwrap_or_else(|fault| panic!("{what}: {fault:?}"));
+    let from = if status.state() == pb::UploadState::Open { offset(&status) } else { bytes.len() };
+    assert!(status.state() != pb::UploadState::Open || from.is_multiple_of(BLOCK), "{what}: {from}");
+    let answer = finish_at(&next, &upload_id, bytes, from).await.unwrap_or_else(|fault| panic!("{what}: {fault:?}"));
+    assert_eq!(answer.state(), pb::UploadState::Committed, "{what}");
+    assert!(control.read(None, &spec.path).as_deref() == Some(bytes), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_upload_survives_a_server_killed_at_any_of_its_calls() {
+    let bytes = noise(18 * MIB, 7);
+    let spec = pb::UploadSpec { parallel_appends: 1, ..spec("/any") };
+    for (route, nth) in [(APPEND, 1), (APPEND, 2), (APPEND, 3), (FINISH, 1)] {
+        for action in [Action::CutBefore, Action::CutAfter] {
+            killed_at("ordered", &spec, &bytes, route, nth, action, ResentBlock::Accepted).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parallel_upload_survives_a_server_killed_at_any_of_its_calls() {
+    let bytes = noise(34 * MIB, 8);
+    let spec = pb::UploadSpec { parallel_appends: 3, total_size: Some(34 * MIB as i64), ..spec("/any") };
+    for (route, nth) in [(APPEND, 1), (APPEND, 3), (APPEND, 5), (FINISH, 1)] {
+        for action in [Action::CutBefore, Action::CutAfter] {
+            killed_at("parallel", &spec, &bytes, route, nth, action, ResentBlock::Accepted).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parallel_upload_survives_a_kill_where_dropbox_refuses_blocks_it_has() {
+    let bytes = noise(34 * MIB, 9);
+    let spec = pb::UploadSpec { parallel_appends: 3, total_size: Some(34 * MIB as i64), ..spec("/any") };
+    for nth in [1, 3] {
+        killed_at("parallel", &spec, &bytes, APPEND, nth, Action::CutAfter, ResentBlock::IncorrectOffset).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_row_an_ordered_upload_is_probed_and_a_parallel_one_is_lost() {
+    let house = emptied().await;
+    let bytes = noise(37 * MIB, 10);
+    for (lane, spec) in lanes("/rowless", bytes.len()) {
+        let mut victim = Victim::start(house.config()).await;
+        let mut half = frames(spec, &bytes[..17 * MIB]);
+        half.pop();
+        let stream = tokio_stream::iter(requests(half));
+        let open = victim.client().await.upload_file(stream).await.expect("half-closed").into_inner();
+        victim.kill();
+        let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+        sqlx::query("DELETE FROM uploads").execute(&mut store).await.expect("rows deleted");
+        store.close().await.expect("closed");
+        let next = Victim::start(house.config()).await;
+        match lane {
+            "ordered" => {
+                let status = status_at(&next, &open.upload_id).await.expect("probed");
+                assert_eq!(offset(&status), 16 * MIB);
+                let answer = finish_at(&next, &open.upload_id, &bytes, 16 * MIB).await.expect("resumed");
+                assert!(house.control().read(None, "/rowless").as_deref() == Some(&bytes));
+                assert_eq!(answer.state(), pb::UploadState::Committed);
+            }
+            _ => {
+                let status = status_at(&next, &open.upload_id).await.expect_err("lost");
+                let resumed = finish_at(&next, &open.upload_id, &bytes, 16 * MIB).await.expect_err("lost");
+                for lost in [status, resumed] {
+                    assert_eq!((lost.code(), reason(&lost).as_str()), (Code::NotFound, "UPLOAD_NOT_FOUND"));
+                    assert_eq!(fact(&lost, "cause").as_deref(), Some("pieces_lost"));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
+    use std::process::{Child, Command, Stdio};
+
+    struct Process(Child);
+    impl Drop for Process {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let house = emptied().await;
+    let serve = |n: usize| {
+        let out = house.folder.path().join(format!("out{n}"));
+        let file = std::fs::File::create(&out).expect("a file");
+        let addresses = house.emulator.addresses();
+        let child = Command::new(process::BINARY)
+            .arg("serve")
+            .args(process::FREE_PORTS)
+            .arg(format!("--store-url={}", house.config().store_url))
+            .arg(format!("--sealing-key-file={}", house.config().sealing_key_file.display()))
+            .arg(format!("--dropbox-api-url={}", addresses.api))
+            .arg(format!("--dropbox-content-url={}", addresses.content))
+            .arg(format!("--dropbox-notify-url={}", addresses.notify))
+            .arg(format!("--dropbox-oauth-url={}", addresses.api))
+            .arg("--allow-insecure-upstream")
+            .current_dir(house.folder.path())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        (Process(child), out)
+    };
+    let data = async |out: &std::path::Path| {
+        let told = || {
+            let text = std::fs::read_to_string(out).expect("what it printed");
+            let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines).to_owned();
+            whole.split_whitespace().find_map(|word| word.strip_prefix("data=").map(str::to_owned))
+        };
+        until("the process tells its address", || async { told().is_some() }).await;
+        let channel = Channel::from_shared(format!("http://{}", told().expect("just seen"))).expect("uri");
+        DropboxConnectorClient::new(channel.connect().await.expect("connect"))
+    };
+    let bytes = noise(64 * MIB + 5, 11);
+    for (lane, spec) in lanes("/signal", bytes.len()) {
+        house.control().clear_journal();
+        let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
+        let (mut first, out) = serve(1);
+        let mut client = data(&out).await;
+        let start = pb::StartUploadRequest {
+            application_parameter_id: PARAMETER.into(),
+            spec: Some(spec),
+            ..Default::default()
+        };
+        let upload_id = client.start_upload(start).await.expect("started").into_inner().upload_id;
+        let mut stream = OpenUpload::on(client.clone());
+        assert!(stream.send(Frame::ResumeUploadId(upload_id.clone())).await);
+        assert!(stream.send_range(&bytes, 0, 32 * MIB).await);
+        until("half of it is there", || async { house.control().counter(APPEND).bytes_in >= 24 * MIB as u64 }).await;
+        first.0.kill().expect("SIGKILL");
+        first.0.wait().expect("its end");
+        let lost = stream.early_answer().await.expect_err("the server is dead");
+        assert!(tonic_types::StatusExt::get_error_details(&lost).error_info().is_none(), "nobody was left to answer");
+        let (_second, out) = serve(2);
+        let mut client = data(&out).await;
+        let ask = pb::GetUploadStatusRequest {
+            application_parameter_id: PARAMETER.into(),
+            upload_id: upload_id.clone(),
+            ..Default::default()
+        };
+        let status = client.get_upload_status(ask).await.expect("status").into_inner();
+        let from = offset(&status);
+        assert!(from.is_multiple_of(BLOCK) && from < bytes.len(), "{from}");
+        let stream = tokio_stream::iter(requests(resume_frames(&upload_id, &bytes, from)));
+        let answer = client.upload_file(stream).await.expect(lane).into_inner();
+        assert_eq!(answer.content_hash, content_hash(&bytes));
+        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes));
+        let twice = house.control().counter(APPEND).bytes_in - bytes.len() as u64;
+        assert!(twice <= 5 * 8 * MIB as u64, "{lane}: {twice} bytes were sent twice");
+    }
+}

@@ -1,17 +1,23 @@
 //! The one step that must not be repeated blindly. An intent is written down before it, an unclear answer is settled by
 //! looking at the path: the same content hash and size mean that it happened.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use dropbox_sdk::files::{
     CommitInfo, FileMetadata, GetMetadataArg, Metadata, UploadArg, UploadSessionCursor, UploadSessionFinishArg,
     WriteMode as SdkMode,
 };
 
-use super::{Account, Mode, Settled, Shared, UploadSpec, record::Record};
+use super::{
+    Account, Mode, Settled, Shared, UploadSpec,
+    record::{Record, Standing},
+};
 use crate::{
     dropbox::{Caller, Repeat, routes},
     engine::{content_hash::ContentHash, parts::Part},
     fault::{Fault, Reason, Result},
+    limits,
 };
 
 /// What is known of the bytes before they are committed.
@@ -72,20 +78,40 @@ impl Shared {
         let arg = UploadSessionFinishArg::new(cursor, spec.commit_info());
         let turn = self.turn(caller, account, spec).await?;
         if record.stored {
-            self.store.intend_commit(&record.handle.id, record.writer, whole.size).await?;
+            if record.intended {
+                // Its writer is locked out. One that is still at it is found out below, or by the look after a refusal.
+                let _ = self.store.commit_refused(&record.handle.id, record.writer).await;
+            }
+            if let Err(fault) = self.store.intend_commit(&record.handle.id, record.writer, whole.size).await {
+                return self.committed_meanwhile(record).await?.ok_or(fault);
+            }
         }
         // Once it is sent it goes on under a deadline of its own: a commit cannot be withdrawn.
-        let own = caller.with_deadline(None);
+        let now = Instant::now();
+        let own = caller.deadline().map_or(now + limits::DEADLINE_MAX, |at| at.max(now + limits::COMMIT_TIME_OWN));
+        let own = caller.with_deadline(Some(own));
         let sent = own.commit_upload(&turn, &routes::UPLOAD_SESSION_FINISH.repeating(spec.repeat()), &arg, &[]).await;
         drop(turn);
         let settled = match sent {
             Ok(answer) => self.proven(answer.value, whole),
+            Err(fault) if record.intended && fault.get("earlierAttempt").is_none() => {
+                self.settle_fault(&own, spec, whole, fault.fact("earlierAttempt", "unknown")).await
+            }
             Err(fault) => self.settle_fault(&own, spec, whole, fault).await,
         };
         if record.stored {
             self.write_down(record, &settled).await;
         }
         settled
+    }
+
+    /// What a former writer's commit gave, if it came through while this one waited.
+    async fn committed_meanwhile(&self, record: &Record) -> Result<Option<Settled>> {
+        let Some(row) = self.store.upload(&record.handle.id).await? else { return Ok(None) };
+        match self.standing(&row).await? {
+            Standing::Committed(settled) => Ok(Some(*settled)),
+            Standing::Open { .. } | Standing::Ready { .. } => Ok(None),
+        }
     }
 
     /// After a crash between intent and answer: did it happen?

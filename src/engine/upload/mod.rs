@@ -298,15 +298,18 @@ impl Uploads {
         let frames = frames.take_until(Box::pin(shared.draining.clone().cancelled_owned()));
         let mut run = match opening {
             Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress),
-            Opening::Resume(upload_id) => match Run::resume(shared, caller, account, &upload_id, progress).await? {
-                Resumed::Stream(run) => *run,
-                Resumed::Closed { record, whole } => {
-                    return shared.only_finish(caller, account, *record, whole, frames).await;
+            Opening::Resume(upload_id) => {
+                match Run::resume(shared, caller, account, &upload_id, progress.clone()).await? {
+                    Resumed::Stream(run) => *run,
+                    Resumed::Closed { record, whole, writing } => {
+                        progress.send_modify(|progress| *progress = closed_at(&upload_id, whole.size));
+                        return shared.only_finish(caller, account, *record, whole, &writing, frames).await;
+                    }
+                    Resumed::Done(settled) => {
+                        return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
+                    }
                 }
-                Resumed::Done(settled) => {
-                    return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
-                }
-            },
+            }
         };
         run.finish_ends_stream = finish_ends_stream;
         let outcome = run.stream(frames).await;
@@ -329,6 +332,23 @@ struct Admitted {
     _slot: OwnedSemaphorePermit,
     _share: OwnedSemaphorePermit,
     _admission: Admission,
+}
+
+/// A stream's place as the writer of its upload. What is dropped is swept from the map of writers.
+#[derive(Debug, Default)]
+struct Writing(CancellationToken);
+
+impl Writing {
+    /// Ends when another stream takes the upload over.
+    fn taken_over(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.0.clone().cancelled_owned()
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Shared {
@@ -373,11 +393,11 @@ impl Shared {
         let row = self.store.create_upload(new).await?;
         let handle = Handle { id: row.id, session, parallel, expires, spec, context };
         let upload_id = handle.seal(self, &account.owner)?;
-        Ok(Record { handle, upload_id, writer: row.writer, stored: true })
+        Ok(Record { handle, upload_id, writer: row.writer, stored: true, intended: false })
     }
 
     /// Ends the stream that writes to this upload in this process, and takes its place.
-    fn take_over(&self, id: &str) -> CancellationToken {
+    fn take_over(&self, id: &str) -> Writing {
         let token = CancellationToken::new();
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         if active.len() >= self.settings.open_max * 2 {
@@ -386,7 +406,7 @@ impl Shared {
         if let Some(former) = active.insert(id.to_owned(), token.clone()) {
             former.cancel();
         }
-        token
+        Writing(token)
     }
 
     async fn release(&self, record: &Record) {
@@ -429,6 +449,7 @@ impl Shared {
         account: &Account<'_>,
         record: Record,
         mut whole: Whole,
+        writing: &Writing,
         mut frames: S,
     ) -> Result<Outcome>
     where
@@ -436,7 +457,19 @@ impl Shared {
     {
         let open = Outcome::Open { upload_id: Some(record.upload_id.clone()), persisted: whole.size, closed: true };
         let outcome = loop {
-            match frames.next().await {
+            let frame = tokio::select! {
+                biased;
+                () = writing.taken_over() => break Err(run::taken_over_fault()),
+                frame = frames.next() => frame,
+                () = self.clock.sleep(self.settings.idle) => {
+                    let text = format!("nothing came for {} s", self.settings.idle.as_secs());
+                    break Err(Fault::new(Reason::UploadIdle, text)
+                        .retry_after(Duration::ZERO)
+                        .fact("uploadId", &record.upload_id)
+                        .fact("persistedOffset", whole.size));
+                }
+            };
+            match frame {
                 None => break Ok(open),
                 Some(Err(fault)) => break Err(fault),
                 Some(Ok(Frame::Chunk { offset, bytes, .. })) => {
@@ -477,6 +510,11 @@ impl Shared {
         self.release(&record).await;
         outcome
     }
+}
+
+/// Nothing is missing but `finish`.
+fn closed_at(upload_id: &str, size: u64) -> Progress {
+    Progress { upload_id: Some(upload_id.to_owned()), accepted: true, received: size, persisted: size }
 }
 
 fn whole_of(spec: &UploadSpec, size: u64, digests: Option<&[BlockDigest]>) -> Whole {

@@ -41,6 +41,8 @@ pub(super) struct Record {
     pub writer: i64,
     /// Whether a lane writes its pieces to the row.
     pub stored: bool,
+    /// A former writer intended the commit and did not say what came of it.
+    pub intended: bool,
 }
 
 /// Where a resumed upload stands.
@@ -87,7 +89,7 @@ impl Shared {
             if handle.parallel {
                 return Err(not_found(upload_id, "pieces_lost"));
             }
-            let record = Record { handle, upload_id: upload_id.into(), writer: 0, stored: false };
+            let record = Record { handle, upload_id: upload_id.into(), writer: 0, stored: false, intended: false };
             // Dropbox is asked by the caller of this function: it needs a `Caller`.
             return Ok((record, Standing::Open { prefix: 0, digests: None, beyond: Vec::new() }));
         }
@@ -97,7 +99,8 @@ impl Shared {
             self.wait_for_release(&handle.id, row.writer).await;
         }
         let standing = self.standing(&row).await?;
-        let record = Record { handle, upload_id: upload_id.into(), writer: row.writer, stored: true };
+        let intended = row.state == UploadState::Committing;
+        let record = Record { handle, upload_id: upload_id.into(), writer: row.writer, stored: true, intended };
         Ok((record, standing))
     }
 
@@ -111,6 +114,9 @@ impl Shared {
             },
             UploadState::Open => {
                 let (prefix, digests, beyond) = split(self.store.pieces(&row.id).await?);
+                if is_closed_at(prefix) {
+                    return Ok(Standing::Ready { size: prefix, digests: Some(digests) });
+                }
                 Ok(Standing::Open { prefix, digests: Some(digests), beyond })
             }
             UploadState::Ready | UploadState::Committing => {
@@ -164,6 +170,11 @@ fn split(pieces: Vec<Piece>) -> (u64, Vec<BlockDigest>, Vec<Piece>) {
     (prefix, digests, beyond)
 }
 
+/// Only the request that closes a session ends off a block's edge: its writer stopped before it could say "ready".
+fn is_closed_at(prefix: u64) -> bool {
+    !prefix.is_multiple_of(limits::BLOCK_BYTES as u64)
+}
+
 pub(super) fn not_found(upload_id: &str, cause: &'static str) -> Fault {
     Fault::new(Reason::UploadNotFound, format!("the upload cannot be continued: {}", cause.replace('_', " ")))
         .fact("cause", cause)
@@ -191,7 +202,9 @@ mod tests {
         assert_eq!((prefix, digests.len()), (3 * BLOCK, 3));
         assert_eq!(beyond, vec![piece(5, 1)]);
         let tail = Piece { offset: 3 * BLOCK, length: 7, digests: vec![[3; 32]] };
-        assert_eq!(split(vec![piece(0, 2), piece(2, 1), tail]).0, 3 * BLOCK + 7);
+        let closed = split(vec![piece(0, 2), piece(2, 1), tail]).0;
+        assert_eq!(closed, 3 * BLOCK + 7);
+        assert!(is_closed_at(closed) && !is_closed_at(prefix) && !is_closed_at(0));
         assert_eq!(split(Vec::new()).0, 0);
     }
 }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Account, Outcome, Progress, Settled, Shared, UploadSpec,
+    Account, Outcome, Progress, Settled, Shared, UploadSpec, Writing,
     commit::Whole,
     lane::{Lane, Plan},
     record::{Record, Standing, short},
@@ -37,13 +36,13 @@ pub(super) struct Run<'a> {
     digests: Option<Vec<BlockDigest>>,
     beyond: Vec<Piece>,
     progress: watch::Sender<Progress>,
-    taken_over: CancellationToken,
+    writing: Writing,
     pub finish_ends_stream: bool,
 }
 
 pub(super) enum Resumed<'a> {
     Stream(Box<Run<'a>>),
-    Closed { record: Box<Record>, whole: Whole },
+    Closed { record: Box<Record>, whole: Whole, writing: Writing },
     Done(Box<Settled>),
 }
 
@@ -69,7 +68,7 @@ impl<'a> Run<'a> {
             digests: Some(Vec::new()),
             beyond: Vec::new(),
             progress,
-            taken_over: CancellationToken::new(),
+            writing: Writing::default(),
             finish_ends_stream: true,
         }
     }
@@ -82,7 +81,7 @@ impl<'a> Run<'a> {
         progress: watch::Sender<Progress>,
     ) -> Result<Resumed<'a>> {
         let handle = shared.open_handle(&account.owner, upload_id)?;
-        let taken_over = shared.take_over(&handle.id);
+        let writing = shared.take_over(&handle.id);
         let (record, mut standing) = shared.claim(handle, upload_id).await?;
         if !record.stored {
             standing = shared.probe(caller, &record.handle, upload_id).await?;
@@ -94,7 +93,12 @@ impl<'a> Run<'a> {
                 let whole = whole_of(&spec, size, digests.as_deref());
                 match shared.look(caller, &spec, whole).await {
                     Some(settled) => Ok(Resumed::Done(Box::new(settled))),
-                    None => Ok(Resumed::Closed { record: Box::new(record), whole }),
+                    // A second commit could write a second file, and no look can tell whether there was a first.
+                    None if record.intended && (spec.autorename || spec.strict_conflict) => {
+                        shared.release(&record).await;
+                        Err(Fault::new(Reason::OutcomeUnknown, "the commit was sent and its answer was lost"))
+                    }
+                    None => Ok(Resumed::Closed { record: Box::new(record), whole, writing }),
                 }
             }
             Standing::Open { prefix, digests, beyond } => {
@@ -111,7 +115,7 @@ impl<'a> Run<'a> {
                 run.prefix = prefix;
                 run.digests = digests;
                 run.beyond = beyond;
-                run.taken_over = taken_over;
+                run.writing = writing;
                 run.start_lane(true);
                 Ok(Resumed::Stream(Box::new(run)))
             }
@@ -134,8 +138,14 @@ impl<'a> Run<'a> {
         let mut last = None;
         let failure = loop {
             match self.next_part(&mut cutter).await {
-                Ok(Some((part, _))) if cutter.is_finished() => last = Some(part),
-                Ok(Some((part, room))) => self.push(part, room).await?,
+                // All that was declared is in the first part: it waits for `finish`, which needs no further block.
+                Ok(Some((part, _))) if cutter.is_finished() || self.fits_one_request(&part) => last = Some(part),
+                Ok(Some((part, room))) => {
+                    if let Some(first) = last.take() {
+                        self.push(first, None).await?;
+                    }
+                    self.push(part, room).await?;
+                }
                 Ok(None) => break None,
                 Err(fault) if resumable(&fault) => break Some(fault),
                 Err(fault) => return Err(fault),
@@ -144,7 +154,8 @@ impl<'a> Run<'a> {
         if let Some(fault) = failure {
             // A lane that failed has settled what it could; otherwise whole blocks of what was read are kept.
             if self.lane.is_some() || self.record.is_none() {
-                if let Some(part) = cutter.salvage().await {
+                let first = last.filter(|_| !cutter.is_finished());
+                for part in [first, cutter.salvage().await].into_iter().flatten() {
                     self.push(part, None).await?;
                 }
                 self.settle().await?;
@@ -168,7 +179,7 @@ impl<'a> Run<'a> {
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
-        let taken_over = self.taken_over.clone();
+        let taken_over = self.writing.taken_over();
         let next = match &mut self.lane {
             None => cutter.next().await.map(|part| part.map(|part| (part, None))),
             Some(lane) => {
@@ -179,7 +190,7 @@ impl<'a> Run<'a> {
                 };
                 let ended = tokio::select! {
                     biased;
-                    () = taken_over.cancelled() => Err(taken_over_fault()),
+                    () = taken_over => Err(taken_over_fault()),
                     fault = lane.failed() => Err(fault),
                     part = part => Ok(part),
                 };
@@ -206,7 +217,7 @@ impl<'a> Run<'a> {
             let context = std::mem::take(&mut self.context);
             let record =
                 self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
-            self.taken_over = self.shared.take_over(&record.handle.id);
+            self.writing = self.shared.take_over(&record.handle.id);
             let upload_id = record.upload_id.clone();
             self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
             self.record = Some(record);
@@ -245,6 +256,11 @@ impl<'a> Run<'a> {
         self.lane = Some(Lane::start(self.shared, self.caller, plan, &self.progress));
     }
 
+    fn fits_one_request(&self, part: &Part) -> bool {
+        let declared = self.spec.total_size == Some(part.len()) && part.len() <= limits::SINGLE_UPLOAD_BYTES_MAX;
+        self.record.is_none() && part.offset == 0 && declared
+    }
+
     async fn settle(&mut self) -> Result<u64> {
         match self.lane.take() {
             Some(lane) => lane.settle().await,
@@ -262,6 +278,11 @@ impl<'a> Run<'a> {
         let Some(record) = &self.record else { return Err(Fault::bug("a lane has no record")) };
         let settled = self.shared.finish(self.caller, self.account, record, whole).await?;
         Ok(Outcome::Committed { settled: Box::new(settled), upload_id: self.upload_id() })
+    }
+
+    /// All bytes that were declared, and no session is open yet.
+    fn is_whole(&self, part: &Part) -> bool {
+        self.lane.is_none() && self.record.is_none() && self.spec.total_size == Some(part.len())
     }
 
     fn rules(&self) -> Result<Rules> {
@@ -287,7 +308,11 @@ impl<'a> Run<'a> {
 
     /// What the caller needs to go on: only a failure that leaves the upload whole carries it.
     pub(super) fn positioned(&self, fault: Fault) -> Fault {
-        let Some(record) = &self.record else { return fault };
+        let Some(record) = &self.record else {
+            // Nothing is kept yet, so the stream goes on from its beginning.
+            let gap = fault.reason() == Reason::OffsetGap;
+            return if gap { fault.fact("persistedOffset", 0) } else { fault };
+        };
         let spoilt =
             matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
         if fault.reason() == Reason::UploadNotFound && fault.about().is_none() {
@@ -308,6 +333,6 @@ fn resumable(fault: &Fault) -> bool {
     fault.retry_delay().is_some()
 }
 
-fn taken_over_fault() -> Fault {
+pub(super) fn taken_over_fault() -> Fault {
     Fault::new(Reason::UploadTakenOver, "another stream took this upload over")
 }

@@ -197,9 +197,20 @@ async fn a_file_behind_a_shared_link_is_read_with_its_password() {
     let part = pb::DownloadFileRequest { read_offset: -5, ..behind(&url, "", "open sesame") };
     let part = download_with(&house, part).await.unwrap_or_else(|fault| panic!("{fault:?}"));
     assert_eq!(part.bytes, bytes[bytes.len() - 5..]);
-    for password in ["", "wrong"] {
-        let Err(refused) = download_with(&house, behind(&url, "", password)).await else { panic!("no entry") };
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "SHARED_LINK_ACCESS"));
+    // The owner needs none; somebody else does.
+    let stranger = house.control().add_account("stranger@example.com", "Some", "Body", None);
+    let login = house.control().issue(Some(&stranger), None).expect("a login");
+    make_parameter(&mut house.admin().await, &login, "stranger", |_| {}).await;
+    for (password, lets_in) in [("", false), ("wrong", false), ("open sesame", true)] {
+        let request =
+            pb::DownloadFileRequest { application_parameter_id: "stranger".into(), ..behind(&url, "", password) };
+        match download_with(&house, request).await {
+            Ok(got) => assert!(lets_in && got.bytes == bytes, "{password}"),
+            Err(refused) => {
+                assert!(!lets_in);
+                assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "SHARED_LINK_ACCESS"));
+            }
+        }
     }
     let pinned = pb::DownloadFileRequest { rev: "0123456789".into(), ..behind(&url, "", "open sesame") };
     let Err(refused) = download_with(&house, pinned).await else { panic!("a link cannot be pinned") };
@@ -236,7 +247,7 @@ async fn urls_that_are_no_shared_links_are_refused_before_dropbox_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paper_document_is_exported_in_the_format_asked_for_or_in_its_own() {
+async fn a_paper_document_is_exported_in_the_format_asked_for() {
     let house = support::start().await;
     let formats = BTreeMap::from([("html".into(), "<p>hi</p>".into()), ("markdown".into(), "# hi".into())]);
     let document = Document { path: "/notes.paper".into(), formats, ..Document::default() };
@@ -249,9 +260,10 @@ async fn a_paper_document_is_exported_in_the_format_asked_for_or_in_its_own() {
         assert!(got.trailer.verified, "by the export's hash");
         assert!(got.header.rev.is_empty(), "an export is not read by revision");
     }
-    let default = download(&house, "/notes.paper").await.unwrap_or_else(|fault| panic!("{fault:?}"));
-    assert!(["<p>hi</p>", "# hi"].map(str::as_bytes).contains(&default.bytes.as_slice()));
-    assert!(!default.header.export_format.is_empty());
+    let Err(refused) = download(&house, "/notes.paper").await else { panic!("it has no bytes of its own") };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "NOT_DOWNLOADABLE"));
+    let formats = fact(&refused, "exportFormats").expect("what it can be exported to");
+    assert!(formats.contains("markdown") && formats.contains("html"), "{formats}");
     for wrong in [
         pb::DownloadFileRequest { read_offset: 1, ..of("/notes.paper") },
         pb::DownloadFileRequest { read_limit: 1, ..of("/notes.paper") },
