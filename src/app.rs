@@ -116,7 +116,7 @@ impl App {
             (true, false) => KeyRing::from_file_or_new(&config.sealing_key_file),
             (false, _) => KeyRing::from_file(&config.sealing_key_file),
         };
-        let keys = Arc::new(keys.map_err(config_fault)?);
+        let keys = Arc::new(keys.map_err(|fault| key_fault(&fault, &config))?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
         let store = Store::open(store_url, keys, clock.clone()).await.map_err(store_fault)?;
         let store = match config.parameters_file() {
@@ -297,7 +297,13 @@ impl Life {
 /// A key file or a store that cannot be used; a live server that does not have the key yet.
 pub async fn rotate(config: &Config) -> Result<String, Fault> {
     let keys = Arc::new(KeyRing::from_file(&config.sealing_key_file)?);
-    let store = Store::open(&config.store_url, keys, Arc::new(SystemClock)).await?;
+    // Never a new store: its nothing would be rotated with success.
+    let joint = if config.store_url.contains('?') { '&' } else { '?' };
+    let url = match config.store_url.contains("mode=") {
+        true => config.store_url.clone(),
+        false => format!("{}{joint}mode=rw", config.store_url),
+    };
+    let store = Store::open(&url, keys, Arc::new(SystemClock)).await?;
     let rotation = store.rotate_parameters().await;
     store.close().await;
     let store::Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
@@ -399,6 +405,17 @@ fn endpoints(config: &Config) -> Endpoints {
         notify: config.dropbox_notify_url.clone(),
         oauth: config.dropbox_oauth_url.clone(),
     }
+}
+
+/// The first error somebody with a real account meets says what to do.
+fn key_fault(fault: &Fault, config: &Config) -> AppError {
+    let file = config.sealing_key_file.display();
+    let remedy = if config.sealing_key_file.exists() {
+        String::new()
+    } else {
+        format!("; make it with `dropbox-connector keys generate {file}`")
+    };
+    AppError::Config(format!("{}{remedy}", fault.message()))
 }
 
 fn config_fault(fault: Fault) -> AppError {

@@ -206,13 +206,13 @@ pub struct Overrides {
     pub log_level: Option<String>,
 }
 
-/// Settings that cannot be used, each with its key.
+/// Settings that cannot be used, each with its key; all of those that can be read are told at once.
 #[derive(Debug)]
 pub struct ConfigError(Vec<String>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        f.write_str(&self.0.join("; "))
     }
 }
 
@@ -281,6 +281,8 @@ impl Config {
             self.auth_mode != AuthMode::Token || !self.auth_tokens.is_empty(),
             "auth_mode is token but there is no token",
         );
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
+        check("log_level", filter.is_ok(), "not a log filter, as in info or dropbox_connector=debug,warn");
         for token in &self.auth_tokens {
             let hex = token.sha256.len() == 64
                 && token.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

@@ -43,7 +43,7 @@ reasons! {
     AuthorizationDenied, "AUTHORIZATION_DENIED", "ask the user to approve the authorization";
     AuthorizationStateExpired, "AUTHORIZATION_STATE_EXPIRED", "begin the authorization again";
     BadMember, "BAD_MEMBER", "correct the member named in the violation";
-    CallerNotAllowed, "CALLER_NOT_ALLOWED", "have an administrator add your principal and permission to the parameter's policy";
+    CallerNotAllowed, "CALLER_NOT_ALLOWED", "have an administrator add your principal to the parameter's policy, or to admin_principals for the admin service";
     CallerUnauthenticated, "CALLER_UNAUTHENTICATED", "send a valid credential for this connector in the authorization metadata";
     Cancelled, "CANCELLED", "call again if the result is still wanted";
     CannotMount, "CANNOT_MOUNT", "see rule for what prevents it";
@@ -137,7 +137,7 @@ reasons! {
     RawRouteStyle, "RAW_ROUTE_STYLE", "use UploadFile or DownloadFile for routes with a body";
     ReadOffsetBeyondEnd, "READ_OFFSET_BEYOND_END", "read from an offset within the file";
     ReadOnlyStore, "READ_ONLY_STORE", "change the file the parameters come from";
-    ReauthorizationRequired, "REAUTHORIZATION_REQUIRED", "connect the Dropbox account again";
+    ReauthorizationRequired, "REAUTHORIZATION_REQUIRED", "connect the Dropbox account: ImportCredentials on the admin service";
     RedirectUriNotAllowed, "REDIRECT_URI_NOT_ALLOWED", "register the redirect URI";
     RejectedByDropbox, "REJECTED_BY_DROPBOX", "correct the argument Dropbox names";
     RelocationNotAllowed, "RELOCATION_NOT_ALLOWED", "see rule for what prevents it";

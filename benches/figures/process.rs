@@ -123,7 +123,8 @@ impl Bench {
         Ok(Bench { folder: tempfile::tempdir()?, next: 0 })
     }
 
-    fn path(&mut self, end: &str) -> PathBuf {
+    /// A path of its own for a file of this run.
+    pub fn path(&mut self, end: &str) -> PathBuf {
         self.next += 1;
         self.folder.path().join(format!("{}-{end}", self.next))
     }

@@ -83,16 +83,20 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// Taken so that it does not end the process: files that may change are read again anyway.
+    #[cfg(unix)]
+    _hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
     fn new() -> Result<Signals> {
         #[cfg(unix)]
         {
-            let kind = tokio::signal::unix::SignalKind::terminate();
-            let terminate = tokio::signal::unix::signal(kind)
-                .map_err(|error| Failure::new(Exit::Failed, format!("cannot wait for signals: {error}")))?;
-            Ok(Signals { terminate })
+            use tokio::signal::unix::{SignalKind, signal};
+            let wait = |kind| {
+                signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("cannot wait for signals: {error}")))
+            };
+            Ok(Signals { terminate: wait(SignalKind::terminate())?, _hangup: wait(SignalKind::hangup())? })
         }
         #[cfg(not(unix))]
         Ok(Signals {})

@@ -1,6 +1,5 @@
 //! What every listener has beside its service: health, reflection, deadlines, request ids.
 
-use std::time::Duration;
 
 use dropbox_connector::api::v1 as pb;
 use tonic::{Code, transport::Channel};
@@ -10,7 +9,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{PARAMETER, reason, start, start_with};
+use crate::support::{PARAMETER, start, start_with};
 
 async fn services(address: std::net::SocketAddr) -> Result<Vec<String>, tonic::Status> {
     let channel = Channel::from_shared(format!("http://{address}")).expect("uri").connect().await.expect("connect");

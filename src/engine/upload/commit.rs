@@ -1,7 +1,7 @@
 //! The one step that must not be repeated blindly. An intent is written down before it, an unclear answer is settled by
 //! looking at the path: the same content hash and size mean that it happened.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use dropbox_sdk::files::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     dropbox::{Caller, Repeat, routes},
-    engine::{content_hash::ContentHash, parts::Part},
+    engine::{content_hash::ContentHash, gate::Held, parts::Part},
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -67,16 +67,24 @@ impl Shared {
 
     /// Commits a closed session, once in the fleet.
     pub(super) async fn finish(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         account: &Account<'_>,
         record: &Record,
         whole: Whole,
     ) -> Result<Settled> {
+        let turn = self.turn(caller, account, &record.handle.spec).await?;
+        // From here on it is a task of its own: a commit cannot be withdrawn, and its outcome must be written down,
+        // whether or not its caller still waits.
+        let commit = self.clone().commit_once(caller.clone(), record.clone(), whole, turn);
+        self.tasks.spawn(commit).await.map_err(|error| Fault::bug("a commit broke down").source(error))?
+    }
+
+    async fn commit_once(self: Arc<Self>, caller: Caller, record: Record, whole: Whole, turn: Held) -> Result<Settled> {
+        let (caller, record) = (&caller, &record);
         let spec = &record.handle.spec;
         let cursor = UploadSessionCursor::new(record.handle.session.clone(), whole.size);
         let arg = UploadSessionFinishArg::new(cursor, spec.commit_info());
-        let turn = self.turn(caller, account, spec).await?;
         if record.stored {
             if record.intended {
                 // Its writer is locked out. One that is still at it is found out below, or by the look after a refusal.
@@ -86,7 +94,7 @@ impl Shared {
                 return self.committed_meanwhile(record).await?.ok_or(fault);
             }
         }
-        // Once it is sent it goes on under a deadline of its own: a commit cannot be withdrawn.
+        // Under a deadline of its own, for it holds the gate of its namespace.
         let now = Instant::now();
         let own = caller.deadline().map_or(now + limits::DEADLINE_MAX, |at| at.max(now + limits::COMMIT_TIME_OWN));
         let own = caller.with_deadline(Some(own));
@@ -128,12 +136,7 @@ impl Shared {
         }
     }
 
-    async fn turn(
-        &self,
-        caller: &Caller,
-        account: &Account<'_>,
-        spec: &UploadSpec,
-    ) -> Result<crate::engine::gate::Held> {
+    async fn turn(&self, caller: &Caller, account: &Account<'_>, spec: &UploadSpec) -> Result<Held> {
         let key = self.gates.key_for(account.owner.account, caller.root(), &spec.path);
         self.gates.turn(&[key], caller.deadline()).await
     }

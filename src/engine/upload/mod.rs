@@ -318,7 +318,7 @@ impl Uploads {
             Ok(Outcome::Open { upload_id, persisted, .. }) if shared.draining.is_cancelled() => {
                 let fault = Fault::new(Reason::ServerDraining, "the server is going down; resume the upload elsewhere");
                 Err(run
-                    .positioned(fault.retry_after(Duration::ZERO))
+                    .positioned(fault.retry_after(limits::DRAINING_RETRY))
                     .fact("persistedOffset", persisted)
                     .fact_if("uploadId", upload_id))
             }
@@ -444,7 +444,7 @@ impl Shared {
 
     /// A stream on an upload whose bytes are all there: it can only finish it.
     async fn only_finish<S>(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         account: &Account<'_>,
         record: Record,

@@ -33,7 +33,7 @@ pub(super) struct Handle {
 }
 
 /// An upload that this stream may now write to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Record {
     pub handle: Handle,
     pub upload_id: String,
