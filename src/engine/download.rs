@@ -623,6 +623,10 @@ fn link_arg(url: &str, path: Option<&str>, password: Option<&str>) -> GetSharedL
     arg
 }
 
+fn content_changed() -> Fault {
+    Fault::new(Reason::ContentChanged, "the file behind the link changed while it was read")
+}
+
 fn is_range_refusal(fault: &Fault) -> bool {
     fault.reason() == Reason::ReadOffsetBeyondEnd
 }

@@ -1,6 +1,5 @@
 //! What every listener has beside its service: health, reflection, deadlines, request ids.
 
-
 use dropbox_connector::api::v1 as pb;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
