@@ -2,6 +2,7 @@
 //! `cargo bench --bench figures` (all, about six minutes) or `cargo bench --bench figures -- upload download` (some of
 //! them; nothing is written then). `benches/README.md` says what is inside each figure.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
+#![allow(clippy::disallowed_methods, reason = "a bench waits and dates its figures by the machine's clock")]
 
 mod bare;
 mod calls;

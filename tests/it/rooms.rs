@@ -284,7 +284,7 @@ fn named_in(word: &str, elsewhere: impl Fn(&str) -> bool) -> Vec<String> {
             for (at, _) in text.match_indices(word) {
                 let before = text[..at].chars().next_back().unwrap_or(' ');
                 let after = text[at + word.len()..].chars().next().unwrap_or(' ');
-                if !is_word(before) && !(is_word(after) && word.ends_with(is_word)) {
+                if !(is_word(before) || is_word(after) && word.ends_with(is_word)) {
                     found.push(format!("{path}:{line}: {}", text.trim()));
                 }
             }
