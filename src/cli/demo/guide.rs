@@ -1,5 +1,4 @@
-//! What the demo leaves its reader with: the same by hand, and the way to a real account. The lines are tried by
-//! `tests/it/cli.rs` as far as they need no account.
+//! What the demo leaves its reader with: the same by hand, and the way to a real account.
 
 use crate::app::{Addresses, DEMO_PARAMETER};
 
