@@ -212,6 +212,64 @@ async fn a_second_stream_on_one_id_takes_over_and_the_file_is_intact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_in_another_process_on_the_same_store_takes_over() {
+    let house = emptied().await;
+    let bytes = noise(49 * MIB + 1, 12);
+    for (lane, spec) in lanes("/process", bytes.len()) {
+        let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
+        let (one, two) = (Victim::start(house.config()).await, Victim::start(house.config()).await);
+        let upload_id = started_at(&one, spec).await;
+        let mut first = OpenUpload::on(one.client().await);
+        assert!(first.send(Frame::ResumeUploadId(upload_id.clone())).await);
+        assert!(first.send_range(&bytes, 0, 17 * MIB).await);
+        until("the first has persisted something", || async {
+            status_at(&one, &upload_id).await.expect("status").persisted_offset > 0
+        })
+        .await;
+        let sending = async {
+            let _ = first.send_range(&bytes, 17 * MIB, bytes.len()).await;
+            first.early_answer().await.expect_err("another one writes")
+        };
+        let (second, ended) = tokio::join!(finish_at(&two, &upload_id, &bytes, 0), sending);
+        let why = reason(&ended);
+        assert_eq!(ended.code(), Code::Aborted, "{lane}: {ended:?}");
+        assert!(["UPLOAD_TAKEN_OVER", "UPLOAD_CONCURRENT_WRITER"].contains(&why.as_str()), "{lane}: {why}");
+        assert_eq!(second.expect(lane).content_hash, content_hash(&bytes));
+        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes), "{lane}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_locked_in_mid_upload_is_unavailable_and_the_upload_is_not_lost() {
+    let bytes = noise(17 * MIB, 13);
+    let locked = async |lane: &str, appends| {
+        let house = support::start().await;
+        let spec = pb::UploadSpec { parallel_appends: appends, ..spec(&format!("/{lane}")) };
+        let mut stream = OpenUpload::begin(&house, spec).await;
+        assert!(stream.send_range(&bytes, 0, 17 * MIB).await);
+        until("the session has its row and its first bytes", || async { house.control().counter(APPEND).good >= 2 })
+            .await;
+        let mut locker = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+        sqlx::query("PRAGMA busy_timeout = 20000").execute(&mut locker).await.expect("patience");
+        sqlx::query("BEGIN EXCLUSIVE").execute(&mut locker).await.expect("locked");
+        assert!(stream.send(finish()).await);
+        let fault = stream.answer().await.expect_err("the store does not answer");
+        assert_eq!(fault.code(), Code::Unavailable, "{lane}: {fault:?}");
+        assert!(retry_delay(&fault).is_some(), "{lane}");
+        assert_eq!(house.control().counter(FINISH).calls, 0, "no commit without its intent");
+        let upload_id = fact(&fault, "uploadId").expect("resumable");
+        sqlx::query("ROLLBACK").execute(&mut locker).await.expect("unlocked");
+        locker.close().await.expect("closed");
+        let status = upload_status(&house, &upload_id).await.expect("status");
+        let from = if status.state() == pb::UploadState::Open { offset(&status) } else { bytes.len() };
+        let answer = upload_frames(&house, resume_frames(&upload_id, &bytes, from)).await.expect(lane);
+        assert_eq!(answer.state(), pb::UploadState::Committed);
+        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes), "{lane}");
+    };
+    tokio::join!(locked("ordered", 1), locked("parallel", 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_changed_before_it_was_resumed_is_refused_before_the_commit() {
     let house = support::start().await;
     let bytes = noise(37 * MIB, 5);

@@ -349,8 +349,9 @@ impl Append {
             let correct = fault.get("correctOffset").and_then(|offset| offset.parse::<u64>().ok());
             match (fault.reason(), correct) {
                 (Reason::ContentHashMismatch, _) if !damaged => damaged = true,
-                // Closed by an attempt whose answer was lost.
-                (Reason::UploadClosed, _) if self.close => return Ok(sent(part.digests, 0)),
+                // Closed by an attempt whose answer was lost, or by a stream whose pieces could not be written down: all
+                // bytes are there, and the commit's hash tells whether they are these.
+                (Reason::UploadClosed, _) if self.close || self.resumed => return Ok(sent(part.digests, 0)),
                 _ if self.parallel && may_have_arrived(&fault) => return Ok(sent(part.digests, 0)),
                 // A lost acknowledgement: the bytes are there.
                 (_, Some(correct)) if correct == end && !self.close => return Ok(sent(part.digests, correct)),
