@@ -29,7 +29,8 @@ test-clients: ## Stock Go, Node, Java and Python stubs against the emulator
 	bash tests/clients/run.sh
 
 test-long: setup ## The tests that take minutes: 2 GiB files, a thousand seeds
-	SEEDS=1000 $(CARGO) test --test it -- --ignored --skip live
+	PROPTEST_CASES=1000 $(CARGO) test --lib
+	$(CARGO) test --test it -- --ignored --skip live
 
 check: ## Everything CI runs: lint, tests, clients, long tests
 	@bash tests/setup/check.sh
