@@ -62,6 +62,11 @@ impl Landing {
         Landing { path: path.into(), sink, offset, hash }
     }
 
+    /// Bytes that are here already.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     async fn take(&mut self, chunk: &DownloadChunk) -> Result<()> {
         if chunk.offset != to_wire(self.offset) {
             let text = format!("the server sent offset {} where {} was next", chunk.offset, self.offset);

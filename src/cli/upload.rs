@@ -86,6 +86,7 @@ impl Client {
             kept.keep(id);
         }
         let resumed_from = from;
+        meter.resumed(&path.to_string_lossy(), from, size);
         let mut attempt = 0;
         loop {
             let opening = match &handle {

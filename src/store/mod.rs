@@ -5,6 +5,7 @@
 
 mod file;
 mod parameters;
+mod place;
 mod renewals;
 mod requests;
 mod rotation;
@@ -91,6 +92,10 @@ impl Store {
             SqliteConnectOptions::from_str(url).map_err(bad_url)?.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
         // A store that is not there yet is made; whoever wants otherwise says mode=rw.
         let options = if url.contains("mode=") { options } else { options.create_if_missing(true) };
+        let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+        if !in_memory && (!url.contains("mode=") || url.contains("mode=rwc")) {
+            place::make_private(options.get_filename())?;
+        }
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
