@@ -83,7 +83,8 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
     let at = app.addresses();
     let mut line = format!("listening data={} admin={} probe={} http={}", at.data, at.admin, at.probe, at.http);
     if let Some(emulator) = app.emulator() {
-        line.push_str(&format!(" emulator={} parameter={DEMO_PARAMETER}", emulator.addresses().control));
+        let at = emulator.addresses();
+        line.push_str(&format!(" emulator={} www={} parameter={DEMO_PARAMETER}", at.control, at.www));
     }
     out::line(line);
     let (asked, shutdown) = tokio::sync::oneshot::channel::<()>();

@@ -17,6 +17,7 @@ mod listing;
 mod members;
 mod python;
 mod raw_api;
+mod readme;
 mod replace;
 mod resume;
 mod rooms;
