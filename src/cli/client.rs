@@ -194,6 +194,11 @@ fn causes(error: &dyn std::error::Error) -> String {
     if told.is_empty() { error.to_string() } else { told.join(": ") }
 }
 
+/// Sizes and offsets as messages carry them.
+pub fn to_wire(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// May a call be made twice without harm?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {

@@ -22,7 +22,7 @@ use crate::api::v1::{
 };
 
 use super::{
-    client::{ATTEMPTS_MAX, Client, Repeat, repeated},
+    client::{ATTEMPTS_MAX, Client, Repeat, repeated, to_wire},
     content_hash::ContentHash,
     exit::{Exit, Failure, Result, repeat_after},
     kept::Kept,
@@ -342,8 +342,4 @@ pub async fn hash_head(file: &mut File, path: &Path, bytes: u64) -> Result<Conte
         hash.update(&piece);
     }
     Ok(hash)
-}
-
-fn to_wire(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
