@@ -125,6 +125,11 @@ pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
 pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
 /// What an import asks of Dropbox ends by then.
 pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// Members of a team whose e-mail address or id was looked up are remembered so long, per application parameter: an address
+/// may be given to another member.
+pub const MEMBER_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Names of members remembered per application parameter; about 200 bytes each.
+pub const MEMBER_NAMES_MAX: usize = 10_000;
 /// Members of a team whose root namespace is remembered per application parameter.
 pub const MEMBER_ROOTS_MAX: usize = 10_000;
 /// Application parameters of one `ListApplicationParameters` page.

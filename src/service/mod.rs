@@ -20,6 +20,7 @@ mod once;
 mod pages;
 mod parameters;
 mod raw_api;
+mod replace;
 mod sharing;
 mod status;
 mod transfer;

@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn an_answer_and_a_refusal_come_back_as_they_were() {
-        let answer = api::CopyItemResponse { item: Some(api::Item { name: "a".into(), ..Default::default() }) };
+        let answer = api::CopyItemResponse { item: Some(api::Item { name: "a".into(), ..Default::default() }), ..Default::default() };
         let told: api::CopyItemResponse = replay(&keep(&Ok(answer.clone()))).unwrap();
         assert_eq!(told, answer);
         let first = status::refusal(&Fault::new(Reason::PathConflict, "taken").fact("path", "/a"), "r");
