@@ -216,16 +216,16 @@ impl Store {
         Ok(())
     }
 
-    /// Takes pieces out of the map that turned out not to be at Dropbox.
+    /// Takes pieces out of the map that turned out not to be at Dropbox: the upload is open again.
     ///
     /// # Errors
     /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn forget_pieces(&self, id: &str, writer: i64, offsets: &[u64]) -> Result<()> {
         let mut tx = self.begin(&self.0.quick).await?;
-        let mine = "SELECT COUNT(*) FROM uploads WHERE id = $1 AND writer = $2 AND state <> 'committed'";
         let mine =
-            sqlx::query_scalar::<_, i64>(mine).bind(id).bind(writer).fetch_one(&mut *tx).await.map_err(unavailable)?;
-        if mine == 0 {
+            "UPDATE uploads SET state = 'open', size = NULL WHERE id = $1 AND writer = $2 AND state <> 'committed'";
+        let mine = sqlx::query(mine).bind(id).bind(writer).execute(&mut *tx).await.map_err(unavailable)?;
+        if mine.rows_affected() == 0 {
             tx.rollback().await.map_err(unavailable)?;
             return self.require_turn(0, id, writer).await;
         }
@@ -304,6 +304,30 @@ impl Store {
                 .map_err(unavailable)?;
         if changed.rows_affected() == 0 {
             return Err(not_found(id));
+        }
+        sqlx::query("DELETE FROM upload_pieces WHERE upload_id = $1")
+            .bind(id)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        tx.commit().await.map_err(unavailable)
+    }
+
+    /// It cannot be continued: what it lacks cannot be sent any more.
+    ///
+    /// # Errors
+    /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
+    pub async fn delete_upload(&self, id: &str, writer: i64) -> Result<()> {
+        let mut tx = self.begin(&self.0.durable).await?;
+        let deleted = sqlx::query("DELETE FROM uploads WHERE id = $1 AND writer = $2 AND state <> 'committed'")
+            .bind(id)
+            .bind(writer)
+            .execute(&mut *tx)
+            .await
+            .map_err(unavailable)?;
+        if deleted.rows_affected() == 0 {
+            tx.rollback().await.map_err(unavailable)?;
+            return self.require_turn(0, id, writer).await;
         }
         sqlx::query("DELETE FROM upload_pieces WHERE upload_id = $1")
             .bind(id)
