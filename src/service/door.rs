@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::task::TaskTracker;
 
 use dropbox_sdk::types::files;
 
@@ -33,6 +34,8 @@ pub struct Door {
     pub keys: Arc<KeyRing>,
     pub gates: Arc<Gates>,
     pub clock: SharedClock,
+    /// What goes on beside the calls that began it; a drain waits for it.
+    pub tasks: TaskTracker,
 }
 
 /// A request that names an application parameter.
