@@ -20,8 +20,8 @@ use std::{
 };
 
 use account::{Account, reauthorization};
-use members::Members;
 pub use link::{Credential, TestReport};
+use members::Members;
 
 use crate::{
     access::{Permission, Permissions, Principal},
