@@ -2,85 +2,19 @@
 
 use dropbox_connector::{
     api::v1::{self as pb, dropbox_connector_client::DropboxConnectorClient, upload_file_request::Frame},
-    app::{Addresses, App},
-    config::Config,
     emulator::{
         ResentBlock,
         script::{Action, Rule},
     },
 };
 use sqlx::{Connection, SqliteConnection};
-use tokio::runtime::Runtime;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, transport::Channel};
 
-use crate::support::{self, streams::*, *};
+use crate::support::{self, streams::*, victim::*, *};
 
 const START: &str = "files/upload_session/start";
 const APPEND: &str = "files/upload_session/append_v2";
 const FINISH: &str = "files/upload_session/finish";
-
-/// A connector in a runtime of its own, so that it can be killed: every task of it stops where it stands.
-struct Victim {
-    runtime: Option<Runtime>,
-    addresses: Addresses,
-}
-
-impl Victim {
-    async fn start(config: &Config) -> Victim {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
-        let app = runtime.spawn(App::start(config.clone())).await.expect("no panic").expect("connector");
-        Victim { addresses: app.addresses(), runtime: Some(runtime) }
-    }
-
-    async fn client(&self) -> DropboxConnectorClient<Channel> {
-        DropboxConnectorClient::connect(format!("http://{}", self.addresses.data)).await.expect("connect")
-    }
-
-    fn kill(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-impl Drop for Victim {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// A house whose own connector has stopped: `Victim`s take its place on the same store.
-async fn emptied() -> House {
-    let mut house = support::start().await;
-    house.take_app().stop().await.expect("stop");
-    house
-}
-
-async fn status_at(victim: &Victim, upload_id: &str) -> Result<pb::GetUploadStatusResponse, Status> {
-    let request = pb::GetUploadStatusRequest {
-        application_parameter_id: PARAMETER.into(),
-        upload_id: upload_id.into(),
-        ..Default::default()
-    };
-    victim.client().await.get_upload_status(request).await.map(tonic::Response::into_inner)
-}
-
-async fn started_at(victim: &Victim, spec: pb::UploadSpec) -> String {
-    let request =
-        pb::StartUploadRequest { application_parameter_id: PARAMETER.into(), spec: Some(spec), ..Default::default() };
-    victim.client().await.start_upload(request).await.expect("started").into_inner().upload_id
-}
-
-async fn finish_at(
-    victim: &Victim,
-    upload_id: &str,
-    bytes: &[u8],
-    from: usize,
-) -> Result<pb::UploadFileResponse, Status> {
-    let stream = tokio_stream::iter(requests(resume_frames(upload_id, bytes, from)));
-    victim.client().await.upload_file(stream).await.map(tonic::Response::into_inner)
-}
 
 /// The two lanes that have a session: a spec that `StartUpload` makes an ordered or a parallel one of.
 fn lanes(path: &str, size: usize) -> [(&'static str, pb::UploadSpec); 2] {
@@ -365,6 +299,49 @@ async fn every_point(lane: &str, spec: &pb::UploadSpec, bytes: &[u8], points: &[
             .map(|action| killed_at(lane, spec, bytes, route, *nth, action, ResentBlock::Accepted))
     });
     futures::future::join_all(kills).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_server_is_killed_while_it_makes_the_session_is_sent_again_whole() {
+    let bytes = noise(18 * MIB, 14);
+    let killed = async |appends: i32, action: Action| {
+        let what = format!("{appends} {action:?}");
+        let house = emptied().await;
+        let control = house.control();
+        let spec = pb::UploadSpec { parallel_appends: appends, ..spec("/start") };
+        // As a plain upload, and ahead of the bytes.
+        for ahead in [false, true] {
+            let mut victim = Victim::start(house.config()).await;
+            control.clear_script();
+            control.clear_journal();
+            control.script([Rule::once(START, action.clone()), Rule::always(START, Action::Stall)]).expect("script");
+            let mut client = victim.client().await;
+            let (request, stream) = (start_request(spec.clone()), requests(frames(spec.clone(), &bytes)));
+            let calling = tokio::spawn(async move {
+                match ahead {
+                    true => client.start_upload(request).await.map(drop),
+                    false => client.upload_file(tokio_stream::iter(stream)).await.map(drop),
+                }
+            });
+            until(&what, || async { control.journal().iter().any(|entry| entry.route == START && entry.ended) }).await;
+            victim.kill();
+            calling.await.expect("no panic").expect_err("the server is dead");
+            control.clear_script();
+            assert_eq!(control.read(None, "/start"), None, "{what}: nothing is committed");
+            let next = Victim::start(house.config()).await;
+            if ahead {
+                let upload_id = started_at(&next, spec.clone()).await;
+                finish_at(&next, &upload_id, &bytes, 0).await.expect("uploaded");
+            } else {
+                let stream = tokio_stream::iter(requests(frames(spec.clone(), &bytes)));
+                next.client().await.upload_file(stream).await.expect("uploaded");
+            }
+            assert!(control.read(None, "/start").as_deref() == Some(&bytes), "{what}");
+            control.delete(None, "/start").expect("made room");
+        }
+    };
+    let kills = [(1, Action::CutBefore), (1, Action::CutAfter), (4, Action::CutBefore), (4, Action::CutAfter)];
+    futures::future::join_all(kills.map(|(appends, action)| killed(appends, action))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 pub mod process;
 pub mod streams;
 pub mod tap;
+pub mod victim;
 
 use std::{future::Future, time::Duration};
 
