@@ -1,14 +1,14 @@
 //! Uploads that are broken off at every step and taken up again: the same bytes, and few of them twice.
 
 use dropbox_connector::{
-    api::v1::{self as pb, dropbox_connector_client::DropboxConnectorClient, upload_file_request::Frame},
+    api::v1::{self as pb, upload_file_request::Frame},
     emulator::{
         ResentBlock,
         script::{Action, Rule},
     },
 };
 use sqlx::{Connection, SqliteConnection};
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use crate::support::{self, streams::*, victim::*, *};
 
@@ -308,9 +308,10 @@ async fn an_upload_whose_server_is_killed_while_it_makes_the_session_is_sent_aga
         let what = format!("{appends} {action:?}");
         let house = emptied().await;
         let control = house.control();
-        let spec = pb::UploadSpec { parallel_appends: appends, ..spec("/start") };
         // As a plain upload, and ahead of the bytes.
         for ahead in [false, true] {
+            let path = format!("/start-{ahead}");
+            let spec = pb::UploadSpec { parallel_appends: appends, ..spec(&path) };
             let mut victim = Victim::start(house.config()).await;
             control.clear_script();
             control.clear_journal();
@@ -327,7 +328,7 @@ async fn an_upload_whose_server_is_killed_while_it_makes_the_session_is_sent_aga
             victim.kill();
             calling.await.expect("no panic").expect_err("the server is dead");
             control.clear_script();
-            assert_eq!(control.read(None, "/start"), None, "{what}: nothing is committed");
+            assert_eq!(control.read(None, &path), None, "{what}: nothing is committed");
             let next = Victim::start(house.config()).await;
             if ahead {
                 let upload_id = started_at(&next, spec.clone()).await;
@@ -336,8 +337,7 @@ async fn an_upload_whose_server_is_killed_while_it_makes_the_session_is_sent_aga
                 let stream = tokio_stream::iter(requests(frames(spec.clone(), &bytes)));
                 next.client().await.upload_file(stream).await.expect("uploaded");
             }
-            assert!(control.read(None, "/start").as_deref() == Some(&bytes), "{what}");
-            control.delete(None, "/start").expect("made room");
+            assert!(control.read(None, &path).as_deref() == Some(&bytes), "{what}");
         }
     };
     let kills = [(1, Action::CutBefore), (1, Action::CutAfter), (4, Action::CutBefore), (4, Action::CutAfter)];
@@ -406,70 +406,24 @@ async fn without_its_row_an_ordered_upload_is_probed_and_a_parallel_one_is_lost(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
-    use std::process::{Child, Command, Stdio};
-
-    struct Process(Child);
-    impl Drop for Process {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
     let house = emptied().await;
-    let serve = |n: usize| {
-        let out = house.folder.path().join(format!("out{n}"));
-        let file = std::fs::File::create(&out).expect("a file");
-        let addresses = house.emulator.addresses();
-        let child = Command::new(process::BINARY)
-            .arg("serve")
-            .args(process::FREE_PORTS)
-            .arg(format!("--store-url={}", house.config().store_url))
-            .arg(format!("--sealing-key-file={}", house.config().sealing_key_file.display()))
-            .arg(format!("--dropbox-api-url={}", addresses.api))
-            .arg(format!("--dropbox-content-url={}", addresses.content))
-            .arg(format!("--dropbox-notify-url={}", addresses.notify))
-            .arg(format!("--dropbox-oauth-url={}", addresses.api))
-            .arg("--allow-insecure-upstream")
-            .current_dir(house.folder.path())
-            .stdout(file.try_clone().expect("a second handle"))
-            .stderr(file)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        (Process(child), out)
-    };
-    let data = async |out: &std::path::Path| {
-        let told = || {
-            let text = std::fs::read_to_string(out).expect("what it printed");
-            let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines).to_owned();
-            whole.split_whitespace().find_map(|word| word.strip_prefix("data=").map(str::to_owned))
-        };
-        until("the process tells its address", || async { told().is_some() }).await;
-        let channel = Channel::from_shared(format!("http://{}", told().expect("just seen"))).expect("uri");
-        DropboxConnectorClient::new(channel.connect().await.expect("connect"))
-    };
     let bytes = noise(64 * MIB + 5, 11);
     for (lane, spec) in lanes("/signal", bytes.len()) {
         house.control().clear_journal();
         let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
-        let (mut first, out) = serve(1);
-        let mut client = data(&out).await;
-        let start = pb::StartUploadRequest {
-            application_parameter_id: PARAMETER.into(),
-            spec: Some(spec),
-            ..Default::default()
-        };
-        let upload_id = client.start_upload(start).await.expect("started").into_inner().upload_id;
+        let mut first = Process::serve(&house, 1);
+        let mut client = first.client().await;
+        let started = client.start_upload(start_request(spec)).await.expect("started").into_inner();
+        let upload_id = started.upload_id;
         let mut stream = OpenUpload::on(client.clone());
         assert!(stream.send(Frame::ResumeUploadId(upload_id.clone())).await);
         assert!(stream.send_range(&bytes, 0, 32 * MIB).await);
         until("half of it is there", || async { house.control().counter(APPEND).bytes_in >= 24 * MIB as u64 }).await;
-        first.0.kill().expect("SIGKILL");
-        first.0.wait().expect("its end");
+        first.kill();
         let lost = stream.early_answer().await.expect_err("the server is dead");
         assert!(tonic_types::StatusExt::get_error_details(&lost).error_info().is_none(), "nobody was left to answer");
-        let (_second, out) = serve(2);
-        let mut client = data(&out).await;
+        let second = Process::serve(&house, 2);
+        let mut client = second.client().await;
         let ask = pb::GetUploadStatusRequest {
             application_parameter_id: PARAMETER.into(),
             upload_id: upload_id.clone(),

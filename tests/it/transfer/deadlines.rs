@@ -97,7 +97,7 @@ async fn a_deadline_behind_the_commit_says_that_it_was_sent_and_its_outcome_is_f
     assert!(stream.send(Frame::Spec(pb::UploadSpec { autorename: true, ..spec("/sent") })).await);
     assert!(stream.send_range(&bytes, 0, bytes.len()).await);
     assert!(stream.send(finish()).await);
-    let ended = stream.early_answer().await.expect_err("no more time");
+    let ended = stream.answer().await.expect_err("no more time");
     assert_eq!((ended.code(), reason(&ended).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"), "{ended:?}");
     assert_eq!((fact(&ended, "sent").as_deref(), retry_delay(&ended)), (Some("true"), None));
     let upload_id = fact(&ended, "uploadId").expect("a handle");
