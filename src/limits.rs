@@ -139,6 +139,11 @@ pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
 pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
 /// What an import asks of Dropbox ends by then.
 pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// Members of a team whose e-mail address or id was looked up are remembered so long, per application parameter: an address
+/// may be given to another member.
+pub const MEMBER_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Names of members remembered per application parameter; about 200 bytes each.
+pub const MEMBER_NAMES_MAX: usize = 10_000;
 /// Members of a team whose root namespace is remembered per application parameter.
 pub const MEMBER_ROOTS_MAX: usize = 10_000;
 /// Application parameters of one `ListApplicationParameters` page.
@@ -151,8 +156,23 @@ pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
 /// A statement waits this long for another process's write before the store counts as not answering.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read the store at once.
+/// Connections that read a SQLite store at once.
 pub const STORE_READERS: u32 = 4;
+/// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
+/// fit into a server's default of 100.
+pub const STORE_SERVER_CONNECTIONS: u32 = 8;
+/// More of them, for writes that need not be synced.
+pub const STORE_QUICK_CONNECTIONS: u32 = 4;
+/// Waiting for a connection to the store takes no longer; nor does connecting.
+pub const STORE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A database server that takes longer for a statement counts as gone. As long as a statement may take on the server.
+pub const STORE_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A connection to a database server that has been idle for longer is tried before it is used: the server may have restarted.
+pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
+/// Between two attempts to listen to a database server for changes.
+pub const STORE_LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// `migrate --check` waits this long for a notification it sent itself.
+pub const STORE_NOTIFY_MAX: Duration = Duration::from_secs(5);
 /// Rows of one write transaction: other writers wait no longer than some 20 ms.
 pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 /// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.

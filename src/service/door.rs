@@ -20,7 +20,7 @@ use crate::{
     },
     credentials::{Ask, Opened, Resolver},
     dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, routes},
-    engine::gate::Gates,
+    engine::gate::{Gates, Held},
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
     store::{ParameterId, Parameters, Store},
@@ -234,11 +234,16 @@ impl Site {
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<Answer<R>> {
+        let held = self.turn(paths).await?;
+        self.0.opened.caller.commit(&held, route, arg).await
+    }
+
+    /// Waits for the turn of every namespace the paths lie in, for commits that belong together.
+    pub async fn turn(&self, paths: &[&str]) -> Result<Held> {
         let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
-        let held = gates.turn(&keys, self.deadline()).await?;
-        self.0.opened.caller.commit(&held, route, arg).await
+        gates.turn(&keys, self.deadline()).await
     }
 
     /// What Dropbox knows of an item.

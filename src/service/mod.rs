@@ -21,6 +21,7 @@ mod opening;
 mod pages;
 mod parameters;
 mod raw_api;
+mod replace;
 mod sharing;
 mod status;
 mod transfer;

@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn an_answer_and_a_refusal_come_back_as_they_were() {
-        let answer = api::CopyItemResponse { item: Some(api::Item { name: "a".into(), ..Default::default() }) };
+        let item = Some(api::Item { name: "a".into(), ..Default::default() });
+        let answer = api::CopyItemResponse { item, ..Default::default() };
         let told: api::CopyItemResponse = Kept::read(&keep(&Ok(&answer), None)).unwrap().replay().unwrap();
         assert_eq!(told, answer);
         let fault = Fault::new(Reason::PathConflict, "taken").fact("path", "/a");
