@@ -5,6 +5,7 @@ pub mod certs;
 pub mod process;
 pub mod streams;
 pub mod tap;
+pub mod victim;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
