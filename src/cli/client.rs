@@ -1,13 +1,13 @@
 //! The Rust client: one channel set up as PERFORMANCE asks, who we are in the metadata of every call, and repeats as the
 //! server's RetryInfo allows. Streams with a resume of their own are in `upload` and `download`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::{self, Channel, ClientTlsConfig, Endpoint},
 };
 
 use crate::api::v1::{
@@ -41,6 +41,38 @@ pub struct ServerArgs {
     /// Bearer token, where the server wants one.
     #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
+    #[command(flatten)]
+    pub trust: Trust,
+}
+
+/// What is shown and believed where the server's address is https://.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Trust {
+    /// Authorities (PEM) of the server's certificate, instead of the system's.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Certificate (PEM) to show, where the server wants one.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CERT_FILE", requires = "key_file", value_name = "FILE")]
+    cert_file: Option<PathBuf>,
+    /// Private key (PEM) of that certificate.
+    #[arg(long, env = "DROPBOX_CONNECTOR_KEY_FILE", requires = "cert_file", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+}
+
+impl Trust {
+    fn tls(&self) -> Result<ClientTlsConfig> {
+        let read = |file: &PathBuf| std::fs::read(file).map_err(|error| Failure::local(file, &error));
+        let tls = match &self.ca_file {
+            Some(file) => ClientTlsConfig::new().ca_certificate(transport::Certificate::from_pem(read(file)?)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        Ok(match (&self.cert_file, &self.key_file) {
+            (Some(certificate), Some(key)) => {
+                tls.identity(transport::Identity::from_pem(read(certificate)?, read(key)?))
+            }
+            _ => tls,
+        })
+    }
 }
 
 impl ServerArgs {
@@ -53,7 +85,7 @@ impl ServerArgs {
                  --emulator` makes `demo`",
             ));
         };
-        Client::connect(&self.server, Some(parameter), self.token.as_deref()).await
+        Client::connect(&self.server, Some(parameter), self.token.as_deref(), &self.trust).await
     }
 }
 
@@ -99,13 +131,12 @@ pub type Admin = DropboxAdminConnectorClient<InterceptedService<Channel, Identit
 /// Opens a channel. It reconnects by itself from then on.
 ///
 /// # Errors
-/// A malformed address; nobody there.
-pub async fn channel(server: &str) -> Result<Channel> {
+/// A malformed address, files of `trust` that cannot be used; nobody there.
+pub async fn channel(server: &str, trust: &Trust) -> Result<Channel> {
     let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-    if !url.starts_with("http://") {
-        return Err(Failure::usage(format!(
-            "{url}: only http:// addresses are spoken to; put a TLS proxy before others"
-        )));
+    let over_tls = url.starts_with("https://");
+    if !over_tls && !url.starts_with("http://") {
+        return Err(Failure::usage(format!("{url}: give an address that begins with http:// or https://")));
     }
     let endpoint = Endpoint::from_shared(url.clone())
         .and_then(|endpoint| endpoint.user_agent(concat!("dropbox-connector-cli/", env!("CARGO_PKG_VERSION"))))
@@ -117,11 +148,25 @@ pub async fn channel(server: &str) -> Result<Channel> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_INTERVAL);
+    let endpoint = match over_tls {
+        true => {
+            endpoint.tls_config(trust.tls()?).map_err(|error| Failure::usage(format!("{url}: {}", last(&error))))?
+        }
+        false => endpoint,
+    };
     endpoint.connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {cause}"))
+        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {}", last(&error)))
             .remedy("start the server with `dropbox-connector serve`, or name it with --server")
     })
+}
+
+/// The innermost cause: it tells a port from a certificate.
+fn last(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 /// May a call be made twice without harm?
@@ -161,9 +206,9 @@ pub struct Client {
 impl Client {
     /// # Errors
     /// A malformed address or identity; nobody there.
-    pub async fn connect(server: &str, parameter: Option<&str>, token: Option<&str>) -> Result<Client> {
+    pub async fn connect(server: &str, parameter: Option<&str>, token: Option<&str>, trust: &Trust) -> Result<Client> {
         let identity = Identity::new(parameter, token)?;
-        let data = DropboxConnectorClient::with_interceptor(channel(server).await?, identity)
+        let data = DropboxConnectorClient::with_interceptor(channel(server, trust).await?, identity)
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         Ok(Client { data })
     }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    client::{Admin, Identity, Repeat, channel, repeated},
+    client::{Admin, Identity, Repeat, Trust, channel, repeated},
     exit::{Exit, Failure, Result},
     items::fields,
     json, out,
@@ -60,6 +60,8 @@ pub struct AdminArgs {
     /// Bearer token, where the server wants one.
     #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+    #[command(flatten)]
+    trust: Trust,
     /// JSON, one object a line.
     #[arg(long)]
     json: bool,
@@ -211,7 +213,7 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
 
 async fn admin(args: &AdminArgs) -> Result<Admin> {
     let identity = Identity::new(None, args.token.as_deref())?;
-    let channel = channel(&args.admin_server).await.map_err(|failure| match failure.exit {
+    let channel = channel(&args.admin_server, &args.trust).await.map_err(|failure| match failure.exit {
         Exit::Unavailable => failure.remedy("start the server with `dropbox-connector serve`, or give --admin-server"),
         _ => failure,
     })?;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 use super::{
-    client::channel,
+    client::{Trust, channel},
     exit::{Exit, Failure, Result},
     out,
 };
@@ -357,7 +357,7 @@ pub struct HealthArgs {
 
 pub async fn health(args: HealthArgs) -> Result<()> {
     let asked = async {
-        let mut client = HealthClient::new(channel(&args.probe_addr).await?);
+        let mut client = HealthClient::new(channel(&args.probe_addr, &Trust::default()).await?);
         let answer = client.check(HealthCheckRequest { service: args.service.clone() }).await?;
         Ok::<_, Failure>(answer.into_inner().status())
     };
