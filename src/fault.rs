@@ -43,6 +43,7 @@ reasons! {
     AuthorizationDenied, "AUTHORIZATION_DENIED", "ask the user to approve the authorization";
     AuthorizationStateExpired, "AUTHORIZATION_STATE_EXPIRED", "begin the authorization again";
     BadMember, "BAD_MEMBER", "correct the member named in the violation";
+    CallerKeysUnavailable, "CALLER_KEYS_UNAVAILABLE", "wait for the delay and call again; the connector cannot read the keys of the tokens' issuer";
     CallerNotAllowed, "CALLER_NOT_ALLOWED", "have an administrator add your principal to the parameter's policy, or to admin_principals for the admin service";
     CallerUnauthenticated, "CALLER_UNAUTHENTICATED", "send a valid credential for this connector in the authorization metadata";
     Cancelled, "CANCELLED", "call again if the result is still wanted";
@@ -309,7 +310,7 @@ impl Fault {
 
     /// The facts a caller is told: those that rooms only tell each other are left out.
     pub fn told_facts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        const INTERNAL: [&str; 3] = ["correctOffset", "earlierAttempt", "uploadSessionId"];
+        const INTERNAL: [&str; 4] = ["correctOffset", "earlierAttempt", "lookFor", "uploadSessionId"];
         let told = self.0.facts.iter().filter(|(key, _)| !INTERNAL.contains(key));
         told.map(|(key, value)| (*key, value.as_str()))
     }

@@ -8,7 +8,8 @@ use rand::RngCore as _;
 use super::{
     call::{Call, Refused},
     door::{Door, Site},
-    once, replace,
+    once::{self, Look},
+    replace,
 };
 use crate::{
     access::Permissions,
@@ -17,8 +18,8 @@ use crate::{
         items::{self as convert, Relocation, paths},
         path::Jail,
     },
-    dropbox::{Repeat, routes},
-    engine::{gate::Held, verify},
+    dropbox::{Repeat, Turn, routes},
+    engine::verify,
     fault::{Fault, Reason, Result},
 };
 
@@ -66,21 +67,25 @@ impl Changes {
     pub async fn copy_item(&self, call: Call, request: api::CopyItemRequest) -> Result<api::CopyItemResponse, Refused> {
         let wanted = convert::copy_item(&request)?;
         let id = once_id(&wanted);
-        once::run(&self.door.clone(), call, request, Permissions::default(), id, move |site, request| {
+        let sought = wanted.clone();
+        let body = move |site: Site, request: api::CopyItemRequest| {
             let wanted = wanted.clone();
             async move { copy(&site, &request, &wanted).await }
-        })
-        .await
+        };
+        let look = |site: Site, request: api::CopyItemRequest, _| copied_before(site, request, sought.clone());
+        once::run(&self.door, call, request, Permissions::default(), id, body, look).await
     }
 
     pub async fn move_item(&self, call: Call, request: api::MoveItemRequest) -> Result<api::MoveItemResponse, Refused> {
         let wanted = convert::move_item(&request)?;
         let id = once_id(&wanted);
-        once::run(&self.door.clone(), call, request, Permissions::default(), id, move |site, request| {
+        let sought = wanted.clone();
+        let body = move |site: Site, request: api::MoveItemRequest| {
             let wanted = wanted.clone();
             async move { relocate(&site, &request, &wanted).await }
-        })
-        .await
+        };
+        let look = |site: Site, request: api::MoveItemRequest, id| moved_before(site, request, sought.clone(), id);
+        once::run(&self.door, call, request, Permissions::default(), id, body, look).await
     }
 
     pub async fn delete_item(&self, call: Call, request: api::DeleteItemRequest) -> Result<api::DeleteItemResponse> {
@@ -214,6 +219,44 @@ fn expect_source(source: &files::Metadata, wanted: &Relocation, asked: &str) -> 
     Err(Fault::new(Reason::NotAFile, text).resource("dropbox.item", asked))
 }
 
+/// Whether a copy of unknown outcome is there by now: the same content under an id of its own.
+async fn copied_before(site: Site, request: api::CopyItemRequest, wanted: Relocation) -> Look<api::CopyItemResponse> {
+    let found = async {
+        let from = site.metadata(&site.place_for_change(&wanted.from).await?).await?;
+        let to = site.place_for_change(&wanted.to).await?;
+        let lost = Fault::new(Reason::OutcomeUnknown, "the answer to the copy was lost");
+        let copy = verify::copied(site.caller(), &from, &to, lost).await?;
+        Ok::<_, Fault>(api::CopyItemResponse {
+            item: Some(convert::item_at(copy, site.jail(), &request.to_path)?),
+            replaced: None,
+        })
+    };
+    // With `autorename` the copy may have another name; of a replacement, what was replaced is not known any more.
+    if wanted.autorename || wanted.replace_existing {
+        return Look::Unknown;
+    }
+    found.await.map_or(Look::Unknown, Look::Done)
+}
+
+/// Whether the item of a move of unknown outcome is where it was to go.
+async fn moved_before(
+    site: Site,
+    request: api::MoveItemRequest,
+    wanted: Relocation,
+    id: Option<String>,
+) -> Look<api::MoveItemResponse> {
+    let Some(id) = id.filter(|_| !wanted.replace_existing) else { return Look::Unknown };
+    let found = async {
+        let to = site.place_for_change(&wanted.to).await?;
+        let now = site.metadata(&id).await?;
+        if paths(&now).0 != Some(dbx_str_lowercase(&to).as_str()) {
+            return Err(Fault::new(Reason::OutcomeUnknown, "it is elsewhere"));
+        }
+        Ok(api::MoveItemResponse { item: Some(convert::item_at(now, site.jail(), &request.to_path)?), replaced: None })
+    };
+    found.await.map_or(Look::Unknown, Look::Done)
+}
+
 async fn relocate(site: &Site, request: &api::MoveItemRequest, wanted: &Relocation) -> Result<api::MoveItemResponse> {
     let from = site.place_for_change(&wanted.from).await?;
     let to = site.place_for_change(&wanted.to).await?;
@@ -252,7 +295,7 @@ impl Step<'_> {
         self.run_in(&held, from, to).await
     }
 
-    async fn run_in(&self, held: &Held, from: &str, to: &str) -> Result<files::Metadata> {
+    async fn run_in(&self, held: &Turn, from: &str, to: &str) -> Result<files::Metadata> {
         let arg = files::RelocationArg::new(from.to_owned(), to.to_owned())
             .with_autorename(self.autorename)
             .with_allow_ownership_transfer(self.transfer);

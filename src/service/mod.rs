@@ -4,6 +4,7 @@
 mod about;
 mod active;
 mod admin;
+mod audit;
 mod call;
 mod changes;
 mod connector;
@@ -16,7 +17,9 @@ mod guard;
 mod health;
 mod items;
 mod json;
+pub mod listener;
 mod once;
+mod opening;
 mod pages;
 mod parameters;
 mod raw_api;
@@ -29,7 +32,7 @@ mod web;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
@@ -78,6 +81,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// Cancelled when new calls are to be refused.
     pub draining: CancellationToken,
+    /// Holds what goes on beside the calls that began it.
+    pub tasks: TaskTracker,
     pub config: Config,
     pub started_at: SystemTime,
 }
@@ -103,10 +108,11 @@ impl Doors {
             ready,
             clock,
             draining,
+            tasks,
             config,
             started_at,
         } = parts;
-        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock };
+        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock, tasks };
         let connector = Connector {
             transfer: Transfer { door: door.clone(), uploads, downloads },
             items: Items { door: door.clone() },
