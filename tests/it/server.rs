@@ -394,8 +394,13 @@ fn the_store_is_its_owner_s_alone_and_reflection_is_no_news() {
     let request = r#"{"applicationParameterId":"demo","path":"/"}"#;
     let method = "dropboxconnector.v1.DropboxConnector/GetItem";
     succeed(tool("grpcurl").args(["-plaintext", "-d", request, &data, method]));
-    let log = served.text();
-    assert!(log.contains("DropboxConnector/GetItem") && !log.contains("ServerReflectionInfo"), "{log}");
+    // Lines leave by a thread of their own.
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while !served.text().contains("DropboxConnector/GetItem") {
+        assert!(std::time::Instant::now() < deadline, "{}", served.text());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(!served.text().contains("ServerReflectionInfo"), "{}", served.text());
 }
 
 #[test]
