@@ -141,8 +141,8 @@ impl Layers {
     }
 }
 
-fn table(text: &str) -> Result<Map<String, Value>, figment::Error> {
-    Figment::from(Toml::string(text)).extract()
+fn table(text: &str) -> Result<Map<String, Value>, Box<figment::Error>> {
+    Figment::from(Toml::string(text)).extract().map_err(Box::new)
 }
 
 /// What is wrong, without the value: that is told beside it, or not at all.
