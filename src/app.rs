@@ -25,7 +25,7 @@ use crate::{
     ready::Ready,
     seal::KeyRing,
     secret::Secret,
-    service::{self, Doors},
+    service::{self, Doors, OpenCalls},
     store::{self, ParameterId, Store},
     telemetry,
 };
@@ -87,6 +87,9 @@ struct Life {
     refusing: CancellationToken,
     /// Listeners close; connections are told to go.
     closing: CancellationToken,
+    /// Connections that would not go are closed.
+    cut: CancellationToken,
+    open_calls: OpenCalls,
     /// The probe and HTTP listeners close, background tasks end.
     ended: CancellationToken,
     streams: Vec<JoinHandle<()>>,
@@ -142,14 +145,14 @@ impl App {
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);
-        let downloads = Downloads::new(config.max_downloads, blocks.clone());
+        let downloads = Downloads::new(config.max_downloads, config.download_idle, blocks.clone(), clock.clone());
         let ready = Ready::new();
         let refusing = CancellationToken::new();
         let doors = Doors::new(service::Parts {
             resolver: resolver.clone(),
             store: store.clone(),
             uploads: uploads.clone(),
-            downloads,
+            downloads: downloads.clone(),
             gates,
             authenticator,
             ready: ready.clone(),
@@ -164,13 +167,15 @@ impl App {
             uploads,
             refusing,
             closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            open_calls: doors.open_calls(),
             ended: CancellationToken::new(),
             streams: Vec::new(),
             background: TaskTracker::new(),
         };
         let addresses = bound.addresses()?;
         life.serve(&config, bound, &doors);
-        life.keep_house(clock, resolver, blocks);
+        life.keep_house(clock, resolver, blocks, downloads);
         ready.set_loaded();
         Ok(App { addresses, emulator, life, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
     }
@@ -219,7 +224,7 @@ impl App {
 impl Life {
     fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors) {
         let stream = |routes, listener| {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = service::incoming(listener, self.cut.clone());
             let serving = server(config, doors)
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned());
@@ -236,7 +241,7 @@ impl Life {
     }
 
     /// What happens beside the calls: each task ends with the process and harms nobody when it is cut.
-    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks) {
+    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks, downloads: Downloads) {
         let until_end = |work: futures::future::BoxFuture<'static, ()>| {
             let ended = self.ended.clone();
             self.background.spawn(async move {
@@ -249,6 +254,9 @@ impl Life {
         let following = resolver.clone();
         until_end(Box::pin(async move {
             following.follow_changes().await;
+        }));
+        until_end(Box::pin(async move {
+            downloads.watch_stalled().await;
         }));
         let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
         let sweeper = clock.clone();
@@ -277,16 +285,19 @@ impl Life {
     async fn drain(self, grace: Duration) -> Result<(), AppError> {
         self.refusing.cancel();
         self.closing.cancel();
-        let streams = async {
-            self.uploads.drain().await;
-            futures::future::join_all(self.streams).await;
-        };
-        let ended = tokio::time::timeout(grace, streams).await;
+        let streams = async { tokio::join!(self.uploads.drain(), futures::future::join_all(self.streams)) };
+        let mut streams = std::pin::pin!(streams);
+        let ended = tokio::time::timeout(grace, streams.as_mut()).await;
+        if ended.is_err() {
+            self.open_calls.tell();
+            self.cut.cancel();
+            let _ = tokio::time::timeout(limits::CUT_GRACE, streams).await;
+        }
         self.ended.cancel();
         self.background.close();
         let _ = tokio::time::timeout(limits::SIDE_PORT_GRACE, self.background.wait()).await;
         self.store.close().await;
-        ended.map_err(|_| AppError::Cut)
+        ended.map(drop).map_err(|_| AppError::Cut)
     }
 }
 

@@ -14,9 +14,11 @@ mod filter;
 mod frames;
 mod guard;
 mod health;
+mod incoming;
 mod items;
 mod json;
 mod once;
+mod open_calls;
 mod pages;
 mod parameters;
 mod raw_api;
@@ -54,6 +56,8 @@ use crate::{
 };
 
 pub use guard::{Guard, GuardLayer};
+pub use incoming::{Line, incoming};
+pub use open_calls::OpenCalls;
 
 const DATA: &str = "dropboxconnector.v1.DropboxConnector";
 const ADMIN: &str = "dropboxconnector.v1.DropboxAdminConnector";
@@ -116,7 +120,7 @@ impl Doors {
             connector,
             admin: Admin { door },
             health: Health { ready, draining: draining.clone() },
-            layer: GuardLayer { authenticator, draining },
+            layer: GuardLayer { authenticator, draining, open_calls: OpenCalls::default() },
             reflection: config.reflection,
         }
     }
@@ -124,6 +128,10 @@ impl Doors {
     /// Goes before the routes of the data and admin listeners. The probe listener has none: probes cannot authenticate.
     pub fn layer(&self) -> GuardLayer {
         self.layer.clone()
+    }
+
+    pub fn open_calls(&self) -> OpenCalls {
+        self.layer.open_calls.clone()
     }
 
     pub fn data(&self) -> Routes {

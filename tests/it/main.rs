@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod ambiguous;
 mod cli;
+mod deadlines;
 mod doors;
 mod drain;
 mod emulator;

@@ -55,6 +55,31 @@ async fn a_request_id_comes_back_in_headers_and_details_and_a_bad_one_is_replace
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_request_id_of_the_one_answer_of_dropbox_comes_as_a_trailer() {
+    let house = start().await;
+    upload(&house, spec("/a.txt"), b"x").await.expect("upload");
+    let trailer = |metadata: &tonic::metadata::MetadataMap| {
+        metadata.get("x-dropbox-request-id").map(|id| id.to_str().expect("ascii").to_owned())
+    };
+    let last = |route: &str| house.control().journal().into_iter().rfind(|entry| entry.route == route).expect("asked");
+    let found = house.client().get_item(get("/a.txt")).await.expect("found");
+    assert_eq!(trailer(found.metadata()), Some(last("files/get_metadata").request_id));
+    let folder =
+        pb::CreateFolderRequest { application_parameter_id: PARAMETER.into(), path: "/f".into(), ..Default::default() };
+    let made = house.client().create_folder(folder).await.expect("made");
+    assert_eq!(trailer(made.metadata()), Some(last("files/create_folder_v2").request_id));
+    let refused = house.client().get_item(get("/missing")).await.expect_err("missing");
+    assert_eq!(trailer(refused.metadata()), Some(last("files/get_metadata").request_id));
+    // Two answers made this one, and none that one.
+    let account = pb::GetAccountRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
+    assert_eq!(trailer(house.client().get_account(account).await.expect("told").metadata()), None);
+    assert_eq!(trailer(house.client().get_item(get("/")).await.expect("the root").metadata()), None);
+    let frames = crate::support::requests(crate::support::frames(spec("/b.txt"), b"one request"));
+    let sent = house.client().upload_file(tokio_stream::iter(frames)).await.expect("uploaded");
+    assert_eq!(trailer(sent.metadata()), Some(last("files/upload").request_id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_their_names_and_neither_paths_nor_queries_nor_parameters() {
     let house = start().await;
     upload(&house, spec("/telltale-folder/telltale-file.txt"), b"x").await.expect("upload");

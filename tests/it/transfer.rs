@@ -6,5 +6,6 @@ mod download;
 mod downloads_gone_wrong;
 mod duplex;
 mod frames;
+mod stalled;
 mod upload;
 mod uploads_gone_wrong;
