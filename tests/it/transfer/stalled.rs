@@ -104,6 +104,7 @@ async fn small_calls_and_commits_do_not_queue_behind_bodies() {
     .await;
     let bytes = noise(LARGE, 2);
     upload(&house, spec("/large"), &bytes).await.expect("uploaded");
+    house.control().clear_journal();
     let mut open = OpenUpload::begin(&house, spec("/sent")).await;
     assert!(open.send_range(&bytes, 0, 16 * MIB).await);
     until("both parts are at Dropbox", async || {
