@@ -139,7 +139,7 @@ impl Caller {
     /// # Errors
     /// By API-DESIGN (b); every fault has `dropboxRoute`, and `dropboxRequestId` if Dropbox answered.
     pub async fn call<A: Serialize, R: DeserializeOwned>(&self, route: &Route<A, R>, arg: &A) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, &[], false).await
+        self.answer(None, route.facts(), arg, &[]).await
     }
 
     /// Sends content. The pieces are neither copied nor used up.
@@ -152,7 +152,7 @@ impl Caller {
         arg: &A,
         body: &[Bytes],
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, body, false).await
+        self.answer(None, route.facts(), arg, body).await
     }
 
     /// Opens content. What goes wrong after the head is the body's to tell.
@@ -192,17 +192,17 @@ impl Caller {
         Ok(Download { value, request_id, status, content_length, content_type, content_range, body })
     }
 
-    /// Calls a route that changes a namespace.
+    /// Calls a route that changes a namespace. The turn is laid down while it waits to repeat.
     ///
     /// # Errors
     /// As [`Caller::call`], and `OUTCOME_UNKNOWN` when it may have happened.
     pub async fn commit<A: Serialize, R: DeserializeOwned>(
         &self,
-        _turn: &Turn,
+        turn: &Turn,
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, &[], true).await
+        self.answer(Some(turn), route.facts(), arg, &[]).await
     }
 
     /// Sends content to a route that changes a namespace.
@@ -211,23 +211,23 @@ impl Caller {
     /// As [`Caller::commit`].
     pub async fn commit_upload<A: Serialize, R: DeserializeOwned>(
         &self,
-        _turn: &Turn,
+        turn: &Turn,
         route: &CommitRoute<A, R>,
         arg: &A,
         body: &[Bytes],
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, body, true).await
+        self.answer(Some(turn), route.facts(), arg, body).await
     }
 
     async fn answer<A: Serialize, R: DeserializeOwned>(
         &self,
+        turn: Option<&Turn>,
         facts: &Facts,
         arg: &A,
         content: &[Bytes],
-        commits: bool,
     ) -> Result<Answer<R>> {
         let json = argument(arg)?;
-        let request = Request { content, commits, ..self.request(facts, &json) };
+        let request = Request { content, turn, ..self.request(facts, &json) };
         let reply = self.exchange(&request).await?;
         let Success::Json(text) = &reply.success else {
             return Err(Fault::bug("content came from a route of another style").fact("dropboxRoute", &facts.path));
@@ -243,7 +243,7 @@ impl Caller {
             facts,
             json,
             content: &[],
-            commits: false,
+            turn: None,
             range: None,
             act_as: self.shared.act_as.as_ref(),
             path_root: self.shared.path_root.as_ref(),
@@ -305,7 +305,12 @@ impl Caller {
             attempt += 1;
             metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
             tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
+            // Others of the namespace need not wait for it.
+            request.turn.inspect(|turn| turn.lay_down());
             shared.transport.clock.sleep(wait).await;
+            if let Some(turn) = request.turn {
+                turn.take_up().await;
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use tracing::Instrument as _;
 use super::{
     call::{Call, Facts},
     open_calls::{Entered, OpenCalls},
+    opening::Opening,
     status,
 };
 use crate::{
@@ -39,6 +40,8 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 const STREAMS: [&str; 4] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder"];
 /// Answers that are streams: no single answer of Dropbox made them.
 const ANSWERED_IN_STREAMS: [&str; 3] = ["UploadFileDuplex", "DownloadFile", "WalkFolder"];
+/// Streams whose first message is held to its size.
+const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
 /// Answers that compress well and are not file content.
 const COMPRESSED: [&str; 5] =
     ["ListFolder", "ListSharedLinks", "SearchItems", "WalkFolder", "ListApplicationParameters"];
@@ -102,6 +105,9 @@ where
         request.headers_mut().remove("grpc-timeout");
         if !COMPRESSED.contains(&call.method()) {
             request.headers_mut().remove("grpc-accept-encoding");
+        }
+        if UPLOADS.contains(&call.method()) {
+            request = request.map(Opening::guard);
         }
         request.extensions_mut().insert(call.clone());
         let span = tracing::info_span!("rpc", rpc, request_id);

@@ -29,7 +29,10 @@ impl Victim {
     async fn start(config: &Config) -> Victim {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
-        let app = runtime.spawn(App::start(config.clone())).await.expect("no panic").expect("connector");
+        // Not spawned but awaited there: the future of the store's migrations is not `Send` enough for the compiler.
+        let (handle, config) = (runtime.handle().clone(), config.clone());
+        let starting = tokio::task::spawn_blocking(move || handle.block_on(App::start(config)));
+        let app = starting.await.expect("no panic").expect("connector");
         Victim { addresses: app.addresses(), runtime: Some(runtime) }
     }
 
