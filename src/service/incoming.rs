@@ -8,28 +8,30 @@ use std::{
 };
 
 use futures::{Stream, TryStreamExt as _};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::Connected;
 
-/// What a listener accepts, until `cut` is cancelled.
-pub fn incoming(listener: TcpListener, cut: CancellationToken) -> impl Stream<Item = io::Result<Line>> {
-    let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
+/// The same connections, until `cut` is cancelled.
+pub fn cuttable<S>(
+    accepted: impl Stream<Item = io::Result<S>> + Send + 'static,
+    cut: CancellationToken,
+) -> impl Stream<Item = io::Result<Line<S>>> + Send + 'static
+where
+    S: Send + 'static,
+{
     accepted.map_ok(move |stream| Line { stream, cut: cut.clone(), waiting: Box::pin(cut.clone().cancelled_owned()) })
 }
 
 /// One connection.
-pub struct Line {
-    stream: TcpStream,
+pub struct Line<S> {
+    stream: S,
     cut: CancellationToken,
     /// Wakes a reader that waits for its caller.
     waiting: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Line {
+impl<S> Line<S> {
     fn check(&self) -> io::Result<()> {
         if self.cut.is_cancelled() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut: the process ends"));
@@ -38,7 +40,7 @@ impl Line {
     }
 }
 
-impl AsyncRead for Line {
+impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -53,7 +55,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
@@ -81,15 +83,15 @@ impl AsyncWrite for Line {
     }
 }
 
-impl Connected for Line {
-    type ConnectInfo = TcpConnectInfo;
+impl<S: Connected> Connected for Line<S> {
+    type ConnectInfo = S::ConnectInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
+    fn connect_info(&self) -> S::ConnectInfo {
         self.stream.connect_info()
     }
 }
 
-impl fmt::Debug for Line {
+impl<S: fmt::Debug> fmt::Debug for Line<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line").field("stream", &self.stream).finish_non_exhaustive()
     }

@@ -4,6 +4,7 @@
 mod about;
 mod active;
 mod admin;
+mod audit;
 mod call;
 mod changes;
 mod connector;
@@ -17,6 +18,7 @@ mod health;
 mod incoming;
 mod items;
 mod json;
+pub mod listener;
 mod once;
 mod open_calls;
 mod opening;
@@ -28,6 +30,7 @@ mod sharing;
 mod status;
 mod transfer;
 mod walk;
+mod web;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -58,8 +61,9 @@ use crate::{
 };
 
 pub use guard::{Guard, GuardLayer};
-pub use incoming::{Line, incoming};
+pub use incoming::{Line, cuttable};
 pub use open_calls::OpenCalls;
+pub use web::layer as web_layer;
 
 const DATA: &str = "dropboxconnector.v1.DropboxConnector";
 const ADMIN: &str = "dropboxconnector.v1.DropboxAdminConnector";
