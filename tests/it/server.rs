@@ -280,8 +280,6 @@ async fn messages_that_are_no_protobuf_or_too_large_are_refused() {
     assert_eq!(reason(&rooted.expect_err("no policy")), "PATH_ROOT_NOT_ALLOWED");
 }
 
-/// Below this a percentile of another run says more of the machine than of the connector.
-const NOISE: Duration = Duration::from_millis(1);
 /// Calls in flight together, as the acceptance check has them.
 const WORKERS: usize = 50;
 
@@ -323,9 +321,9 @@ async fn not_starved(mib: usize) {
         done.store(true, Ordering::Release);
     };
     let (beside, ()) = tokio::join!(p99(&house, 20, || done.load(Ordering::Acquire)), sending);
-    eprintln!("MEASURED {mib} MiB: idle {idle:?}, beside {beside:?}");
-    let most = (5 * idle[1]).max(NOISE);
-    assert!(beside < most, "{beside:?} beside the upload, {idle:?} alone");
+    // No floor: with so many workers on a busy machine of two cores the 99th percentile alone was 34 to 86 ms, beside an
+    // upload 125 ms, so a hiccup of the machine is small against either.
+    assert!(beside < 5 * idle[1], "{beside:?} beside the upload, {idle:?} alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
