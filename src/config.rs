@@ -66,6 +66,8 @@ pub struct Config {
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
     pub upload_idle: Duration,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
+    pub download_idle: Duration,
+    #[serde(deserialize_with = "span", serialize_with = "print_span")]
     pub drain_delay: Duration,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
     pub drain_grace: Duration,
@@ -271,6 +273,10 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_UPLOAD_IDLE", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_idle: Option<String>,
+    /// Time without reading after which a download's connection to Dropbox goes to others.
+    #[arg(long, env = "DROPBOX_CONNECTOR_DOWNLOAD_IDLE", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download_idle: Option<String>,
     /// Time between "not ready" and refusing new calls.
     #[arg(long, env = "DROPBOX_CONNECTOR_DRAIN_DELAY", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -375,6 +381,7 @@ impl Config {
         check("max_downloads", (1..=100_000).contains(&self.max_downloads), "must be 1 to 100000");
         check("max_requests_per_account", (4..=1024).contains(&self.max_requests_per_account), "must be 4 to 1024");
         check("upload_idle", self.upload_idle >= Duration::from_secs(1), "must be at least 1s");
+        check("download_idle", self.download_idle >= Duration::from_secs(1), "must be at least 1s");
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
         check("drain_grace", self.drain_grace <= Duration::from_secs(3600), "must be at most 1h");

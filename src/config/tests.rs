@@ -17,6 +17,7 @@ fn load(edit: impl FnOnce(&mut Overrides)) -> Result<Config, ConfigError> {
 fn the_defaults_are_valid_and_print_as_they_are_read() {
     let config = load(|_| {}).expect("defaults");
     assert_eq!(config.drain_grace, Duration::from_secs(25));
+    assert_eq!(config.download_idle, crate::limits::DOWNLOAD_IDLE);
     let printed = config.print();
     let again: Config = Figment::from(Toml::string(&printed)).extract().expect("printed config reads back");
     assert_eq!(again.print(), printed);
