@@ -28,6 +28,7 @@ pub struct Config {
     pub http_listen: SocketAddr,
     pub reflection: bool,
     pub store_url: String,
+    pub store_migrate: bool,
     pub sealing_key_file: PathBuf,
     pub parameters_file: PathBuf,
     pub dropbox_api_url: Url,
@@ -108,10 +109,14 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_REFLECTION", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reflection: Option<bool>,
-    /// Where parameters and upload records are kept.
-    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL")]
+    /// Where parameters and upload records are kept: sqlite://PATH or postgres://USER@HOST/DATABASE.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_url: Option<String>,
+    /// Bring the store's tables up to date at start.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_MIGRATE", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_migrate: Option<bool>,
     /// Key ring that seals secrets and handles.
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -266,7 +271,8 @@ impl Config {
             check(key, url.has_host(), "must name a host");
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
         }
-        check("store_url", self.store_url.starts_with("sqlite:"), "must begin with sqlite:");
+        let known = ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| self.store_url.starts_with(scheme));
+        check("store_url", known, "must begin with sqlite: or postgres://");
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
         check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
@@ -295,9 +301,10 @@ impl Config {
         if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
     }
 
-    /// What holds, as TOML. Token hashes are not secrets, yet they stay out of terminals.
+    /// What holds, as TOML, without the store's password. Token hashes are not secrets, yet they stay out of terminals.
     pub fn print(&self) -> String {
         let mut shown = self.clone();
+        shown.store_url = without_password(&self.store_url);
         for token in &mut shown.auth_tokens {
             token.sha256 = "(redacted)".into();
         }
@@ -318,6 +325,25 @@ impl Config {
     pub fn parameters_file(&self) -> Option<&Path> {
         (!self.parameters_file.as_os_str().is_empty()).then_some(&*self.parameters_file)
     }
+}
+
+/// A store's URL as it may be shown.
+fn without_password(url: &str) -> String {
+    const HIDDEN: &str = "(redacted)";
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    let Ok(mut shown) = Url::parse(url) else { return HIDDEN.to_owned() };
+    if shown.password().is_some() && shown.set_password(Some("redacted")).is_err() {
+        return HIDDEN.to_owned();
+    }
+    // libpq takes it as a parameter as well.
+    if shown.query_pairs().any(|(key, _)| key == "password") {
+        let kept: Vec<(String, String)> =
+            shown.query_pairs().into_owned().filter(|(key, _)| key != "password").collect();
+        shown.query_pairs_mut().clear().extend_pairs(kept).append_pair("password", "redacted");
+    }
+    shown.into()
 }
 
 fn named(error: figment::Error) -> ConfigError {
@@ -366,6 +392,16 @@ mod tests {
         let printed = config.print();
         let again: Config = Figment::from(Toml::string(&printed)).extract().expect("printed config reads back");
         assert_eq!(again.print(), printed);
+    }
+
+    #[test]
+    fn the_password_of_the_store_is_not_printed() {
+        for url in ["postgres://me:hunter2@db/x?sslmode=require", "postgres://me@db/x?password=hunter2&sslmode=require"]
+        {
+            let printed = load(|o| o.store_url = Some(url.into())).expect("valid").print();
+            assert!(!printed.contains("hunter2") && printed.contains("sslmode=require"), "{printed}");
+            assert!(printed.contains("me") && printed.contains("@db/x"), "{printed}");
+        }
     }
 
     #[test]

@@ -19,8 +19,8 @@ use sqlx::{
 use crate::{
     fault::{Fault, Reason, Result},
     limits::{
-        STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_IDLE_TRUST, STORE_QUICK_CONNECTIONS,
-        STORE_READERS, STORE_SERVER_CONNECTIONS,
+        STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT, STORE_IDLE_TRUST,
+        STORE_QUICK_CONNECTIONS, STORE_READERS, STORE_SERVER_CONNECTIONS,
     },
 };
 
@@ -208,7 +208,15 @@ impl Pools {
     async fn sqlite(options: SqliteConnectOptions, memory: bool) -> sqlx::Result<Pools> {
         let options = options.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
         let options = if memory { options } else { options.journal_mode(SqliteJournalMode::Wal) };
-        let pool = |connections| lasting(connections).test_before_acquire(false).idle_timeout(None).max_lifetime(None);
+        let pool = |connections| {
+            PoolOptions::new()
+                .max_connections(connections)
+                .min_connections(1)
+                .acquire_timeout(STORE_ACQUIRE_TIMEOUT)
+                .test_before_acquire(false)
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
         let durable = pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await?;
         // A database in memory is its connection.
         let (quick, readers) = if memory {
@@ -223,6 +231,8 @@ impl Pools {
 
     async fn postgres(options: PgConnectOptions) -> sqlx::Result<Pools> {
         let options = options.application_name("dropbox-connector");
+        // The pool would try for some time and then only say that it did.
+        answered(PgConnection::connect_with(&options)).await?.close().await?;
         let bounds = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s'";
         let durable = served(STORE_SERVER_CONNECTIONS, bounds).connect_with(options.clone()).await?;
         let quick = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s';
@@ -244,14 +254,12 @@ pub(super) fn is_postgres(url: &str) -> bool {
     url.starts_with("postgres:") || url.starts_with("postgresql:")
 }
 
-fn lasting<DB: Database>(connections: u32) -> PoolOptions<DB> {
-    PoolOptions::new().max_connections(connections).min_connections(1).acquire_timeout(STORE_ACQUIRE_TIMEOUT)
-}
-
 /// Connections to a server that may go away and come back: none is trusted that has been idle, none waits for ever, and a
 /// session that its process has left in a transaction gives its locks back.
 fn served(connections: u32, settings: &'static str) -> PoolOptions<Postgres> {
-    lasting(connections)
+    PoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(STORE_CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .before_acquire(|connection: &mut PgConnection, facts| {
             Box::pin(async move { Ok(facts.idle_for < STORE_IDLE_TRUST || answered(connection.ping()).await.is_ok()) })

@@ -429,6 +429,19 @@ async fn without_its_row_an_ordered_upload_is_probed_and_a_parallel_one_is_lost(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
+    killed_by_signal(emptied().await, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_by_signal_half_way_the_upload_goes_on_in_a_replica_that_was_there() {
+    let url = support::postgres::Server::shared().database().await;
+    let mut house = support::start_with(|config| config.store_url = url).await;
+    house.take_app().stop().await.expect("stop");
+    killed_by_signal(house, true).await;
+}
+
+/// The second process runs before the first is killed, or is started then.
+async fn killed_by_signal(house: House, side_by_side: bool) {
     use std::process::{Child, Command, Stdio};
 
     struct Process(Child);
@@ -438,7 +451,6 @@ async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
             let _ = self.0.wait();
         }
     }
-    let house = emptied().await;
     let serve = |n: usize| {
         let out = house.folder.path().join(format!("out{n}"));
         let file = std::fs::File::create(&out).expect("a file");
@@ -476,6 +488,10 @@ async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
         house.control().clear_journal();
         let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
         let (mut first, out) = serve(1);
+        let replica = side_by_side.then(|| serve(2));
+        if let Some((_, out)) = &replica {
+            data(out).await;
+        }
         let mut client = data(&out).await;
         let start = pb::StartUploadRequest {
             application_parameter_id: PARAMETER.into(),
@@ -491,7 +507,7 @@ async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
         first.0.wait().expect("its end");
         let lost = stream.early_answer().await.expect_err("the server is dead");
         assert!(tonic_types::StatusExt::get_error_details(&lost).error_info().is_none(), "nobody was left to answer");
-        let (_second, out) = serve(2);
+        let (_second, out) = replica.unwrap_or_else(|| serve(2));
         let mut client = data(&out).await;
         let ask = pb::GetUploadStatusRequest {
             application_parameter_id: PARAMETER.into(),
