@@ -212,13 +212,14 @@ impl Store {
         Ok(())
     }
 
-    /// Takes pieces out of the map that turned out not to be at Dropbox.
+    /// Takes pieces out of the map that turned out not to be at Dropbox: the upload is open again.
     ///
     /// # Errors
     /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn forget_pieces(&self, id: &str, writer: i64, offsets: &[u64]) -> Result<()> {
         let mut tx = self.0.pools.quick.begin().await?;
-        let mine = "UPDATE uploads SET writer = writer WHERE id = $1 AND writer = $2 AND state <> 'committed'";
+        let mine =
+            "UPDATE uploads SET state = 'open', size = NULL WHERE id = $1 AND writer = $2 AND state <> 'committed'";
         let mine = query(mine).bind(id).bind(writer).execute(&mut tx).await?;
         if mine == 0 {
             tx.rollback().await?;
@@ -297,6 +298,25 @@ impl Store {
             .await?;
         if changed == 0 {
             return Err(not_found(id));
+        }
+        query("DELETE FROM upload_pieces WHERE upload_id = $1").bind(id).execute(&mut tx).await?;
+        tx.commit().await
+    }
+
+    /// It cannot be continued: what it lacks cannot be sent any more.
+    ///
+    /// # Errors
+    /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
+    pub async fn delete_upload(&self, id: &str, writer: i64) -> Result<()> {
+        let mut tx = self.0.pools.durable.begin().await?;
+        let deleted = query("DELETE FROM uploads WHERE id = $1 AND writer = $2 AND state <> 'committed'")
+            .bind(id)
+            .bind(writer)
+            .execute(&mut tx)
+            .await?;
+        if deleted == 0 {
+            tx.rollback().await?;
+            return self.require_turn(0, id, writer).await;
         }
         query("DELETE FROM upload_pieces WHERE upload_id = $1").bind(id).execute(&mut tx).await?;
         tx.commit().await
