@@ -21,8 +21,8 @@ use std::{
 };
 
 use account::{Account, reauthorization};
-use members::Members;
 pub use link::{Credential, TestReport};
+use members::Members;
 use tokio::sync::Notify;
 
 use crate::{

@@ -9,8 +9,8 @@
 use std::{str::FromStr as _, time::Duration};
 
 use sqlx::{
-    Connection as _, Database, Decode, Encode, Executor as _, IntoArguments, PgConnection, PgPool, Postgres, Row as _,
-    Sqlite, SqlitePool, Transaction, Type,
+    AssertSqlSafe, Connection as _, Database, Decode, Encode, Executor as _, IntoArguments, PgConnection, PgPool,
+    Postgres, Row as _, Sqlite, SqlitePool, Transaction, Type,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgRow},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
@@ -233,11 +233,15 @@ impl Pools {
         let options = options.application_name("dropbox-connector");
         // The pool would try for some time and then only say that it did.
         answered(PgConnection::connect_with(&options)).await?.close().await?;
-        let bounds = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s'";
+        // A session that its process has left in a transaction gives its locks back.
+        let bounds = format!(
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}",
+            STORE_ANSWER_MAX.as_millis(),
+            STORE_TRANSACTION_IDLE_MAX.as_millis()
+        );
+        let unsynced = format!("{bounds}; SET synchronous_commit = off");
         let durable = served(STORE_SERVER_CONNECTIONS, bounds).connect_with(options.clone()).await?;
-        let quick = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s';
-                     SET synchronous_commit = off";
-        let quick = served(STORE_QUICK_CONNECTIONS, quick).connect_lazy_with(options);
+        let quick = served(STORE_QUICK_CONNECTIONS, unsynced).connect_lazy_with(options);
         let durable = Pool::Postgres(durable);
         Ok(Pools { readers: durable.clone(), durable, quick: Pool::Postgres(quick) })
     }
@@ -254,9 +258,8 @@ pub(super) fn is_postgres(url: &str) -> bool {
     url.starts_with("postgres:") || url.starts_with("postgresql:")
 }
 
-/// Connections to a server that may go away and come back: none is trusted that has been idle, none waits for ever, and a
-/// session that its process has left in a transaction gives its locks back.
-fn served(connections: u32, settings: &'static str) -> PoolOptions<Postgres> {
+/// Connections to a server that may go away and come back: none is trusted that has been idle, and none waits for ever.
+fn served(connections: u32, settings: String) -> PoolOptions<Postgres> {
     PoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(STORE_CONNECT_TIMEOUT)
@@ -269,7 +272,8 @@ fn served(connections: u32, settings: &'static str) -> PoolOptions<Postgres> {
             Box::pin(async move { answered(connection.ping()).await.map(|()| true) })
         })
         .after_connect(move |connection: &mut PgConnection, _| {
-            Box::pin(async move { connection.execute(settings).await.map(|_| ()) })
+            let settings = AssertSqlSafe(settings.clone());
+            Box::pin(async move { connection.execute(settings).await.map(drop) })
         })
 }
 
