@@ -1,14 +1,23 @@
 //! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
 //! Ports are bound only after the configuration, the keys and the store have been found good.
 
-use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
-    access::{Authenticator, Permission},
+    access::{
+        Authenticator, Permission,
+        tls::{Reload, Tls},
+    },
     clock::{SharedClock, SystemClock},
     config::Config,
     credentials::{Credential, Resolver},
@@ -25,7 +34,7 @@ use crate::{
     ready::Ready,
     seal::KeyRing,
     secret::Secret,
-    service::{self, Doors},
+    service::{self, Doors, listener},
     store::{self, ParameterId, Store},
     telemetry,
 };
@@ -39,6 +48,7 @@ pub struct App {
     addresses: Addresses,
     emulator: Option<Emulator>,
     life: Life,
+    reread: Arc<Notify>,
     drain_delay: Duration,
     drain_grace: Duration,
 }
@@ -110,7 +120,8 @@ impl App {
     /// As [`App::start`].
     pub async fn start_with(mut config: Config, clock: SharedClock) -> Result<App, AppError> {
         telemetry::install_metrics().map_err(start_fault)?;
-        let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
+        let authenticator = Authenticator::from_config(&config, clock.clone()).await.map_err(config_fault)?;
+        let tls = Tls::from_config(&config, clock.clone()).map_err(config_fault)?;
         // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
         let fleeting = config.emulator && config.has_default_store();
         let keys = match (config.emulator, fleeting) {
@@ -162,7 +173,7 @@ impl App {
             uploads: uploads.clone(),
             downloads,
             gates,
-            authenticator,
+            authenticator: authenticator.clone(),
             ready: ready.clone(),
             clock: clock.clone(),
             draining: refusing.clone(),
@@ -182,10 +193,13 @@ impl App {
             background: TaskTracker::new(),
         };
         let addresses = bound.addresses()?;
-        life.serve(&config, bound, &doors);
-        life.keep_house(clock, resolver, blocks);
+        life.serve(&config, bound, &doors, tls.clone());
+        ready.set_callers(authenticator.is_ready());
+        life.keep_house(clock.clone(), resolver, blocks);
+        let reread = Arc::new(Notify::new());
+        life.keep_door(clock, authenticator, tls, reread.clone());
         ready.set_loaded();
-        Ok(App { addresses, emulator, life, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
+        Ok(App { addresses, emulator, life, reread, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -194,6 +208,11 @@ impl App {
 
     pub fn emulator(&self) -> Option<&Emulator> {
         self.emulator.as_ref()
+    }
+
+    /// Notified, the process reads certificates and the keys of tokens' issuers again, without waiting for their turn.
+    pub fn reread(&self) -> Arc<Notify> {
+        self.reread.clone()
     }
 
     pub fn ready(&self) -> &Ready {
@@ -230,9 +249,9 @@ impl App {
 }
 
 impl Life {
-    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors) {
+    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>) {
         let stream = |routes, listener| {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = listener::incoming(listener, tls.clone());
             let serving = server(config, doors)
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned());
@@ -289,6 +308,37 @@ impl Life {
         }));
     }
 
+    /// Keeps what tells callers apart up to date: certificates, and the keys of their tokens' issuer.
+    fn keep_door(&self, clock: SharedClock, authenticator: Authenticator, tls: Option<Arc<Tls>>, reread: Arc<Notify>) {
+        let (ready, ended) = (self.ready.clone(), self.ended.clone());
+        self.background.spawn(async move {
+            let mut warned_at = None;
+            let mut now = false;
+            loop {
+                if let Some(tls) = &tls {
+                    keep_certificate(tls, &clock, &mut warned_at);
+                }
+                // The answer of a slow issuer must not hold up a drain.
+                tokio::select! {
+                    () = authenticator.refresh_keys(now) => {}
+                    () = ended.cancelled() => return,
+                }
+                ready.set_callers(authenticator.is_ready());
+                if let Some(tally) = authenticator.tally() {
+                    for (outcome, count) in [("same", tally.same), ("changed", tally.changed), ("failed", tally.failed)]
+                    {
+                        metrics::counter!(telemetry::AUTH_KEYS_READS, "outcome" => outcome).absolute(count);
+                    }
+                }
+                tokio::select! {
+                    () = clock.sleep(limits::HOUSEKEEPING) => now = false,
+                    () = reread.notified() => now = true,
+                    () = ended.cancelled() => return,
+                }
+            }
+        });
+    }
+
     async fn drain(self, grace: Duration) -> Result<(), AppError> {
         self.refusing.cancel();
         self.closing.cancel();
@@ -305,6 +355,35 @@ impl Life {
         self.store.close().await;
         ended.map_err(|_| AppError::Cut)
     }
+}
+
+/// Takes a changed certificate, and says when the one that holds runs out.
+fn keep_certificate(tls: &Tls, clock: &SharedClock, warned_at: &mut Option<SystemTime>) {
+    let told = match tls.reload() {
+        Reload::Same | Reload::Refused { again: true, .. } => None,
+        Reload::Changed => {
+            tracing::info!("the certificate was changed; new connections see the new one");
+            *warned_at = None;
+            Some("changed")
+        }
+        Reload::Refused { why, again: false } => {
+            tracing::error!(why, "the changed certificate, key or authorities cannot be used; the old ones still hold");
+            Some("refused")
+        }
+    };
+    if let Some(outcome) = told {
+        metrics::counter!(telemetry::TLS_RELOADS, "outcome" => outcome).increment(1);
+    }
+    let expires_at = tls.expires_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics::gauge!(telemetry::TLS_CERTIFICATE_EXPIRY).set(expires_at.as_secs_f64());
+    let now = clock.now();
+    let again = warned_at.is_none_or(|at| now.duration_since(at).unwrap_or_default() >= limits::CERTIFICATE_WARN_EVERY);
+    match tls.runs_out().filter(|_| again) {
+        None => return,
+        Some(Duration::ZERO) => tracing::error!("the certificate has expired: clients refuse new connections"),
+        Some(left) => tracing::warn!(hours = left.as_secs() / 3600, "the certificate expires soon"),
+    }
+    *warned_at = Some(now);
 }
 
 /// Seals with the present sealing key what older ones sealed, beside a running server or without one. What was done, in

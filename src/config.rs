@@ -18,6 +18,9 @@ use url::Url;
 /// The defaults file, which is the manual of every key.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
 
+/// What signed tokens may be signed with; all are asymmetric.
+const JWT_ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
 /// Everything `serve` can be told.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +43,18 @@ pub struct Config {
     pub auth_mode: AuthMode,
     pub auth_tokens: Vec<StaticToken>,
     pub admin_principals: Vec<String>,
+    pub tls_cert_file: PathBuf,
+    pub tls_key_file: PathBuf,
+    pub tls_client_ca_file: PathBuf,
+    pub jwt_issuer: String,
+    pub jwt_audiences: Vec<String>,
+    pub jwt_jwks_file: PathBuf,
+    pub jwt_jwks_url: String,
+    pub jwt_jwks_ca_file: PathBuf,
+    pub jwt_algorithms: Vec<String>,
+    pub jwt_principal_claim: String,
+    #[serde(deserialize_with = "span", serialize_with = "print_span")]
+    pub jwt_leeway: Duration,
     pub i_know: bool,
     pub transfer_buffer_mib: u64,
     pub max_uploads: usize,
@@ -60,10 +75,26 @@ pub struct Config {
 
 /// How callers show who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum AuthMode {
     None,
     Token,
+    /// By client certificate.
+    Mtls,
+    /// By signed token.
+    Jwt,
+    /// By signed token where one is sent, else by client certificate.
+    MtlsOrJwt,
+}
+
+impl AuthMode {
+    pub fn takes_signed_tokens(self) -> bool {
+        matches!(self, AuthMode::Jwt | AuthMode::MtlsOrJwt)
+    }
+
+    pub fn takes_certificates(self) -> bool {
+        matches!(self, AuthMode::Mtls | AuthMode::MtlsOrJwt)
+    }
 }
 
 /// A static bearer token, known by its hash only.
@@ -149,7 +180,7 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emulator: Option<bool>,
-    /// none or token.
+    /// none, token, mtls, jwt or mtls-or-jwt.
     #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_MODE", value_name = "MODE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_mode: Option<String>,
@@ -161,6 +192,50 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_PRINCIPALS", value_name = "LIST", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_principals: Option<Vec<String>>,
+    /// Certificate chain (PEM) of the data and admin listeners.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CERT_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of that certificate.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TLS_KEY_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<PathBuf>,
+    /// Authorities (PEM) that client certificates must come from.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CLIENT_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca_file: Option<PathBuf>,
+    /// Issuer (iss) of signed tokens.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ISSUER", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_issuer: Option<String>,
+    /// Audiences (aud) that signed tokens may be for, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_AUDIENCES", value_name = "LIST", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_audiences: Option<Vec<String>>,
+    /// The issuer's keys (JWKS) as a file.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_jwks_file: Option<PathBuf>,
+    /// The issuer's keys (JWKS) as a url.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_URL", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_jwks_url: Option<String>,
+    /// Authorities (PEM) for that url instead of the system's.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_jwks_ca_file: Option<PathBuf>,
+    /// Algorithms that signed tokens may use, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ALGORITHMS", value_name = "LIST", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_algorithms: Option<Vec<String>>,
+    /// The claim that names the principal.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_PRINCIPAL_CLAIM", value_name = "CLAIM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_principal_claim: Option<String>,
+    /// By how much clocks may differ.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_LEEWAY", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_leeway: Option<String>,
     /// Listening beyond loopback without authentication is meant.
     #[arg(long, env = "DROPBOX_CONNECTOR_I_KNOW", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -247,19 +322,7 @@ impl Config {
                 wrong.push(format!("{key}: {text}"));
             }
         };
-        if !self.i_know {
-            let text = match self.auth_mode {
-                AuthMode::None => {
-                    "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know"
-                }
-                AuthMode::Token => {
-                    "is not a loopback address: tokens would travel in plaintext; set i_know where TLS ends before it"
-                }
-            };
-            for (key, address) in [("data_listen", self.data_listen), ("admin_listen", self.admin_listen)] {
-                check(key, address.ip().is_loopback(), text);
-            }
-        }
+        self.validate_callers(&mut check);
         for (key, url) in [
             ("dropbox_api_url", &self.dropbox_api_url),
             ("dropbox_content_url", &self.dropbox_content_url),
@@ -282,13 +345,46 @@ impl Config {
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
         check("drain_grace", self.drain_grace <= Duration::from_secs(3600), "must be at most 1h");
-        check(
-            "auth_tokens",
-            self.auth_mode != AuthMode::Token || !self.auth_tokens.is_empty(),
-            "auth_mode is token but there is no token",
-        );
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
         check("log_level", filter.is_ok(), "not a log filter, as in info or dropbox_connector=debug,warn");
+        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
+    }
+
+    /// Who may call, and over what.
+    fn validate_callers(&self, check: &mut impl FnMut(&str, bool, &str)) {
+        let encrypted = self.tls_files().is_some();
+        if !self.i_know && (self.auth_mode == AuthMode::None || !encrypted) {
+            let text = match self.auth_mode {
+                AuthMode::None => {
+                    "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know"
+                }
+                _ => {
+                    "is not a loopback address: tokens would travel in plaintext; set tls_cert_file and tls_key_file, or \
+                     i_know where TLS ends before it"
+                }
+            };
+            for (key, address) in [("data_listen", self.data_listen), ("admin_listen", self.admin_listen)] {
+                check(key, address.ip().is_loopback(), text);
+            }
+        }
+        let is_set = |file: &Path| !file.as_os_str().is_empty();
+        let (certificate, key) = (is_set(&self.tls_cert_file), is_set(&self.tls_key_file));
+        check("tls_key_file", key || !certificate, "tls_cert_file is set, so its key is needed");
+        check("tls_cert_file", certificate || !key, "tls_key_file is set, so its certificate is needed");
+        let client_ca = is_set(&self.tls_client_ca_file);
+        check(
+            "tls_client_ca_file",
+            !client_ca || certificate,
+            "needs tls_cert_file: without TLS there are no client certificates",
+        );
+        let by_certificate = self.auth_mode.takes_certificates();
+        check(
+            "tls_client_ca_file",
+            !by_certificate || client_ca,
+            "auth_mode takes client certificates: name the authorities they come from",
+        );
+        let some_token = self.auth_mode != AuthMode::Token || !self.auth_tokens.is_empty();
+        check("auth_tokens", some_token, "auth_mode is token but there is no token");
         for token in &self.auth_tokens {
             let hex = token.sha256.len() == 64
                 && token.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -298,7 +394,52 @@ impl Config {
                 "needs a principal and 64 lower-case hex digits of SHA-256",
             );
         }
-        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
+        self.validate_signed_tokens(check);
+    }
+
+    fn validate_signed_tokens(&self, check: &mut impl FnMut(&str, bool, &str)) {
+        let file = !self.jwt_jwks_file.as_os_str().is_empty();
+        match self.jwt_jwks_url() {
+            Err(text) => check("jwt_jwks_url", false, text),
+            Ok(url) => {
+                let plain = url.as_ref().is_some_and(|url| url.scheme() == "http");
+                let near = url.as_ref().is_some_and(is_loopback);
+                let secure = !plain || near || self.allow_insecure_upstream;
+                check("jwt_jwks_url", secure, "must be https: who can change the keys on their way can be anybody");
+                check(
+                    "jwt_jwks_url",
+                    !(file && url.is_some()),
+                    "jwt_jwks_file is set, too: keys come from one of them",
+                );
+                let needed = self.auth_mode.takes_signed_tokens();
+                let some = file || url.is_some();
+                check("jwt_jwks_file", !needed || some, "auth_mode takes signed tokens: set this or jwt_jwks_url");
+                check(
+                    "jwt_issuer",
+                    !needed || !self.jwt_issuer.is_empty(),
+                    "auth_mode takes signed tokens: name their issuer (iss)",
+                );
+                let audience = self.jwt_audiences.iter().all(|audience| !audience.is_empty());
+                let audience = audience && (!needed || !self.jwt_audiences.is_empty());
+                check(
+                    "jwt_audiences",
+                    audience,
+                    "auth_mode takes signed tokens: name the audience (aud) that means this service",
+                );
+            }
+        }
+        check("jwt_principal_claim", !self.jwt_principal_claim.is_empty(), "name a claim, as sub");
+        check("jwt_leeway", self.jwt_leeway <= Duration::from_secs(300), "must be at most 5m");
+        check("jwt_algorithms", !self.jwt_algorithms.is_empty(), "name at least one");
+        for name in &self.jwt_algorithms {
+            let known = JWT_ALGORITHMS.contains(&name.as_str());
+            let text = if name.starts_with("HS") {
+                "HMAC is not taken: whoever can check such a token can make it"
+            } else {
+                "must be of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
+            };
+            check("jwt_algorithms", known, text);
+        }
     }
 
     /// What holds, as TOML, without the store's password. Token hashes are not secrets, yet they stay out of terminals.
@@ -323,7 +464,50 @@ impl Config {
     }
 
     pub fn parameters_file(&self) -> Option<&Path> {
-        (!self.parameters_file.as_os_str().is_empty()).then_some(&*self.parameters_file)
+        named_file(&self.parameters_file)
+    }
+
+    /// Certificate and key of the data and admin listeners.
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        named_file(&self.tls_cert_file).zip(named_file(&self.tls_key_file))
+    }
+
+    pub fn tls_client_ca_file(&self) -> Option<&Path> {
+        named_file(&self.tls_client_ca_file)
+    }
+
+    pub fn jwt_jwks_ca_file(&self) -> Option<&Path> {
+        named_file(&self.jwt_jwks_ca_file)
+    }
+
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn jwt_jwks_url(&self) -> Result<Option<Url>, &'static str> {
+        if self.jwt_jwks_url.is_empty() {
+            return Ok(None);
+        }
+        let url: Url = self.jwt_jwks_url.parse().map_err(|_| "not a url")?;
+        let fit = matches!(url.scheme(), "http" | "https") && url.has_host();
+        let bare = url.username().is_empty() && url.password().is_none();
+        match (fit, bare) {
+            (true, true) => Ok(Some(url)),
+            (false, _) => Err("must be an https url"),
+            (_, false) => Err("must not hold a user or password"),
+        }
+    }
+}
+
+/// An empty path names no file.
+fn named_file(path: &Path) -> Option<&Path> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 
@@ -428,6 +612,27 @@ mod tests {
             ("auth_mode = \"magic\"", "auth_mode"),
             ("colour = 1", "colour"),
             ("store_url = \"mysql://x\"", "store_url"),
+            ("tls_cert_file = \"x\"", "tls_key_file"),
+            ("tls_key_file = \"x\"", "tls_cert_file"),
+            ("tls_client_ca_file = \"x\"", "tls_client_ca_file"),
+            ("auth_mode = \"mtls\"", "tls_client_ca_file"),
+            ("auth_mode = \"jwt\"", "jwt_issuer"),
+            ("auth_mode = \"jwt\"", "jwt_audiences"),
+            ("auth_mode = \"jwt\"", "jwt_jwks_file"),
+            ("auth_mode = \"mtls-or-jwt\"", "tls_client_ca_file"),
+            ("jwt_jwks_url = \"http://issuer/keys\"", "jwt_jwks_url"),
+            ("jwt_jwks_url = \"https://me:secret@issuer/keys\"", "jwt_jwks_url"),
+            ("jwt_jwks_url = \"/keys\"", "jwt_jwks_url"),
+            ("jwt_jwks_url = \"https://x/y\"\njwt_jwks_file = \"x\"", "jwt_jwks_url"),
+            ("jwt_algorithms = [\"HS256\"]", "jwt_algorithms: HMAC"),
+            ("jwt_algorithms = [\"none\"]", "jwt_algorithms"),
+            ("jwt_algorithms = []", "jwt_algorithms"),
+            ("jwt_leeway = \"1h\"", "jwt_leeway"),
+            ("jwt_principal_claim = \"\"", "jwt_principal_claim"),
+            (
+                "data_listen = \"0.0.0.0:1\"\ntls_cert_file = \"x\"\ntls_key_file = \"y\"",
+                "data_listen: is not a loopback address and auth_mode is none",
+            ),
         ];
         for (text, key) in cases {
             let file = tempfile::NamedTempFile::new().expect("temp file");

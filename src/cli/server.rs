@@ -64,14 +64,20 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
         line.push_str(&format!(" emulator={} parameter={DEMO_PARAMETER}", emulator.addresses().control));
     }
     out::line(line);
+    let reread = app.reread();
     let (asked, shutdown) = tokio::sync::oneshot::channel::<()>();
     let mut running = Box::pin(app.run_until(async {
         // A sender that is gone asks for the same.
         let _ = shutdown.await;
     }));
-    tokio::select! {
-        ended = &mut running => return Ok(ended?),
-        () = signals.next() => drop(asked),
+    loop {
+        tokio::select! {
+            ended = &mut running => return Ok(ended?),
+            hangup = signals.next_or_hangup() => match hangup {
+                true => reread.notify_one(),
+                false => break drop(asked),
+            },
+        }
     }
     tokio::select! {
         ended = &mut running => Ok(ended?),
@@ -83,9 +89,9 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
-    /// Taken so that it does not end the process: files that may change are read again anyway.
+    /// Files that may change are read again anyway; this only makes it happen at once.
     #[cfg(unix)]
-    _hangup: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -96,10 +102,23 @@ impl Signals {
             let wait = |kind| {
                 signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("cannot wait for signals: {error}")))
             };
-            Ok(Signals { terminate: wait(SignalKind::terminate())?, _hangup: wait(SignalKind::hangup())? })
+            Ok(Signals { terminate: wait(SignalKind::terminate())?, hangup: wait(SignalKind::hangup())? })
         }
         #[cfg(not(unix))]
         Ok(Signals {})
+    }
+
+    /// The next SIGHUP (true), SIGINT or SIGTERM.
+    async fn next_or_hangup(&mut self) -> bool {
+        #[cfg(unix)]
+        let (hangup, terminate) = (self.hangup.recv(), self.terminate.recv());
+        #[cfg(not(unix))]
+        let (hangup, terminate) = (std::future::pending::<Option<()>>(), std::future::pending::<Option<()>>());
+        tokio::select! {
+            _ = hangup => true,
+            _ = terminate => false,
+            _ = tokio::signal::ctrl_c() => false,
+        }
     }
 
     /// The next SIGINT or SIGTERM.

@@ -390,7 +390,10 @@ impl Book {
         if let Some(token) = &refresh_token {
             self.refresh.insert(token.clone(), id);
         }
-        self.grants.insert(id, Grant { app: app.to_owned(), account: account.to_owned(), scopes, pkce, refresh_token, team: false });
+        self.grants.insert(
+            id,
+            Grant { app: app.to_owned(), account: account.to_owned(), scopes, pkce, refresh_token, team: false },
+        );
         id
     }
 

@@ -18,8 +18,8 @@ use crate::{
         items::{self as convert, Relocation, paths},
         path::Jail,
     },
-    dropbox::{Repeat, routes},
-    engine::{gate::Held, verify},
+    dropbox::{Repeat, Turn, routes},
+    engine::verify,
     fault::{Fault, Reason, Result},
 };
 
@@ -252,10 +252,7 @@ async fn moved_before(
         if paths(&now).0 != Some(dbx_str_lowercase(&to).as_str()) {
             return Err(Fault::new(Reason::OutcomeUnknown, "it is elsewhere"));
         }
-        Ok(api::MoveItemResponse {
-            item: Some(convert::item_at(now, site.jail(), &request.to_path)?),
-            replaced: None,
-        })
+        Ok(api::MoveItemResponse { item: Some(convert::item_at(now, site.jail(), &request.to_path)?), replaced: None })
     };
     found.await.map_or(Look::Unknown, Look::Done)
 }
@@ -298,7 +295,7 @@ impl Step<'_> {
         self.run_in(&held, from, to).await
     }
 
-    async fn run_in(&self, held: &Held, from: &str, to: &str) -> Result<files::Metadata> {
+    async fn run_in(&self, held: &Turn, from: &str, to: &str) -> Result<files::Metadata> {
         let arg = files::RelocationArg::new(from.to_owned(), to.to_owned())
             .with_autorename(self.autorename)
             .with_allow_ownership_transfer(self.transfer);

@@ -19,8 +19,8 @@ use crate::{
         path::{ItemPath, Jail},
     },
     credentials::{Ask, Opened, Resolver},
-    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, routes},
-    engine::gate::{Gates, Held},
+    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, Turn, routes},
+    engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
     store::{ParameterId, Parameters, Store},
@@ -239,7 +239,7 @@ impl Site {
     }
 
     /// Waits for the turn of every namespace the paths lie in, for commits that belong together.
-    pub async fn turn(&self, paths: &[&str]) -> Result<Held> {
+    pub async fn turn(&self, paths: &[&str]) -> Result<Turn> {
         let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();

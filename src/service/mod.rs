@@ -4,6 +4,7 @@
 mod about;
 mod active;
 mod admin;
+mod audit;
 mod call;
 mod changes;
 mod connector;
@@ -16,6 +17,7 @@ mod guard;
 mod health;
 mod items;
 mod json;
+pub mod listener;
 mod once;
 mod opening;
 mod pages;

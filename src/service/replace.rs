@@ -8,8 +8,8 @@ use super::{changes::with_current, door::Site};
 use crate::{
     api::v1 as api,
     convert::items::{self as convert, Relocation},
-    dropbox::routes,
-    engine::{gate::Held, verify},
+    dropbox::{Turn, routes},
+    engine::verify,
     fault::{Fault, Reason, Result},
 };
 
@@ -48,7 +48,7 @@ pub async fn target(
 /// with `replacedRev` where the target could not be put back.
 pub async fn with(
     site: &Site,
-    held: &Held,
+    held: &Turn,
     target: &files::FileMetadata,
     to: &str,
     step: impl AsyncFnOnce() -> Result<files::Metadata>,
@@ -69,7 +69,7 @@ pub async fn with(
     }
 }
 
-async fn put_back(site: &Site, held: &Held, target: &files::FileMetadata, to: &str, fault: Fault) -> Fault {
+async fn put_back(site: &Site, held: &Turn, target: &files::FileMetadata, to: &str, fault: Fault) -> Fault {
     // A step whose outcome is unclear may still land on the name, and a restored file would then be in its way.
     let unclear = fault.reason() == Reason::OutcomeUnknown;
     let free = !unclear && site.metadata(to).await.is_err_and(|look| look.reason() == Reason::PathNotFound);

@@ -10,6 +10,7 @@ mod doors;
 mod drain;
 mod emulator;
 mod faults;
+mod full_disk;
 mod items;
 mod jail;
 mod listing;
