@@ -250,14 +250,19 @@ impl App {
 
 impl Life {
     fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>) {
-        let stream = |routes, listener| {
+        let stream = |routes, listener, web: Option<_>| {
             let incoming = listener::incoming(listener, tls.clone());
-            let serving = server(config, doors)
+            // Browsers speak HTTP/1.1 where there is no TLS.
+            let serving = server(config)
+                .accept_http1(web.is_some())
+                .layer(tower::util::option_layer(web))
+                .layer(doors.layer())
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned());
             tokio::spawn(told("gRPC listener", serving))
         };
-        self.streams = vec![stream(doors.data(), bound.data), stream(doors.admin(), bound.admin)];
+        let web = service::web_layer(config);
+        self.streams = vec![stream(doors.data(), bound.data, web), stream(doors.admin(), bound.admin, None)];
         let probe = Server::builder().add_routes(doors.probe()).serve_with_incoming_shutdown(
             TcpIncoming::from(bound.probe).with_nodelay(Some(true)),
             self.ended.clone().cancelled_owned(),
@@ -442,10 +447,7 @@ impl Bound {
 }
 
 /// HTTP/2 as API-DESIGN d.2 has it; every number stands in `limits` with its reason.
-fn server(
-    config: &Config,
-    doors: &Doors,
-) -> Server<tower::layer::util::Stack<service::GuardLayer, tower::layer::util::Identity>> {
+fn server(config: &Config) -> Server {
     Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -456,7 +458,6 @@ fn server(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         // Without tonic's grace: with it the GOAWAY is skipped and connections are only cut.
         .max_connection_age(config.connection_age)
-        .layer(doors.layer())
 }
 
 async fn told<E: fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {

@@ -1,6 +1,9 @@
 //! One `Config`: compiled-in defaults < file < environment < flags, validated as a whole before a port is bound.
 //! `config.default.toml` is both the defaults and the manual; a test holds the two and README together.
 
+mod layers;
+mod store_url;
+
 use std::{
     fmt,
     net::SocketAddr,
@@ -8,12 +11,11 @@ use std::{
     time::Duration,
 };
 
-use figment::{
-    Figment,
-    providers::{Format, Serialized, Toml},
-};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::Url;
+
+use layers::Layers;
+pub use layers::unknown_variables;
 
 /// The defaults file, which is the manual of every key.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
@@ -30,6 +32,8 @@ pub struct Config {
     pub probe_listen: SocketAddr,
     pub http_listen: SocketAddr,
     pub reflection: bool,
+    pub grpc_web: bool,
+    pub grpc_web_origins: Vec<String>,
     pub store_url: String,
     pub store_migrate: bool,
     pub sealing_key_file: PathBuf,
@@ -113,7 +117,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Flags and environment: the same keys, none of them needed.
+/// Flags and environment: the same keys, none of them needed. All are text, so that every bad one can be told and not the
+/// first alone.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct Overrides {
     /// Configuration file (TOML); `config print --defaults` shows every key.
@@ -137,25 +142,33 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_listen: Option<String>,
     /// gRPC reflection: true or false, on or off.
-    #[arg(long, env = "DROPBOX_CONNECTOR_REFLECTION", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_REFLECTION", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reflection: Option<bool>,
+    pub reflection: Option<String>,
+    /// gRPC-Web on the data port, for browsers.
+    #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_web: Option<String>,
+    /// Origins of pages that may call by gRPC-Web, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB_ORIGINS", value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_web_origins: Option<String>,
     /// Where parameters and upload records are kept: sqlite://PATH or postgres://USER@HOST/DATABASE.
     #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_url: Option<String>,
     /// Bring the store's tables up to date at start.
-    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_MIGRATE", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_MIGRATE", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub store_migrate: Option<bool>,
+    pub store_migrate: Option<String>,
     /// Key ring that seals secrets and handles.
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sealing_key_file: Option<PathBuf>,
+    pub sealing_key_file: Option<String>,
     /// Read-only application parameters from a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_PARAMETERS_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parameters_file: Option<PathBuf>,
+    pub parameters_file: Option<String>,
     /// Dropbox's API host.
     #[arg(long, env = "DROPBOX_CONNECTOR_DROPBOX_API_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,49 +186,49 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropbox_oauth_url: Option<String>,
     /// Allow http:// upstream urls (tests and emulators only).
-    #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub allow_insecure_upstream: Option<bool>,
+    pub allow_insecure_upstream: Option<String>,
     /// Run an emulator of Dropbox in this process and use it.
-    #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub emulator: Option<bool>,
+    pub emulator: Option<String>,
     /// none, token, mtls, jwt or mtls-or-jwt.
     #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_MODE", value_name = "MODE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_mode: Option<String>,
     /// Static tokens as PRINCIPAL:SHA256, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_TOKENS", value_name = "LIST", value_delimiter = ',', hide_env_values = true, value_parser = static_token)]
+    #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_TOKENS", value_name = "LIST", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth_tokens: Option<Vec<StaticToken>>,
+    pub auth_tokens: Option<String>,
     /// Principals that may call the admin service, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_PRINCIPALS", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_PRINCIPALS", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_principals: Option<Vec<String>>,
+    pub admin_principals: Option<String>,
     /// Certificate chain (PEM) of the data and admin listeners.
     #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CERT_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_cert_file: Option<PathBuf>,
+    pub tls_cert_file: Option<String>,
     /// Private key (PEM) of that certificate.
     #[arg(long, env = "DROPBOX_CONNECTOR_TLS_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_key_file: Option<PathBuf>,
+    pub tls_key_file: Option<String>,
     /// Authorities (PEM) that client certificates must come from.
     #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CLIENT_CA_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_client_ca_file: Option<PathBuf>,
+    pub tls_client_ca_file: Option<String>,
     /// Issuer (iss) of signed tokens.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ISSUER", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt_issuer: Option<String>,
     /// Audiences (aud) that signed tokens may be for, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_AUDIENCES", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_AUDIENCES", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_audiences: Option<Vec<String>>,
+    pub jwt_audiences: Option<String>,
     /// The issuer's keys (JWKS) as a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_jwks_file: Option<PathBuf>,
+    pub jwt_jwks_file: Option<String>,
     /// The issuer's keys (JWKS) as a url.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -223,11 +236,11 @@ pub struct Overrides {
     /// Authorities (PEM) for that url instead of the system's.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_CA_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_jwks_ca_file: Option<PathBuf>,
+    pub jwt_jwks_ca_file: Option<String>,
     /// Algorithms that signed tokens may use, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ALGORITHMS", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ALGORITHMS", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_algorithms: Option<Vec<String>>,
+    pub jwt_algorithms: Option<String>,
     /// The claim that names the principal.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_PRINCIPAL_CLAIM", value_name = "CLAIM")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -237,29 +250,29 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt_leeway: Option<String>,
     /// Listening beyond loopback without authentication is meant.
-    #[arg(long, env = "DROPBOX_CONNECTOR_I_KNOW", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_I_KNOW", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub i_know: Option<bool>,
+    pub i_know: Option<String>,
     /// Process-wide transfer buffer, in MiB.
     #[arg(long, env = "DROPBOX_CONNECTOR_TRANSFER_BUFFER_MIB", value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub transfer_buffer_mib: Option<u64>,
+    pub transfer_buffer_mib: Option<String>,
     /// Uploads open at once.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_UPLOADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_uploads: Option<usize>,
+    pub max_uploads: Option<String>,
     /// Downloads open at once.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_DOWNLOADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_downloads: Option<usize>,
+    pub max_downloads: Option<String>,
     /// Requests to Dropbox in flight for one account.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_REQUESTS_PER_ACCOUNT", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_requests_per_account: Option<usize>,
+    pub max_requests_per_account: Option<String>,
     /// Bytes of one append to an upload session, in MiB.
     #[arg(long, env = "DROPBOX_CONNECTOR_APPEND_MIB", value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub append_mib: Option<u64>,
+    pub append_mib: Option<String>,
     /// Silence after which an upload stream ends, resumable.
     #[arg(long, env = "DROPBOX_CONNECTOR_UPLOAD_IDLE", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -286,13 +299,31 @@ pub struct Overrides {
     pub log_level: Option<String>,
 }
 
-/// Settings that cannot be used, each with its key; all of those that can be read are told at once.
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub key: String,
+    /// The value and where it comes from; empty where there is none to show.
+    pub origin: String,
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { key, origin, text } = self;
+        write!(f, "{key}: {text}")?;
+        if origin.is_empty() { Ok(()) } else { write!(f, " ({origin})") }
+    }
+}
+
+/// Settings that cannot be used, all of them at once.
 #[derive(Debug)]
-pub struct ConfigError(Vec<String>);
+pub struct ConfigError(pub Vec<Problem>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -302,40 +333,48 @@ impl Config {
     /// Defaults < file < environment and flags.
     ///
     /// # Errors
-    /// One line per key that is unknown, of the wrong type or out of range.
+    /// A problem for each key that is unknown, of the wrong type or out of range.
     pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
-        let mut figment = Figment::from(Toml::string(DEFAULTS));
-        if let Some(file) = &overrides.config {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| ConfigError(vec![format!("config: cannot read {}: {error}", file.display())]))?;
-            figment = figment.merge(Toml::string(&text));
-        }
-        let config: Config = figment.merge(Serialized::defaults(overrides)).extract().map_err(named)?;
-        config.validate()?;
-        Ok(config)
+        let (config, problems) = Config::examine(overrides);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
-        let mut wrong = Vec::new();
+    /// As [`Config::load`], with the defaults in the place of what cannot be used, so that whoever checks can look further.
+    pub fn examine(overrides: &Overrides) -> (Config, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut said = Layers::new();
+        if let Some(file) = &overrides.config {
+            said.add_file(file, &mut problems);
+        }
+        said.add_overrides(overrides, &mut problems);
+        let config = said.extract(&mut problems);
+        config.validate(&said, &mut problems);
+        (config, problems)
+    }
+
+    fn validate(&self, said: &Layers, problems: &mut Vec<Problem>) {
+        let unread: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
+        // What follows from another key is not told while that one cannot be read.
+        let read = |keys: &[&str]| !keys.iter().any(|key| unread.iter().any(|unread| unread == key));
         let mut check = |key: &str, good: bool, text: &str| {
-            if !good {
-                wrong.push(format!("{key}: {text}"));
+            if !good && read(&[key]) {
+                problems.push(said.problem(key, text));
             }
         };
-        self.validate_callers(&mut check);
+        self.validate_callers(&read, &mut check);
         for (key, url) in [
             ("dropbox_api_url", &self.dropbox_api_url),
             ("dropbox_content_url", &self.dropbox_content_url),
             ("dropbox_notify_url", &self.dropbox_notify_url),
             ("dropbox_oauth_url", &self.dropbox_oauth_url),
         ] {
-            let secure = url.scheme() == "https" || (url.scheme() == "http" && self.allow_insecure_upstream);
+            let insecure = self.allow_insecure_upstream || !read(&["allow_insecure_upstream"]);
+            let secure = url.scheme() == "https" || (url.scheme() == "http" && insecure);
             check(key, secure, "must be https (http needs allow_insecure_upstream)");
             check(key, url.has_host(), "must name a host");
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
         }
-        let known = ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| self.store_url.starts_with(scheme));
-        check("store_url", known, "must begin with sqlite: or postgres://");
+        check("store_url", store_url::is_known(&self.store_url), "must begin with sqlite: or postgres://");
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
         check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
@@ -345,15 +384,25 @@ impl Config {
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
         check("drain_grace", self.drain_grace <= Duration::from_secs(3600), "must be at most 1h");
+        let origins = &self.grpc_web_origins;
+        check(
+            "grpc_web_origins",
+            !self.grpc_web || !origins.is_empty() || !read(&["grpc_web"]),
+            "grpc_web is on but no page may call: name the origins, as in https://app.example.com",
+        );
+        check(
+            "grpc_web_origins",
+            origins.iter().all(|origin| is_origin(origin)),
+            "an origin is scheme://host or scheme://host:port as browsers send it: lower case, no path, no *",
+        );
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
         check("log_level", filter.is_ok(), "not a log filter, as in info or dropbox_connector=debug,warn");
-        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
     }
 
     /// Who may call, and over what.
-    fn validate_callers(&self, check: &mut impl FnMut(&str, bool, &str)) {
+    fn validate_callers(&self, read: &impl Fn(&[&str]) -> bool, check: &mut impl FnMut(&str, bool, &str)) {
         let encrypted = self.tls_files().is_some();
-        if !self.i_know && (self.auth_mode == AuthMode::None || !encrypted) {
+        if !self.i_know && (self.auth_mode == AuthMode::None || !encrypted) && read(&["i_know", "auth_mode"]) {
             let text = match self.auth_mode {
                 AuthMode::None => {
                     "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know"
@@ -445,7 +494,7 @@ impl Config {
     /// What holds, as TOML, without the store's password. Token hashes are not secrets, yet they stay out of terminals.
     pub fn print(&self) -> String {
         let mut shown = self.clone();
-        shown.store_url = without_password(&self.store_url);
+        shown.store_url = store_url::without_password(&self.store_url);
         for token in &mut shown.auth_tokens {
             token.sha256 = "(redacted)".into();
         }
@@ -511,35 +560,10 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A store's URL as it may be shown.
-fn without_password(url: &str) -> String {
-    const HIDDEN: &str = "(redacted)";
-    if url.starts_with("sqlite:") {
-        return url.to_owned();
-    }
-    let Ok(mut shown) = Url::parse(url) else { return HIDDEN.to_owned() };
-    if shown.password().is_some() && shown.set_password(Some("redacted")).is_err() {
-        return HIDDEN.to_owned();
-    }
-    // libpq takes it as a parameter as well.
-    if shown.query_pairs().any(|(key, _)| key == "password") {
-        let kept: Vec<(String, String)> =
-            shown.query_pairs().into_owned().filter(|(key, _)| key != "password").collect();
-        shown.query_pairs_mut().clear().extend_pairs(kept).append_pair("password", "redacted");
-    }
-    shown.into()
-}
-
-fn named(error: figment::Error) -> ConfigError {
-    ConfigError(
-        error
-            .into_iter()
-            .map(|error| {
-                let key = error.path.join(".");
-                if key.is_empty() { error.kind.to_string() } else { format!("{key}: {}", error.kind) }
-            })
-            .collect(),
-    )
+/// An origin as browsers write it (RFC 6454).
+fn is_origin(text: &str) -> bool {
+    let Ok(url) = Url::parse(text) else { return false };
+    matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
 }
 
 fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -554,14 +578,14 @@ fn print_span<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(&format_args!("{shown:#}"))
 }
 
-fn static_token(text: &str) -> Result<StaticToken, String> {
-    let (principal, sha256) = text.rsplit_once(':').ok_or("must be PRINCIPAL:SHA256")?;
-    Ok(StaticToken { principal: principal.into(), sha256: sha256.into() })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use figment::{
+        Figment,
+        providers::{Format as _, Toml},
+    };
+
+    use super::{layers::VARIABLES, *};
 
     fn load(edit: impl FnOnce(&mut Overrides)) -> Result<Config, ConfigError> {
         let mut overrides = Overrides::default();
@@ -579,22 +603,12 @@ mod tests {
     }
 
     #[test]
-    fn the_password_of_the_store_is_not_printed() {
-        for url in ["postgres://me:hunter2@db/x?sslmode=require", "postgres://me@db/x?password=hunter2&sslmode=require"]
-        {
-            let printed = load(|o| o.store_url = Some(url.into())).expect("valid").print();
-            assert!(!printed.contains("hunter2") && printed.contains("sslmode=require"), "{printed}");
-            assert!(printed.contains("me") && printed.contains("@db/x"), "{printed}");
-        }
-    }
-
-    #[test]
     fn flags_win_over_the_file_and_the_file_over_the_defaults() {
         let file = tempfile::NamedTempFile::new().expect("temp file");
         std::fs::write(&file, "append_mib = 4\nmax_uploads = 7\n").expect("write");
         let config = load(|o| {
             o.config = Some(file.path().into());
-            o.max_uploads = Some(9);
+            o.max_uploads = Some("9".into());
         })
         .expect("valid");
         assert_eq!((config.append_mib, config.max_uploads, config.max_downloads), (4, 9, 512));
@@ -640,6 +654,87 @@ mod tests {
             let error = load(|o| o.config = Some(file.path().into())).expect_err(text).to_string();
             assert!(error.contains(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once_with_its_value_and_its_source() {
+        let file = tempfile::NamedTempFile::new().expect("temp file");
+        let text = "append_mib = 6\nuploads_max = 3\nlog_format = \"xml\"\nauth_tokens = [{ principal = \"a\", sha256 = \"hush\" }]\n\
+                    store_url = \"mysql://me:hush@x/y\"\n";
+        std::fs::write(&file, text).expect("write");
+        let error = load(|o| {
+            o.config = Some(file.path().into());
+            o.max_uploads = Some("many".into());
+            o.upload_idle = Some("soon".into());
+            o.auth_mode = Some("magic".into());
+            o.data_listen = Some("0.0.0.0:1".into());
+        })
+        .expect_err("much is wrong");
+        let told = error.to_string();
+        let at = file.path().display();
+        for line in [
+            format!("append_mib: must be 4 or 8 (6, from {at})"),
+            format!("uploads_max: there is no such key; did you mean max_uploads? (from {at})"),
+            format!("log_format: must be one of text, json (\"xml\", from {at})"),
+            format!(
+                "auth_tokens: needs a principal and 64 lower-case hex digits of SHA-256 (value redacted, from {at})"
+            ),
+            format!("store_url: must begin with sqlite: (\"mysql://***@x/y\", from {at})"),
+            "max_uploads: must be a whole number (\"many\", from --max-uploads)".into(),
+            "auth_mode: must be one of none, token (\"magic\", from --auth-mode)".into(),
+        ] {
+            assert!(told.lines().any(|told| told == line), "{line}\n\n{told}");
+        }
+        assert!(told.contains("upload_idle: `soon` is not a time span"), "{told}");
+        assert!(!told.contains("hush") && !told.contains("data_listen"), "{told}");
+        assert_eq!(told.lines().count(), 8, "{told}");
+    }
+
+    #[test]
+    fn a_variable_that_is_misspelt_is_told_with_what_was_meant_and_those_of_kubernetes_are_let_be() {
+        let known = ["DATA_LISTEN", "MAX_UPLOADS", "SERVER"].map(|name| format!("{VARIABLES}{name}"));
+        let set = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| format!("{VARIABLES}{name}")).collect();
+            let problems = unknown_variables(names.iter().map(|name| (name.as_str(), "tcp://10.0.0.7:50051")), &known);
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let told = set(&["DATA_LISTEN", "MAX_UPLAODS", "COLOUR_OF_THE_HOUSE"]);
+        assert_eq!(
+            told,
+            [
+                "DROPBOX_CONNECTOR_MAX_UPLAODS: there is no such variable; did you mean DROPBOX_CONNECTOR_MAX_UPLOADS? (set in the \
+                 environment)",
+                "DROPBOX_CONNECTOR_COLOUR_OF_THE_HOUSE: there is no such variable (set in the environment)"
+            ]
+        );
+        let service =
+            ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_DATA", "PORT", "PORT_50051_TCP", "PORT_50051_TCP_ADDR"];
+        assert_eq!(set(&service), [""; 0]);
+        assert_eq!(set(&["ADMIN_SERVICE_HOST", "ADMIN_PORT_50052_TCP_PROTO"]), [""; 0]);
+        let mine = [("DROPBOX_CONNECTOR_DATA_PORT", "50051")];
+        assert_eq!(unknown_variables(mine.into_iter(), &known).len(), 1, "a port and no address is somebody's mistake");
+    }
+
+    #[test]
+    fn lists_and_switches_are_read_from_text() {
+        let hash = "ab".repeat(32);
+        let config = load(|o| {
+            o.auth_mode = Some("token".into());
+            o.auth_tokens = Some(format!("a:{hash}, urn:b:{hash}"));
+            o.admin_principals = Some("ops,ci-*".into());
+            o.reflection = Some("off".into());
+            o.grpc_web = Some("true".into());
+            o.grpc_web_origins = Some("https://app.example.com,http://localhost:8080".into());
+        })
+        .expect("valid");
+        let principals: Vec<_> = config.auth_tokens.iter().map(|token| token.principal.as_str()).collect();
+        assert_eq!((principals, config.admin_principals.len(), config.reflection), (vec!["a", "urn:b"], 2, false));
+        for bad in ["*", "https://app.example.com/", "app.example.com", "HTTPS://app.example.com", "null"] {
+            let error = load(|o| o.grpc_web_origins = Some(bad.into())).expect_err(bad).to_string();
+            assert!(error.starts_with("grpc_web_origins:"), "{bad}: {error}");
+        }
+        let nobody = load(|o| o.grpc_web = Some("true".into())).expect_err("no origins").to_string();
+        assert!(nobody.starts_with("grpc_web_origins:"), "{nobody}");
     }
 
     #[test]

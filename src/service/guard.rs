@@ -350,16 +350,24 @@ impl Drop for End {
         let facts = self.call.facts();
         record(&facts.rpc, code, self.begun);
         audit::ended(facts, code, name_of(code));
-        tracing::info!(
-            rpc = facts.rpc,
-            request_id = facts.request_id,
-            principal = facts.principal.name(),
-            parameter = facts.parameter.get().map(String::as_str),
-            code = name_of(code),
-            reason = facts.reason.get().map(|reason| reason.name()),
-            millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "call"
-        );
+        let reason = facts.reason.get().map(|reason| reason.name());
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        macro_rules! told {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc = facts.rpc,
+                    request_id = facts.request_id,
+                    principal = facts.principal.name(),
+                    parameter = facts.parameter.get().map(String::as_str),
+                    code = name_of(code),
+                    reason,
+                    millis,
+                    "call"
+                )
+            };
+        }
+        // Tools ask for the schema before every call; that is nobody's news.
+        if facts.rpc.starts_with("grpc.reflection.") { told!(debug) } else { told!(info) }
     }
 }
 

@@ -28,6 +28,7 @@ mod sharing;
 mod status;
 mod transfer;
 mod walk;
+mod web;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -58,6 +59,7 @@ use crate::{
 };
 
 pub use guard::{Guard, GuardLayer};
+pub use web::layer as web_layer;
 
 const DATA: &str = "dropboxconnector.v1.DropboxConnector";
 const ADMIN: &str = "dropboxconnector.v1.DropboxAdminConnector";

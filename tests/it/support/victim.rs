@@ -25,7 +25,9 @@ impl Victim {
     pub async fn start(config: &Config) -> Victim {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
-        let app = runtime.spawn(App::start(config.clone())).await.expect("no panic").expect("connector");
+        let (inside, config) = (runtime.handle().clone(), config.clone());
+        let starting = tokio::task::spawn_blocking(move || inside.block_on(App::start(config)));
+        let app = starting.await.expect("no panic").expect("connector");
         Victim { addresses: app.addresses(), runtime: Some(runtime) }
     }
 
