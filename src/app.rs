@@ -134,7 +134,12 @@ impl App {
         };
         let keys = Arc::new(keys.map_err(|fault| key_fault(&fault, &config))?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
-        let store = Store::open(store_url, keys, clock.clone()).await.map_err(store_fault)?;
+        let opened = if config.store_migrate {
+            Store::open(store_url, keys, clock.clone()).await
+        } else {
+            Store::open_as_it_is(store_url, keys, clock.clone()).await
+        };
+        let store = opened.map_err(store_fault)?;
         let store = match config.parameters_file() {
             Some(file) => store.with_parameters_file(file).map_err(config_fault)?,
             None => store,
@@ -407,12 +412,7 @@ fn keep_certificate(tls: &Tls, clock: &SharedClock, warned_at: &mut Option<Syste
 pub async fn rotate(config: &Config) -> Result<String, Fault> {
     let keys = Arc::new(KeyRing::from_file(&config.sealing_key_file)?);
     // Never a new store: its nothing would be rotated with success.
-    let joint = if config.store_url.contains('?') { '&' } else { '?' };
-    let url = match config.store_url.contains("mode=") {
-        true => config.store_url.clone(),
-        false => format!("{}{joint}mode=rw", config.store_url),
-    };
-    let store = Store::open(&url, keys, Arc::new(SystemClock)).await?;
+    let store = Store::open_as_it_is(&config.store_url, keys, Arc::new(SystemClock)).await?;
     let rotation = store.rotate_parameters().await;
     store.close().await;
     let store::Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
@@ -420,6 +420,16 @@ pub async fn rotate(config: &Config) -> Result<String, Fault> {
         "{parameters} application parameters: {resealed} secrets sealed anew, {current} were sealed by the present key, \
          {changed_meanwhile} changed meanwhile, {lost} cannot be opened because their key is gone"
     ))
+}
+
+/// Brings the tables of the store up to date, or only says whether they are and whether the store can do all that the
+/// connector needs. In words.
+///
+/// # Errors
+/// What is wrong, with the remedy.
+pub async fn migrate(config: &Config, check_only: bool) -> Result<String, AppError> {
+    let done = if check_only { store::check(&config.store_url).await } else { store::migrate(&config.store_url).await };
+    done.map_err(store_fault)
 }
 
 /// Listeners, bound before anything is built on them.
@@ -532,7 +542,9 @@ fn store_fault(fault: Fault) -> AppError {
     let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}")).unwrap_or_default();
     match fault.reason() {
         Reason::InvalidField => AppError::Config(format!("{}{cause}", fault.message())),
-        _ => AppError::Start(format!("store_url: the store cannot be opened{cause}")),
+        // What may pass is told to callers in words that do not help here.
+        _ if fault.retry_delay().is_some() => AppError::Start(format!("store_url: the store cannot be opened{cause}")),
+        _ => AppError::Start(format!("store_url: {}{cause}", fault.message())),
     }
 }
 

@@ -2,6 +2,7 @@
 //! `config.default.toml` is both the defaults and the manual; a test holds the two and README together.
 
 mod layers;
+mod store_url;
 
 use std::{
     fmt,
@@ -34,6 +35,7 @@ pub struct Config {
     pub grpc_web: bool,
     pub grpc_web_origins: Vec<String>,
     pub store_url: String,
+    pub store_migrate: bool,
     pub sealing_key_file: PathBuf,
     pub parameters_file: PathBuf,
     pub dropbox_api_url: Url,
@@ -153,10 +155,14 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB_ORIGINS", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_web_origins: Option<String>,
-    /// Where parameters and upload records are kept.
-    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL")]
+    /// Where parameters and upload records are kept: sqlite://PATH or postgres://USER@HOST/DATABASE.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_url: Option<String>,
+    /// Bring the store's tables up to date at start.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_MIGRATE", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_migrate: Option<String>,
     /// Key ring that seals secrets and handles.
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -374,7 +380,7 @@ impl Config {
             check(key, url.has_host(), "must name a host");
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
         }
-        check("store_url", self.store_url.starts_with("sqlite:"), "must begin with sqlite:");
+        check("store_url", store_url::is_known(&self.store_url), "must begin with sqlite: or postgres://");
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
         check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
@@ -492,9 +498,10 @@ impl Config {
         }
     }
 
-    /// What holds, as TOML. Token hashes are not secrets, yet they stay out of terminals.
+    /// What holds, as TOML, without the store's password. Token hashes are not secrets, yet they stay out of terminals.
     pub fn print(&self) -> String {
         let mut shown = self.clone();
+        shown.store_url = store_url::without_password(&self.store_url);
         for token in &mut shown.auth_tokens {
             token.sha256 = "(redacted)".into();
         }

@@ -169,10 +169,14 @@ pub const STORE_READERS: u32 = 4;
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;
 /// More of them, for writes that need not be synced.
 pub const STORE_QUICK_CONNECTIONS: u32 = 4;
-/// Waiting for a connection to the store takes no longer; nor does connecting.
+/// Waiting for a connection to a SQLite store takes no longer: two writes that wait for another process.
 pub const STORE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Getting a connection to a database server takes no longer: a caller may be waiting for a renewal that can do without.
+pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A database server that takes longer for a statement counts as gone. As long as a statement may take on the server.
 pub const STORE_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A transaction whose process has gone silent holds its locks in a database server no longer.
+pub const STORE_TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
 /// A connection to a database server that has been idle for longer is tried before it is used: the server may have restarted.
 pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
 /// Between two attempts to listen to a database server for changes.

@@ -49,6 +49,8 @@ Examples:
     Emulator(server::EmulatorArgs),
     /// Show, in one go, what the connector does: on a folder of yours, against an emulated Dropbox.
     Demo(demo::DemoArgs),
+    /// Bring the tables of the store up to date, or say whether they are.
+    Migrate(Box<server::MigrateArgs>),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(server::ConfigCommand),
@@ -150,6 +152,7 @@ async fn dispatch(command: Command, logs: Logs) -> Result<()> {
         Command::Serve(args) => Box::pin(server::serve(*args, logs)).await,
         Command::Emulator(args) => Box::pin(server::emulator(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args, logs)).await,
+        Command::Migrate(args) => server::migrate(*args).await,
         Command::Config(command) => server::config(command),
         Command::Keys(command) => server::keys(command),
         Command::Health(args) => server::health(args).await,
@@ -232,6 +235,7 @@ mod tests {
             "health --probe-addr 127.0.0.1:1 --service liveness",
             "parameters create crm --app-key k",
             "parameters rotate",
+            "migrate --check --store-url postgres://me@db/x",
             "config print --defaults",
             "keys generate x.keys",
             "serve --emulator",

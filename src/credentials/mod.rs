@@ -11,6 +11,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
@@ -22,6 +23,7 @@ use std::{
 use account::{Account, reauthorization};
 pub use link::{Credential, TestReport};
 use members::Members;
+use tokio::sync::Notify;
 
 use crate::{
     access::{Permission, Permissions, Principal},
@@ -148,7 +150,15 @@ impl Resolver {
 
     /// Follows the changes that this and other processes make, and forgets what they touch. Never ends; drop it to stop.
     /// Without it `open` fails after five minutes.
-    pub async fn follow_changes(&self) -> std::convert::Infallible {
+    pub async fn follow_changes(&self) -> Infallible {
+        let told = Notify::new();
+        tokio::select! {
+            never = self.look_for_changes(&told) => never,
+            never = self.store.listen(|| told.notify_one()) => never,
+        }
+    }
+
+    async fn look_for_changes(&self, told: &Notify) -> Infallible {
         let mut seq = None;
         loop {
             match self.follow(seq).await {
@@ -159,7 +169,8 @@ impl Resolver {
                 }
                 Err(fault) => tracing::warn!(%fault, "changes of application parameters could not be read"),
             }
-            tokio::time::sleep(CHANGE_FEED_INTERVAL).await;
+            // At once where the store tells of them, soon in any case.
+            let _ = tokio::time::timeout(CHANGE_FEED_INTERVAL, told.notified()).await;
         }
     }
 

@@ -29,6 +29,7 @@ mod secrets;
 mod server;
 mod sharing;
 mod smoke;
+mod store;
 mod support;
 mod tools;
 mod transfer;

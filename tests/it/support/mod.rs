@@ -2,6 +2,7 @@
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
 pub mod certs;
+pub mod postgres;
 pub mod process;
 pub mod streams;
 pub mod tap;
@@ -149,6 +150,13 @@ impl House {
         self.addresses = app.addresses();
         self.app = Some(app);
         self.channel = connect(&self.addresses).await;
+    }
+
+    /// Another connector on the same store, as in a fleet.
+    pub async fn replica(&self) -> (App, Channel) {
+        let app = App::start(self.config.clone()).await.expect("a second connector");
+        let channel = connect(&app.addresses()).await;
+        (app, channel)
     }
 
     /// The app itself, to be drained by a test.
