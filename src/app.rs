@@ -11,7 +11,7 @@ use crate::{
     access::{Authenticator, Permission},
     clock::{SharedClock, SystemClock},
     config::Config,
-    credentials::{Credential, Resolver},
+    credentials::{App as DropboxApp, Credential, OAuth, Resolver},
     dropbox::{Endpoints, Transport},
     emulator::{self, Emulator},
     engine::{
@@ -129,7 +129,7 @@ impl App {
             Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
                 .map_err(config_fault)?;
         transport.limit_requests(config.max_requests_per_account);
-        let resolver = Resolver::new(store.clone(), transport, clock.clone());
+        let resolver = Resolver::new(store.clone(), transport, clock.clone(), oauth(&config)?);
         if let Some(emulator) = &emulator {
             make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
         }
@@ -396,6 +396,28 @@ async fn make_demo_parameter(store: &Store, resolver: &Resolver, emulator: &Emul
         _ => resolver.import(&id, Credential::RefreshToken(Secret::new(login.refresh_token))).await?,
     };
     Ok(())
+}
+
+/// What the configuration says about connecting accounts.
+fn oauth(config: &Config) -> Result<OAuth, AppError> {
+    let secret = match config.app_secret_file() {
+        None => None,
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map(Secret::new).map_err(|error| {
+                AppError::Config(format!("app_secret_file: cannot read {}: {error}", file.display()))
+            })?;
+            let secret = text.reveal().trim();
+            if secret.is_empty() {
+                return Err(AppError::Config(format!("app_secret_file: {} is empty", file.display())));
+            }
+            Some(Secret::new(secret.to_owned()))
+        }
+    };
+    let key = (!config.app_key.is_empty()).then(|| config.app_key.clone());
+    Ok(OAuth {
+        shared_app: key.map(|key| DropboxApp { key, secret }),
+        redirect_uris: config.oauth_redirect_uris.clone(),
+    })
 }
 
 fn endpoints(config: &Config) -> Endpoints {

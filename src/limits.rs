@@ -129,6 +129,10 @@ pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
 pub const MEMBER_ROOTS_MAX: usize = 10_000;
 /// Application parameters of one `ListApplicationParameters` page.
 pub const PARAMETERS_PAGE_MAX: u32 = 200;
+/// An authorization that was begun is to be completed within this time.
+pub const AUTHORIZATION_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Authorizations under way in one store; each is a row of less than 1 KiB.
+pub const AUTHORIZATIONS_MAX: i64 = 10_000;
 /// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
 pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
 /// A replica that has not written its heartbeat for this long counts as gone.

@@ -3,6 +3,7 @@
 //! probed. The happy path is one map look-up and one atomic load.
 
 mod account;
+mod authorization;
 mod link;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::{
 };
 
 use account::{Account, reauthorization};
+pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, OAuth, Outcome, Revoked, Wish};
 pub use link::{Credential, TestReport};
 
 use crate::{
@@ -61,6 +63,7 @@ pub struct Resolver {
     store: Store,
     transport: Arc<Transport>,
     clock: SharedClock,
+    oauth: OAuth,
     entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
@@ -83,11 +86,12 @@ struct Entry {
 }
 
 impl Resolver {
-    pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock) -> Arc<Resolver> {
+    pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock, oauth: OAuth) -> Arc<Resolver> {
         Arc::new(Resolver {
             store,
             transport,
             clock,
+            oauth,
             entries: RwLock::default(),
             forgotten: AtomicU64::new(0),
             begun: Instant::now(),
@@ -200,6 +204,7 @@ impl Resolver {
                 return Ok(Some(entry.clone()));
             }
             let Some(parameters) = self.store.parameters(id).await? else { return Ok(None) };
+            let parameters = self.with_app(parameters);
             let renewal = match &parameters.grant {
                 // Without the row's bearer one is made from the grant.
                 Some(Grant::Refreshable(_)) => self.store.renewal(&parameters.uid).await.unwrap_or_default(),
@@ -279,6 +284,10 @@ enum Chosen {
 /// May it be used now?
 fn ready(parameters: &Parameters) -> Result<()> {
     match parameters.state() {
+        // Its grant belongs to an app that is not there any more.
+        State::Active if parameters.settings.app_key.is_empty() => {
+            Err(reauthorization(parameters, "shared_app_missing"))
+        }
         State::Active => Ok(()),
         State::Pending => Err(reauthorization(parameters, "not_yet_authorized")),
         State::ReauthorizationRequired => {

@@ -146,7 +146,7 @@ async fn house_of(settings: Settings) -> House {
     let transport = Transport::new(endpoints, true, Arc::new(clock.clone())).unwrap();
     let store = open_store(&folder, &clock).await;
     store.create_parameters(&id(), settings, Some(secret("app-secret"))).await.unwrap();
-    let resolver = Resolver::new(store.clone(), transport.clone(), Arc::new(clock.clone()));
+    let resolver = Resolver::new(store.clone(), transport.clone(), Arc::new(clock.clone()), OAuth::default());
     House { dropbox, transport, store, resolver, clock, folder, server }
 }
 
@@ -201,7 +201,8 @@ impl House {
     /// As a second process on the same file.
     async fn second(&self) -> (Store, Arc<Resolver>) {
         let store = open_store(&self.folder, &self.clock).await;
-        let resolver = Resolver::new(store.clone(), self.transport.clone(), Arc::new(self.clock.clone()));
+        let resolver =
+            Resolver::new(store.clone(), self.transport.clone(), Arc::new(self.clock.clone()), OAuth::default());
         (store, resolver)
     }
 

@@ -3,6 +3,7 @@
 //! not for upload pieces, readers apart. SQL is written with `$1` binds and no dialect, so that a second database fits.
 //! A store that is locked, full or gone answers `STORE_UNAVAILABLE`; nothing is half written.
 
+mod authorizations;
 mod file;
 mod parameters;
 mod renewals;
@@ -27,6 +28,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+pub use authorizations::Authorization;
 pub use parameters::{Change, Linked, SecretChange};
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::Rotation;

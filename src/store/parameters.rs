@@ -323,7 +323,7 @@ impl Store {
     }
 
     /// Notes the change, commits, and gives the row as it now is.
-    async fn finish_change(
+    pub(super) async fn finish_change(
         &self,
         mut tx: Transaction<'static, Sqlite>,
         id: &ParameterId,

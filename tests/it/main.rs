@@ -13,6 +13,7 @@ mod faults;
 mod items;
 mod jail;
 mod listing;
+mod oauth;
 mod python;
 mod raw_api;
 mod resume;

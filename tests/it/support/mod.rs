@@ -5,7 +5,7 @@ pub mod process;
 pub mod streams;
 pub mod tap;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dropbox_connector::{
@@ -14,6 +14,7 @@ use dropbox_connector::{
         dropbox_connector_client::DropboxConnectorClient, upload_file_request::Frame,
     },
     app::{Addresses, App},
+    clock::{SharedClock, SystemClock},
     config::{Config, Overrides},
     emulator::{Emulator, Options, control::Control, oauth::Login},
 };
@@ -51,11 +52,16 @@ pub async fn start_with(edit: impl FnOnce(&mut Config)) -> House {
 
 /// No parameter yet.
 pub async fn start_bare(options: Options, edit: impl FnOnce(&mut Config)) -> House {
+    start_by(Arc::new(SystemClock), options, edit).await
+}
+
+/// The same by another clock; `options` names the emulator's own.
+pub async fn start_by(clock: SharedClock, options: Options, edit: impl FnOnce(&mut Config)) -> House {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start(options).await.expect("emulator");
     let folder = tempfile::tempdir().expect("temporary folder");
     let config = config_for(&emulator, &folder, edit);
-    let app = App::start(config.clone()).await.expect("connector");
+    let app = App::start_with(config.clone(), clock).await.expect("connector");
     let addresses = app.addresses();
     let channel = connect(&addresses).await;
     House { app: Some(app), emulator, addresses, channel, config, folder }
@@ -75,7 +81,7 @@ fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut Conf
     config.dropbox_api_url = addresses.api.parse().expect("url");
     config.dropbox_content_url = addresses.content.parse().expect("url");
     config.dropbox_notify_url = addresses.notify.parse().expect("url");
-    config.dropbox_oauth_url = addresses.api.parse().expect("url");
+    config.dropbox_oauth_url = addresses.www.parse().expect("url");
     config.allow_insecure_upstream = true;
     config.drain_delay = Duration::ZERO;
     edit(&mut config);
