@@ -83,6 +83,8 @@ struct Life {
     ready: Ready,
     store: Store,
     uploads: Uploads,
+    /// What calls left behind them.
+    tasks: TaskTracker,
     /// New calls are refused.
     refusing: CancellationToken,
     /// Listeners close; connections are told to go.
@@ -134,17 +136,21 @@ impl App {
             make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
         }
         let budget = usize::try_from(config.transfer_buffer_mib * limits::MIB).unwrap_or(usize::MAX);
-        let blocks = Blocks::new(budget, clock.clone());
+        // One budget: what waits to be let in is paid for beside what was.
+        let waiting_bytes = budget / limits::WAITING_SHARE;
+        let blocks = Blocks::new(budget - waiting_bytes, clock.clone());
         let gates = Arc::new(Gates::new());
         let settings = Settings {
             append_bytes: usize::try_from(config.append_mib * limits::MIB).unwrap_or(limits::APPEND_BYTES),
             open_max: config.max_uploads,
+            waiting_bytes,
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);
         let downloads = Downloads::new(config.max_downloads, blocks.clone());
         let ready = Ready::new();
         let refusing = CancellationToken::new();
+        let tasks = TaskTracker::new();
         let doors = Doors::new(service::Parts {
             resolver: resolver.clone(),
             store: store.clone(),
@@ -155,6 +161,7 @@ impl App {
             ready: ready.clone(),
             clock: clock.clone(),
             draining: refusing.clone(),
+            tasks: tasks.clone(),
             config: config.clone(),
             started_at: clock.now(),
         });
@@ -162,6 +169,7 @@ impl App {
             ready: ready.clone(),
             store: store.clone(),
             uploads,
+            tasks,
             refusing,
             closing: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -250,6 +258,7 @@ impl Life {
         until_end(Box::pin(async move {
             following.follow_changes().await;
         }));
+        let uploads = self.uploads.clone();
         let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
         let sweeper = clock.clone();
         until_end(Box::pin(async move {
@@ -258,7 +267,8 @@ impl Life {
                 ready.set_store(store.check().await.is_ok() && followed);
                 ready.set_keys(keys.reload().is_ok());
                 blocks.trim();
-                metrics::gauge!(telemetry::BUFFER_BYTES).set(blocks.used_bytes() as f64);
+                let used = blocks.used_bytes() + uploads.waiting_bytes();
+                metrics::gauge!(telemetry::BUFFER_BYTES).set(used as f64);
                 telemetry::upkeep();
                 clock.sleep(limits::HOUSEKEEPING).await;
             }
@@ -280,6 +290,8 @@ impl Life {
         let streams = async {
             self.uploads.drain().await;
             futures::future::join_all(self.streams).await;
+            self.tasks.close();
+            self.tasks.wait().await;
         };
         let ended = tokio::time::timeout(grace, streams).await;
         self.ended.cancel();

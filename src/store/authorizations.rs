@@ -5,10 +5,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use sqlx::Row as _;
 use zeroize::Zeroizing;
 
-use super::{ParameterId, Parameters, Store, millis, parameters::not_found, unavailable};
+use super::{ParameterId, Parameters, Store, database::query, millis, parameters::not_found};
 use crate::{
     fault::{Fault, Reason, Result},
     limits::{AUTHORIZATIONS_MAX, BUSY_RETRY},
@@ -81,25 +80,23 @@ impl Store {
         let plain = plain.map_err(|error| Fault::bug("an authorization could not be written").source(error))?;
         let digest = digest(state);
         let sealed = self.0.keys.seal("authorization", &[digest.as_bytes()], &plain);
-        let mut tx = self.begin(&self.0.durable).await?;
-        sqlx::query("DELETE FROM authorizations WHERE expires_at <= $1")
+        let mut tx = self.0.pools.durable.begin().await?;
+        query("DELETE FROM authorizations WHERE expires_at <= $1")
             .bind(self.now_millis())
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        let open = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM authorizations");
-        if open.fetch_one(&mut *tx).await.map_err(unavailable)? >= AUTHORIZATIONS_MAX {
+            .execute(&mut tx)
+            .await?;
+        let open = query("SELECT COUNT(*) AS open FROM authorizations").fetch_one(&mut tx).await?;
+        if open.get::<i64>("open")? >= AUTHORIZATIONS_MAX {
             let text = "too many authorizations are under way; complete some, or wait until they expire";
             return Err(Fault::new(Reason::ConnectorBusy, text).retry_after(BUSY_RETRY));
         }
-        sqlx::query("INSERT INTO authorizations (state_digest, sealed, expires_at) VALUES ($1, $2, $3)")
+        query("INSERT INTO authorizations (state_digest, sealed, expires_at) VALUES ($1, $2, $3)")
             .bind(digest)
             .bind(sealed)
             .bind(millis(expires_at))
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await
     }
 
     /// Takes it away, for good. None: there is none of this state, or none any more.
@@ -108,16 +105,15 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     pub async fn take_authorization(&self, state: &str) -> Result<Option<Authorization>> {
         let digest = digest(state);
-        let row = sqlx::query("DELETE FROM authorizations WHERE state_digest = $1 RETURNING sealed, expires_at")
+        let row = query("DELETE FROM authorizations WHERE state_digest = $1 RETURNING sealed, expires_at")
             .bind(&digest)
-            .fetch_optional(&self.0.durable)
-            .await
-            .map_err(unavailable)?;
+            .fetch_optional(&self.0.pools.durable)
+            .await?;
         let Some(row) = row else { return Ok(None) };
-        if row.try_get::<i64, _>("expires_at").map_err(unavailable)? <= self.now_millis() {
+        if row.get::<i64>("expires_at")? <= self.now_millis() {
             return Ok(None);
         }
-        let sealed: Vec<u8> = row.try_get("sealed").map_err(unavailable)?;
+        let sealed: Vec<u8> = row.get("sealed")?;
         let Ok(plain) = self.0.keys.open("authorization", &[digest.as_bytes()], &sealed) else {
             tracing::error!("an authorization under way does not open: its row was changed, or its key is gone");
             return Ok(None);
@@ -144,8 +140,8 @@ impl Store {
     /// `APPLICATION_PARAMETER_NOT_FOUND`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
     pub async fn clear_grant(&self, id: &ParameterId, uid: &str) -> Result<Parameters> {
         self.require_writable()?;
-        let mut tx = self.begin(&self.0.durable).await?;
-        let changed = sqlx::query(
+        let mut tx = self.0.pools.durable.begin().await?;
+        let changed = query(
             "UPDATE application_parameters SET etag = etag + 1, grant_sealed = NULL, grant_number = grant_number + 1,
              account = NULL, granted_scopes = '[]', reauthorization_cause = NULL, bearer_sealed = NULL,
              bearer_expires_at = NULL, updated_at = $3 WHERE id = $1 AND uid = $2",
@@ -153,10 +149,9 @@ impl Store {
         .bind(id.as_str())
         .bind(uid)
         .bind(self.now_millis())
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        if changed.rows_affected() == 0 {
+        .execute(&mut tx)
+        .await?;
+        if changed == 0 {
             return Err(not_found(id));
         }
         self.finish_change(tx, id, uid).await
@@ -170,9 +165,7 @@ impl Store {
         if let Some(file) = &self.0.file {
             return Ok(file.count_reauthorizations());
         }
-        let count = sqlx::query_scalar::<_, i64>(
-            "SELECT COUNT(*) FROM application_parameters WHERE reauthorization_cause IS NOT NULL",
-        );
-        Ok(count.fetch_one(&self.0.readers).await.map_err(unavailable)?.unsigned_abs())
+        let count = query("SELECT COUNT(*) AS lost FROM application_parameters WHERE reauthorization_cause IS NOT NULL");
+        Ok(count.fetch_one(&self.0.pools.readers).await?.get::<i64>("lost")?.unsigned_abs())
     }
 }
