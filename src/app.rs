@@ -1,14 +1,23 @@
 //! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
 //! Ports are bound only after the configuration, the keys and the store have been found good.
 
-use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
-    access::{Authenticator, Permission},
+    access::{
+        Authenticator, Permission,
+        tls::{Reload, Tls},
+    },
     clock::{SharedClock, SystemClock},
     config::Config,
     credentials::{App as DropboxApp, Credential, OAuth, Resolver},
@@ -25,7 +34,7 @@ use crate::{
     ready::Ready,
     seal::KeyRing,
     secret::Secret,
-    service::{self, Doors},
+    service::{self, Doors, listener},
     store::{self, ParameterId, Store},
     telemetry,
 };
@@ -39,6 +48,7 @@ pub struct App {
     addresses: Addresses,
     emulator: Option<Emulator>,
     life: Life,
+    reread: Arc<Notify>,
     drain_delay: Duration,
     drain_grace: Duration,
 }
@@ -50,6 +60,8 @@ pub struct Addresses {
     pub admin: SocketAddr,
     pub probe: SocketAddr,
     pub http: SocketAddr,
+    /// None: there is no public port.
+    pub public_http: Option<SocketAddr>,
 }
 
 /// Why the connector did not start, or did not end well.
@@ -110,7 +122,8 @@ impl App {
     /// As [`App::start`].
     pub async fn start_with(mut config: Config, clock: SharedClock) -> Result<App, AppError> {
         telemetry::install_metrics().map_err(start_fault)?;
-        let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
+        let authenticator = Authenticator::from_config(&config, clock.clone()).await.map_err(config_fault)?;
+        let tls = Tls::from_config(&config, clock.clone()).map_err(config_fault)?;
         // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
         let fleeting = config.emulator && config.has_default_store();
         let keys = match (config.emulator, fleeting) {
@@ -157,7 +170,7 @@ impl App {
             uploads: uploads.clone(),
             downloads,
             gates,
-            authenticator,
+            authenticator: authenticator.clone(),
             ready: ready.clone(),
             clock: clock.clone(),
             draining: refusing.clone(),
@@ -177,10 +190,20 @@ impl App {
             background: TaskTracker::new(),
         };
         let addresses = bound.addresses()?;
-        life.serve(&config, bound, &doors);
-        life.keep_house(clock, resolver, blocks);
+        let face = http::Parts {
+            ready: ready.clone(),
+            resolver: resolver.clone(),
+            store: store.clone(),
+            authenticator: authenticator.clone(),
+            connect_page: config.connect_page,
+        };
+        life.serve(&config, bound, &doors, tls.clone(), face);
+        ready.set_callers(authenticator.is_ready());
+        life.keep_house(clock.clone(), resolver, blocks);
+        let reread = Arc::new(Notify::new());
+        life.keep_door(clock, authenticator, tls, reread.clone());
         ready.set_loaded();
-        Ok(App { addresses, emulator, life, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
+        Ok(App { addresses, emulator, life, reread, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -189,6 +212,11 @@ impl App {
 
     pub fn emulator(&self) -> Option<&Emulator> {
         self.emulator.as_ref()
+    }
+
+    /// Notified, the process reads certificates and the keys of tokens' issuers again, without waiting for their turn.
+    pub fn reread(&self) -> Arc<Notify> {
+        self.reread.clone()
     }
 
     pub fn ready(&self) -> &Ready {
@@ -225,21 +253,30 @@ impl App {
 }
 
 impl Life {
-    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors) {
-        let stream = |routes, listener| {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let serving = server(config, doors)
+    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>, face: http::Parts) {
+        let stream = |routes, listener, web: Option<_>| {
+            let incoming = listener::incoming(listener, tls.clone());
+            // Browsers speak HTTP/1.1 where there is no TLS.
+            let serving = server(config)
+                .accept_http1(web.is_some())
+                .layer(tower::util::option_layer(web))
+                .layer(doors.layer())
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned());
             tokio::spawn(told("gRPC listener", serving))
         };
-        self.streams = vec![stream(doors.data(), bound.data), stream(doors.admin(), bound.admin)];
+        let web = service::web_layer(config);
+        self.streams = vec![stream(doors.data(), bound.data, web), stream(doors.admin(), bound.admin, None)];
         let probe = Server::builder().add_routes(doors.probe()).serve_with_incoming_shutdown(
             TcpIncoming::from(bound.probe).with_nodelay(Some(true)),
             self.ended.clone().cancelled_owned(),
         );
         self.background.spawn(told("probe listener", probe));
-        let side = http::serve(bound.http, self.ready.clone(), self.ended.clone().cancelled_owned());
+        if let Some(listener) = bound.public_http {
+            let public = http::serve_public(listener, face.resolver.clone(), self.ended.clone().cancelled_owned());
+            self.background.spawn(told("public HTTP listener", public));
+        }
+        let side = http::serve(bound.http, face, self.ended.clone().cancelled_owned());
         self.background.spawn(told("HTTP listener", side));
     }
 
@@ -269,6 +306,9 @@ impl Life {
                 blocks.trim();
                 let used = blocks.used_bytes() + uploads.waiting_bytes();
                 metrics::gauge!(telemetry::BUFFER_BYTES).set(used as f64);
+                if let Ok(lost) = store.count_reauthorizations().await {
+                    metrics::gauge!(telemetry::REAUTHORIZATION_REQUIRED).set(lost as f64);
+                }
                 telemetry::upkeep();
                 clock.sleep(limits::HOUSEKEEPING).await;
             }
@@ -282,6 +322,37 @@ impl Life {
                 sweeper.sleep(limits::SWEEP).await;
             }
         }));
+    }
+
+    /// Keeps what tells callers apart up to date: certificates, and the keys of their tokens' issuer.
+    fn keep_door(&self, clock: SharedClock, authenticator: Authenticator, tls: Option<Arc<Tls>>, reread: Arc<Notify>) {
+        let (ready, ended) = (self.ready.clone(), self.ended.clone());
+        self.background.spawn(async move {
+            let mut warned_at = None;
+            let mut now = false;
+            loop {
+                if let Some(tls) = &tls {
+                    keep_certificate(tls, &clock, &mut warned_at);
+                }
+                // The answer of a slow issuer must not hold up a drain.
+                tokio::select! {
+                    () = authenticator.refresh_keys(now) => {}
+                    () = ended.cancelled() => return,
+                }
+                ready.set_callers(authenticator.is_ready());
+                if let Some(tally) = authenticator.tally() {
+                    for (outcome, count) in [("same", tally.same), ("changed", tally.changed), ("failed", tally.failed)]
+                    {
+                        metrics::counter!(telemetry::AUTH_KEYS_READS, "outcome" => outcome).absolute(count);
+                    }
+                }
+                tokio::select! {
+                    () = clock.sleep(limits::HOUSEKEEPING) => now = false,
+                    () = reread.notified() => now = true,
+                    () = ended.cancelled() => return,
+                }
+            }
+        });
     }
 
     async fn drain(self, grace: Duration) -> Result<(), AppError> {
@@ -300,6 +371,35 @@ impl Life {
         self.store.close().await;
         ended.map_err(|_| AppError::Cut)
     }
+}
+
+/// Takes a changed certificate, and says when the one that holds runs out.
+fn keep_certificate(tls: &Tls, clock: &SharedClock, warned_at: &mut Option<SystemTime>) {
+    let told = match tls.reload() {
+        Reload::Same | Reload::Refused { again: true, .. } => None,
+        Reload::Changed => {
+            tracing::info!("the certificate was changed; new connections see the new one");
+            *warned_at = None;
+            Some("changed")
+        }
+        Reload::Refused { why, again: false } => {
+            tracing::error!(why, "the changed certificate, key or authorities cannot be used; the old ones still hold");
+            Some("refused")
+        }
+    };
+    if let Some(outcome) = told {
+        metrics::counter!(telemetry::TLS_RELOADS, "outcome" => outcome).increment(1);
+    }
+    let expires_at = tls.expires_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics::gauge!(telemetry::TLS_CERTIFICATE_EXPIRY).set(expires_at.as_secs_f64());
+    let now = clock.now();
+    let again = warned_at.is_none_or(|at| now.duration_since(at).unwrap_or_default() >= limits::CERTIFICATE_WARN_EVERY);
+    match tls.runs_out().filter(|_| again) {
+        None => return,
+        Some(Duration::ZERO) => tracing::error!("the certificate has expired: clients refuse new connections"),
+        Some(left) => tracing::warn!(hours = left.as_secs() / 3600, "the certificate expires soon"),
+    }
+    *warned_at = Some(now);
 }
 
 /// Seals with the present sealing key what older ones sealed, beside a running server or without one. What was done, in
@@ -331,6 +431,7 @@ struct Bound {
     admin: TcpListener,
     probe: TcpListener,
     http: TcpListener,
+    public_http: Option<TcpListener>,
 }
 
 impl Bound {
@@ -343,20 +444,27 @@ impl Bound {
             admin: open("admin_listen", config.admin_listen).await?,
             probe: open("probe_listen", config.probe_listen).await?,
             http: open("http_listen", config.http_listen).await?,
+            public_http: match config.public_http_listen() {
+                Some(address) => Some(open("public_http_listen", address).await?),
+                None => None,
+            },
         })
     }
 
     fn addresses(&self) -> Result<Addresses, AppError> {
         let of = |listener: &TcpListener| listener.local_addr().map_err(|error| AppError::Start(error.to_string()));
-        Ok(Addresses { data: of(&self.data)?, admin: of(&self.admin)?, probe: of(&self.probe)?, http: of(&self.http)? })
+        Ok(Addresses {
+            data: of(&self.data)?,
+            admin: of(&self.admin)?,
+            probe: of(&self.probe)?,
+            http: of(&self.http)?,
+            public_http: self.public_http.as_ref().map(of).transpose()?,
+        })
     }
 }
 
 /// HTTP/2 as API-DESIGN d.2 has it; every number stands in `limits` with its reason.
-fn server(
-    config: &Config,
-    doors: &Doors,
-) -> Server<tower::layer::util::Stack<service::GuardLayer, tower::layer::util::Identity>> {
+fn server(config: &Config) -> Server {
     Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -367,7 +475,6 @@ fn server(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         // Without tonic's grace: with it the GOAWAY is skipped and connections are only cut.
         .max_connection_age(config.connection_age)
-        .layer(doors.layer())
 }
 
 async fn told<E: fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {

@@ -12,6 +12,8 @@ pub struct Facts {
     pub store: bool,
     /// The sealing key is usable.
     pub keys: bool,
+    /// Callers can be told apart: the keys of their tokens' issuer were read.
+    pub callers: bool,
     /// Everything needed at start is loaded and the ports are bound.
     pub loaded: bool,
     /// The process is going down.
@@ -39,6 +41,9 @@ impl Facts {
         if !self.keys {
             why.push("the sealing key is not usable");
         }
+        if !self.callers {
+            why.push("the keys of the tokens' issuer were not read yet");
+        }
         if self.draining {
             why.push("draining");
         }
@@ -54,7 +59,13 @@ impl Default for Ready {
 
 impl Ready {
     pub fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(Facts { store: true, keys: true, loaded: false, draining: false })))
+        Self(Arc::new(watch::Sender::new(Facts {
+            store: true,
+            keys: true,
+            callers: true,
+            loaded: false,
+            draining: false,
+        })))
     }
 
     pub fn set_store(&self, answers: bool) {
@@ -63,6 +74,10 @@ impl Ready {
 
     pub fn set_keys(&self, usable: bool) {
         self.set(|facts| facts.keys = usable);
+    }
+
+    pub fn set_callers(&self, known: bool) {
+        self.set(|facts| facts.callers = known);
     }
 
     pub fn set_loaded(&self) {

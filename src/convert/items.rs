@@ -30,7 +30,9 @@ pub fn item(metadata: files::Metadata, jail: &Jail) -> Option<api::Item> {
     let (name, kind) = match metadata {
         files::Metadata::File(file) => (file.name.clone(), api::item::Kind::File(file_item(file))),
         files::Metadata::Folder(folder) => (folder.name.clone(), api::item::Kind::Folder(folder_item(folder))),
-        files::Metadata::Deleted(deleted) => (deleted.name, api::item::Kind::Deleted(api::DeletedItem { is_restorable: deleted.is_restorable })),
+        files::Metadata::Deleted(deleted) => {
+            (deleted.name, api::item::Kind::Deleted(api::DeletedItem { is_restorable: deleted.is_restorable }))
+        }
     };
     let name = if is_root { String::new() } else { name };
     Some(api::Item { name, path_lower, path_display, parent_shared_folder_id, kind: Some(kind) })
@@ -438,7 +440,14 @@ fn relocation(
         rev(&mut fields, "expected_rev", expected_rev);
     }
     fields.check(!(autorename && replace_existing), "replace_existing", "CONFLICT", "not together with autorename");
-    fields.accept(Relocation { from, to, request_id, expected_rev: expected_rev.to_owned(), autorename, replace_existing })
+    fields.accept(Relocation {
+        from,
+        to,
+        request_id,
+        expected_rev: expected_rev.to_owned(),
+        autorename,
+        replace_existing,
+    })
 }
 
 /// Dropbox's own pattern for revisions.

@@ -58,7 +58,9 @@ pub(super) fn chosen(parameters: &Parameters, asked: Option<ActAs>) -> Result<Ch
         ActAsMode::None | ActAsMode::Any => Vec::new(),
     };
     // The default is allowed always, in its own way: as user or as administrator.
-    allowed.extend(default.filter(|default| is_admin(default) == is_admin(&asked)).map(|default| name(&default).to_owned()));
+    allowed.extend(
+        default.filter(|default| is_admin(default) == is_admin(&asked)).map(|default| name(&default).to_owned()),
+    );
     let named = allowed.iter().any(|allowed| is_same(allowed, name(&asked)));
     let by_other_name = allowed.iter().any(|allowed| is_email(allowed) != is_email(name(&asked)));
     if !named && settings.policy.act_as != ActAsMode::Any && !by_other_name {
@@ -205,8 +207,16 @@ mod tests {
             assert!(is_well_formed(good), "{good}");
         }
         let long = format!("{}@example.com", "x".repeat(250));
-        for bad in ["@example.com", "ann@", "ann@example", "ann@.com", "ann @example.com", "ann@exa mple.com", "é@x.com", &long]
-        {
+        for bad in [
+            "@example.com",
+            "ann@",
+            "ann@example",
+            "ann@.com",
+            "ann @example.com",
+            "ann@exa mple.com",
+            "é@x.com",
+            &long,
+        ] {
             assert!(!is_well_formed(bad), "{bad}");
         }
     }

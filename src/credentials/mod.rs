@@ -4,6 +4,7 @@
 
 mod account;
 mod authorization;
+mod ending;
 mod link;
 mod members;
 
@@ -14,7 +15,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -22,8 +23,9 @@ use std::{
 
 use account::{Account, reauthorization};
 pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, OAuth, Outcome, Revoked, Wish};
-use members::Members;
+pub use ending::Ending;
 pub use link::{Credential, TestReport};
+use members::Members;
 
 use crate::{
     access::{Permission, Permissions, Principal},
@@ -58,6 +60,8 @@ pub struct Opened {
     pub root: Option<Root>,
     /// The root was asked of Dropbox, not set: on `PATH_ROOT_CHANGED` call [`Resolver::forget_root`] and open again, once.
     pub auto_root: bool,
+    /// For streams, which outlive what the gate has seen.
+    pub ending: Ending,
 }
 
 /// Opens application parameters. One per process.
@@ -67,6 +71,8 @@ pub struct Resolver {
     clock: SharedClock,
     oauth: OAuth,
     entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
+    /// Everything that was opened and may still run, by parameter.
+    running: Mutex<HashMap<ParameterId, Vec<Weak<ending::Inside>>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
     begun: Instant,
@@ -78,6 +84,7 @@ pub struct Resolver {
 struct Entry {
     parameters: Arc<Parameters>,
     tokens: Arc<Account>,
+    ending: Ending,
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<tokio::sync::Semaphore>>,
@@ -96,6 +103,7 @@ impl Resolver {
             clock,
             oauth,
             entries: RwLock::default(),
+            running: Mutex::default(),
             forgotten: AtomicU64::new(0),
             begun: Instant::now(),
             followed: AtomicU64::new(0),
@@ -132,7 +140,7 @@ impl Resolver {
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
         };
         let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
-        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root })
+        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root, ending: entry.ending.clone() })
     }
 
     /// The parameter changed, was disabled or deleted: the next `open` reads it again.
@@ -185,6 +193,7 @@ impl Resolver {
             let changes = self.store.parameter_changes(seq).await?;
             for change in &changes {
                 self.forget(&change.id);
+                self.end_what_may_not_go_on(&change.id).await?;
             }
             match changes.last() {
                 Some(change) if change.seq > seq => seq = change.seq,
@@ -222,6 +231,7 @@ impl Resolver {
                     most => Some(Arc::new(tokio::sync::Semaphore::new(most as usize))),
                 },
                 tokens: Account::new(parameters.clone(), renewal, store, transport, clock),
+                ending: Ending::of(&parameters),
                 parameters,
                 members: Members::default(),
                 roots: RwLock::default(),
@@ -230,7 +240,9 @@ impl Resolver {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
-                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
+                let entry = entries.entry(id.clone()).or_insert(entry).clone();
+                self.watch_over(&entry.ending);
+                return Ok(Some(entry));
             }
         }
     }

@@ -3,7 +3,7 @@
 
 mod flow;
 
-pub(in crate::emulator) use flow::www;
+pub(in crate::emulator) use flow::{escape, page, www};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -405,7 +405,10 @@ impl Book {
         if let Some(token) = &refresh_token {
             self.refresh.insert(token.clone(), id);
         }
-        self.grants.insert(id, Grant { app: app.to_owned(), account: account.to_owned(), scopes, pkce, refresh_token, team: false });
+        self.grants.insert(
+            id,
+            Grant { app: app.to_owned(), account: account.to_owned(), scopes, pkce, refresh_token, team: false },
+        );
         id
     }
 

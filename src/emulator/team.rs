@@ -53,7 +53,8 @@ pub(in crate::emulator) fn seated(
     if bad == "invalid_select_admin" && route.select_admin_mode.is_none() {
         return Err(refused());
     }
-    let found = members(&tree, &linked).find(|account| account.team.as_ref().is_some_and(|seat| seat.member_id == member));
+    let found =
+        members(&tree, &linked).find(|account| account.team.as_ref().is_some_and(|seat| seat.member_id == member));
     let account = found.ok_or_else(refused)?.id.clone();
     Ok(Who::User { account, app, token })
 }

@@ -47,7 +47,8 @@ pub(super) async fn complete(
     let (state, outcome) = match Outcome::of_query(query, "query").and_then(|read| bounded(query, read)) {
         Ok(read) => read,
         Err(_) => {
-            let fault = Fault::new(Reason::AuthorizationStateExpired, "this is not an answer of Dropbox to this connector");
+            let fault =
+                Fault::new(Reason::AuthorizationStateExpired, "this is not an answer of Dropbox to this connector");
             return told(&fault, None, has_page);
         }
     };

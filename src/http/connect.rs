@@ -81,7 +81,8 @@ impl Page {
 
     async fn parameters(&self, id: &str) -> Result<Parameters, Fault> {
         let id = ParameterId::new(id)?;
-        let missing = || Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"));
+        let missing =
+            || Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"));
         self.0.parts.store.parameters(&id).await?.ok_or_else(missing)
     }
 
@@ -176,10 +177,7 @@ async fn connect(State(page): State<Page>, Path(id): Path<String>, request: Requ
         allow_account_change: field(&form, "change").is_some(),
         ..Wish::default()
     };
-    let by = By::Browser {
-        cookie: visitor.browser.digest("state"),
-        principal: visitor.principal.name().to_owned(),
-    };
+    let by = By::Browser { cookie: visitor.browser.digest("state"), principal: visitor.principal.name().to_owned() };
     let begun = async {
         let id = ParameterId::new(&id)?;
         page.0.parts.resolver.begin_authorization(&id, wish, by).await

@@ -25,7 +25,8 @@ use crate::{
 const COOKIE: &str = "dropbox-connector-browser";
 const COOKIE_SECURE: &str = "__Host-dropbox-connector-browser";
 const BROWSER_BYTES: usize = 32;
-const CHALLENGE: &str = "Basic realm=\"Dropbox connector: an administrator's token as the password\", charset=\"UTF-8\"";
+const CHALLENGE: &str =
+    "Basic realm=\"Dropbox connector: an administrator's token as the password\", charset=\"UTF-8\"";
 
 /// A name under which browsers reach the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +47,9 @@ impl Site {
             let with_port = host.strip_prefix(name).and_then(|rest| rest.strip_prefix(':'));
             with_port == Some(&port.to_string()) || (port == 80 && host == *name)
         });
-        let listed = callbacks.map(|url| url.origin().ascii_serialization()).find(|origin| {
-            origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
-        });
+        let listed = callbacks
+            .map(|url| url.origin().ascii_serialization())
+            .find(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host)));
         listed.or_else(|| loopback.then(|| format!("http://{host}"))).map(|origin| Site { origin })
     }
 
@@ -199,7 +200,9 @@ mod tests {
         assert_eq!(site("[::1]:9464").unwrap(), "http://[::1]:9464/oauth/callback");
         assert_eq!(site("connect.example.com").unwrap(), "https://connect.example.com/oauth/callback");
         assert_eq!(site("x.example:8443").unwrap(), "https://x.example:8443/oauth/callback");
-        for strange in ["localhost", "localhost:9465", "evil.example:9464", "localhost.evil.example:9464", "x.example", ""] {
+        for strange in
+            ["localhost", "localhost:9465", "evil.example:9464", "localhost.evil.example:9464", "x.example", ""]
+        {
             assert_eq!(site(strange), None, "{strange}");
         }
     }

@@ -25,7 +25,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use crate::{
     access::Authenticator,
     credentials::{CALLBACK_PATH, Resolver},
-    limits::{PUBLIC_CONNECTIONS_MAX, PUBLIC_CONNECTION_LIFE, PUBLIC_HEAD_TIME},
+    limits::{PUBLIC_CONNECTION_LIFE, PUBLIC_CONNECTIONS_MAX, PUBLIC_HEAD_TIME},
     ready::Ready,
     store::Store,
     telemetry,

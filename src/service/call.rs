@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     access::{Class, Permissions, Principal},
+    credentials::Ending,
     fault::{Fault, Reason},
     service::status,
 };
@@ -26,12 +28,15 @@ pub struct Facts {
     pub class: Class,
     pub principal: Principal,
     pub request_id: String,
+    pub remote: Option<SocketAddr>,
     /// When the call must have ended. Unary calls always have one.
     pub deadline: Option<Instant>,
     /// `x-application-parameter-id`, if it was sent.
     pub parameter_metadata: Option<String>,
     /// Told in the log line of the call.
     pub parameter: OnceLock<String>,
+    /// When the parameter that was opened may not be used any more.
+    pub ending: OnceLock<Ending>,
     pub reason: OnceLock<Reason>,
 }
 

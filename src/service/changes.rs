@@ -252,10 +252,7 @@ async fn moved_before(
         if paths(&now).0 != Some(dbx_str_lowercase(&to).as_str()) {
             return Err(Fault::new(Reason::OutcomeUnknown, "it is elsewhere"));
         }
-        Ok(api::MoveItemResponse {
-            item: Some(convert::item_at(now, site.jail(), &request.to_path)?),
-            replaced: None,
-        })
+        Ok(api::MoveItemResponse { item: Some(convert::item_at(now, site.jail(), &request.to_path)?), replaced: None })
     };
     found.await.map_or(Look::Unknown, Look::Done)
 }

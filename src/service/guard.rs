@@ -18,12 +18,14 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::{
+    audit,
     call::{Call, Facts},
+    listener::Peer,
     opening::Opening,
     status,
 };
 use crate::{
-    access::{self, Authenticator, Class, Permission, Principal},
+    access::{self, Authenticator, Certificate, Class, Permission, Principal},
     api,
     fault::{Fault, Reason, Result},
     limits::{DEADLINE_MAX, DRAINING_RETRY, UNARY_DEADLINE_DEFAULT},
@@ -38,6 +40,8 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 const STREAMS: [&str; 4] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder"];
 /// Streams whose first message is held to its size.
 const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
+/// Streams of answers that end when their application parameter may not be used any more.
+const READING_STREAMS: [&str; 2] = ["DownloadFile", "WalkFolder"];
 /// Answers that compress well and are not file content.
 const COMPRESSED: [&str; 5] =
     ["ListFolder", "ListSharedLinks", "SearchItems", "WalkFolder", "ListApplicationParameters"];
@@ -77,7 +81,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The clone that was polled ready goes on; a fresh one takes its place.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
@@ -86,58 +90,86 @@ where
             return Box::pin(async move { inner.call(request).await });
         }
         let begun = Instant::now();
-        let request_id = request_id(request.headers());
-        let call = match self.layer.admit(&rpc, &request_id, request.headers(), begun) {
-            Ok(call) => call,
-            Err(fault) => {
-                tracing::info!(rpc, request_id, reason = fault.reason().name(), "refused");
-                record(&rpc, status::code(fault.reason()), begun);
-                let response = told(status::refusal(&fault, &request_id), &request_id);
-                return Box::pin(async move { Ok(response) });
-            }
-        };
-        // The handler's answer is the only one that says DEADLINE_EXCEEDED, and only some answers are worth compressing.
-        request.headers_mut().remove("grpc-timeout");
-        if !COMPRESSED.contains(&call.method()) {
-            request.headers_mut().remove("grpc-accept-encoding");
-        }
-        if UPLOADS.contains(&call.method()) {
-            request = request.map(Opening::guard);
-        }
-        request.extensions_mut().insert(call.clone());
-        let span = tracing::info_span!("rpc", rpc, request_id);
-        let end = End { call: call.clone(), begun, code: OnceLock::new() };
-        Box::pin(
-            async move {
-                let response = match call.deadline() {
-                    None => inner.call(request).await?,
-                    Some(deadline) if deadline <= Instant::now() => {
-                        let fault =
-                            Fault::new(Reason::DeadlineExceeded, "the call's deadline had passed when it arrived");
-                        told(call.refusal(&fault.fact("sent", false)), call.request_id())
-                    }
-                    Some(deadline) => match tokio::time::timeout_at(deadline.into(), inner.call(request)).await {
-                        Ok(response) => response?,
-                        Err(_) => told(call.refusal(&too_late(&call)), call.request_id()),
-                    },
-                };
-                Ok(watch(response, &call, end))
-            }
-            .instrument(span),
-        )
+        let layer = self.layer.clone();
+        Box::pin(async move {
+            let request_id = request_id(request.headers());
+            let peer = request.extensions().get::<Peer>().cloned();
+            let call = match layer.admit(&rpc, &request_id, request.headers(), peer.as_ref(), begun).await {
+                Ok(call) => call,
+                Err(fault) => {
+                    record(&rpc, status::code(fault.reason()), begun);
+                    return Ok(told(status::refusal(&fault, &request_id), &request_id));
+                }
+            };
+            handle(request, call, inner, begun).await
+        })
     }
 }
 
+/// What was admitted.
+async fn handle<S>(
+    mut request: Request<Body>,
+    call: Call,
+    mut inner: S,
+    begun: Instant,
+) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    // The handler's answer is the only one that says DEADLINE_EXCEEDED, and only some answers are worth compressing.
+    request.headers_mut().remove("grpc-timeout");
+    if !COMPRESSED.contains(&call.method()) {
+        request.headers_mut().remove("grpc-accept-encoding");
+    }
+    if UPLOADS.contains(&call.method()) {
+        request = request.map(Opening::guard);
+    }
+    request.extensions_mut().insert(call.clone());
+    let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
+    let end = End { call: call.clone(), begun, code: OnceLock::new() };
+    async move {
+        let response = match call.deadline() {
+            None => inner.call(request).await?,
+            Some(deadline) if deadline <= Instant::now() => {
+                let fault = Fault::new(Reason::DeadlineExceeded, "the call's deadline had passed when it arrived");
+                told(call.refusal(&fault.fact("sent", false)), call.request_id())
+            }
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), inner.call(request)).await {
+                Ok(response) => response?,
+                Err(_) => told(call.refusal(&too_late(&call)), call.request_id()),
+            },
+        };
+        Ok(watch(response, &call, end))
+    }
+    .instrument(span)
+    .await
+}
+
 impl GuardLayer {
-    fn admit(&self, rpc: &str, request_id: &str, headers: &HeaderMap, now: Instant) -> Result<Call> {
+    async fn admit(
+        &self,
+        rpc: &str,
+        request_id: &str,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        now: Instant,
+    ) -> Result<Call> {
         if self.draining.is_cancelled() {
             return Err(Fault::new(Reason::ServerDraining, "this server is going down").retry_after(DRAINING_RETRY));
         }
-        let authorization = headers.get(http::header::AUTHORIZATION).map(HeaderValue::to_str);
-        let authorization = authorization.transpose().ok().flatten();
-        let principal = self.authenticator.authenticate(authorization)?;
-        let class = class(rpc, &principal)?;
+        let remote = peer.and_then(|peer| peer.remote);
         let parameter_metadata = text(headers, PARAMETER_ID).map(str::to_owned);
+        let told = |fault: Fault, principal: Option<&Principal>| {
+            let principal = principal.map(Principal::name);
+            audit::refused(rpc, request_id, principal, parameter_metadata.as_deref(), remote, &fault);
+            fault
+        };
+        // What is sent but cannot be read is not the same as nothing: it must not fall back to a certificate.
+        let authorization = headers.get(http::header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let certificate = peer.map_or(&Certificate::None, |peer| &peer.certificate);
+        let principal = self.authenticator.authenticate(authorization, certificate).await;
+        let principal = principal.map_err(|fault| told(fault, None))?;
+        let class = class(rpc, &principal).map_err(|fault| told(fault, Some(&principal)))?;
         let method = rpc.rsplit('/').next().unwrap_or_default();
         let deadline = deadline(headers, now, STREAMS.contains(&method))?;
         Ok(Call::new(Facts {
@@ -145,9 +177,11 @@ impl GuardLayer {
             class,
             principal,
             request_id: request_id.to_owned(),
+            remote,
             deadline,
             parameter_metadata,
             parameter: OnceLock::new(),
+            ending: OnceLock::new(),
             reason: OnceLock::new(),
         }))
     }
@@ -240,7 +274,11 @@ fn watch(mut response: Response<Body>, call: &Call, end: End) -> Response<Body> 
         return response;
     }
     let overdue = call.deadline().map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, end }))
+    // Uploads heed it among their frames, so that what they have sent is settled and told.
+    let reads = READING_STREAMS.contains(&call.method());
+    let ending = call.facts().ending.get().filter(|_| reads).cloned();
+    let taken_away = ending.map(|ending| Box::pin(ending.ended()) as BoxFuture<'static, Fault>);
+    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, taken_away, end }))
 }
 
 /// The answer's body: ended at the deadline, its status seen for the log line.
@@ -248,6 +286,8 @@ struct Watched {
     /// `None` once it has ended: what it held is let go at once.
     inner: Option<Body>,
     overdue: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// The application parameter may not be used any more.
+    taken_away: Option<BoxFuture<'static, Fault>>,
     end: End,
 }
 
@@ -261,11 +301,15 @@ impl http_body::Body for Watched {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        if let Some(overdue) = &mut this.overdue
-            && overdue.as_mut().poll(context).is_ready()
-        {
+        let late = this.overdue.as_mut().is_some_and(|overdue| overdue.as_mut().poll(context).is_ready());
+        let late = late.then(|| too_late(&this.end.call));
+        let stop = late.or_else(|| match this.taken_away.as_mut()?.as_mut().poll(context) {
+            Poll::Ready(fault) => Some(fault),
+            Poll::Pending => None,
+        });
+        if let Some(fault) = stop {
             this.inner = None;
-            let status = this.end.call.refusal(&too_late(&this.end.call));
+            let status = this.end.call.refusal(&fault);
             let mut trailers = HeaderMap::new();
             if status.add_header(&mut trailers).is_err() {
                 return Poll::Ready(Some(Err(status)));
@@ -318,16 +362,25 @@ impl Drop for End {
         let code = self.code.get().copied().unwrap_or(Code::Cancelled);
         let facts = self.call.facts();
         record(&facts.rpc, code, self.begun);
-        tracing::info!(
-            rpc = facts.rpc,
-            request_id = facts.request_id,
-            principal = facts.principal.name(),
-            parameter = facts.parameter.get().map(String::as_str),
-            code = name_of(code),
-            reason = facts.reason.get().map(|reason| reason.name()),
-            millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "call"
-        );
+        audit::ended(facts, code, name_of(code));
+        let reason = facts.reason.get().map(|reason| reason.name());
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        macro_rules! told {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc = facts.rpc,
+                    request_id = facts.request_id,
+                    principal = facts.principal.name(),
+                    parameter = facts.parameter.get().map(String::as_str),
+                    code = name_of(code),
+                    reason,
+                    millis,
+                    "call"
+                )
+            };
+        }
+        // Tools ask for the schema before every call; that is nobody's news.
+        if facts.rpc.starts_with("grpc.reflection.") { told!(debug) } else { told!(info) }
     }
 }
 

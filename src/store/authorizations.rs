@@ -81,10 +81,7 @@ impl Store {
         let digest = digest(state);
         let sealed = self.0.keys.seal("authorization", &[digest.as_bytes()], &plain);
         let mut tx = self.0.pools.durable.begin().await?;
-        query("DELETE FROM authorizations WHERE expires_at <= $1")
-            .bind(self.now_millis())
-            .execute(&mut tx)
-            .await?;
+        query("DELETE FROM authorizations WHERE expires_at <= $1").bind(self.now_millis()).execute(&mut tx).await?;
         let open = query("SELECT COUNT(*) AS open FROM authorizations").fetch_one(&mut tx).await?;
         if open.get::<i64>("open")? >= AUTHORIZATIONS_MAX {
             let text = "too many authorizations are under way; complete some, or wait until they expire";
@@ -165,7 +162,8 @@ impl Store {
         if let Some(file) = &self.0.file {
             return Ok(file.count_reauthorizations());
         }
-        let count = query("SELECT COUNT(*) AS lost FROM application_parameters WHERE reauthorization_cause IS NOT NULL");
+        let count =
+            query("SELECT COUNT(*) AS lost FROM application_parameters WHERE reauthorization_cause IS NOT NULL");
         Ok(count.fetch_one(&self.0.pools.readers).await?.get::<i64>("lost")?.unsigned_abs())
     }
 }

@@ -6,6 +6,7 @@ mod authorizations;
 mod database;
 mod file;
 mod parameters;
+mod place;
 mod renewals;
 mod requests;
 mod rotation;
@@ -24,8 +25,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use database::{On, Pool, Pools, query};
 pub use authorizations::Authorization;
+use database::{On, Pool, Pools, query};
 pub use parameters::{Change, Linked, SecretChange};
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::Rotation;

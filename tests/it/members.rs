@@ -86,7 +86,11 @@ async fn the_policy_s_list_holds_for_a_member_under_either_name() {
     // Whether there is such a member is not told to who may not act as one.
     for named in [team.ann.as_str(), "ann@acme.example", "eve@acme.example", "dbmid:nobody"] {
         let refused = names(&team.house, as_user(named)).await.expect_err(named);
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "ACT_AS_NOT_ALLOWED"), "{named}");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::PermissionDenied, "ACT_AS_NOT_ALLOWED"),
+            "{named}"
+        );
     }
 }
 

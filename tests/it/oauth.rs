@@ -1,7 +1,11 @@
 //! Connecting accounts by OAuth, against the emulator's consent page.
 
+mod browser;
+mod command;
 mod grants;
+mod page;
 mod refusals;
+mod streams;
 
 use std::collections::HashMap;
 

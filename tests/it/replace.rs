@@ -112,8 +112,9 @@ async fn folders_and_the_source_itself_are_never_deleted_to_make_room() {
 #[tokio::test]
 async fn what_could_not_be_moved_leaves_the_target_where_it_was() {
     let house = furnished().await;
-    let refused = |under: &str| {
-        Action::Error { error: json!({ ".tag": under, under: { ".tag": "no_write_permission" } }), user_message: None }
+    let refused = |under: &str| Action::Error {
+        error: json!({ ".tag": under, under: { ".tag": "no_write_permission" } }),
+        user_message: None,
     };
     for action in [refused("to"), Action::CutBefore] {
         house.control().clear_script();

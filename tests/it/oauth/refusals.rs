@@ -9,7 +9,7 @@ use dropbox_connector::{
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::support::{fact, start_by};
+use crate::support::{fact, start_in};
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>, code: Code, wanted: &str) -> Status {
@@ -94,7 +94,7 @@ async fn an_answer_that_is_none_is_told_and_does_not_use_the_state_up() {
 async fn after_ten_minutes_a_state_is_worth_nothing() {
     let clock = ManualClock::new(SystemClock.now());
     let options = Options { manual_clock: Some(clock.clone()), ..Options::default() };
-    let house = start_by(Arc::new(clock.clone()), options, |_| {}).await;
+    let house = start_in(options, Arc::new(clock.clone()), |_| {}).await;
     house.control().set_consent(Consent::Approve);
     create(&house, PARAMETER, |_| {}).await;
     let begun = [begin(&house, wish(PARAMETER, BACK)).await, begin(&house, wish(PARAMETER, BACK)).await];

@@ -1,9 +1,11 @@
 //! The real server and the emulator on free ports of loopback, a store in a temporary folder, typed clients.
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
+pub mod certs;
 pub mod process;
 pub mod streams;
 pub mod tap;
+pub mod victim;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -52,22 +54,30 @@ pub async fn start_with(edit: impl FnOnce(&mut Config)) -> House {
 
 /// No parameter yet.
 pub async fn start_bare(options: Options, edit: impl FnOnce(&mut Config)) -> House {
-    start_by(Arc::new(SystemClock), options, edit).await
+    start_in(options, Arc::new(SystemClock), edit).await
 }
 
-/// The same by another clock; `options` names the emulator's own.
-pub async fn start_by(clock: SharedClock, options: Options, edit: impl FnOnce(&mut Config)) -> House {
+/// The same by a clock that the test moves; the emulator keeps its own.
+pub async fn start_bare_by(clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
+    start_in(Options::default(), clock, edit).await
+}
+
+pub async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start(options).await.expect("emulator");
     let folder = tempfile::tempdir().expect("temporary folder");
     let config = config_for(&emulator, &folder, edit);
     let app = App::start_with(config.clone(), clock).await.expect("connector");
     let addresses = app.addresses();
-    let channel = connect(&addresses).await;
+    // Over TLS a test connects by itself, as the client it is about.
+    let channel = match config.tls_files() {
+        None => connect(&addresses).await,
+        Some(_) => Channel::from_static("http://nobody.invalid").connect_lazy(),
+    };
     House { app: Some(app), emulator, addresses, channel, config, folder }
 }
 
-fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut Config)) -> Config {
+pub fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::load(&Overrides::default()).expect("defaults");
     let free = "127.0.0.1:0".parse().expect("address");
     config.data_listen = free;
@@ -119,6 +129,15 @@ impl House {
     /// administrator would.
     pub async fn make_parameter(&self, id: &str, edit: impl FnOnce(&mut pb::ApplicationParameter)) {
         make_parameter(&mut self.admin().await, &self.emulator.account(), id, edit).await;
+    }
+
+    /// As SIGHUP does.
+    pub fn reread(&self) {
+        self.app.as_ref().expect("it runs").reread().notify_one();
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.app.as_ref().expect("it runs").ready().is_ready()
     }
 
     /// Stops the connector and starts it anew on the same store, as a deployment does.
