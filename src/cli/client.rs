@@ -69,16 +69,16 @@ pub struct TlsArgs {
     #[arg(long, env = "DROPBOX_CONNECTOR_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// Our own certificate chain, PEM, where the server wants one.
-    #[arg(long, env = "DROPBOX_CONNECTOR_CERT_FILE", value_name = "FILE", requires = "key")]
-    pub cert: Option<PathBuf>,
-    /// The key of --cert, PEM.
-    #[arg(long, env = "DROPBOX_CONNECTOR_KEY_FILE", value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
+    #[arg(long, env = "DROPBOX_CONNECTOR_CERT_FILE", value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// The key of --cert-file, PEM.
+    #[arg(long, env = "DROPBOX_CONNECTOR_KEY_FILE", value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
 }
 
 impl TlsArgs {
     fn is_empty(&self) -> bool {
-        self.ca_file.is_none() && self.cert.is_none()
+        self.ca_file.is_none() && self.cert_file.is_none()
     }
 
     fn config(&self) -> Result<ClientTlsConfig> {
@@ -93,7 +93,7 @@ impl TlsArgs {
             }
             None => ClientTlsConfig::new().with_native_roots(),
         };
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+        if let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) {
             config = config.identity(TlsIdentity::from_pem(pem(cert)?, pem(key)?));
         }
         Ok(config)

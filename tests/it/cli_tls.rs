@@ -107,7 +107,7 @@ async fn a_server_that_wants_a_certificate_gets_ours() {
     let folder = tempfile::tempdir().expect("a folder");
     authority.write(folder.path());
     let server = format!("https://localhost:{}", door(&house, &authority, true).await);
-    let ours = ["--ca-file", "ca.pem", "--cert", "client.pem", "--key", "client.key"];
+    let ours = ["--ca-file", "ca.pem", "--cert-file", "client.pem", "--key-file", "client.key"];
     assert_eq!(list(folder.path(), &server, &ours), (Some(0), String::new()));
     let (code, told) = list(folder.path(), &server, &ours[..2]);
     assert_eq!(code, Some(6), "{told}");

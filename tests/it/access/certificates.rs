@@ -1,9 +1,14 @@
 //! TLS on the data and admin ports with real certificates: who is let in by theirs, and what happens when ours change or
 //! expire while streams run.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use dropbox_connector::{api::v1 as pb, config::AuthMode, telemetry};
+use dropbox_connector::{
+    api::v1 as pb,
+    clock::{ManualClock, SharedClock},
+    config::AuthMode,
+    telemetry,
+};
 use pb::download_file_response::Payload;
 use tonic::Code;
 
@@ -11,7 +16,7 @@ use super::{Who, furnish, permission_comes_before_existence};
 use crate::support::{
     House, MIB, PARAMETER, certs,
     certs::{Authority, Mounted, Pair},
-    make_parameter, noise, reason, start_bare, until,
+    make_parameter, noise, reason, start_bare_by, until,
 };
 
 struct Sealed {
@@ -21,8 +26,18 @@ struct Sealed {
     _clients_file: tempfile::NamedTempFile,
 }
 
-/// A server with a certificate of `authority`, mounted as Kubernetes does.
+/// A server with a certificate of `authority`, mounted as Kubernetes does. Its clock stands still: files are read again
+/// when it is told to, and not by themselves.
 async fn sealed(pair: impl FnOnce(&Authority) -> Pair, mode: AuthMode, clients: Option<&Authority>) -> Sealed {
+    sealed_by(Arc::new(ManualClock::new(certs::now())), pair, mode, clients).await
+}
+
+async fn sealed_by(
+    clock: SharedClock,
+    pair: impl FnOnce(&Authority) -> Pair,
+    mode: AuthMode,
+    clients: Option<&Authority>,
+) -> Sealed {
     let authority = Authority::new("servers");
     let pair = pair(&authority);
     let files = Mounted::new(&[("tls.crt", &pair.certificate), ("tls.key", &pair.key)]);
@@ -30,7 +45,7 @@ async fn sealed(pair: impl FnOnce(&Authority) -> Pair, mode: AuthMode, clients: 
     if let Some(clients) = clients {
         std::fs::write(&clients_file, &clients.pem).unwrap();
     }
-    let house = start_bare(Default::default(), |config| {
+    let house = start_bare_by(clock, |config| {
         config.auth_mode = mode;
         config.tls_cert_file = files.path("tls.crt");
         config.tls_key_file = files.path("tls.key");
@@ -114,9 +129,11 @@ async fn a_changed_certificate_is_shown_to_new_connections_and_ends_no_stream() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_signal_the_change_is_found_as_well() {
-    let sealed = sealed(Authority::server, AuthMode::None, None).await;
+    let clock = ManualClock::new(certs::now());
+    let sealed = sealed_by(Arc::new(clock.clone()), Authority::server, AuthMode::None, None).await;
     let second = sealed.authority.server();
     sealed.files.swap_pair(&second);
+    clock.advance(dropbox_connector::limits::HOUSEKEEPING).await;
     until("the new certificate is shown", async || {
         certs::shown(sealed.house.addresses.data, &sealed.authority)
             .await

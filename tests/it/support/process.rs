@@ -161,6 +161,11 @@ impl Served {
         succeed(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
     }
 
+    /// SIGHUP: asks it to read its files again.
+    pub fn hang_up(&self) {
+        succeed(Command::new("kill").args(["-HUP", &self.child.id().to_string()]));
+    }
+
     /// Waits for its end.
     pub fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PROCESS_MAX;
