@@ -32,7 +32,8 @@ mod tests {
 
     #[test]
     fn the_password_of_the_store_is_not_printed() {
-        for url in ["postgres://me:hunter2@db/x?sslmode=require", "postgres://me@db/x?password=hunter2&sslmode=require"] {
+        for url in ["postgres://me:hunter2@db/x?sslmode=require", "postgres://me@db/x?password=hunter2&sslmode=require"]
+        {
             let overrides = Overrides { store_url: Some(url.into()), ..Overrides::default() };
             let printed = Config::load(&overrides).expect("valid").print();
             assert!(!printed.contains("hunter2") && printed.contains("sslmode=require"), "{printed}");
