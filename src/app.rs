@@ -34,7 +34,7 @@ use crate::{
     ready::Ready,
     seal::KeyRing,
     secret::Secret,
-    service::{self, Doors, listener},
+    service::{self, Doors, OpenCalls, listener},
     store::{self, ParameterId, Store},
     telemetry,
 };
@@ -99,6 +99,9 @@ struct Life {
     refusing: CancellationToken,
     /// Listeners close; connections are told to go.
     closing: CancellationToken,
+    /// Connections that would not go are closed.
+    cut: CancellationToken,
+    open_calls: OpenCalls,
     /// The probe and HTTP listeners close, background tasks end.
     ended: CancellationToken,
     streams: Vec<JoinHandle<()>>,
@@ -163,7 +166,7 @@ impl App {
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);
-        let downloads = Downloads::new(config.max_downloads, blocks.clone());
+        let downloads = Downloads::new(config.max_downloads, config.download_idle, blocks.clone(), clock.clone());
         let ready = Ready::new();
         let refusing = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -171,7 +174,7 @@ impl App {
             resolver: resolver.clone(),
             store: store.clone(),
             uploads: uploads.clone(),
-            downloads,
+            downloads: downloads.clone(),
             gates,
             authenticator: authenticator.clone(),
             ready: ready.clone(),
@@ -188,6 +191,8 @@ impl App {
             tasks,
             refusing,
             closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            open_calls: doors.open_calls(),
             ended: CancellationToken::new(),
             streams: Vec::new(),
             background: TaskTracker::new(),
@@ -195,7 +200,7 @@ impl App {
         let addresses = bound.addresses()?;
         life.serve(&config, bound, &doors, tls.clone());
         ready.set_callers(authenticator.is_ready());
-        life.keep_house(clock.clone(), resolver, blocks);
+        life.keep_house(clock.clone(), resolver, blocks, downloads);
         let reread = Arc::new(Notify::new());
         life.keep_door(clock, authenticator, tls, reread.clone());
         ready.set_loaded();
@@ -251,7 +256,7 @@ impl App {
 impl Life {
     fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>) {
         let stream = |routes, listener, web: Option<_>| {
-            let incoming = listener::incoming(listener, tls.clone());
+            let incoming = service::cuttable(listener::incoming(listener, tls.clone()), self.cut.clone());
             // Browsers speak HTTP/1.1 where there is no TLS.
             let serving = server(config)
                 .accept_http1(web.is_some())
@@ -273,7 +278,7 @@ impl Life {
     }
 
     /// What happens beside the calls: each task ends with the process and harms nobody when it is cut.
-    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks) {
+    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks, downloads: Downloads) {
         let until_end = |work: futures::future::BoxFuture<'static, ()>| {
             let ended = self.ended.clone();
             self.background.spawn(async move {
@@ -286,6 +291,9 @@ impl Life {
         let following = resolver.clone();
         until_end(Box::pin(async move {
             following.follow_changes().await;
+        }));
+        until_end(Box::pin(async move {
+            downloads.watch_stalled().await;
         }));
         let uploads = self.uploads.clone();
         let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
@@ -348,12 +356,17 @@ impl Life {
         self.refusing.cancel();
         self.closing.cancel();
         let streams = async {
-            self.uploads.drain().await;
-            futures::future::join_all(self.streams).await;
+            tokio::join!(self.uploads.drain(), futures::future::join_all(self.streams));
             self.tasks.close();
             self.tasks.wait().await;
         };
-        let ended = tokio::time::timeout(grace, streams).await;
+        let mut streams = std::pin::pin!(streams);
+        let ended = tokio::time::timeout(grace, streams.as_mut()).await;
+        if ended.is_err() {
+            self.open_calls.tell();
+            self.cut.cancel();
+            let _ = tokio::time::timeout(limits::CUT_GRACE, streams).await;
+        }
         self.ended.cancel();
         self.background.close();
         let _ = tokio::time::timeout(limits::SIDE_PORT_GRACE, self.background.wait()).await;

@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{AccountKey, ActAs, Caller, Root, Timeouts, TokenSource, Transport},
+    dropbox::{AccountKey, ActAs, Caller, Places, Root, Timeouts, TokenSource, Transport},
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
     store::{AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
@@ -79,7 +79,7 @@ struct Entry {
     tokens: Arc<Account>,
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
-    in_flight: Option<Arc<tokio::sync::Semaphore>>,
+    in_flight: Option<Arc<Places>>,
     members: Members,
     /// Root namespace by member; `None` is the linked account itself.
     roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
@@ -225,7 +225,7 @@ impl Resolver {
                 timeouts: timeouts(&parameters),
                 in_flight: match parameters.settings.policy.max_concurrency {
                     0 => None,
-                    most => Some(Arc::new(tokio::sync::Semaphore::new(most as usize))),
+                    most => Some(Arc::new(Places::new(most as usize))),
                 },
                 tokens: Account::new(parameters.clone(), renewal, store, transport, clock),
                 parameters,

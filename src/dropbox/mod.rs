@@ -7,6 +7,7 @@ mod body;
 mod caller;
 mod date;
 mod header;
+mod heard;
 mod pace;
 mod problem;
 mod raw;
@@ -33,6 +34,8 @@ use crate::{fault::Result, secret::Secret};
 
 pub use body::Body;
 pub use caller::{Answer, Caller, Download};
+pub use heard::Heard;
+pub use pace::Places;
 pub use problem::{entry_fault, tag_path};
 pub use raw::{Door, RawRoute};
 pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
