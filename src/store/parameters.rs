@@ -327,7 +327,7 @@ impl Store {
     }
 
     /// Notes the change, commits, and gives the row as it now is.
-    async fn finish_change(&self, mut tx: Tx, id: &ParameterId, uid: &str) -> Result<Parameters> {
+    pub(super) async fn finish_change(&self, mut tx: Tx, id: &ParameterId, uid: &str) -> Result<Parameters> {
         self.note_change(&mut tx, id, uid).await?;
         let row = query(SELECT).bind(id.as_str()).fetch_one(&mut tx).await?;
         let now = self.parameters_of(&row)?;

@@ -17,6 +17,7 @@ mod items;
 mod jail;
 mod listing;
 mod members;
+mod oauth;
 mod python;
 mod raw_api;
 mod readme;

@@ -29,14 +29,15 @@ async fn list(channel: &Channel, id: &str) -> Result<(), Status> {
 }
 
 async fn disable(house: &House, id: &str, disabled: bool) {
+    let state = if disabled { pb::ParameterState::Disabled } else { pb::ParameterState::Active };
     let parameter = pb::ApplicationParameter {
         application_parameter_id: id.into(),
-        disabled,
+        state: state.into(),
         ..pb::ApplicationParameter::default()
     };
     let update = pb::UpdateApplicationParameterRequest {
         application_parameter: Some(parameter),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["disabled".into()] }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["state".into()] }),
         ..Default::default()
     };
     house.admin().await.update_application_parameter(update).await.expect("updated");
