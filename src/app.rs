@@ -1,9 +1,11 @@
 //! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
 //! Ports are bound only after the configuration, the keys and the store have been found good.
 
+mod offline;
+
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 
@@ -12,7 +14,7 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config::Config,
     credentials::{Credential, Resolver},
-    dropbox::{Endpoints, Transport},
+    dropbox::{Endpoints, Transport, read_roots},
     emulator::{self, Emulator},
     engine::{
         blocks::Blocks,
@@ -23,12 +25,14 @@ use crate::{
     fault::{Fault, Reason},
     http, limits,
     ready::Ready,
-    seal::KeyRing,
+    seal::{KeyRing, KeySource},
     secret::Secret,
     service::{self, Doors},
     store::{self, ParameterId, Store},
     telemetry,
 };
+
+pub use offline::{export, import, key_use, rotate};
 
 /// The application parameter that `--emulator` makes.
 pub const DEMO_PARAMETER: &str = "demo";
@@ -91,6 +95,8 @@ struct Life {
     ended: CancellationToken,
     streams: Vec<JoinHandle<()>>,
     background: TaskTracker,
+    /// Wakes whoever reads sources that are not read every few seconds.
+    again: Arc<Notify>,
 }
 
 impl App {
@@ -111,10 +117,10 @@ impl App {
         let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
         // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
         let fleeting = config.emulator && config.has_default_store();
-        let keys = match (config.emulator, fleeting) {
-            (true, true) => Ok(KeyRing::ephemeral()),
-            (true, false) => KeyRing::from_file_or_new(&config.sealing_key_file),
-            (false, _) => KeyRing::from_file(&config.sealing_key_file),
+        let keys = match (config.emulator, config.key_source()) {
+            (true, _) if fleeting => Ok(KeyRing::ephemeral()),
+            (true, KeySource::File(file)) => KeyRing::from_file_or_new(&file),
+            (_, source) => KeyRing::from_source(source).await,
         };
         let keys = Arc::new(keys.map_err(|fault| key_fault(&fault, &config))?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
@@ -125,9 +131,13 @@ impl App {
         };
         let bound = Bound::open(&config).await?;
         let emulator = if config.emulator { Some(start_emulator(&mut config, clock.clone()).await?) } else { None };
+        let roots = match config.upstream_ca_file.as_os_str().is_empty() {
+            true => Vec::new(),
+            false => read_roots(&config.upstream_ca_file).map_err(config_fault)?,
+        };
+        let insecure = config.allow_insecure_upstream || config.emulator;
         let transport =
-            Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
-                .map_err(config_fault)?;
+            Transport::trusting(roots, endpoints(&config), insecure, clock.clone()).map_err(config_fault)?;
         transport.limit_requests(config.max_requests_per_account);
         let resolver = Resolver::new(store.clone(), transport, clock.clone());
         if let Some(emulator) = &emulator {
@@ -167,6 +177,7 @@ impl App {
             ended: CancellationToken::new(),
             streams: Vec::new(),
             background: TaskTracker::new(),
+            again: Arc::new(Notify::new()),
         };
         let addresses = bound.addresses()?;
         life.serve(&config, bound, &doors);
@@ -185,6 +196,11 @@ impl App {
 
     pub fn ready(&self) -> &Ready {
         &self.life.ready
+    }
+
+    /// To be notified when what is outside may have changed, as by SIGHUP: the sealing keys are read again.
+    pub fn again(&self) -> Arc<Notify> {
+        self.life.again.clone()
     }
 
     /// Runs until `shutdown` ends, then drains: not ready → wait `drain_delay` → refuse new calls, close the listeners →
@@ -250,13 +266,28 @@ impl Life {
         until_end(Box::pin(async move {
             following.follow_changes().await;
         }));
-        let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
+        let (keys, ready, again, waiter) =
+            (self.store.keys().clone(), self.ready.clone(), self.again.clone(), clock.clone());
+        until_end(Box::pin(async move {
+            let mut asked = false;
+            loop {
+                follow_keys(&keys, &ready, asked).await;
+                asked = tokio::select! {
+                    () = waiter.sleep(limits::HOUSEKEEPING) => false,
+                    () = again.notified() => true,
+                };
+            }
+        }));
+        let (store, ready) = (self.store.clone(), self.ready.clone());
         let sweeper = clock.clone();
         until_end(Box::pin(async move {
             loop {
                 let followed = resolver.silence() < limits::CHANGES_UNHEARD_MAX;
                 ready.set_store(store.check().await.is_ok() && followed);
-                ready.set_keys(keys.reload().is_ok());
+                if let Some(good) = store.parameters_file_good() {
+                    ready.set_parameters_file(good);
+                    metrics::gauge!(telemetry::PARAMETERS_FILE_BROKEN).set(if good { 0.0 } else { 1.0 });
+                }
                 blocks.trim();
                 metrics::gauge!(telemetry::BUFFER_BYTES).set(blocks.used_bytes() as f64);
                 telemetry::upkeep();
@@ -290,27 +321,20 @@ impl Life {
     }
 }
 
-/// Seals with the present sealing key what older ones sealed, beside a running server or without one. What was done, in
-/// words.
-///
-/// # Errors
-/// A key file or a store that cannot be used; a live server that does not have the key yet.
-pub async fn rotate(config: &Config) -> Result<String, Fault> {
-    let keys = Arc::new(KeyRing::from_file(&config.sealing_key_file)?);
-    // Never a new store: its nothing would be rotated with success.
-    let joint = if config.store_url.contains('?') { '&' } else { '?' };
-    let url = match config.store_url.contains("mode=") {
-        true => config.store_url.clone(),
-        false => format!("{}{joint}mode=rw", config.store_url),
-    };
-    let store = Store::open(&url, keys, Arc::new(SystemClock)).await?;
-    let rotation = store.rotate_parameters().await;
-    store.close().await;
-    let store::Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
-    Ok(format!(
-        "{parameters} application parameters: {resealed} secrets sealed anew, {current} were sealed by the present key, \
-         {changed_meanwhile} changed meanwhile, {lost} cannot be opened because their key is gone"
-    ))
+/// Reads the sealing keys again. The log hears of a change, not of every look.
+async fn follow_keys(keys: &KeyRing, ready: &Ready, asked: bool) {
+    let was_good = ready.facts().keys;
+    let read = keys.reload(asked).await;
+    match &read {
+        Ok(true) => tracing::info!(keys = keys.key_ids().join(", "), "the sealing keys changed; the first one seals"),
+        Ok(false) if !was_good => tracing::info!("the sealing keys can be read again"),
+        Err(fault) if was_good || asked => {
+            tracing::error!(%fault, "the sealing keys cannot be read again; those in memory hold");
+        }
+        _ => {}
+    }
+    ready.set_keys(read.is_ok());
+    metrics::gauge!(telemetry::KEYS_BROKEN).set(if read.is_ok() { 0.0 } else { 1.0 });
 }
 
 /// Listeners, bound before anything is built on them.
@@ -409,11 +433,11 @@ fn endpoints(config: &Config) -> Endpoints {
 
 /// The first error somebody with a real account meets says what to do.
 fn key_fault(fault: &Fault, config: &Config) -> AppError {
-    let file = config.sealing_key_file.display();
-    let remedy = if config.sealing_key_file.exists() {
-        String::new()
-    } else {
-        format!("; make it with `dropbox-connector keys generate {file}`")
+    let remedy = match config.key_source() {
+        KeySource::File(file) if !file.exists() => {
+            format!("; make it with `dropbox-connector keys generate {}`", file.display())
+        }
+        _ => String::new(),
     };
     AppError::Config(format!("{}{remedy}", fault.message()))
 }

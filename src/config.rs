@@ -15,6 +15,8 @@ use figment::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::Url;
 
+use crate::seal::KeySource;
+
 /// The defaults file, which is the manual of every key.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
 
@@ -29,12 +31,17 @@ pub struct Config {
     pub reflection: bool,
     pub store_url: String,
     pub sealing_key_file: PathBuf,
+    pub sealing_key_env: String,
+    pub sealing_key_command: String,
+    #[serde(deserialize_with = "span", serialize_with = "print_span")]
+    pub sealing_key_command_timeout: Duration,
     pub parameters_file: PathBuf,
     pub dropbox_api_url: Url,
     pub dropbox_content_url: Url,
     pub dropbox_notify_url: Url,
     pub dropbox_oauth_url: Url,
     pub allow_insecure_upstream: bool,
+    pub upstream_ca_file: PathBuf,
     pub emulator: bool,
     pub auth_mode: AuthMode,
     pub auth_tokens: Vec<StaticToken>,
@@ -116,6 +123,18 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealing_key_file: Option<PathBuf>,
+    /// Name of an environment variable that holds the key ring, instead of a file.
+    #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_ENV", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_env: Option<String>,
+    /// Command that prints the key ring, instead of a file. No shell runs it.
+    #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_COMMAND", value_name = "COMMAND")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_command: Option<String>,
+    /// Time that command may take.
+    #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_COMMAND_TIMEOUT", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_command_timeout: Option<String>,
     /// Read-only application parameters from a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_PARAMETERS_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,6 +159,10 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_insecure_upstream: Option<bool>,
+    /// CA certificates (PEM) trusted beside the machine's: of a proxy that opens TLS.
+    #[arg(long, env = "DROPBOX_CONNECTOR_UPSTREAM_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_ca_file: Option<PathBuf>,
     /// Run an emulator of Dropbox in this process and use it.
     #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,6 +290,12 @@ impl Config {
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
         }
         check("store_url", self.store_url.starts_with("sqlite:"), "must begin with sqlite:");
+        let command = shlex::split(&self.sealing_key_command);
+        check("sealing_key_command", command.is_some(), "has a quote that does not end");
+        let both = !self.sealing_key_command.is_empty() && !self.sealing_key_env.is_empty();
+        check("sealing_key_command", !both, "give it or sealing_key_env, not both");
+        let within = (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sealing_key_command_timeout);
+        check("sealing_key_command_timeout", within, "must be 100ms to 1m");
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
         check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
@@ -312,7 +341,20 @@ impl Config {
     /// Neither the store nor the key file was named.
     pub fn has_default_store(&self) -> bool {
         let default = Config::load(&Overrides::default());
-        default.is_ok_and(|d| d.store_url == self.store_url && d.sealing_key_file == self.sealing_key_file)
+        let keys = KeySource::File(self.sealing_key_file.clone());
+        default.is_ok_and(|d| d.store_url == self.store_url && d.key_source() == keys && self.key_source() == keys)
+    }
+
+    /// Where the sealing keys come from.
+    pub fn key_source(&self) -> KeySource {
+        let words = shlex::split(&self.sealing_key_command).unwrap_or_default();
+        if !words.is_empty() {
+            KeySource::Command { words, timeout: self.sealing_key_command_timeout }
+        } else if !self.sealing_key_env.is_empty() {
+            KeySource::Environment(self.sealing_key_env.clone())
+        } else {
+            KeySource::File(self.sealing_key_file.clone())
+        }
     }
 
     pub fn parameters_file(&self) -> Option<&Path> {
@@ -392,6 +434,9 @@ mod tests {
             ("auth_mode = \"magic\"", "auth_mode"),
             ("colour = 1", "colour"),
             ("store_url = \"mysql://x\"", "store_url"),
+            ("sealing_key_command = \"sh -c 'x\"", "sealing_key_command"),
+            ("sealing_key_command = \"x\"\nsealing_key_env = \"X\"", "sealing_key_command"),
+            ("sealing_key_command_timeout = \"2m\"", "sealing_key_command_timeout"),
         ];
         for (text, key) in cases {
             let file = tempfile::NamedTempFile::new().expect("temp file");
@@ -399,6 +444,18 @@ mod tests {
             let error = load(|o| o.config = Some(file.path().into())).expect_err(text).to_string();
             assert!(error.contains(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_command_is_split_as_a_shell_would_and_run_by_none() {
+        let source =
+            |command: &str| load(|o| o.sealing_key_command = Some(command.into())).expect("valid").key_source();
+        let KeySource::Command { words, timeout } = source("vault kv get -field='a b' secret/x; $(id)") else {
+            panic!("a command");
+        };
+        assert_eq!(words, ["vault", "kv", "get", "-field=a b", "secret/x;", "$(id)"]);
+        assert_eq!(timeout, Duration::from_secs(10));
+        assert_eq!(source(""), KeySource::File("dropbox-connector.keys".into()));
     }
 
     #[test]

@@ -57,6 +57,8 @@ names! {
     TRANSFER_UNRECORDED = Counter "dropboxconnector.transfer.unrecorded" Count: "Acknowledged pieces of uploads that the store did not take; after a break they are sent again.";
     BUFFER_BYTES = Gauge "dropboxconnector.buffer.bytes" Bytes: "Memory of the block budget in use.";
     OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
+    KEYS_BROKEN = Gauge "dropboxconnector.keys.broken" Count: "1 while the sealing keys cannot be read again; those in memory hold.";
+    PARAMETERS_FILE_BROKEN = Gauge "dropboxconnector.parameters_file.broken" Count: "1 while the parameters file cannot be used; the last good one holds.";
     HEALTH_STATUS = Gauge "dropboxconnector.health.status" Count: "1 while the named service is serving.";
     LOG_DROPPED = Counter "dropboxconnector.log.dropped" Count: "Log lines lost because nobody read them fast enough.";
 }

@@ -43,6 +43,8 @@ pub struct TestReport {
     pub latency: Duration,
     /// Seconds that this machine's clock is ahead of Dropbox's; negative when it is behind. None if Dropbox did not say.
     pub clock_skew_seconds: Option<i64>,
+    /// Through which it went, as it may be shown; None: straight.
+    pub proxy: Option<String>,
 }
 
 impl Resolver {
@@ -90,18 +92,19 @@ impl Resolver {
             Some(account(&self.caller(&entry, act_as, None, deadline)).await?)
         };
         let latency = begun.elapsed();
-        let skew = match self.transport.server_time().await {
+        let skew = match entry.transport.server_time().await {
             Ok(theirs) => Some(seconds_ahead(self.clock.now(), theirs)),
             Err(fault) => {
                 tracing::debug!(%fault, "Dropbox's clock could not be read");
                 None
             }
         };
-        Ok(TestReport { account, scopes: parameters.granted_scopes.clone(), latency, clock_skew_seconds: skew })
+        let (scopes, proxy) = (parameters.granted_scopes.clone(), entry.transport.proxy());
+        Ok(TestReport { account, scopes, latency, clock_skew_seconds: skew, proxy })
     }
 
     async fn by_refresh_token(&self, parameters: &Parameters, token: Secret<String>) -> Result<Linked> {
-        let answer = refresh_token(&self.transport, parameters, &token).await?;
+        let answer = refresh_token(&self.transport_of(parameters), parameters, &token).await?;
         let ends = answer.expires_in.map(|span| self.clock.now() + span);
         let found = self.prove(parameters, answer.access_token.clone(), ends).await?;
         let told = answer.account_id.or(answer.team_id.clone());
@@ -144,7 +147,7 @@ impl Resolver {
     ) -> Result<Option<Account>> {
         let bearer = Arc::new(Bearer { token, expires_at, generation: 0 });
         let caller = Caller::new(
-            self.transport.clone(),
+            self.transport_of(parameters),
             Arc::new(Fixed(bearer)),
             AccountKey::new(&*parameters.uid),
             act_as(parameters, None)?,

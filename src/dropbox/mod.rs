@@ -6,6 +6,7 @@ mod attempt;
 mod body;
 mod caller;
 mod date;
+mod egress;
 mod header;
 mod pace;
 mod problem;
@@ -33,6 +34,7 @@ use crate::{fault::Result, secret::Secret};
 
 pub use body::Body;
 pub use caller::{Answer, Caller, Download};
+pub use egress::{Egress, Proxy, ProxyKind, read_roots};
 pub use problem::{entry_fault, tag_path};
 pub use raw::{Door, RawRoute};
 pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};

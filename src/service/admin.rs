@@ -71,7 +71,7 @@ impl Admin {
         };
         let id = id(&call, named)?;
         let settings = parameters::settings(&asked)?;
-        let made = self.door.store.create_parameters(&id, settings, parameters::app_secret(&asked)).await?;
+        let made = self.door.store.create_parameters(&id, settings, parameters::secrets(&asked)).await?;
         // The id may have been used before, and asked for since.
         self.door.resolver.forget(&id);
         Ok(api::CreateApplicationParameterResponse { application_parameter: Some(parameters::resource(&made)) })
@@ -130,9 +130,9 @@ impl Admin {
         let mask = Mask::new(request.update_mask.as_ref())?;
         let new = parameters::settings(&asked)?;
         let etag = parameters::etag(&request.etag)?;
-        let secret = mask.secret(&asked);
+        let secrets = mask.secrets(&asked);
         let edit = |settings: &mut _| mask.apply(&asked, &new, settings);
-        let changed = self.door.store.update_parameters(&id, etag, secret, edit).await?;
+        let changed = self.door.store.update_parameters(&id, etag, secrets, edit).await?;
         self.door.resolver.forget(&id);
         Ok(api::UpdateApplicationParameterResponse { application_parameter: Some(parameters::resource(&changed)) })
     }
@@ -186,6 +186,7 @@ impl Admin {
             account: report.account.as_ref().map(parameters::summary),
             granted_scopes: report.scopes,
             latency: Some(duration(report.latency)),
+            proxy: report.proxy.unwrap_or_default(),
             clock_skew: report.clock_skew_seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
         })
     }

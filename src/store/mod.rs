@@ -5,10 +5,12 @@
 
 mod file;
 mod parameters;
+mod proxy;
 mod renewals;
 mod requests;
 mod rotation;
 mod settings;
+mod transfer;
 mod uploads;
 
 #[cfg(test)]
@@ -27,13 +29,15 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use parameters::{Change, Linked, SecretChange};
+pub use parameters::{AppSecret, Change, Linked, SecretChange};
+pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
 pub use requests::{RequestKey, RequestTurn};
-pub use rotation::Rotation;
+pub use rotation::{KeyUse, Rotation};
 pub use settings::{
     AccessType, Account, AccountKind, ActAsMode, AppSource, Grant, Member, ParameterId, Parameters, PathRoot, Policy,
     Renewal, Settings, State, Timeouts,
 };
+pub use transfer::{Imported, OnConflict};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
 use crate::{

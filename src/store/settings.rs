@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration, time::SystemTim
 
 use serde::{Deserialize, Serialize};
 
+use super::ProxySettings;
 use crate::{
     access::{Permission, Permissions, check_pattern},
     fault::{Fault, Reason, Result},
@@ -61,6 +62,7 @@ pub struct Parameters {
     pub settings: Settings,
     /// None: PKCE only.
     pub app_secret: Option<Secret<String>>,
+    pub proxy_password: Option<Secret<String>>,
     pub grant: Option<Grant>,
     /// Rises with each new grant.
     pub grant_number: i64,
@@ -166,6 +168,7 @@ pub struct Settings {
     pub default_path_root: PathRoot,
     pub default_act_as: Option<Member>,
     pub timeouts: Timeouts,
+    pub proxy: ProxySettings,
     pub policy: Policy,
     pub disabled: bool,
 }
@@ -334,6 +337,7 @@ impl Settings {
                 say(&format!("timeouts.{field}"), "OUT_OF_RANGE", "more than nothing and at most an hour");
             }
         }
+        self.proxy.check(|field, reason, text| bad.push((field.to_owned(), reason, text.to_owned())));
         let mut bad =
             bad.into_iter().map(|(field, reason, text)| (format!("application_parameter.{field}"), reason, text));
         let Some((field, reason, text)) = bad.next() else { return Ok(()) };

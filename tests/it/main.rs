@@ -8,6 +8,7 @@ mod ambiguous;
 mod cli;
 mod doors;
 mod drain;
+mod egress;
 mod emulator;
 mod faults;
 mod items;

@@ -123,3 +123,17 @@ java_tools() {
     fi
     have mvn || apt maven || return 1
 }
+
+# Proxies to put in the way: HTTP with basic authentication, SOCKS5 with user and password, SOCKS4. None of these
+# packages starts a daemon; that of the last would, so it is only unpacked.
+proxies() {
+    have tinyproxy || apt tinyproxy-bin || return 1
+    have microsocks || apt microsocks || return 1
+    wrap tinyproxy "$(command -v tinyproxy)"
+    wrap microsocks "$(command -v microsocks)"
+    apt libwrap0 || return 1
+    rm -rf "$TOOLS/dante"
+    mkdir -p "$TOOLS/dante"
+    (cd "$TOOLS/dante" && apt-get download -q dante-server && dpkg-deb -x dante-server_*.deb .) >>"$TOOLS/apt.log" 2>&1 || return 1
+    wrap danted "$TOOLS/dante/usr/sbin/danted"
+}

@@ -2,6 +2,7 @@
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
 pub mod process;
+pub mod proxies;
 pub mod streams;
 pub mod tap;
 
