@@ -43,7 +43,7 @@ pub struct Permissions(u8);
 pub enum Class {
     /// This permission in the policy of the application parameter it names.
     Needs(Permission),
-    /// `admin.principals`.
+    /// `admin_principals`.
     Admin,
     /// Whoever the listener admits.
     Anyone,

@@ -87,6 +87,8 @@ struct Life {
     ready: Ready,
     store: Store,
     uploads: Uploads,
+    /// What calls left behind them.
+    tasks: TaskTracker,
     /// New calls are refused.
     refusing: CancellationToken,
     /// Listeners close; connections are told to go.
@@ -144,17 +146,21 @@ impl App {
             make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
         }
         let budget = usize::try_from(config.transfer_buffer_mib * limits::MIB).unwrap_or(usize::MAX);
-        let blocks = Blocks::new(budget, clock.clone());
+        // One budget: what waits to be let in is paid for beside what was.
+        let waiting_bytes = budget / limits::WAITING_SHARE;
+        let blocks = Blocks::new(budget - waiting_bytes, clock.clone());
         let gates = Arc::new(Gates::new());
         let settings = Settings {
             append_bytes: usize::try_from(config.append_mib * limits::MIB).unwrap_or(limits::APPEND_BYTES),
             open_max: config.max_uploads,
+            waiting_bytes,
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);
         let downloads = Downloads::new(config.max_downloads, blocks.clone());
         let ready = Ready::new();
         let refusing = CancellationToken::new();
+        let tasks = TaskTracker::new();
         let doors = Doors::new(service::Parts {
             resolver: resolver.clone(),
             store: store.clone(),
@@ -165,6 +171,7 @@ impl App {
             ready: ready.clone(),
             clock: clock.clone(),
             draining: refusing.clone(),
+            tasks: tasks.clone(),
             config: config.clone(),
             started_at: clock.now(),
         });
@@ -172,6 +179,7 @@ impl App {
             ready: ready.clone(),
             store: store.clone(),
             uploads,
+            tasks,
             refusing,
             closing: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -268,16 +276,22 @@ impl Life {
         }));
         let (keys, ready, again, waiter) =
             (self.store.keys().clone(), self.ready.clone(), self.again.clone(), clock.clone());
+        let beating = self.store.clone();
         until_end(Box::pin(async move {
             let mut asked = false;
             loop {
-                follow_keys(&keys, &ready, asked).await;
+                if follow_keys(&keys, &ready, asked).await
+                    && let Err(fault) = beating.check().await
+                {
+                    tracing::warn!(%fault, "which keys this process has was not told; it will be with the next heartbeat");
+                }
                 asked = tokio::select! {
                     () = waiter.sleep(limits::HOUSEKEEPING) => false,
                     () = again.notified() => true,
                 };
             }
         }));
+        let uploads = self.uploads.clone();
         let (store, ready) = (self.store.clone(), self.ready.clone());
         let sweeper = clock.clone();
         until_end(Box::pin(async move {
@@ -289,7 +303,8 @@ impl Life {
                     metrics::gauge!(telemetry::PARAMETERS_FILE_BROKEN).set(if good { 0.0 } else { 1.0 });
                 }
                 blocks.trim();
-                metrics::gauge!(telemetry::BUFFER_BYTES).set(blocks.used_bytes() as f64);
+                let used = blocks.used_bytes() + uploads.waiting_bytes();
+                metrics::gauge!(telemetry::BUFFER_BYTES).set(used as f64);
                 telemetry::upkeep();
                 clock.sleep(limits::HOUSEKEEPING).await;
             }
@@ -311,6 +326,8 @@ impl Life {
         let streams = async {
             self.uploads.drain().await;
             futures::future::join_all(self.streams).await;
+            self.tasks.close();
+            self.tasks.wait().await;
         };
         let ended = tokio::time::timeout(grace, streams).await;
         self.ended.cancel();
@@ -321,8 +338,8 @@ impl Life {
     }
 }
 
-/// Reads the sealing keys again. The log hears of a change, not of every look.
-async fn follow_keys(keys: &KeyRing, ready: &Ready, asked: bool) {
+/// Reads the sealing keys again; true if they are others now. The log hears of a change, not of every look.
+async fn follow_keys(keys: &KeyRing, ready: &Ready, asked: bool) -> bool {
     let was_good = ready.facts().keys;
     let read = keys.reload(asked).await;
     match &read {
@@ -335,6 +352,7 @@ async fn follow_keys(keys: &KeyRing, ready: &Ready, asked: bool) {
     }
     ready.set_keys(read.is_ok());
     metrics::gauge!(telemetry::KEYS_BROKEN).set(if read.is_ok() { 0.0 } else { 1.0 });
+    read.unwrap_or(false)
 }
 
 /// Listeners, bound before anything is built on them.

@@ -309,7 +309,7 @@ impl Fault {
 
     /// The facts a caller is told: those that rooms only tell each other are left out.
     pub fn told_facts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        const INTERNAL: [&str; 3] = ["correctOffset", "earlierAttempt", "uploadSessionId"];
+        const INTERNAL: [&str; 4] = ["correctOffset", "earlierAttempt", "lookFor", "uploadSessionId"];
         let told = self.0.facts.iter().filter(|(key, _)| !INTERNAL.contains(key));
         told.map(|(key, value)| (*key, value.as_str()))
     }

@@ -75,10 +75,9 @@ pub async fn import(config: &Config, plain: &[u8], on_conflict: OnConflict) -> R
 
 async fn open(config: &Config, must_exist: bool) -> Result<Store> {
     let keys = Arc::new(KeyRing::from_source(config.key_source()).await?);
-    let url = &config.store_url;
-    let url = match must_exist && url.starts_with("sqlite:") && !url.contains("mode=") {
-        true => format!("{url}{}mode=rw", if url.contains('?') { '&' } else { '?' }),
-        false => url.clone(),
-    };
-    Store::open(&url, keys, Arc::new(SystemClock)).await
+    let (url, clock) = (&config.store_url, Arc::new(SystemClock));
+    match must_exist {
+        true => Store::open_as_it_is(url, keys, clock).await,
+        false => Store::open(url, keys, clock).await,
+    }
 }

@@ -11,10 +11,11 @@ use dropbox_sdk::types::{common::RootInfo, users::FullAccount};
 use super::{
     Resolver,
     account::{Fixed, expired, refresh_token},
-    act_as, not_found, ready, timeouts,
+    members::{self, Members},
+    not_found, ready, timeouts,
 };
 use crate::{
-    dropbox::{AccountKey, Bearer, Caller, TokenSource as _, routes},
+    dropbox::{AccountKey, ActAs, Bearer, Caller, TokenSource as _, routes},
     fault::{Fault, Reason, Result},
     limits::IMPORT_DEADLINE,
     secret::Secret,
@@ -77,7 +78,7 @@ impl Resolver {
         let entry = self.entry(id).await?.ok_or_else(|| not_found(id))?;
         let parameters = &entry.parameters;
         ready(parameters)?;
-        let act_as = act_as(parameters, None)?;
+        let act_as = self.act_as(&entry, None, deadline).await?;
         let teamwide = parameters.settings.account_kind == AccountKind::Team && act_as.is_none();
         let old = entry.tokens.current();
         if old.is_none() {
@@ -146,20 +147,29 @@ impl Resolver {
         expires_at: Option<SystemTime>,
     ) -> Result<Option<Account>> {
         let bearer = Arc::new(Bearer { token, expires_at, generation: 0 });
-        let caller = Caller::new(
-            self.transport_of(parameters),
-            Arc::new(Fixed(bearer)),
-            AccountKey::new(&*parameters.uid),
-            act_as(parameters, None)?,
-            None,
-            Some(Instant::now() + IMPORT_DEADLINE),
-            timeouts(parameters),
-        );
-        match account(&caller).await {
+        let asking = self.prover(parameters, bearer.clone(), None);
+        let chosen = members::chosen(parameters, None)?;
+        let act_as = Members::default().resolve(parameters, chosen, self.clock.now(), move || asking).await?;
+        match account(&self.prover(parameters, bearer, act_as)).await {
             Ok(account) => Ok(Some(account)),
             Err(fault) if matches!(fault.reason(), Reason::ScopeMissing | Reason::MemberRequired) => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+}
+
+impl Resolver {
+    /// Calls with a bearer that is not stored yet.
+    fn prover(&self, parameters: &Parameters, bearer: Arc<Bearer>, act_as: Option<ActAs>) -> Caller {
+        Caller::new(
+            self.transport_of(parameters),
+            Arc::new(Fixed(bearer)),
+            AccountKey::new(&*parameters.uid),
+            act_as,
+            None,
+            Some(Instant::now() + IMPORT_DEADLINE),
+            timeouts(parameters),
+        )
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod account;
 mod link;
+mod members;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::{
 
 use account::{Account, reauthorization};
 pub use link::{Credential, TestReport};
+use members::Members;
 
 use crate::{
     access::{Permission, Permissions, Principal},
@@ -27,7 +29,7 @@ use crate::{
     dropbox::{AccountKey, ActAs, Caller, Egress, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
-    store::{self, AccessType, AccountKind, ActAsMode, Grant, Member, ParameterId, Parameters, PathRoot, State, Store},
+    store::{self, AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
 };
 
 /// What a request says about itself beside the id.
@@ -78,6 +80,7 @@ struct Entry {
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<tokio::sync::Semaphore>>,
+    members: Members,
     /// Root namespace by member; `None` is the linked account itself.
     roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
     /// Held by whoever asks Dropbox for a root.
@@ -121,7 +124,7 @@ impl Resolver {
             return Err(not_allowed(id, missing));
         }
         ready(parameters)?;
-        let act_as = act_as(parameters, ask.act_as)?;
+        let act_as = self.act_as(&entry, ask.act_as, ask.deadline).await?;
         let (root, auto_root) = match chosen_root(parameters, ask.root, act_as.as_ref())? {
             Chosen::Fixed(root) => (root, false),
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
@@ -218,6 +221,7 @@ impl Resolver {
                 tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
                 transport,
                 parameters,
+                members: Members::default(),
                 roots: RwLock::default(),
                 asking: tokio::sync::Mutex::new(()),
             });
@@ -245,6 +249,13 @@ impl Resolver {
         let key = AccountKey::new(account);
         Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, entry.timeouts)
             .limited(entry.in_flight.clone())
+    }
+
+    /// As whom, by member id: a request narrows what the policy allows.
+    async fn act_as(&self, entry: &Entry, asked: Option<ActAs>, deadline: Option<Instant>) -> Result<Option<ActAs>> {
+        let chosen = members::chosen(&entry.parameters, asked)?;
+        let caller = || self.caller(entry, None, None, deadline);
+        entry.members.resolve(&entry.parameters, chosen, self.clock.now(), caller).await
     }
 
     async fn auto_root(&self, entry: &Entry, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {
@@ -298,43 +309,6 @@ fn ready(parameters: &Parameters) -> Result<()> {
                 .resource("application_parameter", parameters.id.as_str()))
         }
     }
-}
-
-/// As whom. A request may choose only what the policy lists.
-fn act_as(parameters: &Parameters, asked: Option<ActAs>) -> Result<Option<ActAs>> {
-    let settings = &parameters.settings;
-    let default = settings.default_act_as.as_ref().map(|member| match member {
-        Member::SelectUser(member) => ActAs::User(member.clone()),
-        Member::SelectAdmin(member) => ActAs::Admin(member.clone()),
-    });
-    let chosen = match asked {
-        None => default,
-        Some(asked) if default.as_ref() == Some(&asked) => Some(asked),
-        Some(asked) => {
-            let (ActAs::User(member) | ActAs::Admin(member)) = &asked;
-            let allowed = match settings.policy.act_as {
-                ActAsMode::None => false,
-                ActAsMode::Listed => settings.policy.act_as_members.contains(member),
-                ActAsMode::Any => true,
-            };
-            if !allowed {
-                let message = format!("the policy of {} does not allow to act as this member", parameters.id);
-                return Err(Fault::new(Reason::ActAsNotAllowed, message).fact("field", "context.act_as"));
-            }
-            if settings.account_kind != AccountKind::Team {
-                let message = format!("{} is linked to a user; only a team link acts as a member", parameters.id);
-                return Err(Fault::new(Reason::TeamLinkRequired, message).fact("field", "context.act_as"));
-            }
-            Some(asked)
-        }
-    };
-    if let Some(ActAs::User(member) | ActAs::Admin(member)) = &chosen
-        && member.contains('@')
-    {
-        let text = "give the team_member_id (dbmid:…); an e-mail address is not resolved here";
-        return Err(Fault::new(Reason::ActAsInvalid, text).violation("context.act_as", "MALFORMED", text));
-    }
-    Ok(chosen)
 }
 
 /// Relative to what. A request may choose only where the policy lets it, and never inside a jail.

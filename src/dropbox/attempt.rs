@@ -101,7 +101,6 @@ pub(super) async fn send(
     let response = match timed(builder.send(), progress, watched, timeouts).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            eprintln!("DEBUG {error:?}");
             let sent = !error.is_connect() && progress.begun();
             let error = error.without_url();
             let blamed = transport.blame(&url, &error).await;

@@ -132,7 +132,7 @@ impl Caller {
     /// # Errors
     /// By API-DESIGN (b); every fault has `dropboxRoute`, and `dropboxRequestId` if Dropbox answered.
     pub async fn call<A: Serialize, R: DeserializeOwned>(&self, route: &Route<A, R>, arg: &A) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, &[]).await
+        self.answer(None, route.facts(), arg, &[]).await
     }
 
     /// Sends content. The pieces are neither copied nor used up.
@@ -145,7 +145,7 @@ impl Caller {
         arg: &A,
         body: &[Bytes],
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, body).await
+        self.answer(None, route.facts(), arg, body).await
     }
 
     /// Opens content. What goes wrong after the head is the body's to tell.
@@ -160,7 +160,7 @@ impl Caller {
     ) -> Result<Download<R>> {
         let facts = route.facts();
         let json = argument(arg)?;
-        let reply = self.exchange(facts, &json, &[], range).await?;
+        let reply = self.exchange(None, facts, &json, &[], range).await?;
         let Success::Content(response) = reply.success else {
             return Err(Fault::bug("a download needs a route of the download style").fact("dropboxRoute", &facts.path));
         };
@@ -185,17 +185,17 @@ impl Caller {
         Ok(Download { value, request_id, status, content_length, content_type, content_range, body })
     }
 
-    /// Calls a route that changes a namespace.
+    /// Calls a route that changes a namespace. The turn is laid down while it waits to repeat.
     ///
     /// # Errors
     /// As [`Caller::call`], and `OUTCOME_UNKNOWN` when it may have happened.
     pub async fn commit<A: Serialize, R: DeserializeOwned>(
         &self,
-        _turn: &Turn,
+        turn: &Turn,
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, &[]).await
+        self.answer(Some(turn), route.facts(), arg, &[]).await
     }
 
     /// Sends content to a route that changes a namespace.
@@ -204,22 +204,23 @@ impl Caller {
     /// As [`Caller::commit`].
     pub async fn commit_upload<A: Serialize, R: DeserializeOwned>(
         &self,
-        _turn: &Turn,
+        turn: &Turn,
         route: &CommitRoute<A, R>,
         arg: &A,
         body: &[Bytes],
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, body).await
+        self.answer(Some(turn), route.facts(), arg, body).await
     }
 
     async fn answer<A: Serialize, R: DeserializeOwned>(
         &self,
+        turn: Option<&Turn>,
         facts: &Facts,
         arg: &A,
         body: &[Bytes],
     ) -> Result<Answer<R>> {
         let json = argument(arg)?;
-        let reply = self.exchange(facts, &json, body, None).await?;
+        let reply = self.exchange(turn, facts, &json, body, None).await?;
         let Success::Json(text) = &reply.success else {
             return Err(Fault::bug("content came from a route of another style").fact("dropboxRoute", &facts.path));
         };
@@ -230,7 +231,14 @@ impl Caller {
     }
 
     /// The whole call under the deadline.
-    async fn exchange(&self, facts: &Facts, json: &str, content: &[Bytes], range: Option<ByteRange>) -> Result<Reply> {
+    async fn exchange(
+        &self,
+        turn: Option<&Turn>,
+        facts: &Facts,
+        json: &str,
+        content: &[Bytes],
+        range: Option<ByteRange>,
+    ) -> Result<Reply> {
         let request = Request {
             facts,
             json,
@@ -241,7 +249,7 @@ impl Caller {
             timeouts: self.shared.timeouts,
         };
         let trace = Trace::default();
-        let attempts = self.attempts(&request, &trace);
+        let attempts = self.attempts(turn, &request, &trace);
         let Some(deadline) = self.deadline else { return attempts.await };
         match tokio::time::timeout_at(deadline.into(), attempts).await {
             Ok(reply) => reply,
@@ -249,7 +257,7 @@ impl Caller {
         }
     }
 
-    async fn attempts(&self, request: &Request<'_>, trace: &Trace) -> Result<Reply> {
+    async fn attempts(&self, turn: Option<&Turn>, request: &Request<'_>, trace: &Trace) -> Result<Reply> {
         let facts = request.facts;
         let shared = &*self.shared;
         let mut bearer = self.bearer(facts).await?;
@@ -294,7 +302,12 @@ impl Caller {
             attempt += 1;
             metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
             tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
+            // Others of the namespace need not wait for it.
+            turn.inspect(|turn| turn.lay_down());
             shared.transport.clock.sleep(wait).await;
+            if let Some(turn) = turn {
+                turn.take_up().await;
+            }
         }
     }
 

@@ -140,7 +140,6 @@ impl Transport {
         let response = match attempt::timed(request.send(), &progress, true, self.timeouts).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                eprintln!("DEBUG {error:?}");
                 let sent = !error.is_connect() && progress.begun();
                 let blamed = self.blame(&url, &error).await;
                 return Err(match blamed {

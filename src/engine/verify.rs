@@ -88,7 +88,8 @@ pub async fn moved(caller: &Caller, before: &files::Metadata, fault: Fault) -> R
     match look(caller, id).await {
         Ok(Some(now)) if path_lower(&now) != path_lower(before) || name(&now) != name(before) => Ok(now),
         Ok(Some(_)) => Err(not_done(fault)),
-        _ => Err(fault),
+        // Whoever looks later looks for it.
+        _ => Err(fault.fact("lookFor", id)),
     }
 }
 

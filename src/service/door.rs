@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::task::TaskTracker;
 
 use dropbox_sdk::types::files;
 
@@ -18,7 +19,7 @@ use crate::{
         path::{ItemPath, Jail},
     },
     credentials::{Ask, Opened, Resolver},
-    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, routes},
+    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, Turn, routes},
     engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
@@ -33,6 +34,8 @@ pub struct Door {
     pub keys: Arc<KeyRing>,
     pub gates: Arc<Gates>,
     pub clock: SharedClock,
+    /// What goes on beside the calls that began it; a drain waits for it.
+    pub tasks: TaskTracker,
 }
 
 /// A request that names an application parameter.
@@ -231,11 +234,16 @@ impl Site {
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<Answer<R>> {
+        let held = self.turn(paths).await?;
+        self.0.opened.caller.commit(&held, route, arg).await
+    }
+
+    /// Waits for the turn of every namespace the paths lie in, for commits that belong together.
+    pub async fn turn(&self, paths: &[&str]) -> Result<Turn> {
         let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
-        let held = gates.turn(&keys, self.deadline()).await?;
-        self.0.opened.caller.commit(&held, route, arg).await
+        gates.turn(&keys, self.deadline()).await
     }
 
     /// What Dropbox knows of an item.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status, Streaming};
 
 use super::{active::Active, door::Addressed};
@@ -21,6 +22,8 @@ use crate::{
 /// After an early answer this much of the request is read and dropped, so that proxies pass the answer on.
 const LEFTOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
+
+const FIRST: &str = "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB";
 
 /// A message of an upload stream; the two RPCs have messages of their own with the same fields.
 pub trait Message: Addressed + Send + Unpin + 'static {
@@ -95,22 +98,25 @@ impl<M: Message> Frames<M> {
                 self.ended = true;
                 return Err(order("the stream is empty: send spec or resume_upload_id first"));
             }
-            Some(message) => message.map_err(|status| self.broken(&status))?,
+            Some(message) => message.map_err(|status| match self.broken(&status) {
+                fault if fault.reason() == Reason::ChunkTooLarge => order(FIRST),
+                fault => fault,
+            })?,
         };
         match message.frame() {
             Some(Part::Spec(spec)) => Ok((message, First::Spec(spec))),
             Some(Part::Resume(id)) if !id.is_empty() => Ok((message, First::Resume(id))),
-            _ => Err(order("the first message must hold spec or resume_upload_id")),
+            _ => Err(order(FIRST)),
         }
     }
 
-    /// The answer is there: what the caller still sends is read for a moment and dropped.
-    pub fn leave(self) {
-        if self.ended {
-            return;
-        }
+    /// The answer is there: what the caller still sends is read for a moment and dropped. Without the memory for that the
+    /// stream is reset at once.
+    pub fn leave(self, memory: Option<OwnedSemaphorePermit>) {
+        let (false, Some(memory)) = (self.ended, memory) else { return };
         let mut stream = self.stream;
         tokio::spawn(async move {
+            let _memory = memory;
             let drop_rest = async {
                 let mut bytes = 0;
                 while let Some(Ok(mut message)) = stream.next().await {

@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 
 use super::{
     call::{Call, Facts},
+    opening::Opening,
     status,
 };
 use crate::{
@@ -35,6 +36,8 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 /// Streams end when they are done; only a deadline of their own bounds them.
 const STREAMS: [&str; 4] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder"];
+/// Streams whose first message is held to its size.
+const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
 /// Answers that compress well and are not file content.
 const COMPRESSED: [&str; 5] =
     ["ListFolder", "ListSharedLinks", "SearchItems", "WalkFolder", "ListApplicationParameters"];
@@ -97,6 +100,9 @@ where
         request.headers_mut().remove("grpc-timeout");
         if !COMPRESSED.contains(&call.method()) {
             request.headers_mut().remove("grpc-accept-encoding");
+        }
+        if UPLOADS.contains(&call.method()) {
+            request = request.map(Opening::guard);
         }
         request.extensions_mut().insert(call.clone());
         let span = tracing::info_span!("rpc", rpc, request_id);

@@ -17,9 +17,11 @@ mod health;
 mod items;
 mod json;
 mod once;
+mod opening;
 mod pages;
 mod parameters;
 mod raw_api;
+mod replace;
 mod sharing;
 mod status;
 mod transfer;
@@ -27,7 +29,7 @@ mod walk;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
@@ -75,6 +77,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// Cancelled when new calls are to be refused.
     pub draining: CancellationToken,
+    /// Holds what goes on beside the calls that began it.
+    pub tasks: TaskTracker,
     pub config: Config,
     pub started_at: SystemTime,
 }
@@ -100,10 +104,11 @@ impl Doors {
             ready,
             clock,
             draining,
+            tasks,
             config,
             started_at,
         } = parts;
-        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock };
+        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock, tasks };
         let connector = Connector {
             transfer: Transfer { door: door.clone(), uploads, downloads },
             items: Items { door: door.clone() },

@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{Row as _, sqlite::SqliteRow};
-
 use super::{
-    ROWS_MAX, Store, millis_of,
+    ROWS_MAX, Store,
+    database::{Row, query},
+    millis_of,
     parameters::{APP_SECRET, BEARER, GRANT, PROXY_PASSWORD},
-    unavailable,
 };
 use crate::{
     fault::{Fault, Result},
@@ -51,10 +50,10 @@ impl Store {
         loop {
             let rows = self.sealed_rows(&after).await?;
             let Some(last) = rows.last() else { return Ok(told) };
-            after = last.try_get("id").map_err(unavailable)?;
+            after = last.get("id")?;
             for row in &rows {
                 for column in [APP_SECRET, PROXY_PASSWORD, GRANT, BEARER] {
-                    let blob = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)?;
+                    let blob = row.get::<Option<Vec<u8>>>(column)?;
                     if let Some(key) = blob.as_deref().and_then(KeyRing::key_id_of) {
                         *told.sealed.entry(key.to_owned()).or_default() += 1;
                     }
@@ -64,28 +63,24 @@ impl Store {
     }
 
     async fn live_replicas(&self) -> Result<Vec<(String, Vec<String>)>> {
-        let alive_since = self.now_millis() - millis_of(REPLICA_SILENCE_MAX);
-        let replicas = sqlx::query_as::<_, (String, String)>(
-            "SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1 ORDER BY id",
-        )
-        .bind(alive_since)
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(unavailable)?;
-        let words = |text: String| text.split(' ').map(str::to_owned).collect();
-        Ok(replicas.into_iter().map(|(id, ids)| (id, words(ids))).collect())
+        let alive_since = self.fleet_now(&self.0.pools.readers).await? - millis_of(REPLICA_SILENCE_MAX);
+        let rows = query("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1 ORDER BY id")
+            .bind(alive_since)
+            .fetch_all(&self.0.pools.readers)
+            .await?;
+        let words = |text: String| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        rows.iter().map(|row| Ok((row.get("id")?, words(row.get("key_ids")?)))).collect()
     }
 
-    async fn sealed_rows(&self, after: &str) -> Result<Vec<SqliteRow>> {
-        sqlx::query(
+    async fn sealed_rows(&self, after: &str) -> Result<Vec<Row>> {
+        query(
             "SELECT id, uid, app_secret_sealed, proxy_password_sealed, grant_sealed, bearer_sealed FROM
              application_parameters WHERE id > $1 ORDER BY id LIMIT $2",
         )
         .bind(after)
         .bind(ROWS_MAX)
-        .fetch_all(&self.0.readers)
+        .fetch_all(&self.0.pools.readers)
         .await
-        .map_err(unavailable)
     }
 
     /// Seals with the present sealing key whatever an older one sealed, row by row, by compare-and-set.
@@ -113,7 +108,7 @@ impl Store {
         loop {
             let rows = self.sealed_rows(&after).await?;
             let Some(last) = rows.last() else { return Ok(rotation) };
-            after = last.try_get("id").map_err(unavailable)?;
+            after = last.get("id")?;
             for row in &rows {
                 rotation.parameters += 1;
                 self.reseal(row, &sealing, &mut rotation).await?;
@@ -121,7 +116,7 @@ impl Store {
         }
     }
 
-    async fn reseal(&self, row: &SqliteRow, sealing: &str, rotation: &mut Rotation) -> Result<()> {
+    async fn reseal(&self, row: &Row, sealing: &str, rotation: &mut Rotation) -> Result<()> {
         const CAS: [(&str, &str); 4] = [
             (
                 APP_SECRET,
@@ -135,9 +130,9 @@ impl Store {
             (GRANT, "UPDATE application_parameters SET grant_sealed = $3 WHERE uid = $1 AND grant_sealed = $2"),
             (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
         ];
-        let uid: String = row.try_get("uid").map_err(unavailable)?;
+        let uid: String = row.get("uid")?;
         for (column, sql) in CAS {
-            let Some(old) = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)? else { continue };
+            let Some(old) = row.get::<Option<Vec<u8>>>(column)? else { continue };
             if KeyRing::key_id_of(&old) == Some(sealing) {
                 rotation.current += 1;
                 continue;
@@ -147,9 +142,8 @@ impl Store {
                 continue;
             };
             let new = self.seal_column(&uid, column, &plain);
-            let swapped =
-                sqlx::query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.durable).await.map_err(unavailable)?;
-            if swapped.rows_affected() == 1 {
+            let swapped = query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.pools.durable).await?;
+            if swapped == 1 {
                 rotation.resealed += 1;
             } else {
                 rotation.changed_meanwhile += 1;

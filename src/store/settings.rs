@@ -288,6 +288,9 @@ impl Settings {
             if text.len() > TEXT_BYTES_MAX {
                 say(field, "OUT_OF_RANGE", "at most 4 KiB");
             }
+            if text.contains('\0') {
+                say(field, "MALFORMED", "a text without NUL characters");
+            }
         }
         if self.labels.len() > 64
             || self.labels.iter().any(|(key, value)| key.is_empty() || key.len() > 256 || value.len() > 1024)

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
-    Account, Grant, ParameterId, Parameters, Settings, Store, millis,
+    Account, Grant, ParameterId, Parameters, Settings, Store,
+    database::query,
+    millis,
     parameters::{APP_SECRET, GRANT, GrantColumn, PROXY_PASSWORD, json},
-    unavailable,
 };
 use crate::{
     fault::{Fault, Reason, Result},
@@ -102,13 +103,14 @@ impl Store {
         let entries = read(plain)?;
         let mut imported = Imported::default();
         let mut there = Vec::new();
-        let mut tx = self.begin(&self.0.durable).await?;
+        let mut tx = self.0.pools.durable.begin().await?;
         for (id, entry) in entries {
-            let etag = sqlx::query_scalar::<_, i64>("SELECT etag FROM application_parameters WHERE id = $1")
+            // Changes nothing, and on a database server holds the row until this is done.
+            let row = query("UPDATE application_parameters SET etag = etag WHERE id = $1 RETURNING etag")
                 .bind(id.as_str())
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+                .fetch_optional(&mut tx)
+                .await?;
+            let etag = row.map(|row| row.get::<i64>("etag")).transpose()?;
             match (etag, on_conflict) {
                 (None, _) => imported.created += 1,
                 (Some(_), OnConflict::Refuse) => {
@@ -121,36 +123,34 @@ impl Store {
                 }
                 (Some(_), OnConflict::Replace) => imported.replaced += 1,
             }
-            sqlx::query("DELETE FROM application_parameters WHERE id = $1 OR uid = $2")
+            query("DELETE FROM application_parameters WHERE id = $1 OR uid = $2")
                 .bind(id.as_str())
-                .bind(&entry.uid)
-                .execute(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+                .bind(entry.uid.as_str())
+                .execute(&mut tx)
+                .await?;
             let seal = |column, text: &Option<Secret<String>>| {
                 text.as_ref().map(|text| self.seal_column(&entry.uid, column, text.reveal().as_bytes()))
             };
-            sqlx::query(
+            query(
                 "INSERT INTO application_parameters (id, uid, etag, group_name, settings, app_secret_sealed,
                  proxy_password_sealed, grant_sealed, grant_number, reauthorization_cause, granted_scopes, account, created_at,
                  updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10, $11, $12, $13)",
             )
             .bind(id.as_str())
-            .bind(&entry.uid)
+            .bind(entry.uid.as_str())
             .bind(etag.unwrap_or(0) + 1)
-            .bind(&entry.settings.group)
+            .bind(entry.settings.group.as_str())
             .bind(json(&entry.settings)?)
             .bind(seal(APP_SECRET, &entry.app_secret))
             .bind(seal(PROXY_PASSWORD, &entry.proxy_password))
             .bind(seal(GRANT, &entry.grant))
-            .bind(&entry.reauthorization_cause)
+            .bind(entry.reauthorization_cause.clone())
             .bind(json(&entry.granted_scopes)?)
             .bind(entry.account.as_ref().map(json).transpose()?)
             .bind(entry.created_at)
             .bind(self.now_millis())
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+            .execute(&mut tx)
+            .await?;
             self.note_change(&mut tx, &id, &entry.uid).await?;
         }
         if !there.is_empty() {
@@ -160,7 +160,7 @@ impl Store {
             );
             return Err(Fault::new(Reason::ApplicationParameterExists, text));
         }
-        tx.commit().await.map_err(unavailable)?;
+        tx.commit().await?;
         Ok(imported)
     }
 }

@@ -137,3 +137,24 @@ proxies() {
     (cd "$TOOLS/dante" && apt-get download -q dante-server && dpkg-deb -x dante-server_*.deb .) >>"$TOOLS/apt.log" 2>&1 || return 1
     wrap danted "$TOOLS/dante/usr/sbin/danted"
 }
+
+# PostgreSQL 15 or newer, for the tests' own servers: the machine's, else Debian's. Its programs lie in a folder of their own,
+# and the tests start them as another user, so this is a link.
+postgres_server() {
+    local programs
+    postgres_programs || apt postgresql || return 1
+    programs=$(postgres_programs) || { say "this Debian's PostgreSQL is older than 15"; return 1; }
+    have openssl || apt openssl || return 1
+    rm -f "$BIN/postgres"
+    ln -s "$programs/postgres" "$BIN/postgres"
+}
+
+# The folder with the newest postgres of 15 or more.
+postgres_programs() {
+    local found folder version
+    for folder in /usr/lib/postgresql/*/bin "$(pg_config --bindir 2>/dev/null)"; do
+        version=$("$folder/postgres" --version 2>/dev/null | sed -n 's/^postgres (PostgreSQL) \([0-9]*\).*/\1/p')
+        if [ -n "$version" ] && [ "$version" -ge 15 ] && [ -x "$folder/initdb" ]; then found=$folder; fi
+    done
+    [ -n "${found:-}" ] && printf '%s\n' "$found"
+}

@@ -68,6 +68,7 @@ enum OneOrMany {
 #[serde(default, deny_unknown_fields)]
 struct LoginAsked {
     account_id: Option<String>,
+    team: bool,
     scopes: Option<Vec<String>>,
 }
 
@@ -233,7 +234,10 @@ impl Control {
             (&Method::GET, "login") => shown(self.login()),
             (&Method::POST, "login") => {
                 let asked: LoginAsked = read_or_default(body)?;
-                shown(self.issue(asked.account_id.as_deref(), asked.scopes.as_deref())?)
+                shown(match asked.team {
+                    true => self.issue_team(asked.account_id.as_deref().unwrap_or_default())?,
+                    false => self.issue(asked.account_id.as_deref(), asked.scopes.as_deref())?,
+                })
             }
             (&Method::POST, "accounts") => {
                 let asked: AccountAsked = read(body)?;
