@@ -13,6 +13,7 @@ mod emulator;
 mod faults;
 mod items;
 mod jail;
+mod keys;
 mod listing;
 mod members;
 mod python;

@@ -1,6 +1,8 @@
 //! The real server and the emulator on free ports of loopback, a store in a temporary folder, typed clients.
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
+#[allow(dead_code, reason = "the tests of the store use the rest")]
+pub mod postgres;
 pub mod process;
 pub mod proxies;
 pub mod streams;
@@ -125,6 +127,10 @@ impl House {
         self.addresses = app.addresses();
         self.app = Some(app);
         self.channel = connect(&self.addresses).await;
+    }
+
+    pub fn app(&self) -> &App {
+        self.app.as_ref().expect("it runs")
     }
 
     /// The app itself, to be drained by a test.

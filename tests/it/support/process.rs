@@ -128,9 +128,13 @@ impl Served {
     }
 
     /// The key file of [`Served::before`].
+    pub fn sealing_keys_file(&self) -> PathBuf {
+        self.keys.as_ref().expect("made before an emulator").path().join("sealing.keys")
+    }
+
+    /// What stands in it.
     pub fn sealing_keys(&self) -> String {
-        let folder = self.keys.as_ref().expect("made before an emulator");
-        fs::read_to_string(folder.path().join("sealing.keys")).expect("the keys")
+        fs::read_to_string(self.sealing_keys_file()).expect("the keys")
     }
 
     /// Bytes of the process in memory.
@@ -169,6 +173,11 @@ impl Served {
     /// SIGTERM: asks it to drain.
     pub fn terminate(&self) {
         succeed(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
+    }
+
+    /// SIGHUP: what is outside may have changed.
+    pub fn hang_up(&self) {
+        succeed(Command::new("kill").args(["-HUP", &self.child.id().to_string()]));
     }
 
     /// Waits for its end.
