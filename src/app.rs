@@ -3,14 +3,23 @@
 
 mod offline;
 
-use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
-    access::{Authenticator, Permission},
+    access::{
+        Authenticator, Permission,
+        tls::{Reload, Tls},
+    },
     clock::{SharedClock, SystemClock},
     config::Config,
     credentials::{Credential, Resolver},
@@ -27,12 +36,12 @@ use crate::{
     ready::Ready,
     seal::{KeyRing, KeySource},
     secret::Secret,
-    service::{self, Doors},
+    service::{self, Doors, listener},
     store::{self, ParameterId, Store},
     telemetry,
 };
 
-pub use offline::{export, import, key_use, rotate};
+pub use offline::{Imported, OnConflict, export, import, key_use, rotate};
 
 /// The application parameter that `--emulator` makes.
 pub const DEMO_PARAMETER: &str = "demo";
@@ -43,6 +52,7 @@ pub struct App {
     addresses: Addresses,
     emulator: Option<Emulator>,
     life: Life,
+    reread: Reread,
     drain_delay: Duration,
     drain_grace: Duration,
 }
@@ -81,6 +91,20 @@ impl fmt::Display for AppError {
 
 impl std::error::Error for AppError {}
 
+/// Wakes those who read files and commands again, as on SIGHUP, before their time.
+#[derive(Debug, Clone, Default)]
+pub struct Reread {
+    door: Arc<Notify>,
+    keys: Arc<Notify>,
+}
+
+impl Reread {
+    pub fn notify_one(&self) {
+        self.door.notify_one();
+        self.keys.notify_one();
+    }
+}
+
 /// What runs, and the switches that end it.
 #[derive(Debug)]
 struct Life {
@@ -97,8 +121,6 @@ struct Life {
     ended: CancellationToken,
     streams: Vec<JoinHandle<()>>,
     background: TaskTracker,
-    /// Wakes whoever reads sources that are not read every few seconds.
-    again: Arc<Notify>,
 }
 
 impl App {
@@ -116,7 +138,8 @@ impl App {
     /// As [`App::start`].
     pub async fn start_with(mut config: Config, clock: SharedClock) -> Result<App, AppError> {
         telemetry::install_metrics().map_err(start_fault)?;
-        let authenticator = Authenticator::from_config(&config).map_err(config_fault)?;
+        let authenticator = Authenticator::from_config(&config, clock.clone()).await.map_err(config_fault)?;
+        let tls = Tls::from_config(&config, clock.clone()).map_err(config_fault)?;
         // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
         let fleeting = config.emulator && config.has_default_store();
         let keys = match (config.emulator, config.key_source()) {
@@ -167,7 +190,7 @@ impl App {
             uploads: uploads.clone(),
             downloads,
             gates,
-            authenticator,
+            authenticator: authenticator.clone(),
             ready: ready.clone(),
             clock: clock.clone(),
             draining: refusing.clone(),
@@ -185,13 +208,16 @@ impl App {
             ended: CancellationToken::new(),
             streams: Vec::new(),
             background: TaskTracker::new(),
-            again: Arc::new(Notify::new()),
         };
         let addresses = bound.addresses()?;
-        life.serve(&config, bound, &doors);
-        life.keep_house(clock, resolver, blocks);
+        life.serve(&config, bound, &doors, tls.clone());
+        ready.set_callers(authenticator.is_ready());
+        life.keep_house(clock.clone(), resolver, blocks);
+        let reread = Reread::default();
+        life.keep_keys(clock.clone(), reread.keys.clone());
+        life.keep_door(clock, authenticator, tls, reread.door.clone());
         ready.set_loaded();
-        Ok(App { addresses, emulator, life, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
+        Ok(App { addresses, emulator, life, reread, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -202,13 +228,13 @@ impl App {
         self.emulator.as_ref()
     }
 
-    pub fn ready(&self) -> &Ready {
-        &self.life.ready
+    /// Notified, the process reads certificates and the keys of tokens' issuers again, without waiting for their turn.
+    pub fn reread(&self) -> Reread {
+        self.reread.clone()
     }
 
-    /// To be notified when what is outside may have changed, as by SIGHUP: the sealing keys are read again.
-    pub fn again(&self) -> Arc<Notify> {
-        self.life.again.clone()
+    pub fn ready(&self) -> &Ready {
+        &self.life.ready
     }
 
     /// Runs until `shutdown` ends, then drains: not ready → wait `drain_delay` → refuse new calls, close the listeners →
@@ -241,15 +267,20 @@ impl App {
 }
 
 impl Life {
-    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors) {
-        let stream = |routes, listener| {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let serving = server(config, doors)
+    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>) {
+        let stream = |routes, listener, web: Option<_>| {
+            let incoming = listener::incoming(listener, tls.clone());
+            // Browsers speak HTTP/1.1 where there is no TLS.
+            let serving = server(config)
+                .accept_http1(web.is_some())
+                .layer(tower::util::option_layer(web))
+                .layer(doors.layer())
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned());
             tokio::spawn(told("gRPC listener", serving))
         };
-        self.streams = vec![stream(doors.data(), bound.data), stream(doors.admin(), bound.admin)];
+        let web = service::web_layer(config);
+        self.streams = vec![stream(doors.data(), bound.data, web), stream(doors.admin(), bound.admin, None)];
         let probe = Server::builder().add_routes(doors.probe()).serve_with_incoming_shutdown(
             TcpIncoming::from(bound.probe).with_nodelay(Some(true)),
             self.ended.clone().cancelled_owned(),
@@ -273,23 +304,6 @@ impl Life {
         let following = resolver.clone();
         until_end(Box::pin(async move {
             following.follow_changes().await;
-        }));
-        let (keys, ready, again, waiter) =
-            (self.store.keys().clone(), self.ready.clone(), self.again.clone(), clock.clone());
-        let beating = self.store.clone();
-        until_end(Box::pin(async move {
-            let mut asked = false;
-            loop {
-                if follow_keys(&keys, &ready, asked).await
-                    && let Err(fault) = beating.check().await
-                {
-                    tracing::warn!(%fault, "which keys this process has was not told; it will be with the next heartbeat");
-                }
-                asked = tokio::select! {
-                    () = waiter.sleep(limits::HOUSEKEEPING) => false,
-                    () = again.notified() => true,
-                };
-            }
         }));
         let uploads = self.uploads.clone();
         let (store, ready) = (self.store.clone(), self.ready.clone());
@@ -318,6 +332,59 @@ impl Life {
                 sweeper.sleep(limits::SWEEP).await;
             }
         }));
+    }
+
+    /// Keeps what tells callers apart up to date: certificates, and the keys of their tokens' issuer.
+    /// The sealing keys, which may come from a command that takes its time.
+    fn keep_keys(&self, clock: SharedClock, reread: Arc<Notify>) {
+        let (store, ready, ended) = (self.store.clone(), self.ready.clone(), self.ended.clone());
+        self.background.spawn(async move {
+            let mut asked = false;
+            loop {
+                let changed = tokio::select! {
+                    changed = follow_keys(store.keys(), &ready, asked) => changed,
+                    () = ended.cancelled() => return,
+                };
+                if changed && let Err(fault) = store.check().await {
+                    tracing::warn!(%fault, "which keys this process has was not told; it will be with the next heartbeat");
+                }
+                asked = tokio::select! {
+                    () = clock.sleep(limits::HOUSEKEEPING) => false,
+                    () = reread.notified() => true,
+                    () = ended.cancelled() => return,
+                };
+            }
+        });
+    }
+
+    fn keep_door(&self, clock: SharedClock, authenticator: Authenticator, tls: Option<Arc<Tls>>, reread: Arc<Notify>) {
+        let (ready, ended) = (self.ready.clone(), self.ended.clone());
+        self.background.spawn(async move {
+            let mut warned_at = None;
+            let mut now = false;
+            loop {
+                if let Some(tls) = &tls {
+                    keep_certificate(tls, &clock, &mut warned_at);
+                }
+                // The answer of a slow issuer must not hold up a drain.
+                tokio::select! {
+                    () = authenticator.refresh_keys(now) => {}
+                    () = ended.cancelled() => return,
+                }
+                ready.set_callers(authenticator.is_ready());
+                if let Some(tally) = authenticator.tally() {
+                    for (outcome, count) in [("same", tally.same), ("changed", tally.changed), ("failed", tally.failed)]
+                    {
+                        metrics::counter!(telemetry::AUTH_KEYS_READS, "outcome" => outcome).absolute(count);
+                    }
+                }
+                tokio::select! {
+                    () = clock.sleep(limits::HOUSEKEEPING) => now = false,
+                    () = reread.notified() => now = true,
+                    () = ended.cancelled() => return,
+                }
+            }
+        });
     }
 
     async fn drain(self, grace: Duration) -> Result<(), AppError> {
@@ -355,6 +422,35 @@ async fn follow_keys(keys: &KeyRing, ready: &Ready, asked: bool) -> bool {
     read.unwrap_or(false)
 }
 
+/// Takes a changed certificate, and says when the one that holds runs out.
+fn keep_certificate(tls: &Tls, clock: &SharedClock, warned_at: &mut Option<SystemTime>) {
+    let told = match tls.reload() {
+        Reload::Same | Reload::Refused { again: true, .. } => None,
+        Reload::Changed => {
+            tracing::info!("the certificate was changed; new connections see the new one");
+            *warned_at = None;
+            Some("changed")
+        }
+        Reload::Refused { why, again: false } => {
+            tracing::error!(why, "the changed certificate, key or authorities cannot be used; the old ones still hold");
+            Some("refused")
+        }
+    };
+    if let Some(outcome) = told {
+        metrics::counter!(telemetry::TLS_RELOADS, "outcome" => outcome).increment(1);
+    }
+    let expires_at = tls.expires_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics::gauge!(telemetry::TLS_CERTIFICATE_EXPIRY).set(expires_at.as_secs_f64());
+    let now = clock.now();
+    let again = warned_at.is_none_or(|at| now.duration_since(at).unwrap_or_default() >= limits::CERTIFICATE_WARN_EVERY);
+    match tls.runs_out().filter(|_| again) {
+        None => return,
+        Some(Duration::ZERO) => tracing::error!("the certificate has expired: clients refuse new connections"),
+        Some(left) => tracing::warn!(hours = left.as_secs() / 3600, "the certificate expires soon"),
+    }
+    *warned_at = Some(now);
+}
+
 /// Listeners, bound before anything is built on them.
 struct Bound {
     data: TcpListener,
@@ -383,10 +479,7 @@ impl Bound {
 }
 
 /// HTTP/2 as API-DESIGN d.2 has it; every number stands in `limits` with its reason.
-fn server(
-    config: &Config,
-    doors: &Doors,
-) -> Server<tower::layer::util::Stack<service::GuardLayer, tower::layer::util::Identity>> {
+fn server(config: &Config) -> Server {
     Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -397,7 +490,6 @@ fn server(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         // Without tonic's grace: with it the GOAWAY is skipped and connections are only cut.
         .max_connection_age(config.connection_age)
-        .layer(doors.layer())
 }
 
 async fn told<E: fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {

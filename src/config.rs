@@ -1,6 +1,8 @@
 //! One `Config`: compiled-in defaults < file < environment < flags, validated as a whole before a port is bound.
 //! `config.default.toml` is both the defaults and the manual; a test holds the two and README together.
 
+mod layers;
+
 use std::{
     fmt,
     net::SocketAddr,
@@ -8,17 +10,18 @@ use std::{
     time::Duration,
 };
 
-use figment::{
-    Figment,
-    providers::{Format, Serialized, Toml},
-};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::Url;
 
 use crate::seal::KeySource;
+use layers::Layers;
+pub use layers::unknown_variables;
 
 /// The defaults file, which is the manual of every key.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
+
+/// What signed tokens may be signed with; all are asymmetric.
+const JWT_ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// Everything `serve` can be told.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -29,6 +32,8 @@ pub struct Config {
     pub probe_listen: SocketAddr,
     pub http_listen: SocketAddr,
     pub reflection: bool,
+    pub grpc_web: bool,
+    pub grpc_web_origins: Vec<String>,
     pub store_url: String,
     pub sealing_key_file: PathBuf,
     pub sealing_key_env: String,
@@ -46,6 +51,18 @@ pub struct Config {
     pub auth_mode: AuthMode,
     pub auth_tokens: Vec<StaticToken>,
     pub admin_principals: Vec<String>,
+    pub tls_cert_file: PathBuf,
+    pub tls_key_file: PathBuf,
+    pub tls_client_ca_file: PathBuf,
+    pub jwt_issuer: String,
+    pub jwt_audiences: Vec<String>,
+    pub jwt_jwks_file: PathBuf,
+    pub jwt_jwks_url: String,
+    pub jwt_jwks_ca_file: PathBuf,
+    pub jwt_algorithms: Vec<String>,
+    pub jwt_principal_claim: String,
+    #[serde(deserialize_with = "span", serialize_with = "print_span")]
+    pub jwt_leeway: Duration,
     pub i_know: bool,
     pub transfer_buffer_mib: u64,
     pub max_uploads: usize,
@@ -66,10 +83,26 @@ pub struct Config {
 
 /// How callers show who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum AuthMode {
     None,
     Token,
+    /// By client certificate.
+    Mtls,
+    /// By signed token.
+    Jwt,
+    /// By signed token where one is sent, else by client certificate.
+    MtlsOrJwt,
+}
+
+impl AuthMode {
+    pub fn takes_signed_tokens(self) -> bool {
+        matches!(self, AuthMode::Jwt | AuthMode::MtlsOrJwt)
+    }
+
+    pub fn takes_certificates(self) -> bool {
+        matches!(self, AuthMode::Mtls | AuthMode::MtlsOrJwt)
+    }
 }
 
 /// A static bearer token, known by its hash only.
@@ -88,7 +121,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Flags and environment: the same keys, none of them needed.
+/// Flags and environment: the same keys, none of them needed. All are text, so that every bad one can be told and not the
+/// first alone.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct Overrides {
     /// Configuration file (TOML); `config print --defaults` shows every key.
@@ -112,9 +146,17 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_listen: Option<String>,
     /// gRPC reflection: true or false, on or off.
-    #[arg(long, env = "DROPBOX_CONNECTOR_REFLECTION", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_REFLECTION", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reflection: Option<bool>,
+    pub reflection: Option<String>,
+    /// gRPC-Web on the data port, for browsers.
+    #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_web: Option<String>,
+    /// Origins of pages that may call by gRPC-Web, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB_ORIGINS", value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_web_origins: Option<String>,
     /// Where parameters and upload records are kept.
     #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,7 +164,7 @@ pub struct Overrides {
     /// Key ring that seals secrets and handles.
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sealing_key_file: Option<PathBuf>,
+    pub sealing_key_file: Option<String>,
     /// Name of an environment variable that holds the key ring, instead of a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_ENV", value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,7 +180,7 @@ pub struct Overrides {
     /// Read-only application parameters from a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_PARAMETERS_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parameters_file: Option<PathBuf>,
+    pub parameters_file: Option<String>,
     /// Dropbox's API host.
     #[arg(long, env = "DROPBOX_CONNECTOR_DROPBOX_API_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,53 +198,97 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropbox_oauth_url: Option<String>,
     /// Allow http:// upstream urls (tests and emulators only).
-    #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub allow_insecure_upstream: Option<bool>,
+    pub allow_insecure_upstream: Option<String>,
     /// CA certificates (PEM) trusted beside the machine's: of a proxy that opens TLS.
     #[arg(long, env = "DROPBOX_CONNECTOR_UPSTREAM_CA_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream_ca_file: Option<PathBuf>,
+    pub upstream_ca_file: Option<String>,
     /// Run an emulator of Dropbox in this process and use it.
-    #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub emulator: Option<bool>,
-    /// none or token.
+    pub emulator: Option<String>,
+    /// none, token, mtls, jwt or mtls-or-jwt.
     #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_MODE", value_name = "MODE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_mode: Option<String>,
     /// Static tokens as PRINCIPAL:SHA256, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_TOKENS", value_name = "LIST", value_delimiter = ',', hide_env_values = true, value_parser = static_token)]
+    #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_TOKENS", value_name = "LIST", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth_tokens: Option<Vec<StaticToken>>,
+    pub auth_tokens: Option<String>,
     /// Principals that may call the admin service, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_PRINCIPALS", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_PRINCIPALS", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_principals: Option<Vec<String>>,
+    pub admin_principals: Option<String>,
+    /// Certificate chain (PEM) of the data and admin listeners.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CERT_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert_file: Option<String>,
+    /// Private key (PEM) of that certificate.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TLS_KEY_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<String>,
+    /// Authorities (PEM) that client certificates must come from.
+    #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CLIENT_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca_file: Option<String>,
+    /// Issuer (iss) of signed tokens.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ISSUER", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_issuer: Option<String>,
+    /// Audiences (aud) that signed tokens may be for, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_AUDIENCES", value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_audiences: Option<String>,
+    /// The issuer's keys (JWKS) as a file.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_jwks_file: Option<String>,
+    /// The issuer's keys (JWKS) as a url.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_URL", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_jwks_url: Option<String>,
+    /// Authorities (PEM) for that url instead of the system's.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_jwks_ca_file: Option<String>,
+    /// Algorithms that signed tokens may use, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ALGORITHMS", value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_algorithms: Option<String>,
+    /// The claim that names the principal.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_PRINCIPAL_CLAIM", value_name = "CLAIM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_principal_claim: Option<String>,
+    /// By how much clocks may differ.
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_LEEWAY", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_leeway: Option<String>,
     /// Listening beyond loopback without authentication is meant.
-    #[arg(long, env = "DROPBOX_CONNECTOR_I_KNOW", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_I_KNOW", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub i_know: Option<bool>,
+    pub i_know: Option<String>,
     /// Process-wide transfer buffer, in MiB.
     #[arg(long, env = "DROPBOX_CONNECTOR_TRANSFER_BUFFER_MIB", value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub transfer_buffer_mib: Option<u64>,
+    pub transfer_buffer_mib: Option<String>,
     /// Uploads open at once.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_UPLOADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_uploads: Option<usize>,
+    pub max_uploads: Option<String>,
     /// Downloads open at once.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_DOWNLOADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_downloads: Option<usize>,
+    pub max_downloads: Option<String>,
     /// Requests to Dropbox in flight for one account.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_REQUESTS_PER_ACCOUNT", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_requests_per_account: Option<usize>,
+    pub max_requests_per_account: Option<String>,
     /// Bytes of one append to an upload session, in MiB.
     #[arg(long, env = "DROPBOX_CONNECTOR_APPEND_MIB", value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub append_mib: Option<u64>,
+    pub append_mib: Option<String>,
     /// Silence after which an upload stream ends, resumable.
     #[arg(long, env = "DROPBOX_CONNECTOR_UPLOAD_IDLE", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,13 +315,31 @@ pub struct Overrides {
     pub log_level: Option<String>,
 }
 
-/// Settings that cannot be used, each with its key; all of those that can be read are told at once.
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub key: String,
+    /// The value and where it comes from; empty where there is none to show.
+    pub origin: String,
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { key, origin, text } = self;
+        write!(f, "{key}: {text}")?;
+        if origin.is_empty() { Ok(()) } else { write!(f, " ({origin})") }
+    }
+}
+
+/// Settings that cannot be used, all of them at once.
 #[derive(Debug)]
-pub struct ConfigError(Vec<String>);
+pub struct ConfigError(pub Vec<Problem>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -245,46 +349,43 @@ impl Config {
     /// Defaults < file < environment and flags.
     ///
     /// # Errors
-    /// One line per key that is unknown, of the wrong type or out of range.
+    /// A problem for each key that is unknown, of the wrong type or out of range.
     pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
-        let mut figment = Figment::from(Toml::string(DEFAULTS));
-        if let Some(file) = &overrides.config {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| ConfigError(vec![format!("config: cannot read {}: {error}", file.display())]))?;
-            figment = figment.merge(Toml::string(&text));
-        }
-        let config: Config = figment.merge(Serialized::defaults(overrides)).extract().map_err(named)?;
-        config.validate()?;
-        Ok(config)
+        let (config, problems) = Config::examine(overrides);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
-        let mut wrong = Vec::new();
+    /// As [`Config::load`], with the defaults in the place of what cannot be used, so that whoever checks can look further.
+    pub fn examine(overrides: &Overrides) -> (Config, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut said = Layers::new();
+        if let Some(file) = &overrides.config {
+            said.add_file(file, &mut problems);
+        }
+        said.add_overrides(overrides, &mut problems);
+        let config = said.extract(&mut problems);
+        config.validate(&said, &mut problems);
+        (config, problems)
+    }
+
+    fn validate(&self, said: &Layers, problems: &mut Vec<Problem>) {
+        let unread: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
+        // What follows from another key is not told while that one cannot be read.
+        let read = |keys: &[&str]| !keys.iter().any(|key| unread.iter().any(|unread| unread == key));
         let mut check = |key: &str, good: bool, text: &str| {
-            if !good {
-                wrong.push(format!("{key}: {text}"));
+            if !good && read(&[key]) {
+                problems.push(said.problem(key, text));
             }
         };
-        if !self.i_know {
-            let text = match self.auth_mode {
-                AuthMode::None => {
-                    "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know"
-                }
-                AuthMode::Token => {
-                    "is not a loopback address: tokens would travel in plaintext; set i_know where TLS ends before it"
-                }
-            };
-            for (key, address) in [("data_listen", self.data_listen), ("admin_listen", self.admin_listen)] {
-                check(key, address.ip().is_loopback(), text);
-            }
-        }
+        self.validate_callers(&read, &mut check);
         for (key, url) in [
             ("dropbox_api_url", &self.dropbox_api_url),
             ("dropbox_content_url", &self.dropbox_content_url),
             ("dropbox_notify_url", &self.dropbox_notify_url),
             ("dropbox_oauth_url", &self.dropbox_oauth_url),
         ] {
-            let secure = url.scheme() == "https" || (url.scheme() == "http" && self.allow_insecure_upstream);
+            let insecure = self.allow_insecure_upstream || !read(&["allow_insecure_upstream"]);
+            let secure = url.scheme() == "https" || (url.scheme() == "http" && insecure);
             check(key, secure, "must be https (http needs allow_insecure_upstream)");
             check(key, url.has_host(), "must name a host");
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
@@ -305,13 +406,56 @@ impl Config {
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
         check("drain_grace", self.drain_grace <= Duration::from_secs(3600), "must be at most 1h");
+        let origins = &self.grpc_web_origins;
         check(
-            "auth_tokens",
-            self.auth_mode != AuthMode::Token || !self.auth_tokens.is_empty(),
-            "auth_mode is token but there is no token",
+            "grpc_web_origins",
+            !self.grpc_web || !origins.is_empty() || !read(&["grpc_web"]),
+            "grpc_web is on but no page may call: name the origins, as in https://app.example.com",
+        );
+        check(
+            "grpc_web_origins",
+            origins.iter().all(|origin| is_origin(origin)),
+            "an origin is scheme://host or scheme://host:port as browsers send it: lower case, no path, no *",
         );
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
         check("log_level", filter.is_ok(), "not a log filter, as in info or dropbox_connector=debug,warn");
+    }
+
+    /// Who may call, and over what.
+    fn validate_callers(&self, read: &impl Fn(&[&str]) -> bool, check: &mut impl FnMut(&str, bool, &str)) {
+        let encrypted = self.tls_files().is_some();
+        if !self.i_know && (self.auth_mode == AuthMode::None || !encrypted) && read(&["i_know", "auth_mode"]) {
+            let text = match self.auth_mode {
+                AuthMode::None => {
+                    "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know"
+                }
+                _ => {
+                    "is not a loopback address: tokens would travel in plaintext; set tls_cert_file and tls_key_file, or \
+                     i_know where TLS ends before it"
+                }
+            };
+            for (key, address) in [("data_listen", self.data_listen), ("admin_listen", self.admin_listen)] {
+                check(key, address.ip().is_loopback(), text);
+            }
+        }
+        let is_set = |file: &Path| !file.as_os_str().is_empty();
+        let (certificate, key) = (is_set(&self.tls_cert_file), is_set(&self.tls_key_file));
+        check("tls_key_file", key || !certificate, "tls_cert_file is set, so its key is needed");
+        check("tls_cert_file", certificate || !key, "tls_key_file is set, so its certificate is needed");
+        let client_ca = is_set(&self.tls_client_ca_file);
+        check(
+            "tls_client_ca_file",
+            !client_ca || certificate,
+            "needs tls_cert_file: without TLS there are no client certificates",
+        );
+        let by_certificate = self.auth_mode.takes_certificates();
+        check(
+            "tls_client_ca_file",
+            !by_certificate || client_ca,
+            "auth_mode takes client certificates: name the authorities they come from",
+        );
+        let some_token = self.auth_mode != AuthMode::Token || !self.auth_tokens.is_empty();
+        check("auth_tokens", some_token, "auth_mode is token but there is no token");
         for token in &self.auth_tokens {
             let hex = token.sha256.len() == 64
                 && token.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -321,7 +465,52 @@ impl Config {
                 "needs a principal and 64 lower-case hex digits of SHA-256",
             );
         }
-        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
+        self.validate_signed_tokens(check);
+    }
+
+    fn validate_signed_tokens(&self, check: &mut impl FnMut(&str, bool, &str)) {
+        let file = !self.jwt_jwks_file.as_os_str().is_empty();
+        match self.jwt_jwks_url() {
+            Err(text) => check("jwt_jwks_url", false, text),
+            Ok(url) => {
+                let plain = url.as_ref().is_some_and(|url| url.scheme() == "http");
+                let near = url.as_ref().is_some_and(is_loopback);
+                let secure = !plain || near || self.allow_insecure_upstream;
+                check("jwt_jwks_url", secure, "must be https: who can change the keys on their way can be anybody");
+                check(
+                    "jwt_jwks_url",
+                    !(file && url.is_some()),
+                    "jwt_jwks_file is set, too: keys come from one of them",
+                );
+                let needed = self.auth_mode.takes_signed_tokens();
+                let some = file || url.is_some();
+                check("jwt_jwks_file", !needed || some, "auth_mode takes signed tokens: set this or jwt_jwks_url");
+                check(
+                    "jwt_issuer",
+                    !needed || !self.jwt_issuer.is_empty(),
+                    "auth_mode takes signed tokens: name their issuer (iss)",
+                );
+                let audience = self.jwt_audiences.iter().all(|audience| !audience.is_empty());
+                let audience = audience && (!needed || !self.jwt_audiences.is_empty());
+                check(
+                    "jwt_audiences",
+                    audience,
+                    "auth_mode takes signed tokens: name the audience (aud) that means this service",
+                );
+            }
+        }
+        check("jwt_principal_claim", !self.jwt_principal_claim.is_empty(), "name a claim, as sub");
+        check("jwt_leeway", self.jwt_leeway <= Duration::from_secs(300), "must be at most 5m");
+        check("jwt_algorithms", !self.jwt_algorithms.is_empty(), "name at least one");
+        for name in &self.jwt_algorithms {
+            let known = JWT_ALGORITHMS.contains(&name.as_str());
+            let text = if name.starts_with("HS") {
+                "HMAC is not taken: whoever can check such a token can make it"
+            } else {
+                "must be of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
+            };
+            check("jwt_algorithms", known, text);
+        }
     }
 
     /// What holds, as TOML. Token hashes are not secrets, yet they stay out of terminals.
@@ -358,20 +547,57 @@ impl Config {
     }
 
     pub fn parameters_file(&self) -> Option<&Path> {
-        (!self.parameters_file.as_os_str().is_empty()).then_some(&*self.parameters_file)
+        named_file(&self.parameters_file)
+    }
+
+    /// Certificate and key of the data and admin listeners.
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        named_file(&self.tls_cert_file).zip(named_file(&self.tls_key_file))
+    }
+
+    pub fn tls_client_ca_file(&self) -> Option<&Path> {
+        named_file(&self.tls_client_ca_file)
+    }
+
+    pub fn jwt_jwks_ca_file(&self) -> Option<&Path> {
+        named_file(&self.jwt_jwks_ca_file)
+    }
+
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn jwt_jwks_url(&self) -> Result<Option<Url>, &'static str> {
+        if self.jwt_jwks_url.is_empty() {
+            return Ok(None);
+        }
+        let url: Url = self.jwt_jwks_url.parse().map_err(|_| "not a url")?;
+        let fit = matches!(url.scheme(), "http" | "https") && url.has_host();
+        let bare = url.username().is_empty() && url.password().is_none();
+        match (fit, bare) {
+            (true, true) => Ok(Some(url)),
+            (false, _) => Err("must be an https url"),
+            (_, false) => Err("must not hold a user or password"),
+        }
     }
 }
 
-fn named(error: figment::Error) -> ConfigError {
-    ConfigError(
-        error
-            .into_iter()
-            .map(|error| {
-                let key = error.path.join(".");
-                if key.is_empty() { error.kind.to_string() } else { format!("{key}: {}", error.kind) }
-            })
-            .collect(),
-    )
+/// An empty path names no file.
+fn named_file(path: &Path) -> Option<&Path> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// An origin as browsers write it (RFC 6454).
+fn is_origin(text: &str) -> bool {
+    let Ok(url) = Url::parse(text) else { return false };
+    matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
 }
 
 fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -386,98 +612,5 @@ fn print_span<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(&format_args!("{shown:#}"))
 }
 
-fn static_token(text: &str) -> Result<StaticToken, String> {
-    let (principal, sha256) = text.rsplit_once(':').ok_or("must be PRINCIPAL:SHA256")?;
-    Ok(StaticToken { principal: principal.into(), sha256: sha256.into() })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(edit: impl FnOnce(&mut Overrides)) -> Result<Config, ConfigError> {
-        let mut overrides = Overrides::default();
-        edit(&mut overrides);
-        Config::load(&overrides)
-    }
-
-    #[test]
-    fn the_defaults_are_valid_and_print_as_they_are_read() {
-        let config = load(|_| {}).expect("defaults");
-        assert_eq!(config.drain_grace, Duration::from_secs(25));
-        let printed = config.print();
-        let again: Config = Figment::from(Toml::string(&printed)).extract().expect("printed config reads back");
-        assert_eq!(again.print(), printed);
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
-        let file = tempfile::NamedTempFile::new().expect("temp file");
-        std::fs::write(&file, "append_mib = 4\nmax_uploads = 7\n").expect("write");
-        let config = load(|o| {
-            o.config = Some(file.path().into());
-            o.max_uploads = Some(9);
-        })
-        .expect("valid");
-        assert_eq!((config.append_mib, config.max_uploads, config.max_downloads), (4, 9, 512));
-    }
-
-    #[test]
-    fn a_bad_value_is_refused_by_the_name_of_its_key() {
-        let cases: &[(&str, &str)] = &[
-            ("data_listen = \"nowhere\"", "data_listen"),
-            ("data_listen = \"0.0.0.0:1\"", "data_listen"),
-            ("dropbox_api_url = \"http://x\"", "dropbox_api_url"),
-            ("append_mib = 6", "append_mib"),
-            ("upload_idle = \"soon\"", "upload_idle"),
-            ("auth_mode = \"token\"", "auth_tokens"),
-            ("auth_mode = \"magic\"", "auth_mode"),
-            ("colour = 1", "colour"),
-            ("store_url = \"mysql://x\"", "store_url"),
-            ("sealing_key_command = \"sh -c 'x\"", "sealing_key_command"),
-            ("sealing_key_command = \"x\"\nsealing_key_env = \"X\"", "sealing_key_command"),
-            ("sealing_key_command_timeout = \"2m\"", "sealing_key_command_timeout"),
-        ];
-        for (text, key) in cases {
-            let file = tempfile::NamedTempFile::new().expect("temp file");
-            std::fs::write(&file, text).expect("write");
-            let error = load(|o| o.config = Some(file.path().into())).expect_err(text).to_string();
-            assert!(error.contains(key), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_command_is_split_as_a_shell_would_and_run_by_none() {
-        let source =
-            |command: &str| load(|o| o.sealing_key_command = Some(command.into())).expect("valid").key_source();
-        let KeySource::Command { words, timeout } = source("vault kv get -field='a b' secret/x; $(id)") else {
-            panic!("a command");
-        };
-        assert_eq!(words, ["vault", "kv", "get", "-field=a b", "secret/x;", "$(id)"]);
-        assert_eq!(timeout, Duration::from_secs(10));
-        assert_eq!(source(""), KeySource::File("dropbox-connector.keys".into()));
-    }
-
-    #[test]
-    fn every_key_of_the_defaults_file_can_be_given_as_a_flag() {
-        use clap::Args;
-        let command = Overrides::augment_args(clap::Command::new("serve"));
-        let keys: toml_keys::Keys = toml_keys::of(DEFAULTS);
-        for key in keys {
-            let flag = key.replace('_', "-");
-            let arg = command.get_arguments().find(|a| a.get_long() == Some(flag.as_str()));
-            let env = format!("DROPBOX_CONNECTOR_{}", key.to_uppercase());
-            assert_eq!(arg.and_then(|a| a.get_env()).and_then(|e| e.to_str()), Some(env.as_str()), "{key}");
-        }
-    }
-
-    mod toml_keys {
-        pub(super) type Keys = Vec<String>;
-        pub(super) fn of(text: &str) -> Keys {
-            text.lines()
-                .filter(|line| !line.starts_with('#'))
-                .filter_map(|line| line.split_once(" = ").map(|(key, _)| key.to_owned()))
-                .collect()
-        }
-    }
-}
+mod tests;

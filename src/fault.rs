@@ -43,6 +43,7 @@ reasons! {
     AuthorizationDenied, "AUTHORIZATION_DENIED", "ask the user to approve the authorization";
     AuthorizationStateExpired, "AUTHORIZATION_STATE_EXPIRED", "begin the authorization again";
     BadMember, "BAD_MEMBER", "correct the member named in the violation";
+    CallerKeysUnavailable, "CALLER_KEYS_UNAVAILABLE", "wait for the delay and call again; the connector cannot read the keys of the tokens' issuer";
     CallerNotAllowed, "CALLER_NOT_ALLOWED", "have an administrator add your principal to the parameter's policy, or to admin_principals for the admin service";
     CallerUnauthenticated, "CALLER_UNAUTHENTICATED", "send a valid credential for this connector in the authorization metadata";
     Cancelled, "CANCELLED", "call again if the result is still wanted";

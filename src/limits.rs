@@ -324,3 +324,33 @@ pub const PASSPHRASE_COST_KIB_MAX: u32 = 1024 * 1024;
 pub const PASSPHRASE_PASSES_MAX: u32 = 16;
 /// An export of ten thousand application parameters with long policies.
 pub const EXPORT_BYTES_MAX: u64 = 256 * MIB;
+// ---- who may call (API-DESIGN a.12) ----
+
+/// A handshake ends within this; who stalls it holds a place of `HANDSHAKES_MAX`.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes under way on one listener; more wait in the kernel's queue.
+pub const HANDSHAKES_MAX: usize = 256;
+/// A file of certificates or a key is far smaller; what is larger was named by mistake.
+pub const TLS_FILE_BYTES_MAX: usize = 1024 * 1024;
+/// A certificate that ends sooner than this, or than a fifth of its life, is warned of.
+pub const CERTIFICATE_WARN_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Between two warnings of one certificate.
+pub const CERTIFICATE_WARN_EVERY: Duration = Duration::from_secs(3600);
+/// Longest name of a principal: a SPIFFE id has at most 2 KiB, but names go into every log line.
+pub const PRINCIPAL_BYTES_MAX: usize = 256;
+/// Longest signed token; header lists end at 16 KiB.
+pub const SIGNED_TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Signed tokens remembered as good: 1 MiB.
+pub const SIGNED_TOKENS_KNOWN_MAX: usize = 10_000;
+/// Largest key set.
+pub const KEYS_BYTES_MAX: usize = 512 * 1024;
+/// Keys of one set.
+pub const KEYS_MAX: usize = 100;
+/// A key that was withdrawn at the issuer's url opens nothing after this.
+pub const KEYS_AGE: Duration = Duration::from_secs(5 * 60);
+/// Between two readings because of a key nobody knows: anybody can make up names of keys.
+pub const KEYS_REFETCH: Duration = Duration::from_secs(10);
+/// Until a key set that could not be read is tried again; told to callers.
+pub const KEYS_RETRY: Duration = Duration::from_secs(5);
+/// One reading of a key set: callers wait for it.
+pub const KEYS_TIMEOUT: Duration = Duration::from_secs(5);

@@ -15,6 +15,8 @@ pub struct Facts {
     pub keys: bool,
     /// The same of the parameters file.
     pub parameters_file: bool,
+    /// Callers can be told apart: the keys of their tokens' issuer were read.
+    pub callers: bool,
     /// Everything needed at start is loaded and the ports are bound.
     pub loaded: bool,
     /// The process is going down.
@@ -38,6 +40,9 @@ impl Facts {
         }
         if !self.store {
             why.push("the store does not answer");
+        }
+        if !self.callers {
+            why.push("the keys of the tokens' issuer were not read yet");
         }
         if self.draining {
             why.push("draining");
@@ -70,6 +75,7 @@ impl Ready {
             store: true,
             keys: true,
             parameters_file: true,
+            callers: true,
             loaded: false,
             draining: false,
         })))
@@ -85,6 +91,10 @@ impl Ready {
 
     pub fn set_parameters_file(&self, good: bool) {
         self.set(|facts| facts.parameters_file = good);
+    }
+
+    pub fn set_callers(&self, known: bool) {
+        self.set(|facts| facts.callers = known);
     }
 
     pub fn set_loaded(&self) {

@@ -59,6 +59,10 @@ names! {
     OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
     KEYS_BROKEN = Gauge "dropboxconnector.keys.broken" Count: "1 while the sealing keys cannot be read again; those in memory hold.";
     PARAMETERS_FILE_BROKEN = Gauge "dropboxconnector.parameters_file.broken" Count: "1 while the parameters file cannot be used; the last good one holds.";
+    TLS_HANDSHAKES = Counter "dropboxconnector.tls.handshakes" Count: "TLS handshakes of the data and admin ports, by outcome.";
+    TLS_CERTIFICATE_EXPIRY = Gauge "dropboxconnector.tls.certificate.expiry" Seconds: "Unix time at which the certificate in use expires.";
+    TLS_RELOADS = Counter "dropboxconnector.tls.reloads" Count: "Changes of certificate, key or authorities on disk, by outcome: changed, or refused and the old ones kept.";
+    AUTH_KEYS_READS = Counter "dropboxconnector.auth.keys.reads" Count: "Readings of the token issuer's key set, by outcome: same, changed or failed.";
     HEALTH_STATUS = Gauge "dropboxconnector.health.status" Count: "1 while the named service is serving.";
     LOG_DROPPED = Counter "dropboxconnector.log.dropped" Count: "Log lines lost because nobody read them fast enough.";
 }
@@ -82,11 +86,17 @@ pub fn install(format: LogFormat, filter: &str) -> Result<()> {
     let filter = EnvFilter::builder().parse(filter).map_err(|error| {
         Fault::field("log_level", "MALFORMED", "not a log filter, as in info,dropbox_connector=debug").source(error)
     })?;
+    let filter = audited(filter);
     install_metrics()?;
     let lines = LINES.get_or_init(|| Lines::to(io::stderr()));
     let layer = fmt_layer(format, lines.clone());
     let _ = Registry::default().with(layer.with_filter(filter)).try_init();
     Ok(())
+}
+
+/// The same filter, which lets every audit line through whatever it says.
+fn audited(filter: EnvFilter) -> EnvFilter {
+    filter.add_directive(format!("{AUDIT_TARGET}=info").parse().expect("a target and a level"))
 }
 
 /// The recorder alone, for processes whose standard error belongs to a person.
@@ -365,6 +375,19 @@ mod tests {
         sink.shut(false);
         writer.join().expect("no panic");
         sink.until(|text| text.lines().count() == limits::LOG_LINES_MAX + 100);
+    }
+
+    #[test]
+    fn no_filter_takes_audit_lines_away() {
+        for filter in ["off", "audit=off", "error,audit=error", "dropbox_connector=debug"] {
+            let sink = Sink::default();
+            let filter = audited(EnvFilter::builder().parse(filter).expect("a filter"));
+            let layer = fmt_layer(LogFormat::Text, Lines::to(sink.clone())).with_filter(filter);
+            tracing::subscriber::with_default(Registry::default().with(layer), || {
+                tracing::info!(target: AUDIT_TARGET, "told");
+            });
+            sink.until(|text| text.contains("told"));
+        }
     }
 
     #[test]

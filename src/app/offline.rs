@@ -9,8 +9,10 @@ use crate::{
     config::Config,
     fault::Result,
     seal::KeyRing,
-    store::{Imported, KeyUse, OnConflict, ParameterId, Rotation, Store},
+    store::{KeyUse, ParameterId, Rotation, Store},
 };
+
+pub use crate::store::{Imported, OnConflict};
 
 /// Seals with the present sealing key what older ones sealed. What was done, in words.
 ///
@@ -47,13 +49,14 @@ pub async fn key_use(config: &Config) -> Result<(KeyUse, Vec<String>)> {
 ///
 /// # Errors
 /// A key ring or a store that cannot be used; an id that is not there, or whose secrets do not open.
-pub async fn export(config: &Config, ids: &[ParameterId]) -> Result<(Zeroizing<Vec<u8>>, usize)> {
+pub async fn export(config: &Config, ids: &[String]) -> Result<(Zeroizing<Vec<u8>>, usize)> {
+    let ids = ids.iter().map(|id| ParameterId::new(id)).collect::<Result<Vec<_>>>()?;
     let store = open(config, true).await?;
     let store = match config.parameters_file() {
         Some(file) => store.with_parameters_file(file)?,
         None => store,
     };
-    let exported = store.export_parameters(ids).await;
+    let exported = store.export_parameters(&ids).await;
     store.close().await;
     exported
 }
@@ -76,7 +79,8 @@ pub async fn import(config: &Config, plain: &[u8], on_conflict: OnConflict) -> R
 async fn open(config: &Config, must_exist: bool) -> Result<Store> {
     let keys = Arc::new(KeyRing::from_source(config.key_source()).await?);
     let (url, clock) = (&config.store_url, Arc::new(SystemClock));
-    match must_exist {
+    // Whoever says how it is opened gets that.
+    match must_exist && !url.contains("mode=") {
         true => Store::open_as_it_is(url, keys, clock).await,
         false => Store::open(url, keys, clock).await,
     }

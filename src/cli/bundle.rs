@@ -15,16 +15,16 @@ use super::{
     server::load,
 };
 use crate::{
+    app::{self, Imported, OnConflict},
     config::Overrides,
     fault::{Fault, Reason},
     limits::EXPORT_BYTES_MAX,
     seal,
     secret::Secret,
-    store::{Imported, OnConflict, ParameterId},
 };
 
 /// Read from the environment, since an argument would stand in every list of processes.
-const VARIABLE: &str = "DROPBOX_CONNECTOR_PASSPHRASE";
+pub const VARIABLE: &str = "DROPBOX_CONNECTOR_PASSPHRASE";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -77,8 +77,7 @@ pub async fn export(args: ExportArgs) -> Result<()> {
     if args.to.exists() {
         return Err(Failure::new(Exit::Conflict, format!("{} is there already", args.to.display())));
     }
-    let ids = args.ids.iter().map(|id| ParameterId::new(id)).collect::<Result<Vec<_>, _>>().map_err(told)?;
-    let (plain, count) = crate::app::export(&config, &ids).await.map_err(told)?;
+    let (plain, count) = app::export(&config, &args.ids).await.map_err(told)?;
     let passphrase = args.passphrase.read(true)?;
     let text = seal::seal_to(&passphrase, &plain).map_err(told)?;
     drop(plain);
@@ -107,7 +106,7 @@ pub async fn import(args: BundleArgs, from: &Path) -> Result<()> {
         (_, true) => OnConflict::Skip,
         _ => OnConflict::Refuse,
     };
-    let imported = crate::app::import(&config, &plain, on_conflict).await.map_err(|fault| {
+    let imported = app::import(&config, &plain, on_conflict).await.map_err(|fault| {
         let there = fault.reason() == Reason::ApplicationParameterExists;
         let failure = told(fault);
         if there { failure.remedy("--skip keeps them, --replace takes those of the file") } else { failure }

@@ -1,13 +1,16 @@
 //! The Rust client: one channel set up as PERFORMANCE asks, who we are in the metadata of every call, and repeats as the
 //! server's RetryInfo allows. Streams with a resume of their own are in `upload` and `download`.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity},
 };
 
 use crate::api::v1::{
@@ -41,6 +44,8 @@ pub struct ServerArgs {
     /// Bearer token, where the server wants one.
     #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 impl ServerArgs {
@@ -53,8 +58,50 @@ impl ServerArgs {
                  --emulator` makes `demo`",
             ));
         };
-        Client::connect(&self.server, Some(parameter), self.token.as_deref()).await
+        Client::connect(&self.server, &self.tls, Some(parameter), self.token.as_deref()).await
     }
+}
+
+/// How an https:// server proves itself, and how we do.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TlsArgs {
+    /// Certificates an https:// server is trusted by, PEM; instead of the system's.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate chain, PEM, where the server wants one.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CERT_FILE", value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// The key of --cert-file, PEM.
+    #[arg(long, env = "DROPBOX_CONNECTOR_KEY_FILE", value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    fn is_empty(&self) -> bool {
+        self.ca_file.is_none() && self.cert_file.is_none()
+    }
+
+    fn config(&self) -> Result<ClientTlsConfig> {
+        let mut config = match &self.ca_file {
+            Some(file) => {
+                let certificates = pem(file)?;
+                // Without one nobody would be trusted, and the handshake alone would say so.
+                if !String::from_utf8_lossy(&certificates).contains("-----BEGIN CERTIFICATE-----") {
+                    return Err(Failure::usage(format!("{}: no certificate in PEM is in it", file.display())));
+                }
+                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificates))
+            }
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        if let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) {
+            config = config.identity(TlsIdentity::from_pem(pem(cert)?, pem(key)?));
+        }
+        Ok(config)
+    }
+}
+
+fn pem(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|error| Failure::local(file, &error))
 }
 
 /// Puts token and application parameter into the metadata.
@@ -100,14 +147,16 @@ pub type Admin = DropboxAdminConnectorClient<InterceptedService<Channel, Identit
 ///
 /// # Errors
 /// A malformed address; nobody there.
-pub async fn channel(server: &str) -> Result<Channel> {
+pub async fn channel(server: &str, tls: &TlsArgs) -> Result<Channel> {
     let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-    if !url.starts_with("http://") {
-        return Err(Failure::usage(format!(
-            "{url}: only http:// addresses are spoken to; put a TLS proxy before others"
-        )));
+    let secure = url.starts_with("https://");
+    if !secure && !url.starts_with("http://") {
+        return Err(Failure::usage(format!("{url}: write http://host:port or https://host:port")));
     }
-    let endpoint = Endpoint::from_shared(url.clone())
+    if !secure && !tls.is_empty() {
+        return Err(Failure::usage(format!("{url}: certificates are for https:// addresses")));
+    }
+    let mut endpoint = Endpoint::from_shared(url.clone())
         .and_then(|endpoint| endpoint.user_agent(concat!("dropbox-connector-cli/", env!("CARGO_PKG_VERSION"))))
         .map_err(|error| Failure::usage(format!("{url}: {error}")))?
         .connect_timeout(CONNECT_TIME_MAX)
@@ -117,11 +166,37 @@ pub async fn channel(server: &str) -> Result<Channel> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_INTERVAL);
+    if secure {
+        let config = tls.config()?;
+        endpoint = endpoint.tls_config(config).map_err(|error| Failure::usage(format!("{url}: {}", causes(&error))))?;
+    }
     endpoint.connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {cause}"))
-            .remedy("start the server with `dropbox-connector serve`, or name it with --server")
+        let remedy = match secure {
+            true => "name the address with --server; --ca-file trusts a certificate of your own making",
+            false => "start the server with `dropbox-connector serve`, or name it with --server",
+        };
+        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {}", causes(&error))).remedy(remedy)
     })
+}
+
+/// What an error is made of, the outermost words left out where there are others.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut told: Vec<String> = Vec::new();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let text = error.to_string();
+        // Some layers repeat what is beneath them.
+        if !told.iter().any(|told| told.contains(&text)) {
+            told.push(text);
+        }
+        next = error.source();
+    }
+    if told.is_empty() { error.to_string() } else { told.join(": ") }
+}
+
+/// Sizes and offsets as messages carry them.
+pub fn to_wire(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// May a call be made twice without harm?
@@ -161,9 +236,9 @@ pub struct Client {
 impl Client {
     /// # Errors
     /// A malformed address or identity; nobody there.
-    pub async fn connect(server: &str, parameter: Option<&str>, token: Option<&str>) -> Result<Client> {
+    pub async fn connect(server: &str, tls: &TlsArgs, parameter: Option<&str>, token: Option<&str>) -> Result<Client> {
         let identity = Identity::new(parameter, token)?;
-        let data = DropboxConnectorClient::with_interceptor(channel(server).await?, identity)
+        let data = DropboxConnectorClient::with_interceptor(channel(server, tls).await?, identity)
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         Ok(Client { data })
     }

@@ -56,13 +56,15 @@ pub struct Failure {
     pub reason: String,
     /// What to do about it.
     pub remedy: String,
+    /// What is wrong one by one, where it is more than one thing.
+    pub lines: Vec<String>,
 }
 
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into(), reason: String::new(), remedy: String::new() }
+        Failure { exit, message: message.into(), reason: String::new(), remedy: String::new(), lines: Vec::new() }
     }
 
     pub fn usage(message: impl Into<String>) -> Failure {
@@ -71,6 +73,19 @@ impl Failure {
 
     pub fn remedy(mut self, text: impl Into<String>) -> Failure {
         self.remedy = text.into();
+        self
+    }
+
+    /// Nothing lies at this path of Dropbox: the same words whoever finds it.
+    pub fn missing(path: &str) -> Failure {
+        let mut failure = Failure::new(Exit::NotFound, format!("{path}: there is nothing at this path"));
+        failure.reason = "PATH_NOT_FOUND".into();
+        failure.remedy("`ls` shows what there is")
+    }
+
+    /// The same failure with a line for each of these.
+    pub fn listing(mut self, lines: impl IntoIterator<Item = impl fmt::Display>) -> Failure {
+        self.lines.extend(lines.into_iter().map(|line| line.to_string()));
         self
     }
 
@@ -110,7 +125,7 @@ impl From<Status> for Failure {
         if let Some(request) = details.request_info() {
             message.push_str(&format!(" (request {})", request.request_id));
         }
-        Failure { exit: Exit::of(status.code()), message, reason, remedy }
+        Failure { exit: Exit::of(status.code()), message, reason, remedy, lines: Vec::new() }
     }
 }
 
@@ -128,6 +143,9 @@ impl fmt::Display for Failure {
         f.write_str(&super::out::plain(&self.message))?;
         if !self.reason.is_empty() {
             write!(f, " [{}]", self.reason)?;
+        }
+        for line in &self.lines {
+            write!(f, "\n  {}", super::out::plain(line))?;
         }
         if !self.remedy.is_empty() {
             write!(f, "\n  → {}", self.remedy)?;

@@ -168,12 +168,12 @@ fn unusable(fault: Fault) -> Failure {
     Failure::new(Exit::Config, fault.message())
 }
 
-/// Whether the keys that a configuration names can be had.
-pub async fn check(source: KeySource) -> Result<()> {
-    KeyRing::from_source(source)
-        .await
-        .map(drop)
-        .map_err(|fault| unusable(fault).remedy("`dropbox-connector keys generate FILE` makes a key file"))
+/// Whether the keys that a configuration names can be had; what is wrong otherwise.
+pub async fn check(source: KeySource) -> Result<(), String> {
+    KeyRing::from_source(source).await.map(drop).map_err(|fault| {
+        let text = fault.violations().first().map_or(fault.message(), |violation| &violation.description);
+        format!("{text}; `dropbox-connector keys generate FILE` makes a key file")
+    })
 }
 
 #[cfg(test)]

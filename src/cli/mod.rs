@@ -91,6 +91,21 @@ Examples:
     Version,
 }
 
+/// The variables of the environment that some command reads.
+fn variables() -> Vec<String> {
+    fn collect(command: &clap::Command, names: &mut Vec<String>) {
+        let read = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned));
+        names.extend(read);
+        command.get_subcommands().for_each(|command| collect(command, names));
+    }
+    // Secrets that no flag takes.
+    let mut names = vec![bundle::VARIABLE.to_owned(), network::PASSWORD.to_owned()];
+    collect(&Cli::command(), &mut names);
+    names.sort();
+    names.dedup();
+    names
+}
+
 fn examples() -> String {
     format!(
         "\
@@ -189,6 +204,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_variables_of_every_command_are_known() {
+        let known = variables();
+        for name in ["DATA_LISTEN", "CONFIG", "SERVER", "ADMIN_SERVER", "APP_SECRET", "REFRESH_TOKEN", "CA_FILE"] {
+            assert!(known.contains(&format!("DROPBOX_CONNECTOR_{name}")), "{name}");
+        }
     }
 
     #[test]

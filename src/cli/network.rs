@@ -33,7 +33,7 @@ pub struct NetworkArgs {
 }
 
 /// Read from the environment, since an argument would stand in every list of processes.
-const PASSWORD: &str = "DROPBOX_CONNECTOR_PROXY_PASSWORD";
+pub const PASSWORD: &str = "DROPBOX_CONNECTOR_PROXY_PASSWORD";
 
 impl NetworkArgs {
     /// The proxy, and the fields of a mask that a change needs.

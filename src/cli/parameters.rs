@@ -15,12 +15,12 @@ use crate::{
         UpdateApplicationParameterRequest, dropbox_admin_connector_client::DropboxAdminConnectorClient,
         import_credentials_request::Credential,
     },
-    config::{Config, Overrides},
+    config::Overrides,
 };
 
 use super::{
     bundle::{self, BundleArgs, ExportArgs},
-    client::{Admin, Identity, Repeat, channel, repeated},
+    client::{Admin, Identity, Repeat, TlsArgs, channel, repeated},
     exit::{Exit, Failure, Result},
     items::fields,
     json,
@@ -71,6 +71,8 @@ pub struct AdminArgs {
     /// Bearer token, where the server wants one.
     #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// JSON, one object a line.
     #[arg(long)]
     json: bool,
@@ -230,8 +232,7 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
                 .map(drop)
         }
         ParametersCommand::Rotate(args) => {
-            let config =
-                Config::load(&args.overrides).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+            let config = super::server::load(&args.overrides)?;
             let told = crate::app::rotate(&config).await;
             let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.to_string()))?;
             out::line(told);
@@ -242,7 +243,7 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
 
 async fn admin(args: &AdminArgs) -> Result<Admin> {
     let identity = Identity::new(None, args.token.as_deref())?;
-    let channel = channel(&args.admin_server).await.map_err(|failure| match failure.exit {
+    let channel = channel(&args.admin_server, &args.tls).await.map_err(|failure| match failure.exit {
         Exit::Unavailable => failure.remedy("start the server with `dropbox-connector serve`, or give --admin-server"),
         _ => failure,
     })?;

@@ -8,12 +8,12 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 use crate::{
     app::{App, AppError, DEMO_PARAMETER},
-    config::{self, Config, Overrides},
+    config::{self, Config, Overrides, Problem},
     emulator::{Emulator, Options, Ports},
 };
 
 use super::{
-    client::channel,
+    client::{TlsArgs, channel},
     exit::{Exit, Failure, Result},
     keys, out,
 };
@@ -37,9 +37,31 @@ impl From<AppError> for Failure {
 /// Settings from flags, environment and file.
 ///
 /// # Errors
-/// Exit code 64, a line for each key that is wrong.
+/// Exit code 64, a line for each key and each variable of the environment that is wrong.
 pub fn load(overrides: &Overrides) -> Result<Config> {
-    Config::load(overrides).map_err(|error| Failure::new(Exit::Config, error.to_string()))
+    let (config, problems) = examine(overrides);
+    unusable(problems)?;
+    Ok(config)
+}
+
+fn examine(overrides: &Overrides) -> (Config, Vec<Problem>) {
+    let (config, mut problems) = Config::examine(overrides);
+    let set: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into())))
+        .collect();
+    let set = set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    problems.extend(config::unknown_variables(set, &super::variables()));
+    (config, problems)
+}
+
+fn unusable(problems: Vec<Problem>) -> Result<()> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => {
+            let failure = Failure::new(Exit::Config, "the configuration cannot be used").listing(problems);
+            Err(failure.remedy("`dropbox-connector config print --defaults` shows every key"))
+        }
+    }
 }
 
 /// Runs until SIGTERM or SIGINT, then drains; a second signal stops it at once.
@@ -54,18 +76,24 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
     let at = app.addresses();
     let mut line = format!("listening data={} admin={} probe={} http={}", at.data, at.admin, at.probe, at.http);
     if let Some(emulator) = app.emulator() {
-        line.push_str(&format!(" emulator={} parameter={DEMO_PARAMETER}", emulator.addresses().control));
+        let at = emulator.addresses();
+        line.push_str(&format!(" emulator={} www={} parameter={DEMO_PARAMETER}", at.control, at.www));
     }
     out::line(line);
-    let again = app.again();
+    let reread = app.reread();
     let (asked, shutdown) = tokio::sync::oneshot::channel::<()>();
     let mut running = Box::pin(app.run_until(async {
         // A sender that is gone asks for the same.
         let _ = shutdown.await;
     }));
-    tokio::select! {
-        ended = &mut running => return Ok(ended?),
-        () = signals.next_but(&again) => drop(asked),
+    loop {
+        tokio::select! {
+            ended = &mut running => return Ok(ended?),
+            hangup = signals.next_or_hangup() => match hangup {
+                true => reread.notify_one(),
+                false => break drop(asked),
+            },
+        }
     }
     tokio::select! {
         ended = &mut running => Ok(ended?),
@@ -77,6 +105,7 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// Files that may change are read again anyway; this only makes it happen at once.
     #[cfg(unix)]
     hangup: tokio::signal::unix::Signal,
 }
@@ -95,19 +124,16 @@ impl Signals {
         Ok(Signals {})
     }
 
-    /// The next SIGINT or SIGTERM. A SIGHUP on the way is told to `again`.
-    async fn next_but(&mut self, again: &tokio::sync::Notify) {
-        loop {
-            #[cfg(unix)]
-            tokio::select! {
-                _ = self.hangup.recv() => again.notify_one(),
-                () = ending(&mut self.terminate) => return,
-            }
-            #[cfg(not(unix))]
-            {
-                let _ = again;
-                return self.next().await;
-            }
+    /// The next SIGHUP (true), SIGINT or SIGTERM.
+    async fn next_or_hangup(&mut self) -> bool {
+        #[cfg(unix)]
+        let (hangup, terminate) = (self.hangup.recv(), self.terminate.recv());
+        #[cfg(not(unix))]
+        let (hangup, terminate) = (std::future::pending::<Option<()>>(), std::future::pending::<Option<()>>());
+        tokio::select! {
+            _ = hangup => true,
+            _ = terminate => false,
+            _ = tokio::signal::ctrl_c() => false,
         }
     }
 
@@ -266,10 +292,15 @@ pub struct PrintArgs {
 pub async fn config(command: ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check(args) => {
-            let config = load(&args.overrides)?;
-            if !config.emulator {
-                keys::check(config.key_source()).await?;
+            let (config, mut problems) = examine(&args.overrides);
+            let keys_named = |problem: &Problem| problem.key == "emulator" || problem.key.starts_with("sealing_key_");
+            if !config.emulator
+                && !problems.iter().any(keys_named)
+                && let Err(text) = keys::check(config.key_source()).await
+            {
+                problems.push(Problem { key: config.key_source().key().into(), origin: String::new(), text });
             }
+            unusable(problems)?;
             out::note("the configuration can be used");
         }
         ConfigCommand::Print(args) if args.defaults => out::bytes(config::DEFAULTS.as_bytes()),
@@ -298,7 +329,7 @@ pub struct HealthArgs {
 
 pub async fn health(args: HealthArgs) -> Result<()> {
     let asked = async {
-        let mut client = HealthClient::new(channel(&args.probe_addr).await?);
+        let mut client = HealthClient::new(channel(&args.probe_addr, &TlsArgs::default()).await?);
         let answer = client.check(HealthCheckRequest { service: args.service.clone() }).await?;
         Ok::<_, Failure>(answer.into_inner().status())
     };

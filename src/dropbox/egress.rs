@@ -107,7 +107,10 @@ impl Proxy {
         let rule = reqwest::Proxy::all(url.reveal().as_str())
             .map_err(|_| Fault::bug("the proxy of an application parameter does not make a url"))?;
         Ok(match (self.kind, &self.login) {
-            (ProxyKind::Http | ProxyKind::Https, Some((user, password))) => rule.basic_auth(user, password.reveal()),
+            // Not by reqwest's `basic_auth`: it goes by way of a url, where a `%41` of the password becomes an `A`.
+            (ProxyKind::Http | ProxyKind::Https, Some((user, password))) => {
+                rule.custom_http_auth(basic(user, password.reveal()))
+            }
             _ => rule,
         })
     }

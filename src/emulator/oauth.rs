@@ -3,7 +3,7 @@
 
 mod flow;
 
-pub(in crate::emulator) use flow::www;
+pub(in crate::emulator) use flow::{escape, page, www};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

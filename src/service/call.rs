@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -26,6 +27,7 @@ pub struct Facts {
     pub class: Class,
     pub principal: Principal,
     pub request_id: String,
+    pub remote: Option<SocketAddr>,
     /// When the call must have ended. Unary calls always have one.
     pub deadline: Option<Instant>,
     /// `x-application-parameter-id`, if it was sent.

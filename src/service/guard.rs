@@ -18,12 +18,14 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::{
+    audit,
     call::{Call, Facts},
+    listener::Peer,
     opening::Opening,
     status,
 };
 use crate::{
-    access::{self, Authenticator, Class, Permission, Principal},
+    access::{self, Authenticator, Certificate, Class, Permission, Principal},
     api,
     fault::{Fault, Reason, Result},
     limits::{DEADLINE_MAX, DRAINING_RETRY, UNARY_DEADLINE_DEFAULT},
@@ -77,7 +79,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The clone that was polled ready goes on; a fresh one takes its place.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
@@ -86,58 +88,86 @@ where
             return Box::pin(async move { inner.call(request).await });
         }
         let begun = Instant::now();
-        let request_id = request_id(request.headers());
-        let call = match self.layer.admit(&rpc, &request_id, request.headers(), begun) {
-            Ok(call) => call,
-            Err(fault) => {
-                tracing::info!(rpc, request_id, reason = fault.reason().name(), "refused");
-                record(&rpc, status::code(fault.reason()), begun);
-                let response = told(status::refusal(&fault, &request_id), &request_id);
-                return Box::pin(async move { Ok(response) });
-            }
-        };
-        // The handler's answer is the only one that says DEADLINE_EXCEEDED, and only some answers are worth compressing.
-        request.headers_mut().remove("grpc-timeout");
-        if !COMPRESSED.contains(&call.method()) {
-            request.headers_mut().remove("grpc-accept-encoding");
-        }
-        if UPLOADS.contains(&call.method()) {
-            request = request.map(Opening::guard);
-        }
-        request.extensions_mut().insert(call.clone());
-        let span = tracing::info_span!("rpc", rpc, request_id);
-        let end = End { call: call.clone(), begun, code: OnceLock::new() };
-        Box::pin(
-            async move {
-                let response = match call.deadline() {
-                    None => inner.call(request).await?,
-                    Some(deadline) if deadline <= Instant::now() => {
-                        let fault =
-                            Fault::new(Reason::DeadlineExceeded, "the call's deadline had passed when it arrived");
-                        told(call.refusal(&fault.fact("sent", false)), call.request_id())
-                    }
-                    Some(deadline) => match tokio::time::timeout_at(deadline.into(), inner.call(request)).await {
-                        Ok(response) => response?,
-                        Err(_) => told(call.refusal(&too_late(&call)), call.request_id()),
-                    },
-                };
-                Ok(watch(response, &call, end))
-            }
-            .instrument(span),
-        )
+        let layer = self.layer.clone();
+        Box::pin(async move {
+            let request_id = request_id(request.headers());
+            let peer = request.extensions().get::<Peer>().cloned();
+            let call = match layer.admit(&rpc, &request_id, request.headers(), peer.as_ref(), begun).await {
+                Ok(call) => call,
+                Err(fault) => {
+                    record(&rpc, status::code(fault.reason()), begun);
+                    return Ok(told(status::refusal(&fault, &request_id), &request_id));
+                }
+            };
+            handle(request, call, inner, begun).await
+        })
     }
 }
 
+/// What was admitted.
+async fn handle<S>(
+    mut request: Request<Body>,
+    call: Call,
+    mut inner: S,
+    begun: Instant,
+) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    // The handler's answer is the only one that says DEADLINE_EXCEEDED, and only some answers are worth compressing.
+    request.headers_mut().remove("grpc-timeout");
+    if !COMPRESSED.contains(&call.method()) {
+        request.headers_mut().remove("grpc-accept-encoding");
+    }
+    if UPLOADS.contains(&call.method()) {
+        request = request.map(Opening::guard);
+    }
+    request.extensions_mut().insert(call.clone());
+    let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
+    let end = End { call: call.clone(), begun, code: OnceLock::new() };
+    async move {
+        let response = match call.deadline() {
+            None => inner.call(request).await?,
+            Some(deadline) if deadline <= Instant::now() => {
+                let fault = Fault::new(Reason::DeadlineExceeded, "the call's deadline had passed when it arrived");
+                told(call.refusal(&fault.fact("sent", false)), call.request_id())
+            }
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), inner.call(request)).await {
+                Ok(response) => response?,
+                Err(_) => told(call.refusal(&too_late(&call)), call.request_id()),
+            },
+        };
+        Ok(watch(response, &call, end))
+    }
+    .instrument(span)
+    .await
+}
+
 impl GuardLayer {
-    fn admit(&self, rpc: &str, request_id: &str, headers: &HeaderMap, now: Instant) -> Result<Call> {
+    async fn admit(
+        &self,
+        rpc: &str,
+        request_id: &str,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        now: Instant,
+    ) -> Result<Call> {
         if self.draining.is_cancelled() {
             return Err(Fault::new(Reason::ServerDraining, "this server is going down").retry_after(DRAINING_RETRY));
         }
-        let authorization = headers.get(http::header::AUTHORIZATION).map(HeaderValue::to_str);
-        let authorization = authorization.transpose().ok().flatten();
-        let principal = self.authenticator.authenticate(authorization)?;
-        let class = class(rpc, &principal)?;
+        let remote = peer.and_then(|peer| peer.remote);
         let parameter_metadata = text(headers, PARAMETER_ID).map(str::to_owned);
+        let told = |fault: Fault, principal: Option<&Principal>| {
+            let principal = principal.map(Principal::name);
+            audit::refused(rpc, request_id, principal, parameter_metadata.as_deref(), remote, &fault);
+            fault
+        };
+        // What is sent but cannot be read is not the same as nothing: it must not fall back to a certificate.
+        let authorization = headers.get(http::header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let certificate = peer.map_or(&Certificate::None, |peer| &peer.certificate);
+        let principal = self.authenticator.authenticate(authorization, certificate).await;
+        let principal = principal.map_err(|fault| told(fault, None))?;
+        let class = class(rpc, &principal).map_err(|fault| told(fault, Some(&principal)))?;
         let method = rpc.rsplit('/').next().unwrap_or_default();
         let deadline = deadline(headers, now, STREAMS.contains(&method))?;
         Ok(Call::new(Facts {
@@ -145,6 +175,7 @@ impl GuardLayer {
             class,
             principal,
             request_id: request_id.to_owned(),
+            remote,
             deadline,
             parameter_metadata,
             parameter: OnceLock::new(),
@@ -318,16 +349,25 @@ impl Drop for End {
         let code = self.code.get().copied().unwrap_or(Code::Cancelled);
         let facts = self.call.facts();
         record(&facts.rpc, code, self.begun);
-        tracing::info!(
-            rpc = facts.rpc,
-            request_id = facts.request_id,
-            principal = facts.principal.name(),
-            parameter = facts.parameter.get().map(String::as_str),
-            code = name_of(code),
-            reason = facts.reason.get().map(|reason| reason.name()),
-            millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "call"
-        );
+        audit::ended(facts, code, name_of(code));
+        let reason = facts.reason.get().map(|reason| reason.name());
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        macro_rules! told {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc = facts.rpc,
+                    request_id = facts.request_id,
+                    principal = facts.principal.name(),
+                    parameter = facts.parameter.get().map(String::as_str),
+                    code = name_of(code),
+                    reason,
+                    millis,
+                    "call"
+                )
+            };
+        }
+        // Tools ask for the schema before every call; that is nobody's news.
+        if facts.rpc.starts_with("grpc.reflection.") { told!(debug) } else { told!(info) }
     }
 }
 

@@ -4,6 +4,7 @@
 mod about;
 mod active;
 mod admin;
+mod audit;
 mod call;
 mod changes;
 mod connector;
@@ -16,6 +17,7 @@ mod guard;
 mod health;
 mod items;
 mod json;
+pub mod listener;
 mod once;
 mod opening;
 mod pages;
@@ -26,6 +28,7 @@ mod sharing;
 mod status;
 mod transfer;
 mod walk;
+mod web;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -56,6 +59,7 @@ use crate::{
 };
 
 pub use guard::{Guard, GuardLayer};
+pub use web::layer as web_layer;
 
 const DATA: &str = "dropboxconnector.v1.DropboxConnector";
 const ADMIN: &str = "dropboxconnector.v1.DropboxAdminConnector";

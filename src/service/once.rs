@@ -108,16 +108,19 @@ where
     let task = door.tasks.spawn(async move {
         let outcome = run.await;
         let key = RequestKey { uid: &uid, principal: &principal, rpc: &rpc, request_id: &request_id };
-        // What may be sent again unchanged is not an answer to keep.
-        let again = outcome.as_ref().is_err_and(|fault| fault.retry_delay().is_some());
-        let kept = (!again).then(|| match &outcome {
-            Ok(answer) => keep(&Ok(answer), None),
-            Err(fault) => keep(&Err::<&A, _>(&told.refusal(fault)), Some(fault)),
-        });
+        let (kept, outcome) = match outcome {
+            Ok(answer) => (Some(keep(&Ok(&answer), None)), Ok(answer)),
+            Err(fault) => {
+                let refusal = told.refusal(&fault);
+                // What may be sent again unchanged is not an answer to keep.
+                let last = fault.retry_delay().is_none();
+                (last.then(|| keep(&Err::<&A, _>(&refusal), Some(&fault))), Err(refusal))
+            }
+        };
         if let Err(fault) = store.finish_request(&key, kept.as_deref()).await {
             tracing::warn!(%fault, "an answer could not be kept under its request id");
         }
-        outcome.map_err(|fault| told.refusal(&fault))
+        outcome
     });
     match task.await {
         Ok(Ok(answer)) => Ok(answer),

@@ -162,7 +162,12 @@ pub fn code(reason: Reason) -> Code {
         ChunkCrcMismatch | ContentHashMismatch => Code::DataLoss,
         ConnectorBusy | DataTransportLimit | FileRequestLimit | InsufficientSpace | InviteLimit | RateLimited
         | RawResponseTooLarge | TagLimit | TeamFolderLimit => Code::ResourceExhausted,
-        ContentNotReady | DropboxInternal | DropboxUnavailable | ProxyUnavailable | ServerDraining
+        CallerKeysUnavailable
+        | ContentNotReady
+        | DropboxInternal
+        | DropboxUnavailable
+        | ProxyUnavailable
+        | ServerDraining
         | StoreUnavailable => Code::Unavailable,
         DeadlineExceeded | UploadIdle | UpstreamTimeout => Code::DeadlineExceeded,
         Cancelled => Code::Cancelled,

@@ -94,7 +94,7 @@ impl Transfer {
         &self,
         call: &Call,
         frames: &mut Frames<M>,
-        mut arrival: Arrival,
+        arrival: Arrival,
     ) -> Result<Begun> {
         let (envelope, first) = tokio::select! {
             biased;
@@ -104,7 +104,7 @@ impl Transfer {
         let spec = match first {
             First::Spec(spec) => spec,
             First::Resume(upload_id) => {
-                arrival.announce(None)?;
+                let arrival = self.uploads.announce(arrival, None)?;
                 let (site, kept) = self.resumed(call, &envelope, &upload_id).await?;
                 let link = api::LinkKind::try_from(kept.link).unwrap_or_default();
                 let opening = Opening::Resume(upload_id);
@@ -113,7 +113,7 @@ impl Transfer {
             }
         };
         let spec = convert::upload_spec(&spec)?;
-        arrival.announce(spec.total_size)?;
+        let arrival = self.uploads.announce(arrival, spec.total_size)?;
         let site = self.door.open(call, &envelope, permissions(spec.link)).await?;
         let begun = self.prepared(&site, spec, arrival).await;
         begun.map_err(|fault| site.told(fault))

@@ -16,6 +16,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 
+use super::place;
 use crate::{
     fault::{Fault, Reason, Result},
     limits::{
@@ -202,6 +203,9 @@ impl Pools {
         let options = SqliteConnectOptions::from_str(url).map_err(bad_url)?;
         let options = if url.contains("mode=") { options } else { options.create_if_missing(may_make) };
         let memory = url.contains(":memory:") || url.contains("mode=memory");
+        if may_make && !memory && (!url.contains("mode=") || url.contains("mode=rwc")) {
+            place::make_private(options.get_filename())?;
+        }
         Pools::sqlite(options, memory).await.map_err(unavailable)
     }
 

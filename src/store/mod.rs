@@ -5,6 +5,7 @@
 mod database;
 mod file;
 mod parameters;
+mod place;
 mod proxy;
 mod renewals;
 mod requests;

@@ -97,6 +97,49 @@ async fn an_upload_without_a_session_is_told_to_begin_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_that_said_nothing_or_wait_to_be_let_in_do_not_hold_up_the_drain() {
+    let mut house = support::start_with(|config| config.max_uploads = 1).await;
+    let mut open = OpenUpload::begin(&house, spec("/open")).await;
+    assert!(open.send_range(&noise(9 * MIB, 1), 0, 9 * MIB).await);
+    until("it is let in", || async { house.control().counter("files/upload_session/append_v2").good > 0 }).await;
+    let waiting = OpenUpload::begin(&house, spec("/waiting")).await;
+    let silent = OpenUpload::new(&house);
+    let served = house.client().get_server_info(pb::GetServerInfoRequest::default()).await;
+    served.expect("the streams before it have begun");
+    let draining = tokio::spawn(house.take_app().stop());
+    for mut stream in [open, waiting, silent] {
+        let ended = stream.early_answer().await.expect_err("drained");
+        assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+        assert!(retry_delay(&ended).is_some());
+    }
+    draining.await.expect("no panic").expect("nothing cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_caller_has_left_is_finished_and_its_answer_kept() {
+    let mut house = support::start().await;
+    upload(&house, spec("/a.txt"), b"a").await.expect("uploaded");
+    house.control().script([Rule::once("files/move_v2", Action::DelayAnswer { millis: 1000 })]).expect("script");
+    let request = pb::MoveItemRequest {
+        application_parameter_id: PARAMETER.into(),
+        from_path: "/a.txt".into(),
+        to_path: "/b.txt".into(),
+        request_id: "3b241101-e2bb-4255-8caf-4136c566a970".into(),
+        ..Default::default()
+    };
+    let (mut client, sent) = (house.other_client().await, request.clone());
+    let call = tokio::spawn(async move { client.move_item(sent).await });
+    until("the move is under way", async || house.control().counter("files/move_v2").running == 1).await;
+    call.abort();
+    let _ = call.await;
+    house.take_app().stop().await.expect("nothing cut");
+    house.restart().await;
+    let answer = house.client().move_item(request).await.expect("the first one's answer").into_inner();
+    assert_eq!(answer.item.expect("an item").name, "b.txt");
+    assert_eq!(house.control().counter("files/move_v2").calls, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_under_way_is_finished_before_the_server_ends() {
     let mut house = support::start().await;
     house.control().script([Rule::always("files/upload", Action::Delay { millis: 500 })]).expect("script");

@@ -106,7 +106,7 @@ async fn nothing_is_resealed_while_a_live_server_lacks_the_key_and_it_is_named()
     assert!(told.replicas.iter().any(|(replica, _)| fault.message().contains(replica.as_str())), "{fault}");
     // For opening first, without a restart.
     fs::write(&mine.sealing_key_file, format!("{old}\n{}\n", &*new)).expect("written");
-    house.app().again().notify_one();
+    house.reread();
     until("the server can open the new key", || async { app::rotate(&ahead).await.is_ok() }).await;
     let (told, _) = app::key_use(&ahead).await.expect("told");
     assert_eq!(told.sealed.keys().collect::<Vec<_>>(), ["new"], "{told:?}");
@@ -124,7 +124,7 @@ fn bundle(verb: &str, flag: &str, file: &Path, config: &Config, more: &[&str]) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_moves_parameters_with_all_their_secrets_to_postgres_under_another_key() {
+async fn an_export_moves_parameters_with_all_their_secrets_to_another_store_under_another_key() {
     let (from, http) = (start().await, Running::tinyproxy(Some(("me", "hushpassword"))));
     from.make_parameter("proxied", |parameter| {
         parameter.proxy = Some(proxy(pb::ProxyKind::Http, http.port, "me", "hushpassword"));
@@ -158,11 +158,9 @@ async fn an_export_moves_parameters_with_all_their_secrets_to_postgres_under_ano
         assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
     }
 
-    // A house of its own, whose Dropbox is the first one's.
+    // A house of its own with its own keys, whose Dropbox is the first one's.
     let at = from.emulator.addresses().clone();
-    let url = crate::support::postgres::Server::shared().database().await;
     let to = start_bare(Default::default(), |config| {
-        config.store_url.clone_from(&url);
         config.dropbox_api_url = at.api.parse().expect("a url");
         config.dropbox_content_url = at.content.parse().expect("a url");
     })
@@ -269,7 +267,7 @@ async fn a_key_file_that_breaks_is_told_and_the_keys_in_memory_hold() {
     let file = house.config().sealing_key_file.clone();
     let good = fs::read_to_string(&file).expect("keys");
     fs::write(&file, "k1:hush").expect("written");
-    house.app().again().notify_one();
+    house.reread();
     until("it is told", || async { house.app().ready().facts().notes().len() == 1 }).await;
     assert!(fetch(&house, "/metrics").contains("keys_broken 1"));
     let ready = fetch(&house, "/ready");
@@ -277,7 +275,7 @@ async fn a_key_file_that_breaks_is_told_and_the_keys_in_memory_hold() {
     house.control().expire_access_tokens();
     list(&house, PARAMETER).await.expect("secrets still open and are sealed");
     fs::write(&file, good).expect("mended");
-    house.app().again().notify_one();
+    house.reread();
     until("it is over", || async { house.app().ready().facts().notes().is_empty() }).await;
     tokio::time::timeout(Duration::from_secs(1), list(&house, PARAMETER)).await.expect("at once").expect("works");
 }

@@ -307,7 +307,8 @@ fn google_rpc_values_are_built_in_one_file() {
 
 #[test]
 fn only_the_dropbox_room_speaks_http_outwards() {
-    report(named_in("reqwest", |path| room_of(path) != "dropbox"));
+    // The key set of tokens' issuers is read by one GET of its own (ARCHITECTURE.md, "what you will not find").
+    report(named_in("reqwest", |path| room_of(path) != "dropbox" && path != "src/access/fetch.rs"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{
     House, PARAMETER, download, noise,
-    process::{BINARY, text},
+    process::{BINARY, Served, succeed, text, tool},
     reason, retry_delay, spec, start, start_with, until, upload,
 };
 
@@ -347,6 +347,55 @@ fn settings_that_cannot_be_used_end_it_with_64_name_the_key_and_open_no_port() {
     let output = refused(&[], &[("DROPBOX_CONNECTOR_DRAIN_GRACE", "soon")]);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output));
     assert!(text(&output).contains("drain_grace"), "{}", text(&output));
+}
+
+#[test]
+fn a_check_tells_everything_that_is_wrong_and_where_it_was_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("connector.toml");
+    std::fs::write(&file, "max_uplaods = 3\nupload_idle = \"soon\"\n").expect("written");
+    let output = Command::new(BINARY)
+        .args(["config", "check", "--append-mib=6", "--sealing-key-file=/nowhere/at-all.keys", "--config"])
+        .arg(&file)
+        .env("DROPBOX_CONNECTOR_MAX_DOWNLOADS", "many")
+        .env("DROPBOX_CONNECTOR_LOG_LEVLE", "debug")
+        .env("DROPBOX_CONNECTOR_SERVICE_HOST", "10.0.0.7")
+        .env("DROPBOX_CONNECTOR_PORT", "tcp://10.0.0.7:50051")
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    let told = text(&output);
+    let file = file.display();
+    for line in [
+        format!("max_uplaods: there is no such key; did you mean max_uploads? (from {file})"),
+        format!("upload_idle: `soon` is not a time span like 500ms, 5s, 30m, 1h (\"soon\", from {file})"),
+        "append_mib: must be 4 or 8 (6, from --append-mib)".into(),
+        "max_downloads: must be a whole number (\"many\", from the environment, DROPBOX_CONNECTOR_MAX_DOWNLOADS)"
+            .into(),
+        "DROPBOX_CONNECTOR_LOG_LEVLE: there is no such variable; did you mean DROPBOX_CONNECTOR_LOG_LEVEL?".into(),
+        "sealing_key_file: ".into(),
+    ] {
+        assert!(told.lines().any(|told| told.trim().starts_with(&line)), "{line}\n\n{told}");
+    }
+    assert!(!told.contains("SERVICE_HOST") && !told.contains("CONNECTOR_PORT"), "{told}");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_store_is_its_owner_s_alone_and_reflection_is_no_news() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut served = Served::start();
+    let (data, store) = (served.told("data"), served.folder().join("store.db"));
+    for side in ["", "-wal", "-shm"] {
+        let path = store.with_file_name(format!("store.db{side}"));
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
+    let request = r#"{"applicationParameterId":"demo","path":"/"}"#;
+    let method = "dropboxconnector.v1.DropboxConnector/GetItem";
+    succeed(tool("grpcurl").args(["-plaintext", "-d", request, &data, method]));
+    let log = served.text();
+    assert!(log.contains("DropboxConnector/GetItem") && !log.contains("ServerReflectionInfo"), "{log}");
 }
 
 #[test]

@@ -22,16 +22,23 @@ pub(super) struct Entrance {
     blocks: Blocks,
 }
 
-/// A stream that has arrived. It pays for what it may hold until it is let in; dropping it gives that back.
+/// A stream that has arrived. It pays for what it may hold, whether it is let in already or not; dropping it gives that
+/// back.
 #[derive(Debug)]
-pub struct Arrival {
-    paid: OwnedSemaphorePermit,
-    waiting: Arc<Semaphore>,
-    /// What an open upload of its size is charged.
-    charge: usize,
+pub struct Arrival(Place);
+
+#[derive(Debug)]
+enum Place {
+    Waiting {
+        _paid: OwnedSemaphorePermit,
+        /// What an open upload of its size is charged.
+        charge: usize,
+    },
+    LetIn(Admitted),
 }
 
 /// What an open upload holds beside its blocks.
+#[derive(Debug)]
 pub(super) struct Admitted {
     _slot: OwnedSemaphorePermit,
     _share: OwnedSemaphorePermit,
@@ -66,7 +73,23 @@ impl Entrance {
     /// `CONNECTOR_BUSY`.
     pub(super) fn arrive(&self) -> Result<Arrival> {
         let paid = self.pay(limits::FIRST_MESSAGE_BYTES_MAX)?;
-        Ok(Arrival { paid, waiting: self.waiting.clone(), charge: limits::UPLOAD_CHARGE_BYTES })
+        Ok(Arrival(Place::Waiting { _paid: paid, charge: limits::UPLOAD_CHARGE_BYTES }))
+    }
+
+    /// The first message is read: the stream is let in at once, or it waits and may fill its window before anybody reads on,
+    /// or as much of it as its size says.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUSY`.
+    pub(super) fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+        let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
+        let charge = limits::UPLOAD_CHARGE_BYTES.min(size.saturating_mul(2)).max(1);
+        if let Some(admitted) = self.admit_now(charge) {
+            return Ok(Arrival(Place::LetIn(admitted)));
+        }
+        drop(arrival);
+        let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
+        Ok(Arrival(Place::Waiting { _paid: self.pay(waiting)?, charge }))
     }
 
     /// The memory of a stream that was answered and is read on for a moment; `None`: there is none to spare.
@@ -81,30 +104,26 @@ impl Entrance {
 
     /// Waits in turn for a slot and for the memory that an open stream holds outside blocks. Until then the arrival pays.
     pub(super) async fn admit(&self, parameter: &str, arrival: Arrival) -> Result<Admitted> {
+        let (charge, _paid) = match arrival.0 {
+            Place::LetIn(admitted) => return Ok(admitted),
+            Place::Waiting { charge, _paid } => (charge, _paid),
+        };
         let ended = |_| Fault::bug("a semaphore of uploads was closed");
         let slot = self.slots.clone().acquire_owned().await.map_err(ended)?;
-        let share = self.charges.clone().acquire_many_owned(units(arrival.charge)).await.map_err(ended)?;
-        let admission = self.blocks.admit(parameter, arrival.charge).await.ok_or_else(busy)?;
+        let share = self.charges.clone().acquire_many_owned(units(charge)).await.map_err(ended)?;
+        let admission = self.blocks.admit(parameter, charge).await.ok_or_else(busy)?;
         Ok(Admitted { _slot: slot, _share: share, _admission: admission })
+    }
+
+    fn admit_now(&self, charge: usize) -> Option<Admitted> {
+        let slot = self.slots.clone().try_acquire_owned().ok()?;
+        let share = self.charges.clone().try_acquire_many_owned(units(charge)).ok()?;
+        let admission = self.blocks.admit_now(charge)?;
+        Some(Admitted { _slot: slot, _share: share, _admission: admission })
     }
 
     fn pay(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
         self.waiting.clone().try_acquire_many_owned(units(bytes)).map_err(|_| busy())
-    }
-}
-
-impl Arrival {
-    /// The first message is read. From here on the stream may fill its window before anybody reads on, or as much as its
-    /// size says.
-    ///
-    /// # Errors
-    /// `CONNECTOR_BUSY`.
-    pub fn announce(&mut self, size: Option<u64>) -> Result<()> {
-        let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
-        self.charge = limits::UPLOAD_CHARGE_BYTES.min(size.saturating_mul(2)).max(1);
-        let more = units(limits::UPLOAD_WAITING_BYTES.min(size));
-        self.paid.merge(self.waiting.clone().try_acquire_many_owned(more).map_err(|_| busy())?);
-        Ok(())
     }
 }
 
@@ -119,14 +138,23 @@ mod tests {
         Entrance::new(Blocks::new(64 * MIB, Arc::new(SystemClock)), open_max, waiting_bytes)
     }
 
-    #[test]
-    fn who_waits_pays_for_a_window_and_the_next_one_is_told_to_come_back() {
-        let entrance = entrance(1, 4 * MIB);
+    /// One of that size that is let in, and none beyond it.
+    async fn full(open_max: usize, waiting_bytes: usize) -> (Entrance, Admitted) {
+        let entrance = entrance(open_max, waiting_bytes);
+        let arrival = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1))).expect("room");
+        let admitted = entrance.admit("p", arrival).await.expect("let in");
+        assert_eq!(entrance.waiting_bytes(), 0, "who is let in at once does not wait");
+        (entrance, admitted)
+    }
+
+    #[tokio::test]
+    async fn who_waits_pays_for_a_window_and_the_next_one_is_told_to_come_back() {
+        let (entrance, _first) = full(1, 4 * MIB).await;
         let mut waiting = Vec::new();
         let refused = loop {
-            let mut arrival = entrance.arrive().expect("a first message is small");
-            match arrival.announce(None) {
-                Ok(()) => waiting.push(arrival),
+            let arrival = entrance.arrive().expect("a first message is small");
+            match entrance.announce(arrival, None) {
+                Ok(arrival) => waiting.push(arrival),
                 Err(fault) => break fault,
             }
         };
@@ -135,26 +163,33 @@ mod tests {
         assert_eq!(waiting.len(), 4 * MIB / each);
         assert_eq!(entrance.waiting_bytes(), waiting.len() * each);
         // One that says how little it brings still finds a place.
-        entrance.arrive().and_then(|mut arrival| arrival.announce(Some(1000))).expect("a small one");
+        let small = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1000)));
+        small.expect("a small one");
         drop(waiting);
         assert_eq!(entrance.waiting_bytes(), 0);
     }
 
     #[tokio::test]
-    async fn an_arrival_pays_until_it_is_let_in() {
-        let entrance = entrance(1, 4 * MIB);
-        let arrive = || {
-            let mut arrival = entrance.arrive().expect("room");
-            arrival.announce(Some(1)).expect("room");
-            arrival
-        };
-        let first = entrance.admit("p", arrive()).await.expect("let in");
-        assert_eq!(entrance.waiting_bytes(), 0);
-        let mut second = std::pin::pin!(entrance.admit("p", arrive()));
+    async fn who_waits_pays_until_it_is_let_in() {
+        let (entrance, first) = full(1, 4 * MIB).await;
+        let arrival = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1))).expect("room");
+        let mut second = std::pin::pin!(entrance.admit("p", arrival));
         assert!(futures::poll!(second.as_mut()).is_pending(), "one slot");
         assert_eq!(entrance.waiting_bytes(), 2 * limits::BUDGET_UNIT_BYTES);
         drop(first);
         second.await.expect("let in");
         assert_eq!(entrance.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_let_in_at_once_is_within_the_charges_of_the_budget() {
+        let entrance = entrance(1000, 4 * MIB);
+        let mut open = Vec::new();
+        while let Ok(arrival) = entrance.arrive().and_then(|arrival| entrance.announce(arrival, None)) {
+            open.push(arrival);
+        }
+        let let_in = open.iter().filter(|arrival| matches!(arrival.0, Place::LetIn(_))).count();
+        assert_eq!(let_in, 48 * MIB / limits::UPLOAD_CHARGE_BYTES);
+        assert!(entrance.blocks.used_bytes() + entrance.waiting_bytes() <= 52 * MIB);
     }
 }

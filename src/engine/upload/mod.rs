@@ -227,6 +227,14 @@ impl Uploads {
         self.0.entrance.arrive()
     }
 
+    /// Its first message is read: it is let in, or has a place to wait.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUSY`.
+    pub fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+        self.0.entrance.announce(arrival, size)
+    }
+
     /// The memory of a stream that was answered early and is read on for a moment; `None`: there is none to spare.
     pub fn leave(&self) -> Option<OwnedSemaphorePermit> {
         self.0.entrance.leave()

@@ -1,14 +1,14 @@
 //! The real server and the emulator on free ports of loopback, a store in a temporary folder, typed clients.
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
-#[allow(dead_code, reason = "the tests of the store use the rest")]
-pub mod postgres;
+pub mod certs;
 pub mod process;
 pub mod proxies;
 pub mod streams;
 pub mod tap;
+pub mod victim;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dropbox_connector::{
@@ -17,6 +17,7 @@ use dropbox_connector::{
         dropbox_connector_client::DropboxConnectorClient, upload_file_request::Frame,
     },
     app::{Addresses, App},
+    clock::{SharedClock, SystemClock},
     config::{Config, Overrides},
     emulator::{Emulator, Options, control::Control, oauth::Login},
 };
@@ -54,17 +55,30 @@ pub async fn start_with(edit: impl FnOnce(&mut Config)) -> House {
 
 /// No parameter yet.
 pub async fn start_bare(options: Options, edit: impl FnOnce(&mut Config)) -> House {
+    start_in(options, Arc::new(SystemClock), edit).await
+}
+
+/// The same by a clock that the test moves; the emulator keeps its own.
+pub async fn start_bare_by(clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
+    start_in(Options::default(), clock, edit).await
+}
+
+async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start(options).await.expect("emulator");
     let folder = tempfile::tempdir().expect("temporary folder");
     let config = config_for(&emulator, &folder, edit);
-    let app = App::start(config.clone()).await.expect("connector");
+    let app = App::start_with(config.clone(), clock).await.expect("connector");
     let addresses = app.addresses();
-    let channel = connect(&addresses).await;
+    // Over TLS a test connects by itself, as the client it is about.
+    let channel = match config.tls_files() {
+        None => connect(&addresses).await,
+        Some(_) => Channel::from_static("http://nobody.invalid").connect_lazy(),
+    };
     House { app: Some(app), emulator, addresses, channel, config, folder }
 }
 
-fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut Config)) -> Config {
+pub fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::load(&Overrides::default()).expect("defaults");
     let free = "127.0.0.1:0".parse().expect("address");
     config.data_listen = free;
@@ -116,6 +130,15 @@ impl House {
     /// administrator would.
     pub async fn make_parameter(&self, id: &str, edit: impl FnOnce(&mut pb::ApplicationParameter)) {
         make_parameter(&mut self.admin().await, &self.emulator.account(), id, edit).await;
+    }
+
+    /// As SIGHUP does.
+    pub fn reread(&self) {
+        self.app.as_ref().expect("it runs").reread().notify_one();
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.app.as_ref().expect("it runs").ready().is_ready()
     }
 
     /// Stops the connector and starts it anew on the same store, as a deployment does.

@@ -175,7 +175,7 @@ impl Served {
         succeed(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
     }
 
-    /// SIGHUP: what is outside may have changed.
+    /// SIGHUP: asks it to read its files again.
     pub fn hang_up(&self) {
         succeed(Command::new("kill").args(["-HUP", &self.child.id().to_string()]));
     }
