@@ -129,8 +129,9 @@ impl File {
         for (id, kept) in new {
             let kept = match old.remove(&id) {
                 Some(same) if same.digest == kept.digest => same,
-                _ => {
-                    tell(&kept.parameters);
+                former => {
+                    // By the former's uid: that is what is remembered of it.
+                    tell(&former.as_ref().unwrap_or(&kept).parameters);
                     kept
                 }
             };

@@ -506,7 +506,7 @@ async fn several_processes_may_start_on_an_empty_store_at_once(house: House) {
     one.unwrap().create_parameters(&id("docs"), settings("g"), None).await.unwrap();
     assert!(two.unwrap().parameters(&id("docs")).await.unwrap().is_some());
     assert!(three.unwrap().parameters(&id("docs")).await.unwrap().is_some());
-    assert_eq!(schema::migrate(&url).await.unwrap(), "the tables of the store are up to date (version 1)");
+    assert_eq!(schema::migrate(&url).await.unwrap(), "the tables of the store are up to date (version 2)");
 }
 
 async fn an_older_program_refuses_a_newer_store_and_says_so(house: House) {
@@ -536,7 +536,7 @@ async fn a_store_that_is_not_up_to_date_is_told_and_left_alone_when_asked(house:
     for refused in [as_it_is().await.unwrap_err(), check(&url).await.unwrap_err()] {
         assert!(refused.message().contains("run `dropbox-connector migrate`"), "{refused:?}");
     }
-    assert!(migrate(&url).await.unwrap().ends_with("from version 0 to 1"));
+    assert!(migrate(&url).await.unwrap().ends_with("from version 0 to 2"));
     as_it_is().await.unwrap();
     assert!(check(&url).await.unwrap().contains("up to date"));
 }
