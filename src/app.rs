@@ -36,7 +36,7 @@ use crate::{
     ready::Ready,
     seal::{KeyRing, KeySource},
     secret::Secret,
-    service::{self, Doors, listener},
+    service::{self, Doors, OpenCalls, listener},
     store::{self, ParameterId, Store},
     telemetry,
 };
@@ -117,6 +117,9 @@ struct Life {
     refusing: CancellationToken,
     /// Listeners close; connections are told to go.
     closing: CancellationToken,
+    /// Connections that would not go are closed.
+    cut: CancellationToken,
+    open_calls: OpenCalls,
     /// The probe and HTTP listeners close, background tasks end.
     ended: CancellationToken,
     streams: Vec<JoinHandle<()>>,
@@ -149,7 +152,12 @@ impl App {
         };
         let keys = Arc::new(keys.map_err(|fault| key_fault(&fault, &config))?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
-        let store = Store::open(store_url, keys, clock.clone()).await.map_err(store_fault)?;
+        let opened = if config.store_migrate {
+            Store::open(store_url, keys, clock.clone()).await
+        } else {
+            Store::open_as_it_is(store_url, keys, clock.clone()).await
+        };
+        let store = opened.map_err(store_fault)?;
         let store = match config.parameters_file() {
             Some(file) => store.with_parameters_file(file).map_err(config_fault)?,
             None => store,
@@ -180,7 +188,7 @@ impl App {
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);
-        let downloads = Downloads::new(config.max_downloads, blocks.clone());
+        let downloads = Downloads::new(config.max_downloads, config.download_idle, blocks.clone(), clock.clone());
         let ready = Ready::new();
         let refusing = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -188,7 +196,7 @@ impl App {
             resolver: resolver.clone(),
             store: store.clone(),
             uploads: uploads.clone(),
-            downloads,
+            downloads: downloads.clone(),
             gates,
             authenticator: authenticator.clone(),
             ready: ready.clone(),
@@ -205,6 +213,8 @@ impl App {
             tasks,
             refusing,
             closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            open_calls: doors.open_calls(),
             ended: CancellationToken::new(),
             streams: Vec::new(),
             background: TaskTracker::new(),
@@ -212,7 +222,7 @@ impl App {
         let addresses = bound.addresses()?;
         life.serve(&config, bound, &doors, tls.clone());
         ready.set_callers(authenticator.is_ready());
-        life.keep_house(clock.clone(), resolver, blocks);
+        life.keep_house(clock.clone(), resolver, blocks, downloads);
         let reread = Reread::default();
         life.keep_keys(clock.clone(), reread.keys.clone());
         life.keep_door(clock, authenticator, tls, reread.door.clone());
@@ -269,7 +279,7 @@ impl App {
 impl Life {
     fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>) {
         let stream = |routes, listener, web: Option<_>| {
-            let incoming = listener::incoming(listener, tls.clone());
+            let incoming = service::cuttable(listener::incoming(listener, tls.clone()), self.cut.clone());
             // Browsers speak HTTP/1.1 where there is no TLS.
             let serving = server(config)
                 .accept_http1(web.is_some())
@@ -291,7 +301,7 @@ impl Life {
     }
 
     /// What happens beside the calls: each task ends with the process and harms nobody when it is cut.
-    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks) {
+    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks, downloads: Downloads) {
         let until_end = |work: futures::future::BoxFuture<'static, ()>| {
             let ended = self.ended.clone();
             self.background.spawn(async move {
@@ -304,6 +314,9 @@ impl Life {
         let following = resolver.clone();
         until_end(Box::pin(async move {
             following.follow_changes().await;
+        }));
+        until_end(Box::pin(async move {
+            downloads.watch_stalled().await;
         }));
         let uploads = self.uploads.clone();
         let (store, ready) = (self.store.clone(), self.ready.clone());
@@ -391,12 +404,17 @@ impl Life {
         self.refusing.cancel();
         self.closing.cancel();
         let streams = async {
-            self.uploads.drain().await;
-            futures::future::join_all(self.streams).await;
+            tokio::join!(self.uploads.drain(), futures::future::join_all(self.streams));
             self.tasks.close();
             self.tasks.wait().await;
         };
-        let ended = tokio::time::timeout(grace, streams).await;
+        let mut streams = std::pin::pin!(streams);
+        let ended = tokio::time::timeout(grace, streams.as_mut()).await;
+        if ended.is_err() {
+            self.open_calls.tell();
+            self.cut.cancel();
+            let _ = tokio::time::timeout(limits::CUT_GRACE, streams).await;
+        }
         self.ended.cancel();
         self.background.close();
         let _ = tokio::time::timeout(limits::SIDE_PORT_GRACE, self.background.wait()).await;
@@ -449,6 +467,16 @@ fn keep_certificate(tls: &Tls, clock: &SharedClock, warned_at: &mut Option<Syste
         Some(left) => tracing::warn!(hours = left.as_secs() / 3600, "the certificate expires soon"),
     }
     *warned_at = Some(now);
+}
+
+/// Brings the tables of the store up to date, or only says whether they are and whether the store can do all that the
+/// connector needs. In words.
+///
+/// # Errors
+/// What is wrong, with the remedy.
+pub async fn migrate(config: &Config, check_only: bool) -> Result<String, AppError> {
+    let done = if check_only { store::check(&config.store_url).await } else { store::migrate(&config.store_url).await };
+    done.map_err(store_fault)
 }
 
 /// Listeners, bound before anything is built on them.
@@ -561,7 +589,9 @@ fn store_fault(fault: Fault) -> AppError {
     let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}")).unwrap_or_default();
     match fault.reason() {
         Reason::InvalidField => AppError::Config(format!("{}{cause}", fault.message())),
-        _ => AppError::Start(format!("store_url: the store cannot be opened{cause}")),
+        // What may pass is told to callers in words that do not help here.
+        _ if fault.retry_delay().is_some() => AppError::Start(format!("store_url: the store cannot be opened{cause}")),
+        _ => AppError::Start(format!("store_url: {}{cause}", fault.message())),
     }
 }
 

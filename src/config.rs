@@ -2,6 +2,7 @@
 //! `config.default.toml` is both the defaults and the manual; a test holds the two and README together.
 
 mod layers;
+mod store_url;
 
 use std::{
     fmt,
@@ -35,6 +36,7 @@ pub struct Config {
     pub grpc_web: bool,
     pub grpc_web_origins: Vec<String>,
     pub store_url: String,
+    pub store_migrate: bool,
     pub sealing_key_file: PathBuf,
     pub sealing_key_env: String,
     pub sealing_key_command: String,
@@ -71,6 +73,8 @@ pub struct Config {
     pub append_mib: u64,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
     pub upload_idle: Duration,
+    #[serde(deserialize_with = "span", serialize_with = "print_span")]
+    pub download_idle: Duration,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
     pub drain_delay: Duration,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
@@ -157,10 +161,14 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB_ORIGINS", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_web_origins: Option<String>,
-    /// Where parameters and upload records are kept.
-    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL")]
+    /// Where parameters and upload records are kept: sqlite://PATH or postgres://USER@HOST/DATABASE.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_url: Option<String>,
+    /// Bring the store's tables up to date at start.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_MIGRATE", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_migrate: Option<String>,
     /// Key ring that seals secrets and handles.
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -293,6 +301,10 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_UPLOAD_IDLE", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_idle: Option<String>,
+    /// Time without reading after which a download's connection to Dropbox goes to others.
+    #[arg(long, env = "DROPBOX_CONNECTOR_DOWNLOAD_IDLE", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download_idle: Option<String>,
     /// Time between "not ready" and refusing new calls.
     #[arg(long, env = "DROPBOX_CONNECTOR_DRAIN_DELAY", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -390,7 +402,7 @@ impl Config {
             check(key, url.has_host(), "must name a host");
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
         }
-        check("store_url", self.store_url.starts_with("sqlite:"), "must begin with sqlite:");
+        check("store_url", store_url::is_known(&self.store_url), "must begin with sqlite: or postgres://");
         let command = shlex::split(&self.sealing_key_command);
         check("sealing_key_command", command.is_some(), "has a quote that does not end");
         let both = !self.sealing_key_command.is_empty() && !self.sealing_key_env.is_empty();
@@ -403,6 +415,7 @@ impl Config {
         check("max_downloads", (1..=100_000).contains(&self.max_downloads), "must be 1 to 100000");
         check("max_requests_per_account", (4..=1024).contains(&self.max_requests_per_account), "must be 4 to 1024");
         check("upload_idle", self.upload_idle >= Duration::from_secs(1), "must be at least 1s");
+        check("download_idle", self.download_idle >= Duration::from_secs(1), "must be at least 1s");
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
         check("drain_grace", self.drain_grace <= Duration::from_secs(3600), "must be at most 1h");
@@ -513,9 +526,10 @@ impl Config {
         }
     }
 
-    /// What holds, as TOML. Token hashes are not secrets, yet they stay out of terminals.
+    /// What holds, as TOML, without the store's password. Token hashes are not secrets, yet they stay out of terminals.
     pub fn print(&self) -> String {
         let mut shown = self.clone();
+        shown.store_url = store_url::without_password(&self.store_url);
         for token in &mut shown.auth_tokens {
             token.sha256 = "(redacted)".into();
         }

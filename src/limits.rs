@@ -48,6 +48,9 @@ pub const BLOCK_UNUSED: Duration = Duration::from_secs(30);
 pub const SMALL_UPLOAD_BYTES: usize = 256 * 1024;
 /// More frames than these are joined in a block even if they are small: each costs bookkeeping of its own.
 pub const SMALL_UPLOAD_FRAMES: usize = 32;
+/// A download whose blocks take longer each is hashed without putting one aside: at that rate the faster hash saves nothing
+/// worth 4 MiB.
+pub const SLOW_BLOCK: Duration = Duration::from_secs(1);
 /// No task hashes more than this without a yield: 150 µs with one lane.
 pub const HASH_STEP_BYTES: usize = 256 * 1024;
 /// While others wait for their first block, an upload must fill at least this much in each `PACE_WINDOW` of the time in
@@ -67,6 +70,9 @@ pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Ranges read ahead take at most this part of the block budget, over all downloads.
 pub const AHEAD_SHARE: usize = 8;
+/// A caller that leaves bytes waiting for longer loses its place among its account's bodies to others, unless it is
+/// configured otherwise: some 48 of them would else shut everybody out. Long enough that a player's full buffer is no stall.
+pub const DOWNLOAD_IDLE: Duration = Duration::from_secs(30);
 /// Times a broken body is taken up again before the caller hears of it.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
 
@@ -163,10 +169,14 @@ pub const STORE_READERS: u32 = 4;
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;
 /// More of them, for writes that need not be synced.
 pub const STORE_QUICK_CONNECTIONS: u32 = 4;
-/// Waiting for a connection to the store takes no longer; nor does connecting.
+/// Waiting for a connection to a SQLite store takes no longer: two writes that wait for another process.
 pub const STORE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Getting a connection to a database server takes no longer: a caller may be waiting for a renewal that can do without.
+pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A database server that takes longer for a statement counts as gone. As long as a statement may take on the server.
 pub const STORE_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A transaction whose process has gone silent holds its locks in a database server no longer.
+pub const STORE_TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
 /// A connection to a database server that has been idle for longer is tried before it is used: the server may have restarted.
 pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
 /// Between two attempts to listen to a database server for changes.
@@ -284,6 +294,10 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// Between two sweeps of expired uploads and request ids.
 pub const SWEEP: Duration = Duration::from_secs(600);
+/// Calls that are named one by one in the log when they are cut at the end; of more only the number is told.
+pub const CUT_CALLS_TOLD_MAX: usize = 100;
+/// What connections that were cut get to fall apart, so that nothing of theirs is left at Dropbox.
+pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// What probes and metrics get to finish at the end.
 pub const SIDE_PORT_GRACE: Duration = Duration::from_secs(1);
 

@@ -118,6 +118,9 @@ impl From<Status> for Failure {
                 message.push_str(&format!("; {}: {}", violation.field, violation.description));
             }
         }
+        // Made by the transport: the server closed on us, or is none.
+        let unsaid_end = details.error_info().is_none() && matches!(status.code(), Code::Cancelled | Code::Unknown);
+        let exit = if unsaid_end { Exit::Unavailable } else { Exit::of(status.code()) };
         let (reason, remedy) = match details.error_info() {
             Some(told) => (told.reason.clone(), told.metadata.get("remedy").cloned().unwrap_or_default()),
             None => (String::new(), unsaid(&status).to_owned()),
@@ -125,7 +128,7 @@ impl From<Status> for Failure {
         if let Some(request) = details.request_info() {
             message.push_str(&format!(" (request {})", request.request_id));
         }
-        Failure { exit: Exit::of(status.code()), message, reason, remedy, lines: Vec::new() }
+        Failure { exit, message, reason, remedy, lines: Vec::new() }
     }
 }
 
@@ -133,6 +136,9 @@ impl From<Status> for Failure {
 fn unsaid(status: &Status) -> &'static str {
     match status.code() {
         Code::Unavailable => "see that `dropbox-connector serve` runs and that --server names its data address",
+        Code::Cancelled | Code::Unknown => {
+            "the server closed the connection; one behind TLS may want a certificate: --cert-file and --key-file"
+        }
         Code::Unimplemented => "the server has no such call: see that --server names the data address of a connector",
         _ => "",
     }

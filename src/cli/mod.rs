@@ -52,6 +52,8 @@ Examples:
     Emulator(server::EmulatorArgs),
     /// Show, in one go, what the connector does: on a folder of yours, against an emulated Dropbox.
     Demo(demo::DemoArgs),
+    /// Bring the tables of the store up to date, or say whether they are.
+    Migrate(Box<server::MigrateArgs>),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(server::ConfigCommand),
@@ -154,6 +156,7 @@ async fn dispatch(command: Command, logs: Logs) -> Result<()> {
         Command::Serve(args) => Box::pin(server::serve(*args, logs)).await,
         Command::Emulator(args) => Box::pin(server::emulator(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args, logs)).await,
+        Command::Migrate(args) => server::migrate(*args).await,
         Command::Config(command) => server::config(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Health(args) => server::health(args).await,
@@ -245,6 +248,7 @@ mod tests {
             "keys generate --add --last x.keys",
             "keys promote x.keys k1",
             "keys status",
+            "migrate --check --store-url postgres://me@db/x",
             "config print --defaults",
             "keys generate x.keys",
             "serve --emulator",

@@ -1,4 +1,4 @@
-//! What an operator starts: `serve`, `emulator`, `config`, `health`.
+//! What an operator starts: `serve`, `emulator`, `migrate`, `config`, `health`.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
-    app::{App, AppError, DEMO_PARAMETER},
+    app::{self, App, AppError, DEMO_PARAMETER},
     config::{self, Config, Overrides, Problem},
     emulator::{Emulator, Options, Ports},
 };
@@ -270,6 +270,26 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 done, or nothing to do; 1 the store cannot be used as it is, and why; 64 the configuration cannot be used.
+
+Before a new version is rolled out, with several servers on one PostgreSQL:
+  dropbox-connector migrate           (servers of the version before go on meanwhile)
+  dropbox-connector migrate --check   (in an init container of those that start with --store-migrate=false)")]
+pub struct MigrateArgs {
+    /// Change nothing: say whether the tables are up to date and, on PostgreSQL, whether LISTEN hears NOTIFY.
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub async fn migrate(args: MigrateArgs) -> Result<()> {
+    out::note(app::migrate(&load(&args.overrides)?, args.check).await?);
+    Ok(())
 }
 
 #[derive(Debug, Subcommand)]

@@ -141,8 +141,8 @@ impl Layers {
     }
 }
 
-fn table(text: &str) -> Result<Map<String, Value>, figment::Error> {
-    Figment::from(Toml::string(text)).extract()
+fn table(text: &str) -> Result<Map<String, Value>, Box<figment::Error>> {
+    Figment::from(Toml::string(text)).extract().map_err(Box::new)
 }
 
 /// What is wrong, without the value: that is told beside it, or not at all.
@@ -183,9 +183,17 @@ fn variable(key: &str) -> String {
 
 /// `; did you mean …?`, if something known is like it.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(name, known);
+    let like = strsim::normalized_damerau_levenshtein;
+    // The right words in another order are as near as can be.
+    let likeness = |known: &str| like(name, known).max(like(&by_words(name), &by_words(known)));
     let best = known.map(|known| (likeness(known), known)).max_by(|one, other| one.0.total_cmp(&other.0));
     best.filter(|best| best.0 >= LIKENESS_MIN).map(|best| format!("; did you mean {}?", best.1)).unwrap_or_default()
+}
+
+fn by_words(name: &str) -> String {
+    let mut words: Vec<&str> = name.split('_').collect();
+    words.sort_unstable();
+    words.join("_")
 }
 
 /// Variables of the environment that look like ours and are none: most are misspelt, and would be passed over in silence.

@@ -1,4 +1,4 @@
-//! What is read, what is refused, and how it is told.
+//! Settings: who wins, what is refused and how it is told.
 
 use figment::{
     Figment,
@@ -14,9 +14,21 @@ fn load(edit: impl FnOnce(&mut Overrides)) -> Result<Config, ConfigError> {
 }
 
 #[test]
+fn a_command_is_split_as_a_shell_would_and_run_by_none() {
+    let source = |command: &str| load(|o| o.sealing_key_command = Some(command.into())).expect("valid").key_source();
+    let KeySource::Command { words, timeout } = source("vault kv get -field='a b' secret/x; $(id)") else {
+        panic!("a command");
+    };
+    assert_eq!(words, ["vault", "kv", "get", "-field=a b", "secret/x;", "$(id)"]);
+    assert_eq!(timeout, Duration::from_secs(10));
+    assert_eq!(source(""), KeySource::File("dropbox-connector.keys".into()));
+}
+
+#[test]
 fn the_defaults_are_valid_and_print_as_they_are_read() {
     let config = load(|_| {}).expect("defaults");
     assert_eq!(config.drain_grace, Duration::from_secs(25));
+    assert_eq!(config.download_idle, crate::limits::DOWNLOAD_IDLE);
     let printed = config.print();
     let again: Config = Figment::from(Toml::string(&printed)).extract().expect("printed config reads back");
     assert_eq!(again.print(), printed);
@@ -80,17 +92,6 @@ fn a_bad_value_is_refused_by_the_name_of_its_key() {
 }
 
 #[test]
-fn a_command_is_split_as_a_shell_would_and_run_by_none() {
-    let source = |command: &str| load(|o| o.sealing_key_command = Some(command.into())).expect("valid").key_source();
-    let KeySource::Command { words, timeout } = source("vault kv get -field='a b' secret/x; $(id)") else {
-        panic!("a command");
-    };
-    assert_eq!(words, ["vault", "kv", "get", "-field=a b", "secret/x;", "$(id)"]);
-    assert_eq!(timeout, Duration::from_secs(10));
-    assert_eq!(source(""), KeySource::File("dropbox-connector.keys".into()));
-}
-
-#[test]
 fn everything_that_is_wrong_is_told_at_once_with_its_value_and_its_source() {
     let file = tempfile::NamedTempFile::new().expect("temp file");
     let text = "append_mib = 6\nuploads_max = 3\nlog_format = \"xml\"\nauth_tokens = [{ principal = \"a\", sha256 = \"hush\" }]\n\
@@ -113,7 +114,7 @@ fn everything_that_is_wrong_is_told_at_once_with_its_value_and_its_source() {
         format!("auth_tokens: needs a principal and 64 lower-case hex digits of SHA-256 (value redacted, from {at})"),
         format!("store_url: must begin with sqlite: (\"mysql://***@x/y\", from {at})"),
         "max_uploads: must be a whole number (\"many\", from --max-uploads)".into(),
-        "auth_mode: must be one of none, token (\"magic\", from --auth-mode)".into(),
+        "auth_mode: must be one of none, token, mtls, jwt, mtls-or-jwt (\"magic\", from --auth-mode)".into(),
     ] {
         assert!(told.lines().any(|told| told == line), "{line}\n\n{told}");
     }

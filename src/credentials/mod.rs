@@ -11,6 +11,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
@@ -22,11 +23,12 @@ use std::{
 use account::{Account, reauthorization};
 pub use link::{Credential, TestReport};
 use members::Members;
+use tokio::sync::Notify;
 
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{AccountKey, ActAs, Caller, Egress, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
+    dropbox::{AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
     store::{self, AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
@@ -79,7 +81,7 @@ struct Entry {
     transport: Arc<Transport>,
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
-    in_flight: Option<Arc<tokio::sync::Semaphore>>,
+    in_flight: Option<Arc<Places>>,
     members: Members,
     /// Root namespace by member; `None` is the linked account itself.
     roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
@@ -150,7 +152,15 @@ impl Resolver {
 
     /// Follows the changes that this and other processes make, and forgets what they touch. Never ends; drop it to stop.
     /// Without it `open` fails after five minutes.
-    pub async fn follow_changes(&self) -> std::convert::Infallible {
+    pub async fn follow_changes(&self) -> Infallible {
+        let told = Notify::new();
+        tokio::select! {
+            never = self.look_for_changes(&told) => never,
+            never = self.store.listen(|| told.notify_one()) => never,
+        }
+    }
+
+    async fn look_for_changes(&self, told: &Notify) -> Infallible {
         let mut seq = None;
         loop {
             match self.follow(seq).await {
@@ -161,7 +171,8 @@ impl Resolver {
                 }
                 Err(fault) => tracing::warn!(%fault, "changes of application parameters could not be read"),
             }
-            tokio::time::sleep(CHANGE_FEED_INTERVAL).await;
+            // At once where the store tells of them, soon in any case.
+            let _ = tokio::time::timeout(CHANGE_FEED_INTERVAL, told.notified()).await;
         }
     }
 
@@ -216,7 +227,7 @@ impl Resolver {
                 timeouts: timeouts(&parameters),
                 in_flight: match parameters.settings.policy.max_concurrency {
                     0 => None,
-                    most => Some(Arc::new(tokio::sync::Semaphore::new(most as usize))),
+                    most => Some(Arc::new(Places::new(most as usize))),
                 },
                 tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
                 transport,

@@ -533,6 +533,34 @@ async fn a_change_by_another_process_holds_here_soon() {
 }
 
 #[tokio::test]
+async fn an_open_parameter_is_opened_again_without_waiting_for_anything() {
+    use futures::FutureExt as _;
+    let house = linked_house().await;
+    house.open(ask("billing")).await.unwrap();
+    house.store.close().await;
+    let again = house.open(ask("billing")).now_or_never().expect("no query, no lock, no request");
+    assert!(again.is_ok());
+    let other = house.resolver.open(&ParameterId::new("other").unwrap(), ask("billing")).await;
+    assert_eq!(other.unwrap_err().reason(), Reason::StoreUnavailable, "the store is gone indeed");
+}
+
+#[tokio::test]
+async fn after_five_minutes_without_word_of_changes_calls_fail_until_there_is_word_again() {
+    let house = linked_house().await;
+    let mut resolver = Resolver::new(house.store.clone(), house.transport.clone(), Arc::new(house.clock.clone()));
+    let ask_now = |resolver: Arc<Resolver>| async move { resolver.open(&id(), ask("billing")).await };
+    ask_now(resolver.clone()).await.expect("it has just begun");
+    let begun = &mut Arc::get_mut(&mut resolver).expect("one holder").begun;
+    *begun = begun.checked_sub(CHANGE_FEED_SILENCE_MAX + Duration::from_secs(1)).expect("the machine is up for longer");
+    let fault = ask_now(resolver.clone()).await.unwrap_err();
+    assert_eq!((fault.reason(), fault.retry_delay()), (Reason::StoreUnavailable, Some(Duration::from_secs(1))));
+    let following = resolver.clone();
+    let feed = tokio::spawn(async move { following.follow_changes().await });
+    until("there is word again", async || ask_now(resolver.clone()).await.is_ok()).await;
+    feed.abort();
+}
+
+#[tokio::test]
 async fn nothing_here_prints_a_secret() {
     let house = linked_house().await;
     let opened = house.open(ask("billing")).await.unwrap();

@@ -294,7 +294,8 @@ impl Authority {
         let book = self.book();
         let known = book.access.get(token).and_then(|access| Some((access, book.grants.get(&access.grant)?)));
         let of_team = known.is_some_and(|(_, grant)| grant.team);
-        if !route.takes("user") && !(of_team && route.takes("team")) {
+        let fits = route.takes("user") || (of_team && route.takes("team"));
+        if !fits {
             return match route.takes("app") {
                 true => refuse("This API function takes app authentication only."),
                 false => refuse(

@@ -70,7 +70,7 @@ impl Changes {
         let sought = wanted.clone();
         let body = move |site: Site, request: api::CopyItemRequest| {
             let wanted = wanted.clone();
-            async move { copy(&site, &request, &wanted).await }
+            async move { Box::pin(copy(&site, &request, &wanted)).await }
         };
         let look = |site: Site, request: api::CopyItemRequest, _| copied_before(site, request, sought.clone());
         once::run(&self.door, call, request, Permissions::default(), id, body, look).await
@@ -82,7 +82,7 @@ impl Changes {
         let sought = wanted.clone();
         let body = move |site: Site, request: api::MoveItemRequest| {
             let wanted = wanted.clone();
-            async move { relocate(&site, &request, &wanted).await }
+            async move { Box::pin(relocate(&site, &request, &wanted)).await }
         };
         let look = |site: Site, request: api::MoveItemRequest, id| moved_before(site, request, sought.clone(), id);
         once::run(&self.door, call, request, Permissions::default(), id, body, look).await

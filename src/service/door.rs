@@ -131,7 +131,8 @@ impl Door {
             root: asked_root,
             deadline: call.deadline(),
         };
-        let opened = self.resolver.open(&id, ask).await?;
+        let mut opened = self.resolver.open(&id, ask).await?;
+        opened.caller = opened.caller.heard_by(call.heard().clone());
         let jail = Jail::new(&opened.parameters.settings.path_prefix)?;
         if !jail.is_open() && context.root.is_some() {
             return Err(Jail::refusal());

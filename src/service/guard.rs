@@ -21,6 +21,7 @@ use super::{
     audit,
     call::{Call, Facts},
     listener::Peer,
+    open_calls::{Entered, OpenCalls},
     opening::Opening,
     status,
 };
@@ -32,12 +33,15 @@ use crate::{
 };
 
 const REQUEST_ID: &str = "x-request-id";
+const DROPBOX_REQUEST_ID: &str = "x-dropbox-request-id";
 const PARAMETER_ID: &str = "x-application-parameter-id";
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// A handler stops this long before the caller's own clock runs out, so that its answer still arrives.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 /// Streams end when they are done; only a deadline of their own bounds them.
 const STREAMS: [&str; 4] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder"];
+/// Answers that are streams: no single answer of Dropbox made them.
+const ANSWERED_IN_STREAMS: [&str; 3] = ["UploadFileDuplex", "DownloadFile", "WalkFolder"];
 /// Streams whose first message is held to its size.
 const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
 /// Answers that compress well and are not file content.
@@ -50,6 +54,7 @@ pub struct GuardLayer {
     pub authenticator: Authenticator,
     /// Cancelled when new calls are to be refused.
     pub draining: CancellationToken,
+    pub open_calls: OpenCalls,
 }
 
 impl<S> Layer<S> for GuardLayer {
@@ -99,7 +104,8 @@ where
                     return Ok(told(status::refusal(&fault, &request_id), &request_id));
                 }
             };
-            handle(request, call, inner, begun).await
+            let entered = layer.open_calls.enter(&call, begun);
+            handle(request, call, inner, begun, entered).await
         })
     }
 }
@@ -110,6 +116,7 @@ async fn handle<S>(
     call: Call,
     mut inner: S,
     begun: Instant,
+    entered: Entered,
 ) -> Result<Response<Body>, Infallible>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -124,7 +131,7 @@ where
     }
     request.extensions_mut().insert(call.clone());
     let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
-    let end = End { call: call.clone(), begun, code: OnceLock::new() };
+    let end = End { call: call.clone(), begun, code: OnceLock::new(), _entered: entered };
     async move {
         let response = match call.deadline() {
             None => inner.call(request).await?,
@@ -178,6 +185,7 @@ impl GuardLayer {
             remote,
             deadline,
             parameter_metadata,
+            heard: Arc::default(),
             parameter: OnceLock::new(),
             reason: OnceLock::new(),
         }))
@@ -304,11 +312,14 @@ impl http_body::Body for Watched {
             this.end.set(status.code());
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
-        let frame = ready!(Pin::new(inner).poll_frame(context));
-        match &frame {
+        let mut frame = ready!(Pin::new(inner).poll_frame(context));
+        match &mut frame {
             Some(Ok(frame)) => {
-                if let Some(code) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status")) {
+                if let Some(trailers) = frame.trailers_mut()
+                    && let Some(code) = trailers.get("grpc-status")
+                {
                     this.end.saw(code);
+                    this.end.name_answer(trailers);
                 }
             }
             Some(Err(status)) => this.end.set(status.code()),
@@ -331,11 +342,23 @@ struct End {
     call: Call,
     begun: Instant,
     code: OnceLock<Code>,
+    _entered: Entered,
 }
 
 impl End {
     fn saw(&self, code: &HeaderValue) {
         self.set(Code::from_bytes(code.as_bytes()));
+    }
+
+    /// Dropbox's id of the one answer that made ours, as errors have it.
+    fn name_answer(&self, trailers: &mut HeaderMap) {
+        if self.code.get() == Some(&Code::Ok)
+            && !ANSWERED_IN_STREAMS.contains(&self.call.method())
+            && let Some(id) = self.call.heard().only()
+            && let Ok(id) = HeaderValue::from_str(&id)
+        {
+            trailers.insert(DROPBOX_REQUEST_ID, id);
+        }
     }
 
     fn set(&self, code: Code) {
@@ -424,7 +447,11 @@ mod tests {
     use super::*;
 
     fn layer() -> GuardLayer {
-        GuardLayer { authenticator: Authenticator::open_door(), draining: CancellationToken::new() }
+        GuardLayer {
+            authenticator: Authenticator::open_door(),
+            draining: CancellationToken::new(),
+            open_calls: OpenCalls::default(),
+        }
     }
 
     /// Answers OK at once, or never.

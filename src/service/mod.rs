@@ -15,10 +15,12 @@ mod filter;
 mod frames;
 mod guard;
 mod health;
+mod incoming;
 mod items;
 mod json;
 pub mod listener;
 mod once;
+mod open_calls;
 mod opening;
 mod pages;
 mod parameters;
@@ -59,6 +61,8 @@ use crate::{
 };
 
 pub use guard::{Guard, GuardLayer};
+pub use incoming::{Line, cuttable};
+pub use open_calls::OpenCalls;
 pub use web::layer as web_layer;
 
 const DATA: &str = "dropboxconnector.v1.DropboxConnector";
@@ -125,7 +129,7 @@ impl Doors {
             connector,
             admin: Admin { door },
             health: Health { ready, draining: draining.clone() },
-            layer: GuardLayer { authenticator, draining },
+            layer: GuardLayer { authenticator, draining, open_calls: OpenCalls::default() },
             reflection: config.reflection,
         }
     }
@@ -133,6 +137,10 @@ impl Doors {
     /// Goes before the routes of the data and admin listeners. The probe listener has none: probes cannot authenticate.
     pub fn layer(&self) -> GuardLayer {
         self.layer.clone()
+    }
+
+    pub fn open_calls(&self) -> OpenCalls {
+        self.layer.open_calls.clone()
     }
 
     pub fn data(&self) -> Routes {

@@ -9,8 +9,8 @@
 use std::{str::FromStr as _, time::Duration};
 
 use sqlx::{
-    Connection as _, Database, Decode, Encode, Executor as _, IntoArguments, PgConnection, PgPool, Postgres, Row as _,
-    Sqlite, SqlitePool, Transaction, Type,
+    AssertSqlSafe, Connection as _, Database, Decode, Encode, Executor as _, IntoArguments, PgConnection, PgPool,
+    Postgres, Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction, Type,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgRow},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
@@ -20,8 +20,8 @@ use super::place;
 use crate::{
     fault::{Fault, Reason, Result},
     limits::{
-        STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_IDLE_TRUST, STORE_QUICK_CONNECTIONS,
-        STORE_READERS, STORE_SERVER_CONNECTIONS,
+        STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT, STORE_IDLE_TRUST,
+        STORE_QUICK_CONNECTIONS, STORE_READERS, STORE_SERVER_CONNECTIONS, STORE_TRANSACTION_IDLE_MAX,
     },
 };
 
@@ -212,7 +212,25 @@ impl Pools {
     async fn sqlite(options: SqliteConnectOptions, memory: bool) -> sqlx::Result<Pools> {
         let options = options.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
         let options = if memory { options } else { options.journal_mode(SqliteJournalMode::Wal) };
-        let pool = |connections| lasting(connections).test_before_acquire(false).idle_timeout(None).max_lifetime(None);
+        let pool = |connections| {
+            let pool = PoolOptions::new()
+                .max_connections(connections)
+                .min_connections(1)
+                .acquire_timeout(STORE_ACQUIRE_TIMEOUT)
+                .test_before_acquire(false)
+                .idle_timeout(None)
+                .max_lifetime(None);
+            if memory {
+                // A database in memory is its connection, and fills no disk.
+                return pool;
+            }
+            // A commit that fails on a full disk is rolled back by SQLite itself; the driver then fails to do it again, believes
+            // it is still in the transaction and would refuse every other one.
+            pool.before_acquire(|connection: &mut SqliteConnection, _| {
+                let sound = !connection.is_in_transaction();
+                Box::pin(async move { Ok(sound) })
+            })
+        };
         let durable = pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await?;
         // A database in memory is its connection.
         let (quick, readers) = if memory {
@@ -227,11 +245,17 @@ impl Pools {
 
     async fn postgres(options: PgConnectOptions) -> sqlx::Result<Pools> {
         let options = options.application_name("dropbox-connector");
-        let bounds = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s'";
+        // The pool would try for some time and then only say that it did.
+        answered(PgConnection::connect_with(&options)).await?.close().await?;
+        // A session that its process has left in a transaction gives its locks back.
+        let bounds = format!(
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}",
+            STORE_ANSWER_MAX.as_millis(),
+            STORE_TRANSACTION_IDLE_MAX.as_millis()
+        );
+        let unsynced = format!("{bounds}; SET synchronous_commit = off");
         let durable = served(STORE_SERVER_CONNECTIONS, bounds).connect_with(options.clone()).await?;
-        let quick = "SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s';
-                     SET synchronous_commit = off";
-        let quick = served(STORE_QUICK_CONNECTIONS, quick).connect_lazy_with(options);
+        let quick = served(STORE_QUICK_CONNECTIONS, unsynced).connect_lazy_with(options);
         let durable = Pool::Postgres(durable);
         Ok(Pools { readers: durable.clone(), durable, quick: Pool::Postgres(quick) })
     }
@@ -248,14 +272,11 @@ pub(super) fn is_postgres(url: &str) -> bool {
     url.starts_with("postgres:") || url.starts_with("postgresql:")
 }
 
-fn lasting<DB: Database>(connections: u32) -> PoolOptions<DB> {
-    PoolOptions::new().max_connections(connections).min_connections(1).acquire_timeout(STORE_ACQUIRE_TIMEOUT)
-}
-
-/// Connections to a server that may go away and come back: none is trusted that has been idle, none waits for ever, and a
-/// session that its process has left in a transaction gives its locks back.
-fn served(connections: u32, settings: &'static str) -> PoolOptions<Postgres> {
-    lasting(connections)
+/// Connections to a server that may go away and come back: none is trusted that has been idle, and none waits for ever.
+fn served(connections: u32, settings: String) -> PoolOptions<Postgres> {
+    PoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(STORE_CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .before_acquire(|connection: &mut PgConnection, facts| {
             Box::pin(async move { Ok(facts.idle_for < STORE_IDLE_TRUST || answered(connection.ping()).await.is_ok()) })
@@ -265,7 +286,8 @@ fn served(connections: u32, settings: &'static str) -> PoolOptions<Postgres> {
             Box::pin(async move { answered(connection.ping()).await.map(|()| true) })
         })
         .after_connect(move |connection: &mut PgConnection, _| {
-            Box::pin(async move { connection.execute(settings).await.map(|_| ()) })
+            let settings = AssertSqlSafe(settings.clone());
+            Box::pin(async move { connection.execute(settings).await.map(drop) })
         })
 }
 

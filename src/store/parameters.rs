@@ -96,7 +96,7 @@ impl Store {
         .bind(&uid)
         .bind(&settings.group)
         .bind(json(&settings)?)
-        .bind(app_secret.map(|secret| self.seal_column(&uid, APP_SECRET, secret.reveal().as_bytes())))
+        .bind(app_secret.map(|secret| self.seal_column(&row_name(id, &uid), APP_SECRET, secret.reveal().as_bytes())))
         .bind(now)
         .execute(&mut tx)
         .await?;
@@ -108,7 +108,7 @@ impl Store {
             .resource("application_parameter", id.as_str()));
         }
         if let Some(password) = proxy_password {
-            self.set_proxy_password(&mut tx, &uid, Some(password)).await?;
+            self.set_proxy_password(&mut tx, id, &uid, Some(password)).await?;
         }
         self.finish_change(tx, id, &uid).await
     }
@@ -182,12 +182,16 @@ impl Store {
         if let SecretChange::Set(secret) = app_secret {
             query("UPDATE application_parameters SET app_secret_sealed = $2 WHERE id = $1")
                 .bind(id.as_str())
-                .bind(secret.map(|secret| self.seal_column(&before.uid, APP_SECRET, secret.reveal().as_bytes())))
+                .bind(
+                    secret.map(|secret| {
+                        self.seal_column(&row_name(id, &before.uid), APP_SECRET, secret.reveal().as_bytes())
+                    }),
+                )
                 .execute(&mut tx)
                 .await?;
         }
         if let SecretChange::Set(password) = proxy_password {
-            self.set_proxy_password(&mut tx, &before.uid, password).await?;
+            self.set_proxy_password(&mut tx, id, &before.uid, password).await?;
         }
         if settings.app_key != before.settings.app_key || settings.account_kind != before.settings.account_kind {
             query(
@@ -239,7 +243,7 @@ impl Store {
         )
         .bind(id.as_str())
         .bind(uid)
-        .bind(self.seal_column(uid, GRANT, plain.as_bytes()))
+        .bind(self.seal_column(&row_name(id, uid), GRANT, plain.as_bytes()))
         .bind(json(&linked.granted_scopes)?)
         .bind(account)
         .bind(bearer.map(|bearer| self.seal_column(uid, BEARER, bearer.reveal().as_bytes())))
@@ -328,10 +332,17 @@ impl Store {
         Ok(before)
     }
 
-    async fn set_proxy_password(&self, tx: &mut Tx, uid: &str, password: Option<Secret<String>>) -> Result<()> {
+    async fn set_proxy_password(
+        &self,
+        tx: &mut Tx,
+        id: &ParameterId,
+        uid: &str,
+        password: Option<Secret<String>>,
+    ) -> Result<()> {
+        let name = row_name(id, uid);
         query("UPDATE application_parameters SET proxy_password_sealed = $2 WHERE uid = $1")
             .bind(uid)
-            .bind(password.map(|password| self.seal_column(uid, PROXY_PASSWORD, password.reveal().as_bytes())))
+            .bind(password.map(|password| self.seal_column(&name, PROXY_PASSWORD, password.reveal().as_bytes())))
             .execute(tx)
             .await?;
         Ok(())
@@ -373,22 +384,25 @@ impl Store {
         }
     }
 
-    pub(super) fn seal_column(&self, uid: &str, column: &str, plain: &[u8]) -> Vec<u8> {
-        self.0.keys.seal("column", &[b"application_parameters", uid.as_bytes(), column.as_bytes()], plain)
+    /// `row` is what the row is found by: [`row_name`], or the uid where it is found by that alone.
+    pub(super) fn seal_column(&self, row: &str, column: &str, plain: &[u8]) -> Vec<u8> {
+        self.0.keys.seal("column", &[b"application_parameters", row.as_bytes(), column.as_bytes()], plain)
     }
 
-    pub(super) fn open_column(&self, uid: &str, column: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
-        self.0.keys.open("column", &[b"application_parameters", uid.as_bytes(), column.as_bytes()], blob)
+    pub(super) fn open_column(&self, row: &str, column: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+        self.0.keys.open("column", &[b"application_parameters", row.as_bytes(), column.as_bytes()], blob)
     }
 
     /// A row whose secrets do not open is still shown: it asks for a new grant, and the other rows go on.
     fn parameters_of(&self, row: &Row) -> Result<Parameters> {
         let id: String = row.get("id")?;
         let uid: String = row.get("uid")?;
+        let id = ParameterId::new(&id)?;
+        let name = row_name(&id, &uid);
         let mut cause: Option<String> = row.get("reauthorization_cause")?;
         let mut open = |column: &'static str| -> Result<Option<Zeroizing<Vec<u8>>>> {
             let Some(blob) = row.get::<Option<Vec<u8>>>(column)? else { return Ok(None) };
-            match self.open_column(&uid, column, &blob) {
+            match self.open_column(&name, column, &blob) {
                 Ok(plain) => Ok(Some(plain)),
                 Err(error) => {
                     tracing::error!(parameter = %id, column, ?error, "a sealed column does not open");
@@ -418,10 +432,15 @@ impl Store {
             created_at: time(number("created_at")?),
             updated_at: time(number("updated_at")?),
             etag: number("etag")?,
-            id: ParameterId::new(&id)?,
+            id,
             uid: Arc::from(uid),
         })
     }
+}
+
+/// What secrets are bound to: no parameter opens another's, also when whole rows change places.
+pub(super) fn row_name(id: &ParameterId, uid: &str) -> String {
+    format!("{id}/{uid}")
 }
 
 pub(super) fn not_found(id: &ParameterId) -> Fault {

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ROWS_MAX, Store,
+    ParameterId, ROWS_MAX, Store,
     database::{Row, query},
     millis_of,
-    parameters::{APP_SECRET, BEARER, GRANT, PROXY_PASSWORD},
+    parameters::{APP_SECRET, BEARER, GRANT, PROXY_PASSWORD, row_name},
 };
 use crate::{
     fault::{Fault, Result},
@@ -131,17 +131,19 @@ impl Store {
             (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
         ];
         let uid: String = row.get("uid")?;
+        let name = row_name(&ParameterId::new(&row.get::<String>("id")?)?, &uid);
         for (column, sql) in CAS {
+            let bound_to = if column == BEARER { &uid } else { &name };
             let Some(old) = row.get::<Option<Vec<u8>>>(column)? else { continue };
             if KeyRing::key_id_of(&old) == Some(sealing) {
                 rotation.current += 1;
                 continue;
             }
-            let Ok(plain) = self.open_column(&uid, column, &old) else {
+            let Ok(plain) = self.open_column(bound_to, column, &old) else {
                 rotation.lost += 1;
                 continue;
             };
-            let new = self.seal_column(&uid, column, &plain);
+            let new = self.seal_column(bound_to, column, &plain);
             let swapped = query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.pools.durable).await?;
             if swapped == 1 {
                 rotation.resealed += 1;

@@ -51,6 +51,7 @@ on_both! {
     linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_one,
     no_secret_stands_in_clear_in_the_database_or_in_debug,
     sealed_columns_moved_to_another_row_or_column_do_not_open,
+    parameters_whose_rows_were_swapped_open_nothing_of_each_other,
     rotation_reseals_every_column_once_every_process_has_the_key,
     changes_are_followed_from_another_process,
     one_process_at_a_time_renews_and_all_share_what_it_gets,
@@ -226,6 +227,25 @@ async fn sealed_columns_moved_to_another_row_or_column_do_not_open(house: House)
     );
     assert!(store.renewal(&uids[2]).await.unwrap().is_none());
     assert_eq!(store.list_parameters("", None, 10).await.unwrap().len(), 3, "a damaged row hides no other");
+}
+
+async fn parameters_whose_rows_were_swapped_open_nothing_of_each_other(house: House) {
+    for name in ["a", "b"] {
+        let made = house.store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
+        house.store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
+    }
+    for sql in [
+        "UPDATE application_parameters SET id = 'c' WHERE id = 'a'",
+        "UPDATE application_parameters SET id = 'a' WHERE id = 'b'",
+        "UPDATE application_parameters SET id = 'b' WHERE id = 'c'",
+    ] {
+        house.sql(sql).await;
+    }
+    for name in ["a", "b"] {
+        let swapped = house.store.parameters(&id(name)).await.unwrap().unwrap();
+        assert!(swapped.grant.is_none() && swapped.app_secret.is_none());
+        assert_eq!(swapped.reauthorization_cause.as_deref(), Some("sealed_column_damaged"));
+    }
 }
 
 async fn rotation_reseals_every_column_once_every_process_has_the_key(old: House) {

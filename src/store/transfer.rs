@@ -10,7 +10,7 @@ use super::{
     Account, Grant, ParameterId, Parameters, Settings, Store,
     database::query,
     millis,
-    parameters::{APP_SECRET, GRANT, GrantColumn, PROXY_PASSWORD, json},
+    parameters::{APP_SECRET, GRANT, GrantColumn, PROXY_PASSWORD, json, row_name},
 };
 use crate::{
     fault::{Fault, Reason, Result},
@@ -128,8 +128,9 @@ impl Store {
                 .bind(entry.uid.as_str())
                 .execute(&mut tx)
                 .await?;
+            let name = row_name(&id, &entry.uid);
             let seal = |column, text: &Option<Secret<String>>| {
-                text.as_ref().map(|text| self.seal_column(&entry.uid, column, text.reveal().as_bytes()))
+                text.as_ref().map(|text| self.seal_column(&name, column, text.reveal().as_bytes()))
             };
             query(
                 "INSERT INTO application_parameters (id, uid, etag, group_name, settings, app_secret_sealed,

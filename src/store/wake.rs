@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{STORE_ACQUIRE_TIMEOUT, STORE_LISTEN_AGAIN, STORE_NOTIFY_MAX},
+    limits::{STORE_CONNECT_TIMEOUT, STORE_LISTEN_AGAIN, STORE_NOTIFY_MAX},
 };
 
 /// The migrations name it too.
@@ -46,7 +46,7 @@ async fn hear(pool: &PgPool, wake: &(impl Fn() + Sync)) -> sqlx::Result<()> {
 }
 
 async fn listener(pool: &PgPool, channel: &str) -> sqlx::Result<PgListener> {
-    let own = PgPoolOptions::new().max_connections(1).acquire_timeout(STORE_ACQUIRE_TIMEOUT).max_lifetime(None);
+    let own = PgPoolOptions::new().max_connections(1).acquire_timeout(STORE_CONNECT_TIMEOUT).max_lifetime(None);
     let own = own.connect_lazy_with((*pool.connect_options()).clone());
     let mut listener = PgListener::connect_with(&own).await?;
     listener.eager_reconnect(false);

@@ -3,13 +3,20 @@
 use std::time::{Duration, Instant};
 
 use dropbox_connector::{
-    api::v1::{self as pb, download_file_response::Payload},
-    emulator::script::{Action, Rule},
+    api::v1::{
+        self as pb, download_file_response::Payload, dropbox_admin_connector_client::DropboxAdminConnectorClient,
+        dropbox_connector_client::DropboxConnectorClient,
+    },
+    emulator::{
+        Emulator, Options,
+        control::{Seed, SeedFile},
+        script::{Action, Rule},
+    },
 };
 use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::support::{self, streams::*, *};
+use crate::support::{self, process::Served, streams::*, *};
 
 async fn open_download(house: &House, path: &str) -> Streaming<pb::DownloadFileResponse> {
     let request = pb::DownloadFileRequest {
@@ -189,9 +196,46 @@ async fn readiness_is_withdrawn_at_once_and_liveness_stays() {
 async fn a_caller_that_never_reads_is_cut_when_the_grace_ends() {
     let mut house = support::start_with(|config| config.drain_grace = Duration::from_millis(400)).await;
     upload(&house, spec("/big"), &noise(40 * MIB, 3)).await.expect("uploaded");
-    let _unread = open_download(&house, "/big").await;
+    let mut unread = open_download(&house, "/big").await;
     let begun = Instant::now();
     let ended = house.take_app().stop().await;
     assert!(matches!(ended, Err(dropbox_connector::app::AppError::Cut)), "{ended:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // The app is gone and this process goes on: nothing of it may be left.
+    assert_eq!(house.control().counter("files/download").running, 0, "the request to Dropbox went with it");
+    let end = async {
+        while unread.message().await?.is_some() {}
+        Ok::<_, tonic::Status>(())
+    };
+    let end = tokio::time::timeout(PATIENCE, end).await.expect("the connection is closed");
+    assert!(end.is_err(), "a stream that is cut does not end well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_is_named_in_the_log_and_the_exit_code_says_so() {
+    let emulator = Emulator::start(Options::default()).await.expect("emulator");
+    let seed = Seed { files: vec![SeedFile::bytes("/big", 40 * MIB as u64)], ..Seed::default() };
+    emulator.control().seed(&seed).expect("a seed");
+    let mut served = Served::before(&emulator, &["--drain-grace=300ms"]);
+    let mut admin =
+        DropboxAdminConnectorClient::connect(format!("http://{}", served.told("admin"))).await.expect("admin");
+    make_parameter(&mut admin, &emulator.account(), PARAMETER, |_| {}).await;
+    drop(admin);
+    let mut client = DropboxConnectorClient::connect(format!("http://{}", served.told("data"))).await.expect("data");
+    let mut request = tonic::Request::new(pb::DownloadFileRequest {
+        application_parameter_id: PARAMETER.into(),
+        source: Some(source("/big")),
+        ..Default::default()
+    });
+    request.metadata_mut().insert("x-request-id", "the-one-that-stays".parse().expect("ascii"));
+    let mut stream = client.download_file(request).await.expect("open").into_inner();
+    assert!(stream.message().await.expect("a header").is_some());
+    served.terminate();
+    let status = tokio::task::block_in_place(|| served.ended());
+    let text = served.text();
+    assert_eq!(status.code(), Some(1), "{text}");
+    let named = text.lines().find(|line| line.contains("the-one-that-stays") && line.contains("cut:"));
+    let named = named.unwrap_or_else(|| panic!("it is not named in:\n{text}"));
+    assert!(named.contains("DropboxConnector/DownloadFile") && named.contains(PARAMETER), "{named}");
+    assert!(text.contains("drain_grace"), "{text}");
 }

@@ -261,7 +261,6 @@ async fn https_goes_through_every_kind_of_proxy_and_by_a_ca_of_ones_own() {
         (proxy(HTTP, http.port, "", ""), "PROXY_AUTH_REQUIRED"),
         (proxy(HTTP, ntlm.port, "me", "hush-wrong"), "PROXY_AUTH_UNSUPPORTED"),
         (proxy(HTTP, forbidding.port, "me", "hush-wrong"), "PROXY_UNAVAILABLE"),
-        (proxy(pb::ProxyKind::Https, http.port, "me", "hush-wrong"), "PROXY_UNAVAILABLE"),
     ] {
         set_proxy(&house, "http", proxy).await;
         let status = list(&house, "http").await.expect_err("refused");

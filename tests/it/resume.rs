@@ -406,12 +406,28 @@ async fn without_its_row_an_ordered_upload_is_probed_and_a_parallel_one_is_lost(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
-    let house = emptied().await;
+    killed_by_signal(emptied().await, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_by_signal_half_way_the_upload_goes_on_in_a_replica_that_was_there() {
+    let url = support::postgres::Server::shared().database().await;
+    let mut house = support::start_with(|config| config.store_url = url).await;
+    house.take_app().stop().await.expect("stop");
+    killed_by_signal(house, true).await;
+}
+
+/// The second process runs before the first is killed, or is started then.
+async fn killed_by_signal(house: House, side_by_side: bool) {
     let bytes = noise(64 * MIB + 5, 11);
     for (lane, spec) in lanes("/signal", bytes.len()) {
         house.control().clear_journal();
         let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
         let mut first = Process::serve(&house, 1);
+        let replica = side_by_side.then(|| Process::serve(&house, 2));
+        if let Some(replica) = &replica {
+            replica.client().await;
+        }
         let mut client = first.client().await;
         let started = client.start_upload(start_request(spec)).await.expect("started").into_inner();
         let upload_id = started.upload_id;
@@ -422,7 +438,7 @@ async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
         first.kill();
         let lost = stream.early_answer().await.expect_err("the server is dead");
         assert!(tonic_types::StatusExt::get_error_details(&lost).error_info().is_none(), "nobody was left to answer");
-        let second = Process::serve(&house, 2);
+        let second = replica.unwrap_or_else(|| Process::serve(&house, 2));
         let mut client = second.client().await;
         let ask = pb::GetUploadStatusRequest {
             application_parameter_id: PARAMETER.into(),

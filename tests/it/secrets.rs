@@ -257,7 +257,7 @@ fn keys_are_rotated_beside_nobody_and_the_old_one_may_go() {
     let flag = format!("--sealing-key-file={}", keys.display());
     let missing = Command::new(BINARY).args(["parameters", "rotate", &flag, &store]).output().expect("it runs");
     assert!(!missing.status.success(), "a store that is not there has nothing to rotate");
-    let store = format!("{store}?mode=rwc");
+    succeed(Command::new(BINARY).args(["migrate", &store]));
     let rotate = || {
         let mut command = Command::new(BINARY);
         command.args(["parameters", "rotate", &flag, &store]);

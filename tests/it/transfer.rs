@@ -8,6 +8,7 @@ mod download;
 mod downloads_gone_wrong;
 mod duplex;
 mod frames;
+mod stalled;
 mod unsure;
 mod upload;
 mod uploads_gone_wrong;

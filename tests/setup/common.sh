@@ -138,15 +138,17 @@ proxies() {
     wrap danted "$TOOLS/dante/usr/sbin/danted"
 }
 
-# PostgreSQL 15 or newer, for the tests' own servers: the machine's, else Debian's. Its programs lie in a folder of their own,
-# and the tests start them as another user, so this is a link.
+# PostgreSQL 15 or newer and pgbouncer, for the tests' own servers: the machine's, else Debian's. The programs of PostgreSQL
+# lie in a folder of their own, and the tests start them as another user, so these are links.
 postgres_server() {
     local programs
     postgres_programs || apt postgresql || return 1
     programs=$(postgres_programs) || { say "this Debian's PostgreSQL is older than 15"; return 1; }
     have openssl || apt openssl || return 1
-    rm -f "$BIN/postgres"
-    ln -s "$programs/postgres" "$BIN/postgres"
+    # Debian keeps it where only root's path leads.
+    [ -x /usr/sbin/pgbouncer ] || have pgbouncer || apt pgbouncer || return 1
+    ln -sf "$programs/postgres" "$BIN/postgres"
+    ln -sf "$(PATH=$PATH:/usr/sbin command -v pgbouncer)" "$BIN/pgbouncer"
 }
 
 # The folder with the newest postgres of 15 or more.

@@ -2,6 +2,7 @@
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
 pub mod certs;
+pub mod postgres;
 pub mod process;
 pub mod proxies;
 pub mod streams;
@@ -154,6 +155,13 @@ impl House {
 
     pub fn app(&self) -> &App {
         self.app.as_ref().expect("it runs")
+    }
+
+    /// Another connector on the same store, as in a fleet.
+    pub async fn replica(&self) -> (App, Channel) {
+        let app = App::start(self.config.clone()).await.expect("a second connector");
+        let channel = connect(&app.addresses()).await;
+        (app, channel)
     }
 
     /// The app itself, to be drained by a test.

@@ -1,5 +1,5 @@
 //! Debian's PostgreSQL, which `make setup` links into `.tools/bin`: one server for a test binary, a database for each test.
-//! It ends with the binary, however that ends (`postgres.sh`).
+//! It ends with the binary, however that ends (`postgres.sh`). And Debian's pgbouncer before it.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -31,10 +31,7 @@ impl Server {
         let link = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/postgres");
         let programs = link.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
         let programs = programs.unwrap_or_else(|| panic!("{} is missing: run make setup", link.display()));
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("bound").port();
-        drop(free);
-        let root = Command::new("id").arg("-u").output().expect("id").stdout.trim_ascii() == b"0";
+        let (port, root) = (free_port(), is_root());
         // PostgreSQL refuses to run as root; Debian's package brings a user for it.
         let mut command = if root { Command::new("setpriv") } else { Command::new("sh") };
         if root {
@@ -95,4 +92,56 @@ impl Server {
         let answer = self.told();
         PathBuf::from(answer.strip_prefix("ready ").expect("it was told to start"))
     }
+}
+
+/// A pgbouncer before a server.
+pub struct Pooler {
+    port: u16,
+    server: u16,
+    /// Its end is the pooler's.
+    _line: ChildStdin,
+    _folder: tempfile::TempDir,
+}
+
+impl Pooler {
+    /// `mode` is `session` or `transaction`.
+    pub fn start(server: &Server, mode: &str) -> Pooler {
+        let link = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/pgbouncer");
+        assert!(link.exists(), "{} is missing: run make setup", link.display());
+        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user=tests\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
+             ignore_startup_parameters = extra_float_digits\n",
+            server.port
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        std::fs::write(&file, settings).expect("written");
+        let mut command = Command::new("sh");
+        command.args(["-c", "\"$@\" </dev/null & cat; kill $!", "pooler"]).arg(&link).arg("-q");
+        if is_root() {
+            command.args(["-u", "postgres"]);
+        }
+        let mut child = command.arg(&file).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
+        let pooler = Pooler { port, server: server.port, _line: child.stdin.take().expect("piped"), _folder: folder };
+        let begun = std::time::Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed().as_secs() < 30, "pgbouncer does not listen");
+            std::thread::yield_now();
+        }
+        pooler
+    }
+
+    /// The same database, through it.
+    pub fn url(&self, url: &str) -> String {
+        url.replace(&format!(":{}/", self.server), &format!(":{}/", self.port))
+    }
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().expect("id").stdout.trim_ascii() == b"0"
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
 }
