@@ -421,6 +421,8 @@ impl Life {
         self.closing.cancel();
         let streams = async {
             tokio::join!(self.uploads.drain(), futures::future::join_all(self.streams));
+            // The last of the streams may have begun a lane or a commit after nothing was to be waited for.
+            self.uploads.drain().await;
             self.tasks.close();
             self.tasks.wait().await;
         };

@@ -497,7 +497,13 @@ fn outcome_unknown(last: &Fault) -> Fault {
 fn deadline_exceeded(facts: &Facts, trace: &Trace) -> Fault {
     let fault = Fault::new(Reason::DeadlineExceeded, "the deadline passed before Dropbox answered")
         .fact("dropboxRoute", &facts.path);
-    if facts.effect == Effect::Read { fault } else { fault.fact("sent", trace.may_have_happened()) }
+    if facts.effect == Effect::Read {
+        return fault;
+    }
+    let sent = trace.may_have_happened();
+    let fault = fault.fact("sent", sent);
+    // What was not sent may be sent again as it is.
+    if sent { fault } else { fault.retry_after(Duration::ZERO) }
 }
 
 fn protocol(facts: &Facts, what: &str, request_id: Option<&str>) -> Fault {
