@@ -22,7 +22,7 @@ use crate::{
     },
     clock::{SharedClock, SystemClock},
     config::Config,
-    credentials::{Credential, Resolver},
+    credentials::{App as DropboxApp, Credential, OAuth, Resolver},
     dropbox::{Endpoints, Transport, read_roots},
     emulator::{self, Emulator},
     engine::{
@@ -64,6 +64,8 @@ pub struct Addresses {
     pub admin: SocketAddr,
     pub probe: SocketAddr,
     pub http: SocketAddr,
+    /// None: there is no public port.
+    pub public_http: Option<SocketAddr>,
 }
 
 /// Why the connector did not start, or did not end well.
@@ -172,7 +174,7 @@ impl App {
         let transport =
             Transport::trusting(roots, endpoints(&config), insecure, clock.clone()).map_err(config_fault)?;
         transport.limit_requests(config.max_requests_per_account);
-        let resolver = Resolver::new(store.clone(), transport, clock.clone());
+        let resolver = Resolver::new(store.clone(), transport, clock.clone(), oauth(&config)?);
         if let Some(emulator) = &emulator {
             make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
         }
@@ -220,7 +222,14 @@ impl App {
             background: TaskTracker::new(),
         };
         let addresses = bound.addresses()?;
-        life.serve(&config, bound, &doors, tls.clone());
+        let face = http::Parts {
+            ready: ready.clone(),
+            resolver: resolver.clone(),
+            store: store.clone(),
+            authenticator: authenticator.clone(),
+            connect_page: config.connect_page,
+        };
+        life.serve(&config, bound, &doors, tls.clone(), face);
         ready.set_callers(authenticator.is_ready());
         life.keep_house(clock.clone(), resolver, blocks, downloads);
         let reread = Reread::default();
@@ -277,7 +286,7 @@ impl App {
 }
 
 impl Life {
-    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>) {
+    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>, face: http::Parts) {
         let stream = |routes, listener, web: Option<_>| {
             let incoming = service::cuttable(listener::incoming(listener, tls.clone()), self.cut.clone());
             // Browsers speak HTTP/1.1 where there is no TLS.
@@ -296,7 +305,11 @@ impl Life {
             self.ended.clone().cancelled_owned(),
         );
         self.background.spawn(told("probe listener", probe));
-        let side = http::serve(bound.http, self.ready.clone(), self.ended.clone().cancelled_owned());
+        if let Some(listener) = bound.public_http {
+            let public = http::serve_public(listener, face.resolver.clone(), self.ended.clone().cancelled_owned());
+            self.background.spawn(told("public HTTP listener", public));
+        }
+        let side = http::serve(bound.http, face, self.ended.clone().cancelled_owned());
         self.background.spawn(told("HTTP listener", side));
     }
 
@@ -332,6 +345,9 @@ impl Life {
                 blocks.trim();
                 let used = blocks.used_bytes() + uploads.waiting_bytes();
                 metrics::gauge!(telemetry::BUFFER_BYTES).set(used as f64);
+                if let Ok(lost) = store.count_reauthorizations().await {
+                    metrics::gauge!(telemetry::REAUTHORIZATION_REQUIRED).set(lost as f64);
+                }
                 telemetry::upkeep();
                 clock.sleep(limits::HOUSEKEEPING).await;
             }
@@ -485,6 +501,7 @@ struct Bound {
     admin: TcpListener,
     probe: TcpListener,
     http: TcpListener,
+    public_http: Option<TcpListener>,
 }
 
 impl Bound {
@@ -497,12 +514,22 @@ impl Bound {
             admin: open("admin_listen", config.admin_listen).await?,
             probe: open("probe_listen", config.probe_listen).await?,
             http: open("http_listen", config.http_listen).await?,
+            public_http: match config.public_http_listen() {
+                Some(address) => Some(open("public_http_listen", address).await?),
+                None => None,
+            },
         })
     }
 
     fn addresses(&self) -> Result<Addresses, AppError> {
         let of = |listener: &TcpListener| listener.local_addr().map_err(|error| AppError::Start(error.to_string()));
-        Ok(Addresses { data: of(&self.data)?, admin: of(&self.admin)?, probe: of(&self.probe)?, http: of(&self.http)? })
+        Ok(Addresses {
+            data: of(&self.data)?,
+            admin: of(&self.admin)?,
+            probe: of(&self.probe)?,
+            http: of(&self.http)?,
+            public_http: self.public_http.as_ref().map(of).transpose()?,
+        })
     }
 }
 
@@ -558,6 +585,28 @@ async fn make_demo_parameter(store: &Store, resolver: &Resolver, emulator: &Emul
         _ => resolver.import(&id, Credential::RefreshToken(Secret::new(login.refresh_token))).await?,
     };
     Ok(())
+}
+
+/// What the configuration says about connecting accounts.
+fn oauth(config: &Config) -> Result<OAuth, AppError> {
+    let secret = match config.app_secret_file() {
+        None => None,
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map(Secret::new).map_err(|error| {
+                AppError::Config(format!("app_secret_file: cannot read {}: {error}", file.display()))
+            })?;
+            let secret = text.reveal().trim();
+            if secret.is_empty() {
+                return Err(AppError::Config(format!("app_secret_file: {} is empty", file.display())));
+            }
+            Some(Secret::new(secret.to_owned()))
+        }
+    };
+    let key = (!config.app_key.is_empty()).then(|| config.app_key.clone());
+    Ok(OAuth {
+        shared_app: key.map(|key| DropboxApp { key, secret }),
+        redirect_uris: config.oauth_redirect_uris.clone(),
+    })
 }
 
 fn endpoints(config: &Config) -> Endpoints {

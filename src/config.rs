@@ -50,6 +50,11 @@ pub struct Config {
     pub allow_insecure_upstream: bool,
     pub upstream_ca_file: PathBuf,
     pub emulator: bool,
+    pub app_key: String,
+    pub app_secret_file: PathBuf,
+    pub oauth_redirect_uris: Vec<String>,
+    pub public_http_listen: String,
+    pub connect_page: bool,
     pub auth_mode: AuthMode,
     pub auth_tokens: Vec<StaticToken>,
     pub admin_principals: Vec<String>,
@@ -217,6 +222,26 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emulator: Option<String>,
+    /// Key of the Dropbox app of parameters that have none of their own.
+    #[arg(long, env = "DROPBOX_CONNECTOR_APP_KEY", value_name = "KEY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_key: Option<String>,
+    /// File with the secret of that app.
+    #[arg(long, env = "DROPBOX_CONNECTOR_APP_SECRET_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_secret_file: Option<PathBuf>,
+    /// Redirect URIs that authorizations may use, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_OAUTH_REDIRECT_URIS", value_name = "LIST", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oauth_redirect_uris: Option<Vec<String>>,
+    /// Address where browsers from elsewhere reach /oauth/callback, and nothing else.
+    #[arg(long, env = "DROPBOX_CONNECTOR_PUBLIC_HTTP_LISTEN", value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_http_listen: Option<String>,
+    /// The page /connect on the HTTP side port.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CONNECT_PAGE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_page: Option<String>,
     /// none, token, mtls, jwt or mtls-or-jwt.
     #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_MODE", value_name = "MODE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -430,6 +455,18 @@ impl Config {
             origins.iter().all(|origin| is_origin(origin)),
             "an origin is scheme://host or scheme://host:port as browsers send it: lower case, no path, no *",
         );
+        for uri in &self.oauth_redirect_uris {
+            if let Err(text) = check_redirect_uri(uri) {
+                check("oauth_redirect_uris", false, &format!("{uri}: {text}"));
+            }
+        }
+        let listed = self.public_http_listen.is_empty() || self.public_http_listen.parse::<SocketAddr>().is_ok();
+        check("public_http_listen", listed, "must be an address like 0.0.0.0:8080, or empty");
+        check("app_secret_file", self.app_secret_file().is_none() || !self.app_key.is_empty(), "needs app_key");
+        let guarded = !self.connect_page || self.i_know || self.http_listen.ip().is_loopback();
+        let text = "is not a loopback address and connect_page is on: what proves an administrator would travel in \
+                    plaintext; set i_know where TLS ends before it";
+        check("http_listen", guarded, text);
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
         check("log_level", filter.is_ok(), "not a log filter, as in info or dropbox_connector=debug,warn");
     }
@@ -560,6 +597,14 @@ impl Config {
         }
     }
 
+    pub fn app_secret_file(&self) -> Option<&Path> {
+        (!self.app_secret_file.as_os_str().is_empty()).then_some(&*self.app_secret_file)
+    }
+
+    pub fn public_http_listen(&self) -> Option<SocketAddr> {
+        self.public_http_listen.parse().ok()
+    }
+
     pub fn parameters_file(&self) -> Option<&Path> {
         named_file(&self.parameters_file)
     }
@@ -594,12 +639,32 @@ impl Config {
     }
 }
 
+/// May Dropbox send a browser there? `https`, or `http` on loopback, where nobody listens in.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn check_redirect_uri(uri: &str) -> Result<(), &'static str> {
+    if uri.len() > crate::limits::URL_BYTES_MAX {
+        return Err("at most 2 KiB");
+    }
+    let url = Url::parse(uri).map_err(|_| "an absolute url, as registered in Dropbox's App Console")?;
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Err("must hold neither user nor password nor fragment");
+    }
+    match url.scheme() {
+        "https" if url.has_host() => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
+        _ => Err("must be https, or http on localhost or 127.0.0.1"),
+    }
+}
+
 /// An empty path names no file.
 fn named_file(path: &Path) -> Option<&Path> {
     (!path.as_os_str().is_empty()).then_some(path)
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Names this machine and no other.
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),

@@ -154,6 +154,18 @@ pub const MEMBER_NAMES_MAX: usize = 10_000;
 pub const MEMBER_ROOTS_MAX: usize = 10_000;
 /// Application parameters of one `ListApplicationParameters` page.
 pub const PARAMETERS_PAGE_MAX: u32 = 200;
+/// An authorization that was begun is to be completed within this time.
+pub const AUTHORIZATION_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Authorizations under way in one store; each is a row of less than 1 KiB.
+pub const AUTHORIZATIONS_MAX: i64 = 10_000;
+/// A form of the connect page holds an id and a token.
+pub const CONNECT_FORM_BYTES_MAX: usize = 4 * 1024;
+/// Connections to the public port at once; each serves one request. More wait in the listener's queue.
+pub const PUBLIC_CONNECTIONS_MAX: usize = 64;
+/// A browser sends the head of its request within this.
+pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
+/// A request to the public port with all it takes: a code exchange and a look at the account, 30 s each.
+pub const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(75);
 /// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
 pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
 /// A replica that has not written its heartbeat for this long counts as gone.

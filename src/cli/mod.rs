@@ -3,6 +3,7 @@
 
 mod bundle;
 mod client;
+mod connect;
 mod content_hash;
 mod demo;
 mod download;
@@ -60,6 +61,8 @@ Examples:
     /// Make the keys that seal secrets and handles.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Connect a Dropbox account: opens the browser, or takes a code where there is none.
+    Connect(connect::ConnectArgs),
     /// Manage application parameters: which Dropbox accounts there are.
     #[command(subcommand)]
     Parameters(parameters::ParametersCommand),
@@ -180,6 +183,7 @@ async fn dispatch(command: Command, logs: Logs) -> Result<()> {
 /// The commands that are clients. What they have begun goes on when they are run again.
 async fn call(command: Command) -> Result<()> {
     match command {
+        Command::Connect(args) => connect::run(args).await,
         Command::Parameters(command) => parameters::run(command).await,
         Command::Put(args) => put::run(args).await,
         Command::Get(args) => get::run(args).await,
@@ -249,6 +253,12 @@ mod tests {
             "keys promote x.keys k1",
             "keys status",
             "migrate --check --store-url postgres://me@db/x",
+            "parameters create crm --shared-app --redirect-uri https://a.example/cb --scope files.content.read --team",
+            "parameters disconnect crm",
+            "parameters secret crm --app-secret-file s",
+            "connect crm",
+            "connect crm --no-browser --scope files.content.read --locale de",
+            "connect crm --redirect-uri http://localhost:9999 --allow-account-change",
             "config print --defaults",
             "keys generate x.keys",
             "serve --emulator",
@@ -268,6 +278,8 @@ mod tests {
             "parameters import crm --from x",
             "parameters export --to x --passphrase hush",
             "keys generate --last x",
+            "parameters create crm",
+            "connect",
         ] {
             let words = std::iter::once("dropbox-connector").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

@@ -69,12 +69,19 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
     let config = load(&args.overrides)?;
     logs(&config).map_err(|text| Failure::new(Exit::Config, text))?;
     let mut signals = Signals::new()?;
+    let has_page = config.connect_page;
     let app = tokio::select! {
         started = Box::pin(App::start(config)) => started?,
         () = signals.next() => return Err(Failure::new(Exit::Interrupted, "interrupted before it was started")),
     };
     let at = app.addresses();
     let mut line = format!("listening data={} admin={} probe={} http={}", at.data, at.admin, at.probe, at.http);
+    if let Some(public) = at.public_http {
+        line.push_str(&format!(" public={public}"));
+    }
+    if has_page {
+        line.push_str(&format!(" connect=http://localhost:{}/connect", at.http.port()));
+    }
     if let Some(emulator) = app.emulator() {
         let at = emulator.addresses();
         line.push_str(&format!(" emulator={} www={} parameter={DEMO_PARAMETER}", at.control, at.www));

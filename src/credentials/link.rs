@@ -57,6 +57,8 @@ impl Resolver {
     pub async fn import(&self, id: &ParameterId, credential: Credential) -> Result<Parameters> {
         self.store.require_writable()?;
         let parameters = self.store.parameters(id).await?.ok_or_else(|| not_found(id))?;
+        self.check_app(parameters.settings.app_source)?;
+        let parameters = self.with_app(parameters);
         let (field, linked) = match credential {
             Credential::RefreshToken(token) => ("refresh_token", self.by_refresh_token(&parameters, token).await),
             Credential::AccessToken { token, expires_at } => {
@@ -140,7 +142,7 @@ impl Resolver {
     }
 
     /// One call with the bearer. None: it is good, but has no single account or may not read it.
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         parameters: &Parameters,
         token: Secret<String>,

@@ -3,6 +3,8 @@
 //! probed. The happy path is one map look-up and one atomic load.
 
 mod account;
+mod authorization;
+mod ending;
 mod link;
 mod members;
 
@@ -14,13 +16,15 @@ use std::{
     convert::Infallible,
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use account::{Account, reauthorization};
+pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, OAuth, Outcome, Revoked, Wish};
+pub use ending::Ending;
 pub use link::{Credential, TestReport};
 use members::Members;
 use tokio::sync::Notify;
@@ -58,6 +62,8 @@ pub struct Opened {
     pub root: Option<Root>,
     /// The root was asked of Dropbox, not set: on `PATH_ROOT_CHANGED` call [`Resolver::forget_root`] and open again, once.
     pub auto_root: bool,
+    /// For streams, which outlive what the gate has seen.
+    pub ending: Ending,
 }
 
 /// Opens application parameters. One per process.
@@ -65,7 +71,10 @@ pub struct Resolver {
     store: Store,
     transport: Arc<Transport>,
     clock: SharedClock,
+    oauth: OAuth,
     entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
+    /// Everything that was opened and may still run, by parameter.
+    running: Mutex<HashMap<ParameterId, Vec<Weak<ending::Inside>>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
     begun: Instant,
@@ -79,6 +88,7 @@ struct Entry {
     tokens: Arc<Account>,
     /// By the parameter's own way out.
     transport: Arc<Transport>,
+    ending: Ending,
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<Places>>,
@@ -90,12 +100,14 @@ struct Entry {
 }
 
 impl Resolver {
-    pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock) -> Arc<Resolver> {
+    pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock, oauth: OAuth) -> Arc<Resolver> {
         Arc::new(Resolver {
             store,
             transport,
             clock,
+            oauth,
             entries: RwLock::default(),
+            running: Mutex::default(),
             forgotten: AtomicU64::new(0),
             begun: Instant::now(),
             followed: AtomicU64::new(0),
@@ -132,7 +144,7 @@ impl Resolver {
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
         };
         let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
-        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root })
+        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root, ending: entry.ending.clone() })
     }
 
     /// The parameter changed, was disabled or deleted: the next `open` reads it again.
@@ -194,6 +206,7 @@ impl Resolver {
             let changes = self.store.parameter_changes(seq).await?;
             for change in &changes {
                 self.forget(&change.id);
+                self.end_what_may_not_go_on(&change.id).await?;
             }
             match changes.last() {
                 Some(change) if change.seq > seq => seq = change.seq,
@@ -216,6 +229,7 @@ impl Resolver {
                 return Ok(Some(entry.clone()));
             }
             let Some(parameters) = self.store.parameters(id).await? else { return Ok(None) };
+            let parameters = self.with_app(parameters);
             let renewal = match &parameters.grant {
                 // Without the row's bearer one is made from the grant.
                 Some(Grant::Refreshable(_)) => self.store.renewal(&parameters.uid).await.unwrap_or_default(),
@@ -231,6 +245,7 @@ impl Resolver {
                 },
                 tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
                 transport,
+                ending: Ending::of(&parameters),
                 parameters,
                 members: Members::default(),
                 roots: RwLock::default(),
@@ -239,7 +254,9 @@ impl Resolver {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
-                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
+                let entry = entries.entry(id.clone()).or_insert(entry).clone();
+                self.watch_over(&entry.ending);
+                return Ok(Some(entry));
             }
         }
     }
@@ -309,6 +326,10 @@ enum Chosen {
 /// May it be used now?
 fn ready(parameters: &Parameters) -> Result<()> {
     match parameters.state() {
+        // Its grant belongs to an app that is not there any more.
+        State::Active if parameters.settings.app_key.is_empty() => {
+            Err(reauthorization(parameters, "shared_app_missing"))
+        }
         State::Active => Ok(()),
         State::Pending => Err(reauthorization(parameters, "not_yet_authorized")),
         State::ReauthorizationRequired => {

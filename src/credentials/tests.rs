@@ -146,7 +146,7 @@ async fn house_of(settings: Settings) -> House {
     let transport = Transport::new(endpoints, true, Arc::new(clock.clone())).unwrap();
     let store = open_store(&folder, &clock).await;
     store.create_parameters(&id(), settings, Some(secret("app-secret"))).await.unwrap();
-    let resolver = Resolver::new(store.clone(), transport.clone(), Arc::new(clock.clone()));
+    let resolver = Resolver::new(store.clone(), transport.clone(), Arc::new(clock.clone()), OAuth::default());
     House { dropbox, transport, store, resolver, clock, folder, server }
 }
 
@@ -201,7 +201,8 @@ impl House {
     /// As a second process on the same file.
     async fn second(&self) -> (Store, Arc<Resolver>) {
         let store = open_store(&self.folder, &self.clock).await;
-        let resolver = Resolver::new(store.clone(), self.transport.clone(), Arc::new(self.clock.clone()));
+        let resolver =
+            Resolver::new(store.clone(), self.transport.clone(), Arc::new(self.clock.clone()), OAuth::default());
         (store, resolver)
     }
 
@@ -547,7 +548,8 @@ async fn an_open_parameter_is_opened_again_without_waiting_for_anything() {
 #[tokio::test]
 async fn after_five_minutes_without_word_of_changes_calls_fail_until_there_is_word_again() {
     let house = linked_house().await;
-    let mut resolver = Resolver::new(house.store.clone(), house.transport.clone(), Arc::new(house.clock.clone()));
+    let mut resolver =
+        Resolver::new(house.store.clone(), house.transport.clone(), Arc::new(house.clock.clone()), OAuth::default());
     let ask_now = |resolver: Arc<Resolver>| async move { resolver.open(&id(), ask("billing")).await };
     ask_now(resolver.clone()).await.expect("it has just begun");
     let begun = &mut Arc::get_mut(&mut resolver).expect("one holder").begun;

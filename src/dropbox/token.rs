@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
+use url::Url;
 
 use super::{
     Host, Repeat,
@@ -67,6 +68,14 @@ struct Denied {
 }
 
 impl Transport {
+    /// The page where an account's owner grants access.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUG`.
+    pub fn authorize_endpoint(&self) -> Result<Url> {
+        join(&self.endpoints.oauth, "oauth2/authorize")
+    }
+
     /// Posts to `oauth2/token`. A refresh is repeated when Dropbox fails; a code works once and is not.
     ///
     /// # Errors

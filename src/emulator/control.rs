@@ -218,6 +218,21 @@ impl Control {
         self.0.authority.set_consent(consent);
     }
 
+    /// Who is signed in where the consent page is opened; at first the default account.
+    ///
+    /// # Errors
+    /// `Invalid`: no such account.
+    pub fn sign_in(&self, account_id: Option<&str>) -> Result<(), ControlError> {
+        let account = self.account(account_id)?;
+        self.0.authority.sign_in(&account);
+        Ok(())
+    }
+
+    /// Gives the default app another secret; grants stay.
+    pub fn set_app_secret(&self, secret: &str) {
+        self.0.authority.set_app_secret(secret);
+    }
+
     /// Lets the default app be redirected to `uri`; loopback addresses need no leave.
     ///
     /// # Errors

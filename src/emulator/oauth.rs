@@ -85,6 +85,8 @@ struct Book {
     /// By code.
     codes: HashMap<String, Code>,
     consent: Consent,
+    /// Who is signed in at the consent page; the default account if `None`.
+    signed_in: Option<String>,
     default_login: Option<Login>,
 }
 
@@ -245,6 +247,18 @@ impl Authority {
         self.book().consent = consent;
     }
 
+    /// Who is signed in at the consent page from now on.
+    pub(in crate::emulator) fn sign_in(&self, account: &str) {
+        self.book().signed_in = Some(account.to_owned());
+    }
+
+    /// Gives the default app another secret, as the App Console does; grants stay.
+    pub fn set_app_secret(&self, secret: &str) {
+        let mut book = self.book();
+        let app = book.apps.get_mut(DEFAULT_APP_KEY).expect("there from the start");
+        secret.clone_into(&mut app.secret);
+    }
+
     /// Registers a redirect URI of the default app, as the App Console does. Loopback addresses need none.
     ///
     /// # Errors
@@ -365,6 +379,7 @@ impl Book {
             access: HashMap::new(),
             codes: HashMap::new(),
             consent: Consent::Ask,
+            signed_in: None,
             default_login: None,
         }
     }

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     access::{Class, Permissions, Principal},
+    credentials::Ending,
     dropbox::Heard,
     fault::{Fault, Reason},
     service::status,
@@ -37,6 +38,8 @@ pub struct Facts {
     pub heard: Arc<Heard>,
     /// Told in the log line of the call.
     pub parameter: OnceLock<String>,
+    /// When the parameter that was opened may not be used any more.
+    pub ending: OnceLock<Ending>,
     pub reason: OnceLock<Reason>,
 }
 

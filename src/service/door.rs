@@ -18,7 +18,7 @@ use crate::{
         items::paths,
         path::{ItemPath, Jail},
     },
-    credentials::{Ask, Opened, Resolver},
+    credentials::{Ask, Ending, Opened, Resolver},
     dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, Turn, routes},
     engine::gate::Gates,
     fault::{Fault, Reason, Result},
@@ -133,6 +133,7 @@ impl Door {
         };
         let mut opened = self.resolver.open(&id, ask).await?;
         opened.caller = opened.caller.heard_by(call.heard().clone());
+        let _ = call.facts().ending.set(opened.ending.clone());
         let jail = Jail::new(&opened.parameters.settings.path_prefix)?;
         if !jail.is_open() && context.root.is_some() {
             return Err(Jail::refusal());
@@ -169,6 +170,11 @@ impl Site {
 
     pub fn jail(&self) -> &Jail {
         &self.0.jail
+    }
+
+    /// When the parameter may not be used any more.
+    pub fn ending(&self) -> Ending {
+        self.0.opened.ending.clone()
     }
 
     pub fn owner(&self) -> Owner<'_> {

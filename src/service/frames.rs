@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status, Streaming};
 
@@ -15,6 +15,7 @@ use super::{active::Active, door::Addressed};
 use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
+    credentials::Ending,
     engine::parts::Frame,
     fault::{Fault, Reason, Result},
 };
@@ -75,12 +76,19 @@ pub struct Frames<M> {
     finished: bool,
     /// The stream gave its last item, or failed.
     ended: bool,
+    /// The application parameter may not be used any more.
+    taken_away: Option<BoxFuture<'static, Fault>>,
     active: Active,
 }
 
 impl<M: Message> Frames<M> {
     pub fn new(stream: Streaming<M>) -> Self {
-        Self { stream, finished: false, ended: false, active: Active::new("upload") }
+        Self { stream, finished: false, ended: false, taken_away: None, active: Active::new("upload") }
+    }
+
+    /// From here on the stream ends when the application parameter may not be used any more; what was sent is settled.
+    pub fn heed(&mut self, ending: Ending) {
+        self.taken_away = Some(Box::pin(ending.ended()));
     }
 
     /// What the metrics say of this upload.
@@ -169,6 +177,12 @@ impl<M: Message> Stream for Frames<M> {
         let this = &mut *self;
         if this.ended {
             return Poll::Ready(None);
+        }
+        if let Some(taken_away) = &mut this.taken_away
+            && let Poll::Ready(fault) = taken_away.as_mut().poll(context)
+        {
+            this.ended = true;
+            return Poll::Ready(Some(Err(fault)));
         }
         if this.finished && !M::HALF_CLOSES {
             // Only what has already arrived is looked at: the caller may be waiting for its answer.

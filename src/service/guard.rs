@@ -44,6 +44,8 @@ const STREAMS: [&str; 4] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "W
 const ANSWERED_IN_STREAMS: [&str; 3] = ["UploadFileDuplex", "DownloadFile", "WalkFolder"];
 /// Streams whose first message is held to its size.
 const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
+/// Streams of answers that end when their application parameter may not be used any more.
+const READING_STREAMS: [&str; 2] = ["DownloadFile", "WalkFolder"];
 /// Answers that compress well and are not file content.
 const COMPRESSED: [&str; 5] =
     ["ListFolder", "ListSharedLinks", "SearchItems", "WalkFolder", "ListApplicationParameters"];
@@ -187,6 +189,7 @@ impl GuardLayer {
             parameter_metadata,
             heard: Arc::default(),
             parameter: OnceLock::new(),
+            ending: OnceLock::new(),
             reason: OnceLock::new(),
         }))
     }
@@ -279,7 +282,11 @@ fn watch(mut response: Response<Body>, call: &Call, end: End) -> Response<Body> 
         return response;
     }
     let overdue = call.deadline().map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, end }))
+    // Uploads heed it among their frames, so that what they have sent is settled and told.
+    let reads = READING_STREAMS.contains(&call.method());
+    let ending = call.facts().ending.get().filter(|_| reads).cloned();
+    let taken_away = ending.map(|ending| Box::pin(ending.ended()) as BoxFuture<'static, Fault>);
+    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, taken_away, end }))
 }
 
 /// The answer's body: ended at the deadline, its status seen for the log line.
@@ -287,6 +294,8 @@ struct Watched {
     /// `None` once it has ended: what it held is let go at once.
     inner: Option<Body>,
     overdue: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// The application parameter may not be used any more.
+    taken_away: Option<BoxFuture<'static, Fault>>,
     end: End,
 }
 
@@ -300,11 +309,15 @@ impl http_body::Body for Watched {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        if let Some(overdue) = &mut this.overdue
-            && overdue.as_mut().poll(context).is_ready()
-        {
+        let late = this.overdue.as_mut().is_some_and(|overdue| overdue.as_mut().poll(context).is_ready());
+        let late = late.then(|| too_late(&this.end.call));
+        let stop = late.or_else(|| match this.taken_away.as_mut()?.as_mut().poll(context) {
+            Poll::Ready(fault) => Some(fault),
+            Poll::Pending => None,
+        });
+        if let Some(fault) = stop {
             this.inner = None;
-            let status = this.end.call.refusal(&too_late(&this.end.call));
+            let status = this.end.call.refusal(&fault);
             let mut trailers = HeaderMap::new();
             if status.add_header(&mut trailers).is_err() {
                 return Poll::Ready(Some(Err(status)));

@@ -94,6 +94,10 @@ impl File {
         true
     }
 
+    pub(super) fn count_reauthorizations(&self) -> u64 {
+        self.state().parameters.values().filter(|one| one.parameters.reauthorization_cause.is_some()).count() as u64
+    }
+
     pub(super) fn is_good(&self) -> bool {
         !self.state().broken
     }

@@ -2,6 +2,7 @@
 //! One SQL for SQLite and PostgreSQL, chosen by URL (`database.rs`); what cannot be made again is synced, upload pieces are
 //! not. A store that is locked, full or gone answers `STORE_UNAVAILABLE`; nothing is half written.
 
+mod authorizations;
 mod database;
 mod file;
 mod parameters;
@@ -26,6 +27,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use authorizations::Authorization;
 use database::{On, Pool, Pools, query};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};

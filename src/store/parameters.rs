@@ -59,8 +59,8 @@ pub(super) const BEARER: &str = "bearer_sealed";
 /// By name: a statement prepared with `*` breaks in older processes when a migration adds a column.
 macro_rules! columns {
     () => {
-        "id, uid, etag, group_name, settings, app_secret_sealed, proxy_password_sealed, grant_sealed, grant_number, reauthorization_cause, \
-         granted_scopes, account, created_at, updated_at"
+        "id, uid, etag, group_name, settings, app_secret_sealed, proxy_password_sealed, grant_sealed, grant_number, \
+         reauthorization_cause, granted_scopes, account, created_at, updated_at"
     };
 }
 
@@ -359,7 +359,7 @@ impl Store {
     }
 
     /// Notes the change, commits, and gives the row as it now is.
-    async fn finish_change(&self, mut tx: Tx, id: &ParameterId, uid: &str) -> Result<Parameters> {
+    pub(super) async fn finish_change(&self, mut tx: Tx, id: &ParameterId, uid: &str) -> Result<Parameters> {
         self.note_change(&mut tx, id, uid).await?;
         let row = query(SELECT).bind(id.as_str()).fetch_one(&mut tx).await?;
         let now = self.parameters_of(&row)?;

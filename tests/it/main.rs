@@ -19,6 +19,7 @@ mod jail;
 mod keys;
 mod listing;
 mod members;
+mod oauth;
 mod python;
 mod raw_api;
 mod readme;

@@ -114,6 +114,14 @@ node_tool() {
     wrap npm "$TOOLS/nodeenv/bin/npm"
 }
 
+# Chromium and its driver, for the connect page: Debian's.
+browser() {
+    local driver
+    have chromedriver && { have chromium || have google-chrome; } || apt chromium chromium-driver || return 1
+    driver=$(command -v chromedriver) || return 1
+    wrap chromedriver "$driver"
+}
+
 # A JDK of 17 or newer and Maven: the machine's, else Debian's.
 java_tools() {
     local version

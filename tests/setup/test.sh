@@ -12,4 +12,5 @@ once proxies tests/setup/common.sh -- proxies || die "could not get tinyproxy, m
 postgres_server || die "could not get PostgreSQL 15 or newer and pgbouncer (Debian: postgresql pgbouncer openssl)"
 # Dropbox's own SDKs, which must work against the emulator unchanged.
 PATH="$BIN:$PATH" bash tests/sdk/setup.sh || die "could not get Dropbox's Python and JavaScript SDKs"
+once browser tests/setup/common.sh -- browser || die "could not get Chromium with its driver (Debian: chromium chromium-driver)"
 say "tools ready in .tools/bin"

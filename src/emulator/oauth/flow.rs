@@ -165,7 +165,7 @@ impl Authority {
         let text = book.text(43);
         let code = Code {
             app: asked.app,
-            account: self.account_id.clone(),
+            account: book.signed_in.clone().unwrap_or_else(|| self.account_id.clone()),
             scopes: asked.scopes,
             access_type: asked.access_type,
             redirect_uri: asked.redirect_uri.clone(),

@@ -64,7 +64,7 @@ pub async fn start_bare_by(clock: SharedClock, edit: impl FnOnce(&mut Config)) -
     start_in(Options::default(), clock, edit).await
 }
 
-async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
+pub async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start(options).await.expect("emulator");
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -93,7 +93,7 @@ pub fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut 
     config.dropbox_api_url = addresses.api.parse().expect("url");
     config.dropbox_content_url = addresses.content.parse().expect("url");
     config.dropbox_notify_url = addresses.notify.parse().expect("url");
-    config.dropbox_oauth_url = addresses.api.parse().expect("url");
+    config.dropbox_oauth_url = addresses.www.parse().expect("url");
     config.allow_insecure_upstream = true;
     config.drain_delay = Duration::ZERO;
     edit(&mut config);
