@@ -59,8 +59,8 @@ pub(super) const BEARER: &str = "bearer_sealed";
 /// By name: a statement prepared with `*` breaks in older processes when a migration adds a column.
 macro_rules! columns {
     () => {
-        "id, uid, etag, group_name, settings, app_secret_sealed, proxy_password_sealed, grant_sealed, grant_number, reauthorization_cause, \
-         granted_scopes, account, created_at, updated_at"
+        "id, uid, etag, group_name, settings, app_secret_sealed, proxy_password_sealed, grant_sealed, grant_number, \
+         reauthorization_cause, granted_scopes, account, created_at, updated_at"
     };
 }
 
