@@ -23,7 +23,7 @@ setup: ## Fetch what the tests need into .tools/ (the other targets do it by the
 test: setup ## Install what the tests need, then run them all
 	$(CARGO) test
 
-test-clients: ## Stock Go, Node, Java and Python stubs against the emulator
+test-clients: ## Stock Go, Node, Java and Python stubs, and a page in a browser, against the emulator
 	@bash tests/setup/clients.sh
 	$(CARGO) build
 	bash tests/clients/run.sh

@@ -20,7 +20,7 @@ use crate::{
     },
     clock::{SharedClock, SystemClock},
     config::Config,
-    credentials::{Credential, Resolver},
+    credentials::{App as DropboxApp, Credential, OAuth, Resolver},
     dropbox::{Endpoints, Transport},
     emulator::{self, Emulator},
     engine::{
@@ -34,7 +34,7 @@ use crate::{
     ready::Ready,
     seal::KeyRing,
     secret::Secret,
-    service::{self, Doors, listener},
+    service::{self, Doors, OpenCalls, listener},
     store::{self, ParameterId, Store},
     telemetry,
 };
@@ -60,6 +60,8 @@ pub struct Addresses {
     pub admin: SocketAddr,
     pub probe: SocketAddr,
     pub http: SocketAddr,
+    /// None: there is no public port.
+    pub public_http: Option<SocketAddr>,
 }
 
 /// Why the connector did not start, or did not end well.
@@ -93,10 +95,15 @@ struct Life {
     ready: Ready,
     store: Store,
     uploads: Uploads,
+    /// What calls left behind them.
+    tasks: TaskTracker,
     /// New calls are refused.
     refusing: CancellationToken,
     /// Listeners close; connections are told to go.
     closing: CancellationToken,
+    /// Connections that would not go are closed.
+    cut: CancellationToken,
+    open_calls: OpenCalls,
     /// The probe and HTTP listeners close, background tasks end.
     ended: CancellationToken,
     streams: Vec<JoinHandle<()>>,
@@ -129,7 +136,12 @@ impl App {
         };
         let keys = Arc::new(keys.map_err(|fault| key_fault(&fault, &config))?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
-        let store = Store::open(store_url, keys, clock.clone()).await.map_err(store_fault)?;
+        let opened = if config.store_migrate {
+            Store::open(store_url, keys, clock.clone()).await
+        } else {
+            Store::open_as_it_is(store_url, keys, clock.clone()).await
+        };
+        let store = opened.map_err(store_fault)?;
         let store = match config.parameters_file() {
             Some(file) => store.with_parameters_file(file).map_err(config_fault)?,
             None => store,
@@ -140,32 +152,37 @@ impl App {
             Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
                 .map_err(config_fault)?;
         transport.limit_requests(config.max_requests_per_account);
-        let resolver = Resolver::new(store.clone(), transport, clock.clone());
+        let resolver = Resolver::new(store.clone(), transport, clock.clone(), oauth(&config)?);
         if let Some(emulator) = &emulator {
             make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
         }
         let budget = usize::try_from(config.transfer_buffer_mib * limits::MIB).unwrap_or(usize::MAX);
-        let blocks = Blocks::new(budget, clock.clone());
+        // One budget: what waits to be let in is paid for beside what was.
+        let waiting_bytes = budget / limits::WAITING_SHARE;
+        let blocks = Blocks::new(budget - waiting_bytes, clock.clone());
         let gates = Arc::new(Gates::new());
         let settings = Settings {
             append_bytes: usize::try_from(config.append_mib * limits::MIB).unwrap_or(limits::APPEND_BYTES),
             open_max: config.max_uploads,
+            waiting_bytes,
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);
-        let downloads = Downloads::new(config.max_downloads, blocks.clone());
+        let downloads = Downloads::new(config.max_downloads, config.download_idle, blocks.clone(), clock.clone());
         let ready = Ready::new();
         let refusing = CancellationToken::new();
+        let tasks = TaskTracker::new();
         let doors = Doors::new(service::Parts {
             resolver: resolver.clone(),
             store: store.clone(),
             uploads: uploads.clone(),
-            downloads,
+            downloads: downloads.clone(),
             gates,
             authenticator: authenticator.clone(),
             ready: ready.clone(),
             clock: clock.clone(),
             draining: refusing.clone(),
+            tasks: tasks.clone(),
             config: config.clone(),
             started_at: clock.now(),
         });
@@ -173,16 +190,26 @@ impl App {
             ready: ready.clone(),
             store: store.clone(),
             uploads,
+            tasks,
             refusing,
             closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            open_calls: doors.open_calls(),
             ended: CancellationToken::new(),
             streams: Vec::new(),
             background: TaskTracker::new(),
         };
         let addresses = bound.addresses()?;
-        life.serve(&config, bound, &doors, tls.clone());
+        let face = http::Parts {
+            ready: ready.clone(),
+            resolver: resolver.clone(),
+            store: store.clone(),
+            authenticator: authenticator.clone(),
+            connect_page: config.connect_page,
+        };
+        life.serve(&config, bound, &doors, tls.clone(), face);
         ready.set_callers(authenticator.is_ready());
-        life.keep_house(clock.clone(), resolver, blocks);
+        life.keep_house(clock.clone(), resolver, blocks, downloads);
         let reread = Arc::new(Notify::new());
         life.keep_door(clock, authenticator, tls, reread.clone());
         ready.set_loaded();
@@ -236,26 +263,35 @@ impl App {
 }
 
 impl Life {
-    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>) {
-        let stream = |routes, listener| {
-            let incoming = listener::incoming(listener, tls.clone());
-            let serving = server(config, doors)
+    fn serve(&mut self, config: &Config, bound: Bound, doors: &Doors, tls: Option<Arc<Tls>>, face: http::Parts) {
+        let stream = |routes, listener, web: Option<_>| {
+            let incoming = service::cuttable(listener::incoming(listener, tls.clone()), self.cut.clone());
+            // Browsers speak HTTP/1.1 where there is no TLS.
+            let serving = server(config)
+                .accept_http1(web.is_some())
+                .layer(tower::util::option_layer(web))
+                .layer(doors.layer())
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming, self.closing.clone().cancelled_owned());
             tokio::spawn(told("gRPC listener", serving))
         };
-        self.streams = vec![stream(doors.data(), bound.data), stream(doors.admin(), bound.admin)];
+        let web = service::web_layer(config);
+        self.streams = vec![stream(doors.data(), bound.data, web), stream(doors.admin(), bound.admin, None)];
         let probe = Server::builder().add_routes(doors.probe()).serve_with_incoming_shutdown(
             TcpIncoming::from(bound.probe).with_nodelay(Some(true)),
             self.ended.clone().cancelled_owned(),
         );
         self.background.spawn(told("probe listener", probe));
-        let side = http::serve(bound.http, self.ready.clone(), self.ended.clone().cancelled_owned());
+        if let Some(listener) = bound.public_http {
+            let public = http::serve_public(listener, face.resolver.clone(), self.ended.clone().cancelled_owned());
+            self.background.spawn(told("public HTTP listener", public));
+        }
+        let side = http::serve(bound.http, face, self.ended.clone().cancelled_owned());
         self.background.spawn(told("HTTP listener", side));
     }
 
     /// What happens beside the calls: each task ends with the process and harms nobody when it is cut.
-    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks) {
+    fn keep_house(&self, clock: SharedClock, resolver: Arc<Resolver>, blocks: Blocks, downloads: Downloads) {
         let until_end = |work: futures::future::BoxFuture<'static, ()>| {
             let ended = self.ended.clone();
             self.background.spawn(async move {
@@ -269,6 +305,10 @@ impl Life {
         until_end(Box::pin(async move {
             following.follow_changes().await;
         }));
+        until_end(Box::pin(async move {
+            downloads.watch_stalled().await;
+        }));
+        let uploads = self.uploads.clone();
         let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
         let sweeper = clock.clone();
         until_end(Box::pin(async move {
@@ -277,7 +317,11 @@ impl Life {
                 ready.set_store(store.check().await.is_ok() && followed);
                 ready.set_keys(keys.reload().is_ok());
                 blocks.trim();
-                metrics::gauge!(telemetry::BUFFER_BYTES).set(blocks.used_bytes() as f64);
+                let used = blocks.used_bytes() + uploads.waiting_bytes();
+                metrics::gauge!(telemetry::BUFFER_BYTES).set(used as f64);
+                if let Ok(lost) = store.count_reauthorizations().await {
+                    metrics::gauge!(telemetry::REAUTHORIZATION_REQUIRED).set(lost as f64);
+                }
                 telemetry::upkeep();
                 clock.sleep(limits::HOUSEKEEPING).await;
             }
@@ -328,10 +372,17 @@ impl Life {
         self.refusing.cancel();
         self.closing.cancel();
         let streams = async {
-            self.uploads.drain().await;
-            futures::future::join_all(self.streams).await;
+            tokio::join!(self.uploads.drain(), futures::future::join_all(self.streams));
+            self.tasks.close();
+            self.tasks.wait().await;
         };
-        let ended = tokio::time::timeout(grace, streams).await;
+        let mut streams = std::pin::pin!(streams);
+        let ended = tokio::time::timeout(grace, streams.as_mut()).await;
+        if ended.is_err() {
+            self.open_calls.tell();
+            self.cut.cancel();
+            let _ = tokio::time::timeout(limits::CUT_GRACE, streams).await;
+        }
         self.ended.cancel();
         self.background.close();
         let _ = tokio::time::timeout(limits::SIDE_PORT_GRACE, self.background.wait()).await;
@@ -377,12 +428,7 @@ fn keep_certificate(tls: &Tls, clock: &SharedClock, warned_at: &mut Option<Syste
 pub async fn rotate(config: &Config) -> Result<String, Fault> {
     let keys = Arc::new(KeyRing::from_file(&config.sealing_key_file)?);
     // Never a new store: its nothing would be rotated with success.
-    let joint = if config.store_url.contains('?') { '&' } else { '?' };
-    let url = match config.store_url.contains("mode=") {
-        true => config.store_url.clone(),
-        false => format!("{}{joint}mode=rw", config.store_url),
-    };
-    let store = Store::open(&url, keys, Arc::new(SystemClock)).await?;
+    let store = Store::open_as_it_is(&config.store_url, keys, Arc::new(SystemClock)).await?;
     let rotation = store.rotate_parameters().await;
     store.close().await;
     let store::Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
@@ -392,12 +438,23 @@ pub async fn rotate(config: &Config) -> Result<String, Fault> {
     ))
 }
 
+/// Brings the tables of the store up to date, or only says whether they are and whether the store can do all that the
+/// connector needs. In words.
+///
+/// # Errors
+/// What is wrong, with the remedy.
+pub async fn migrate(config: &Config, check_only: bool) -> Result<String, AppError> {
+    let done = if check_only { store::check(&config.store_url).await } else { store::migrate(&config.store_url).await };
+    done.map_err(store_fault)
+}
+
 /// Listeners, bound before anything is built on them.
 struct Bound {
     data: TcpListener,
     admin: TcpListener,
     probe: TcpListener,
     http: TcpListener,
+    public_http: Option<TcpListener>,
 }
 
 impl Bound {
@@ -410,20 +467,27 @@ impl Bound {
             admin: open("admin_listen", config.admin_listen).await?,
             probe: open("probe_listen", config.probe_listen).await?,
             http: open("http_listen", config.http_listen).await?,
+            public_http: match config.public_http_listen() {
+                Some(address) => Some(open("public_http_listen", address).await?),
+                None => None,
+            },
         })
     }
 
     fn addresses(&self) -> Result<Addresses, AppError> {
         let of = |listener: &TcpListener| listener.local_addr().map_err(|error| AppError::Start(error.to_string()));
-        Ok(Addresses { data: of(&self.data)?, admin: of(&self.admin)?, probe: of(&self.probe)?, http: of(&self.http)? })
+        Ok(Addresses {
+            data: of(&self.data)?,
+            admin: of(&self.admin)?,
+            probe: of(&self.probe)?,
+            http: of(&self.http)?,
+            public_http: self.public_http.as_ref().map(of).transpose()?,
+        })
     }
 }
 
 /// HTTP/2 as API-DESIGN d.2 has it; every number stands in `limits` with its reason.
-fn server(
-    config: &Config,
-    doors: &Doors,
-) -> Server<tower::layer::util::Stack<service::GuardLayer, tower::layer::util::Identity>> {
+fn server(config: &Config) -> Server {
     Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -434,7 +498,6 @@ fn server(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         // Without tonic's grace: with it the GOAWAY is skipped and connections are only cut.
         .max_connection_age(config.connection_age)
-        .layer(doors.layer())
 }
 
 async fn told<E: fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {
@@ -477,6 +540,28 @@ async fn make_demo_parameter(store: &Store, resolver: &Resolver, emulator: &Emul
     Ok(())
 }
 
+/// What the configuration says about connecting accounts.
+fn oauth(config: &Config) -> Result<OAuth, AppError> {
+    let secret = match config.app_secret_file() {
+        None => None,
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map(Secret::new).map_err(|error| {
+                AppError::Config(format!("app_secret_file: cannot read {}: {error}", file.display()))
+            })?;
+            let secret = text.reveal().trim();
+            if secret.is_empty() {
+                return Err(AppError::Config(format!("app_secret_file: {} is empty", file.display())));
+            }
+            Some(Secret::new(secret.to_owned()))
+        }
+    };
+    let key = (!config.app_key.is_empty()).then(|| config.app_key.clone());
+    Ok(OAuth {
+        shared_app: key.map(|key| DropboxApp { key, secret }),
+        redirect_uris: config.oauth_redirect_uris.clone(),
+    })
+}
+
 fn endpoints(config: &Config) -> Endpoints {
     Endpoints {
         api: config.dropbox_api_url.clone(),
@@ -506,7 +591,9 @@ fn store_fault(fault: Fault) -> AppError {
     let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}")).unwrap_or_default();
     match fault.reason() {
         Reason::InvalidField => AppError::Config(format!("{}{cause}", fault.message())),
-        _ => AppError::Start(format!("store_url: the store cannot be opened{cause}")),
+        // What may pass is told to callers in words that do not help here.
+        _ if fault.retry_delay().is_some() => AppError::Start(format!("store_url: the store cannot be opened{cause}")),
+        _ => AppError::Start(format!("store_url: {}{cause}", fault.message())),
     }
 }
 

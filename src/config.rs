@@ -1,6 +1,9 @@
 //! One `Config`: compiled-in defaults < file < environment < flags, validated as a whole before a port is bound.
 //! `config.default.toml` is both the defaults and the manual; a test holds the two and README together.
 
+mod layers;
+mod store_url;
+
 use std::{
     fmt,
     net::SocketAddr,
@@ -8,12 +11,11 @@ use std::{
     time::Duration,
 };
 
-use figment::{
-    Figment,
-    providers::{Format, Serialized, Toml},
-};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::Url;
+
+use layers::Layers;
+pub use layers::unknown_variables;
 
 /// The defaults file, which is the manual of every key.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
@@ -30,7 +32,10 @@ pub struct Config {
     pub probe_listen: SocketAddr,
     pub http_listen: SocketAddr,
     pub reflection: bool,
+    pub grpc_web: bool,
+    pub grpc_web_origins: Vec<String>,
     pub store_url: String,
+    pub store_migrate: bool,
     pub sealing_key_file: PathBuf,
     pub parameters_file: PathBuf,
     pub dropbox_api_url: Url,
@@ -39,6 +44,11 @@ pub struct Config {
     pub dropbox_oauth_url: Url,
     pub allow_insecure_upstream: bool,
     pub emulator: bool,
+    pub app_key: String,
+    pub app_secret_file: PathBuf,
+    pub oauth_redirect_uris: Vec<String>,
+    pub public_http_listen: String,
+    pub connect_page: bool,
     pub auth_mode: AuthMode,
     pub auth_tokens: Vec<StaticToken>,
     pub admin_principals: Vec<String>,
@@ -62,6 +72,8 @@ pub struct Config {
     pub append_mib: u64,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
     pub upload_idle: Duration,
+    #[serde(deserialize_with = "span", serialize_with = "print_span")]
+    pub download_idle: Duration,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
     pub drain_delay: Duration,
     #[serde(deserialize_with = "span", serialize_with = "print_span")]
@@ -112,7 +124,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Flags and environment: the same keys, none of them needed.
+/// Flags and environment: the same keys, none of them needed. All are text, so that every bad one can be told and not the
+/// first alone.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct Overrides {
     /// Configuration file (TOML); `config print --defaults` shows every key.
@@ -136,21 +149,33 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_listen: Option<String>,
     /// gRPC reflection: true or false, on or off.
-    #[arg(long, env = "DROPBOX_CONNECTOR_REFLECTION", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_REFLECTION", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reflection: Option<bool>,
-    /// Where parameters and upload records are kept.
-    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL")]
+    pub reflection: Option<String>,
+    /// gRPC-Web on the data port, for browsers.
+    #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_web: Option<String>,
+    /// Origins of pages that may call by gRPC-Web, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_GRPC_WEB_ORIGINS", value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_web_origins: Option<String>,
+    /// Where parameters and upload records are kept: sqlite://PATH or postgres://USER@HOST/DATABASE.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_URL", value_name = "URL", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_url: Option<String>,
+    /// Bring the store's tables up to date at start.
+    #[arg(long, env = "DROPBOX_CONNECTOR_STORE_MIGRATE", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_migrate: Option<String>,
     /// Key ring that seals secrets and handles.
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sealing_key_file: Option<PathBuf>,
+    pub sealing_key_file: Option<String>,
     /// Read-only application parameters from a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_PARAMETERS_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parameters_file: Option<PathBuf>,
+    pub parameters_file: Option<String>,
     /// Dropbox's API host.
     #[arg(long, env = "DROPBOX_CONNECTOR_DROPBOX_API_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,49 +193,69 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropbox_oauth_url: Option<String>,
     /// Allow http:// upstream urls (tests and emulators only).
-    #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub allow_insecure_upstream: Option<bool>,
+    pub allow_insecure_upstream: Option<String>,
     /// Run an emulator of Dropbox in this process and use it.
-    #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub emulator: Option<bool>,
+    pub emulator: Option<String>,
+    /// Key of the Dropbox app of parameters that have none of their own.
+    #[arg(long, env = "DROPBOX_CONNECTOR_APP_KEY", value_name = "KEY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_key: Option<String>,
+    /// File with the secret of that app.
+    #[arg(long, env = "DROPBOX_CONNECTOR_APP_SECRET_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_secret_file: Option<PathBuf>,
+    /// Redirect URIs that authorizations may use, comma-separated.
+    #[arg(long, env = "DROPBOX_CONNECTOR_OAUTH_REDIRECT_URIS", value_name = "LIST", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oauth_redirect_uris: Option<Vec<String>>,
+    /// Address where browsers from elsewhere reach /oauth/callback, and nothing else.
+    #[arg(long, env = "DROPBOX_CONNECTOR_PUBLIC_HTTP_LISTEN", value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_http_listen: Option<String>,
+    /// The page /connect on the HTTP side port.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CONNECT_PAGE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_page: Option<String>,
     /// none, token, mtls, jwt or mtls-or-jwt.
     #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_MODE", value_name = "MODE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_mode: Option<String>,
     /// Static tokens as PRINCIPAL:SHA256, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_TOKENS", value_name = "LIST", value_delimiter = ',', hide_env_values = true, value_parser = static_token)]
+    #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_TOKENS", value_name = "LIST", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth_tokens: Option<Vec<StaticToken>>,
+    pub auth_tokens: Option<String>,
     /// Principals that may call the admin service, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_PRINCIPALS", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "DROPBOX_CONNECTOR_ADMIN_PRINCIPALS", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_principals: Option<Vec<String>>,
+    pub admin_principals: Option<String>,
     /// Certificate chain (PEM) of the data and admin listeners.
     #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CERT_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_cert_file: Option<PathBuf>,
+    pub tls_cert_file: Option<String>,
     /// Private key (PEM) of that certificate.
     #[arg(long, env = "DROPBOX_CONNECTOR_TLS_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_key_file: Option<PathBuf>,
+    pub tls_key_file: Option<String>,
     /// Authorities (PEM) that client certificates must come from.
     #[arg(long, env = "DROPBOX_CONNECTOR_TLS_CLIENT_CA_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_client_ca_file: Option<PathBuf>,
+    pub tls_client_ca_file: Option<String>,
     /// Issuer (iss) of signed tokens.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ISSUER", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt_issuer: Option<String>,
     /// Audiences (aud) that signed tokens may be for, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_AUDIENCES", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_AUDIENCES", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_audiences: Option<Vec<String>>,
+    pub jwt_audiences: Option<String>,
     /// The issuer's keys (JWKS) as a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_jwks_file: Option<PathBuf>,
+    pub jwt_jwks_file: Option<String>,
     /// The issuer's keys (JWKS) as a url.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,11 +263,11 @@ pub struct Overrides {
     /// Authorities (PEM) for that url instead of the system's.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_JWKS_CA_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_jwks_ca_file: Option<PathBuf>,
+    pub jwt_jwks_ca_file: Option<String>,
     /// Algorithms that signed tokens may use, comma-separated.
-    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ALGORITHMS", value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "DROPBOX_CONNECTOR_JWT_ALGORITHMS", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_algorithms: Option<Vec<String>>,
+    pub jwt_algorithms: Option<String>,
     /// The claim that names the principal.
     #[arg(long, env = "DROPBOX_CONNECTOR_JWT_PRINCIPAL_CLAIM", value_name = "CLAIM")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -232,33 +277,37 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt_leeway: Option<String>,
     /// Listening beyond loopback without authentication is meant.
-    #[arg(long, env = "DROPBOX_CONNECTOR_I_KNOW", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "DROPBOX_CONNECTOR_I_KNOW", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub i_know: Option<bool>,
+    pub i_know: Option<String>,
     /// Process-wide transfer buffer, in MiB.
     #[arg(long, env = "DROPBOX_CONNECTOR_TRANSFER_BUFFER_MIB", value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub transfer_buffer_mib: Option<u64>,
+    pub transfer_buffer_mib: Option<String>,
     /// Uploads open at once.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_UPLOADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_uploads: Option<usize>,
+    pub max_uploads: Option<String>,
     /// Downloads open at once.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_DOWNLOADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_downloads: Option<usize>,
+    pub max_downloads: Option<String>,
     /// Requests to Dropbox in flight for one account.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_REQUESTS_PER_ACCOUNT", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_requests_per_account: Option<usize>,
+    pub max_requests_per_account: Option<String>,
     /// Bytes of one append to an upload session, in MiB.
     #[arg(long, env = "DROPBOX_CONNECTOR_APPEND_MIB", value_name = "MIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub append_mib: Option<u64>,
+    pub append_mib: Option<String>,
     /// Silence after which an upload stream ends, resumable.
     #[arg(long, env = "DROPBOX_CONNECTOR_UPLOAD_IDLE", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_idle: Option<String>,
+    /// Time without reading after which a download's connection to Dropbox goes to others.
+    #[arg(long, env = "DROPBOX_CONNECTOR_DOWNLOAD_IDLE", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub download_idle: Option<String>,
     /// Time between "not ready" and refusing new calls.
     #[arg(long, env = "DROPBOX_CONNECTOR_DRAIN_DELAY", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -281,13 +330,31 @@ pub struct Overrides {
     pub log_level: Option<String>,
 }
 
-/// Settings that cannot be used, each with its key; all of those that can be read are told at once.
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub key: String,
+    /// The value and where it comes from; empty where there is none to show.
+    pub origin: String,
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { key, origin, text } = self;
+        write!(f, "{key}: {text}")?;
+        if origin.is_empty() { Ok(()) } else { write!(f, " ({origin})") }
+    }
+}
+
+/// Settings that cannot be used, all of them at once.
 #[derive(Debug)]
-pub struct ConfigError(Vec<String>);
+pub struct ConfigError(pub Vec<Problem>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -297,57 +364,89 @@ impl Config {
     /// Defaults < file < environment and flags.
     ///
     /// # Errors
-    /// One line per key that is unknown, of the wrong type or out of range.
+    /// A problem for each key that is unknown, of the wrong type or out of range.
     pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
-        let mut figment = Figment::from(Toml::string(DEFAULTS));
-        if let Some(file) = &overrides.config {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| ConfigError(vec![format!("config: cannot read {}: {error}", file.display())]))?;
-            figment = figment.merge(Toml::string(&text));
-        }
-        let config: Config = figment.merge(Serialized::defaults(overrides)).extract().map_err(named)?;
-        config.validate()?;
-        Ok(config)
+        let (config, problems) = Config::examine(overrides);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
-        let mut wrong = Vec::new();
+    /// As [`Config::load`], with the defaults in the place of what cannot be used, so that whoever checks can look further.
+    pub fn examine(overrides: &Overrides) -> (Config, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut said = Layers::new();
+        if let Some(file) = &overrides.config {
+            said.add_file(file, &mut problems);
+        }
+        said.add_overrides(overrides, &mut problems);
+        let config = said.extract(&mut problems);
+        config.validate(&said, &mut problems);
+        (config, problems)
+    }
+
+    fn validate(&self, said: &Layers, problems: &mut Vec<Problem>) {
+        let unread: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
+        // What follows from another key is not told while that one cannot be read.
+        let read = |keys: &[&str]| !keys.iter().any(|key| unread.iter().any(|unread| unread == key));
         let mut check = |key: &str, good: bool, text: &str| {
-            if !good {
-                wrong.push(format!("{key}: {text}"));
+            if !good && read(&[key]) {
+                problems.push(said.problem(key, text));
             }
         };
-        self.validate_callers(&mut check);
+        self.validate_callers(&read, &mut check);
         for (key, url) in [
             ("dropbox_api_url", &self.dropbox_api_url),
             ("dropbox_content_url", &self.dropbox_content_url),
             ("dropbox_notify_url", &self.dropbox_notify_url),
             ("dropbox_oauth_url", &self.dropbox_oauth_url),
         ] {
-            let secure = url.scheme() == "https" || (url.scheme() == "http" && self.allow_insecure_upstream);
+            let insecure = self.allow_insecure_upstream || !read(&["allow_insecure_upstream"]);
+            let secure = url.scheme() == "https" || (url.scheme() == "http" && insecure);
             check(key, secure, "must be https (http needs allow_insecure_upstream)");
             check(key, url.has_host(), "must name a host");
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
         }
-        check("store_url", self.store_url.starts_with("sqlite:"), "must begin with sqlite:");
+        check("store_url", store_url::is_known(&self.store_url), "must begin with sqlite: or postgres://");
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
         check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
         check("max_downloads", (1..=100_000).contains(&self.max_downloads), "must be 1 to 100000");
         check("max_requests_per_account", (4..=1024).contains(&self.max_requests_per_account), "must be 4 to 1024");
         check("upload_idle", self.upload_idle >= Duration::from_secs(1), "must be at least 1s");
+        check("download_idle", self.download_idle >= Duration::from_secs(1), "must be at least 1s");
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
         check("drain_grace", self.drain_grace <= Duration::from_secs(3600), "must be at most 1h");
+        let origins = &self.grpc_web_origins;
+        check(
+            "grpc_web_origins",
+            !self.grpc_web || !origins.is_empty() || !read(&["grpc_web"]),
+            "grpc_web is on but no page may call: name the origins, as in https://app.example.com",
+        );
+        check(
+            "grpc_web_origins",
+            origins.iter().all(|origin| is_origin(origin)),
+            "an origin is scheme://host or scheme://host:port as browsers send it: lower case, no path, no *",
+        );
+        for uri in &self.oauth_redirect_uris {
+            if let Err(text) = check_redirect_uri(uri) {
+                check("oauth_redirect_uris", false, &format!("{uri}: {text}"));
+            }
+        }
+        let listed = self.public_http_listen.is_empty() || self.public_http_listen.parse::<SocketAddr>().is_ok();
+        check("public_http_listen", listed, "must be an address like 0.0.0.0:8080, or empty");
+        check("app_secret_file", self.app_secret_file().is_none() || !self.app_key.is_empty(), "needs app_key");
+        let guarded = !self.connect_page || self.i_know || self.http_listen.ip().is_loopback();
+        let text = "is not a loopback address and connect_page is on: what proves an administrator would travel in \
+                    plaintext; set i_know where TLS ends before it";
+        check("http_listen", guarded, text);
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
         check("log_level", filter.is_ok(), "not a log filter, as in info or dropbox_connector=debug,warn");
-        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
     }
 
     /// Who may call, and over what.
-    fn validate_callers(&self, check: &mut impl FnMut(&str, bool, &str)) {
+    fn validate_callers(&self, read: &impl Fn(&[&str]) -> bool, check: &mut impl FnMut(&str, bool, &str)) {
         let encrypted = self.tls_files().is_some();
-        if !self.i_know && (self.auth_mode == AuthMode::None || !encrypted) {
+        if !self.i_know && (self.auth_mode == AuthMode::None || !encrypted) && read(&["i_know", "auth_mode"]) {
             let text = match self.auth_mode {
                 AuthMode::None => {
                     "is not a loopback address and auth_mode is none: everybody could call; set auth_mode, or i_know"
@@ -436,9 +535,10 @@ impl Config {
         }
     }
 
-    /// What holds, as TOML. Token hashes are not secrets, yet they stay out of terminals.
+    /// What holds, as TOML, without the store's password. Token hashes are not secrets, yet they stay out of terminals.
     pub fn print(&self) -> String {
         let mut shown = self.clone();
+        shown.store_url = store_url::without_password(&self.store_url);
         for token in &mut shown.auth_tokens {
             token.sha256 = "(redacted)".into();
         }
@@ -454,6 +554,14 @@ impl Config {
     pub fn has_default_store(&self) -> bool {
         let default = Config::load(&Overrides::default());
         default.is_ok_and(|d| d.store_url == self.store_url && d.sealing_key_file == self.sealing_key_file)
+    }
+
+    pub fn app_secret_file(&self) -> Option<&Path> {
+        (!self.app_secret_file.as_os_str().is_empty()).then_some(&*self.app_secret_file)
+    }
+
+    pub fn public_http_listen(&self) -> Option<SocketAddr> {
+        self.public_http_listen.parse().ok()
     }
 
     pub fn parameters_file(&self) -> Option<&Path> {
@@ -490,12 +598,32 @@ impl Config {
     }
 }
 
+/// May Dropbox send a browser there? `https`, or `http` on loopback, where nobody listens in.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn check_redirect_uri(uri: &str) -> Result<(), &'static str> {
+    if uri.len() > crate::limits::URL_BYTES_MAX {
+        return Err("at most 2 KiB");
+    }
+    let url = Url::parse(uri).map_err(|_| "an absolute url, as registered in Dropbox's App Console")?;
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Err("must hold neither user nor password nor fragment");
+    }
+    match url.scheme() {
+        "https" if url.has_host() => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
+        _ => Err("must be https, or http on localhost or 127.0.0.1"),
+    }
+}
+
 /// An empty path names no file.
 fn named_file(path: &Path) -> Option<&Path> {
     (!path.as_os_str().is_empty()).then_some(path)
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Names this machine and no other.
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
@@ -504,16 +632,10 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-fn named(error: figment::Error) -> ConfigError {
-    ConfigError(
-        error
-            .into_iter()
-            .map(|error| {
-                let key = error.path.join(".");
-                if key.is_empty() { error.kind.to_string() } else { format!("{key}: {}", error.kind) }
-            })
-            .collect(),
-    )
+/// An origin as browsers write it (RFC 6454).
+fn is_origin(text: &str) -> bool {
+    let Ok(url) = Url::parse(text) else { return false };
+    matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
 }
 
 fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -528,104 +650,5 @@ fn print_span<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(&format_args!("{shown:#}"))
 }
 
-fn static_token(text: &str) -> Result<StaticToken, String> {
-    let (principal, sha256) = text.rsplit_once(':').ok_or("must be PRINCIPAL:SHA256")?;
-    Ok(StaticToken { principal: principal.into(), sha256: sha256.into() })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(edit: impl FnOnce(&mut Overrides)) -> Result<Config, ConfigError> {
-        let mut overrides = Overrides::default();
-        edit(&mut overrides);
-        Config::load(&overrides)
-    }
-
-    #[test]
-    fn the_defaults_are_valid_and_print_as_they_are_read() {
-        let config = load(|_| {}).expect("defaults");
-        assert_eq!(config.drain_grace, Duration::from_secs(25));
-        let printed = config.print();
-        let again: Config = Figment::from(Toml::string(&printed)).extract().expect("printed config reads back");
-        assert_eq!(again.print(), printed);
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
-        let file = tempfile::NamedTempFile::new().expect("temp file");
-        std::fs::write(&file, "append_mib = 4\nmax_uploads = 7\n").expect("write");
-        let config = load(|o| {
-            o.config = Some(file.path().into());
-            o.max_uploads = Some(9);
-        })
-        .expect("valid");
-        assert_eq!((config.append_mib, config.max_uploads, config.max_downloads), (4, 9, 512));
-    }
-
-    #[test]
-    fn a_bad_value_is_refused_by_the_name_of_its_key() {
-        let cases: &[(&str, &str)] = &[
-            ("data_listen = \"nowhere\"", "data_listen"),
-            ("data_listen = \"0.0.0.0:1\"", "data_listen"),
-            ("dropbox_api_url = \"http://x\"", "dropbox_api_url"),
-            ("append_mib = 6", "append_mib"),
-            ("upload_idle = \"soon\"", "upload_idle"),
-            ("auth_mode = \"token\"", "auth_tokens"),
-            ("auth_mode = \"magic\"", "auth_mode"),
-            ("colour = 1", "colour"),
-            ("store_url = \"mysql://x\"", "store_url"),
-            ("tls_cert_file = \"x\"", "tls_key_file"),
-            ("tls_key_file = \"x\"", "tls_cert_file"),
-            ("tls_client_ca_file = \"x\"", "tls_client_ca_file"),
-            ("auth_mode = \"mtls\"", "tls_client_ca_file"),
-            ("auth_mode = \"jwt\"", "jwt_issuer"),
-            ("auth_mode = \"jwt\"", "jwt_audiences"),
-            ("auth_mode = \"jwt\"", "jwt_jwks_file"),
-            ("auth_mode = \"mtls-or-jwt\"", "tls_client_ca_file"),
-            ("jwt_jwks_url = \"http://issuer/keys\"", "jwt_jwks_url"),
-            ("jwt_jwks_url = \"https://me:secret@issuer/keys\"", "jwt_jwks_url"),
-            ("jwt_jwks_url = \"/keys\"", "jwt_jwks_url"),
-            ("jwt_jwks_url = \"https://x/y\"\njwt_jwks_file = \"x\"", "jwt_jwks_url"),
-            ("jwt_algorithms = [\"HS256\"]", "jwt_algorithms: HMAC"),
-            ("jwt_algorithms = [\"none\"]", "jwt_algorithms"),
-            ("jwt_algorithms = []", "jwt_algorithms"),
-            ("jwt_leeway = \"1h\"", "jwt_leeway"),
-            ("jwt_principal_claim = \"\"", "jwt_principal_claim"),
-            (
-                "data_listen = \"0.0.0.0:1\"\ntls_cert_file = \"x\"\ntls_key_file = \"y\"",
-                "data_listen: is not a loopback address and auth_mode is none",
-            ),
-        ];
-        for (text, key) in cases {
-            let file = tempfile::NamedTempFile::new().expect("temp file");
-            std::fs::write(&file, text).expect("write");
-            let error = load(|o| o.config = Some(file.path().into())).expect_err(text).to_string();
-            assert!(error.contains(key), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn every_key_of_the_defaults_file_can_be_given_as_a_flag() {
-        use clap::Args;
-        let command = Overrides::augment_args(clap::Command::new("serve"));
-        let keys: toml_keys::Keys = toml_keys::of(DEFAULTS);
-        for key in keys {
-            let flag = key.replace('_', "-");
-            let arg = command.get_arguments().find(|a| a.get_long() == Some(flag.as_str()));
-            let env = format!("DROPBOX_CONNECTOR_{}", key.to_uppercase());
-            assert_eq!(arg.and_then(|a| a.get_env()).and_then(|e| e.to_str()), Some(env.as_str()), "{key}");
-        }
-    }
-
-    mod toml_keys {
-        pub(super) type Keys = Vec<String>;
-        pub(super) fn of(text: &str) -> Keys {
-            text.lines()
-                .filter(|line| !line.starts_with('#'))
-                .filter_map(|line| line.split_once(" = ").map(|(key, _)| key.to_owned()))
-                .collect()
-        }
-    }
-}
+mod tests;

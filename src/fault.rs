@@ -31,7 +31,7 @@ macro_rules! reasons {
 reasons! {
     AccountMismatch, "ACCOUNT_MISMATCH", "authorize with the Dropbox account that is linked, or set allow_account_change";
     AccountSuspended, "ACCOUNT_SUSPENDED", "ask the owner of the Dropbox account to have it reinstated, then call again";
-    AccountType, "ACCOUNT_TYPE", "use an account or plan that has this feature";
+    AccountType, "ACCOUNT_TYPE", "use an account of the kind and plan that this needs";
     ActAsInvalid, "ACT_AS_INVALID", "set context.act_as to an active member of the linked team";
     ActAsNotAllowed, "ACT_AS_NOT_ALLOWED", "have an administrator allow act_as in the parameter's policy";
     AlreadyMounted, "ALREADY_MOUNTED", "use the folder where it is mounted";
@@ -138,8 +138,8 @@ reasons! {
     RawRouteStyle, "RAW_ROUTE_STYLE", "use UploadFile or DownloadFile for routes with a body";
     ReadOffsetBeyondEnd, "READ_OFFSET_BEYOND_END", "read from an offset within the file";
     ReadOnlyStore, "READ_ONLY_STORE", "change the file the parameters come from";
-    ReauthorizationRequired, "REAUTHORIZATION_REQUIRED", "connect the Dropbox account: ImportCredentials on the admin service";
-    RedirectUriNotAllowed, "REDIRECT_URI_NOT_ALLOWED", "register the redirect URI";
+    ReauthorizationRequired, "REAUTHORIZATION_REQUIRED", "connect the Dropbox account again: dropbox-connector connect, the connect page, or BeginAuthorization on the admin service";
+    RedirectUriNotAllowed, "REDIRECT_URI_NOT_ALLOWED", "put exactly this value into oauth_redirect_uris, or redirect_uris of the parameter, and register it in the App Console";
     RejectedByDropbox, "REJECTED_BY_DROPBOX", "correct the argument Dropbox names";
     RelocationNotAllowed, "RELOCATION_NOT_ALLOWED", "see rule for what prevents it";
     RequestIdReused, "REQUEST_ID_REUSED", "use a new request id for another request";
@@ -310,7 +310,7 @@ impl Fault {
 
     /// The facts a caller is told: those that rooms only tell each other are left out.
     pub fn told_facts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        const INTERNAL: [&str; 3] = ["correctOffset", "earlierAttempt", "uploadSessionId"];
+        const INTERNAL: [&str; 4] = ["correctOffset", "earlierAttempt", "lookFor", "uploadSessionId"];
         let told = self.0.facts.iter().filter(|(key, _)| !INTERNAL.contains(key));
         told.map(|(key, value)| (*key, value.as_str()))
     }

@@ -48,6 +48,9 @@ pub const BLOCK_UNUSED: Duration = Duration::from_secs(30);
 pub const SMALL_UPLOAD_BYTES: usize = 256 * 1024;
 /// More frames than these are joined in a block even if they are small: each costs bookkeeping of its own.
 pub const SMALL_UPLOAD_FRAMES: usize = 32;
+/// A download whose blocks take longer each is hashed without putting one aside: at that rate the faster hash saves nothing
+/// worth 4 MiB.
+pub const SLOW_BLOCK: Duration = Duration::from_secs(1);
 /// No task hashes more than this without a yield: 150 µs with one lane.
 pub const HASH_STEP_BYTES: usize = 256 * 1024;
 /// While others wait for their first block, an upload must fill at least this much in each `PACE_WINDOW` of the time in
@@ -67,6 +70,9 @@ pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Ranges read ahead take at most this part of the block budget, over all downloads.
 pub const AHEAD_SHARE: usize = 8;
+/// A caller that leaves bytes waiting for longer loses its place among its account's bodies to others, unless it is
+/// configured otherwise: some 48 of them would else shut everybody out. Long enough that a player's full buffer is no stall.
+pub const DOWNLOAD_IDLE: Duration = Duration::from_secs(30);
 /// Times a broken body is taken up again before the caller hears of it.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
 
@@ -112,7 +118,21 @@ pub const RELEASE_POLL: Duration = Duration::from_millis(100);
 /// Turns of one append: a repeat after a damaged body, skips after lost acknowledgements.
 pub const APPEND_TURNS: u32 = 5;
 /// What admission charges an open upload outside blocks: its stream window and one largest message.
-pub const UPLOAD_CHARGE_BYTES: usize = 1024 * 1024 + MESSAGE_BYTES_MAX;
+pub const UPLOAD_CHARGE_BYTES: usize = STREAM_WINDOW_BYTES as usize + MESSAGE_BYTES_MAX;
+/// What an upload may hold that is not let in yet: its stream window fills while nobody reads, and one frame of HTTP/2 may
+/// have come along with the first message.
+pub const UPLOAD_WAITING_BYTES: usize = STREAM_WINDOW_BYTES as usize + FRAME_BYTES_MAX as usize;
+/// The first message of an upload holds a spec or an `upload_id` and a context: ids, paths and hashes, some 20 KiB at most.
+/// A larger one is refused before it is collected, so that a stream which has said nothing yet holds no more than this.
+pub const FIRST_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// This part of the transfer budget pays for uploads that are not let in yet: 64 MiB by default, which is 1,024 streams that
+/// have said nothing yet, or 48 of unknown size. Further ones are told to come back.
+pub const WAITING_SHARE: usize = 8;
+/// An upload ends itself this long before its caller's deadline, or a tenth of what is left if that is less: its answer says
+/// where to go on, and has to arrive.
+pub const UPLOAD_END_AHEAD: Duration = Duration::from_millis(200);
+/// Revisions looked through for a commit whose answer was lost and whose file is no longer the current one.
+pub const REVISIONS_LOOKED_AT: u64 = 10;
 /// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
 pub const BEARER_RENEW_AHEAD: Duration = Duration::from_secs(5 * 60);
 /// With less than this left a bearer is not used: the request might arrive too late.
@@ -125,10 +145,27 @@ pub const CHANGE_FEED_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
 pub const HANDLE_BYTES_MAX: usize = 4 * 1024;
 /// What an import asks of Dropbox ends by then.
 pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// Members of a team whose e-mail address or id was looked up are remembered so long, per application parameter: an address
+/// may be given to another member.
+pub const MEMBER_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Names of members remembered per application parameter; about 200 bytes each.
+pub const MEMBER_NAMES_MAX: usize = 10_000;
 /// Members of a team whose root namespace is remembered per application parameter.
 pub const MEMBER_ROOTS_MAX: usize = 10_000;
 /// Application parameters of one `ListApplicationParameters` page.
 pub const PARAMETERS_PAGE_MAX: u32 = 200;
+/// An authorization that was begun is to be completed within this time.
+pub const AUTHORIZATION_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Authorizations under way in one store; each is a row of less than 1 KiB.
+pub const AUTHORIZATIONS_MAX: i64 = 10_000;
+/// A form of the connect page holds an id and a token.
+pub const CONNECT_FORM_BYTES_MAX: usize = 4 * 1024;
+/// Connections to the public port at once; each serves one request. More wait in the listener's queue.
+pub const PUBLIC_CONNECTIONS_MAX: usize = 64;
+/// A browser sends the head of its request within this.
+pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
+/// A request to the public port with all it takes: a code exchange and a look at the account, 30 s each.
+pub const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(75);
 /// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
 pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
 /// A replica that has not written its heartbeat for this long counts as gone.
@@ -137,8 +174,27 @@ pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
 /// A statement waits this long for another process's write before the store counts as not answering.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read the store at once.
+/// Connections that read a SQLite store at once.
 pub const STORE_READERS: u32 = 4;
+/// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
+/// fit into a server's default of 100.
+pub const STORE_SERVER_CONNECTIONS: u32 = 8;
+/// More of them, for writes that need not be synced.
+pub const STORE_QUICK_CONNECTIONS: u32 = 4;
+/// Waiting for a connection to a SQLite store takes no longer: two writes that wait for another process.
+pub const STORE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Getting a connection to a database server takes no longer: a caller may be waiting for a renewal that can do without.
+pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A database server that takes longer for a statement counts as gone. As long as a statement may take on the server.
+pub const STORE_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A transaction whose process has gone silent holds its locks in a database server no longer.
+pub const STORE_TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
+/// A connection to a database server that has been idle for longer is tried before it is used: the server may have restarted.
+pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
+/// Between two attempts to listen to a database server for changes.
+pub const STORE_LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// `migrate --check` waits this long for a notification it sent itself.
+pub const STORE_NOTIFY_MAX: Duration = Duration::from_secs(5);
 /// Rows of one write transaction: other writers wait no longer than some 20 ms.
 pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 /// Largest `upload_id`: below the general bound, since it also travels in an error's metadata.
@@ -244,6 +300,10 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// Between two sweeps of expired uploads and request ids.
 pub const SWEEP: Duration = Duration::from_secs(600);
+/// Calls that are named one by one in the log when they are cut at the end; of more only the number is told.
+pub const CUT_CALLS_TOLD_MAX: usize = 100;
+/// What connections that were cut get to fall apart, so that nothing of theirs is left at Dropbox.
+pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// What probes and metrics get to finish at the end.
 pub const SIDE_PORT_GRACE: Duration = Duration::from_secs(1);
 
@@ -268,8 +328,6 @@ pub const PARAMETERS_PAGE_DEFAULT: u32 = 50;
 /// Bounds of a parameter's timeouts.
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
-/// Uploads that wait to be let in, per process; over it they are told to come back.
-pub const UPLOAD_QUEUE_MAX: usize = 4096;
 /// Without word of changed application parameters for this long the process is not ready: it may serve what was revoked.
 pub const CHANGES_UNHEARD_MAX: Duration = Duration::from_secs(30);
 

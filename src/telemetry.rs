@@ -61,6 +61,7 @@ names! {
     TLS_CERTIFICATE_EXPIRY = Gauge "dropboxconnector.tls.certificate.expiry" Seconds: "Unix time at which the certificate in use expires.";
     TLS_RELOADS = Counter "dropboxconnector.tls.reloads" Count: "Changes of certificate, key or authorities on disk, by outcome: changed, or refused and the old ones kept.";
     AUTH_KEYS_READS = Counter "dropboxconnector.auth.keys.reads" Count: "Readings of the token issuer's key set, by outcome: same, changed or failed.";
+    REAUTHORIZATION_REQUIRED = Gauge "dropboxconnector.oauth.reauthorization.required" Count: "Application parameters whose Dropbox account must be connected again.";
     HEALTH_STATUS = Gauge "dropboxconnector.health.status" Count: "1 while the named service is serving.";
     LOG_DROPPED = Counter "dropboxconnector.log.dropped" Count: "Log lines lost because nobody read them fast enough.";
 }

@@ -98,7 +98,7 @@ impl Verifier {
         let header = jsonwebtoken::decode_header(token).map_err(|_| unreadable(token))?;
         if header.crit.is_some() {
             // Extensions the receiver must know (RFC 7515, 4.1.11).
-            return Err(unauthenticated("extension_unknown", "the token has critical extensions; none is known here"));
+            return Err(extension_unknown());
         }
         let algorithm = header.alg;
         if !self.rules.algorithms.contains(&algorithm) {
@@ -192,13 +192,21 @@ fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<SystemTime>> 
     Ok(Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)))
 }
 
-/// A token whose header the library does not take: an algorithm it has no name for, as `none`, or no token at all.
+/// A token whose header the library does not take: an algorithm it has no name for, as `none`, extensions, or no token at
+/// all. Whatever this finds, the token is refused.
 fn unreadable(token: &str) -> Fault {
     let header = token.split('.').next().and_then(|header| BASE64.decode(header).ok()).unwrap_or_default();
-    match serde_json::from_slice::<Value>(&header) {
-        Ok(header) if header["alg"].is_string() && token.split('.').count() == 3 => algorithm_not_allowed(),
+    let header: Value = serde_json::from_slice(&header).unwrap_or_default();
+    match header["alg"].as_str() {
+        _ if token.split('.').count() != 3 => malformed(),
+        Some(name) if name.parse::<Algorithm>().is_err() => algorithm_not_allowed(),
+        Some(_) if !header["crit"].is_null() => extension_unknown(),
         _ => malformed(),
     }
+}
+
+fn extension_unknown() -> Fault {
+    unauthenticated("extension_unknown", "the token has critical extensions; none is known here")
 }
 
 fn algorithm_not_allowed() -> Fault {

@@ -27,7 +27,7 @@ pub struct Permissions(u8);
 pub enum Class {
     /// This permission in the policy of the application parameter it names.
     Needs(Permission),
-    /// `admin.principals`.
+    /// `admin_principals`.
     Admin,
     /// Whoever the listener admits.
     Anyone,
@@ -36,7 +36,9 @@ pub enum Class {
 /// The class of each RPC by its name (API-DESIGN a.12). `CallApi` needs RAW in addition to the class of its route, and an
 /// upload that asks for a link needs SHARE in addition to WRITE: the service adds those.
 pub const CLASSES: &[(&str, Class)] = &[
+    ("BeginAuthorization", Class::Admin),
     ("CallApi", Class::Needs(Permission::Raw)),
+    ("CompleteAuthorization", Class::Admin),
     ("CopyItem", Class::Needs(Permission::Write)),
     ("CreateApplicationParameter", Class::Admin),
     ("CreateFolder", Class::Needs(Permission::Write)),
@@ -55,6 +57,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("ListFolder", Class::Needs(Permission::Read)),
     ("ListSharedLinks", Class::Needs(Permission::Share)),
     ("MoveItem", Class::Needs(Permission::Write)),
+    ("RevokeAuthorization", Class::Admin),
     ("RevokeSharedLink", Class::Needs(Permission::Share)),
     ("SearchItems", Class::Needs(Permission::Read)),
     ("StartUpload", Class::Needs(Permission::Write)),

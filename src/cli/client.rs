@@ -1,13 +1,16 @@
 //! The Rust client: one channel set up as PERFORMANCE asks, who we are in the metadata of every call, and repeats as the
 //! server's RetryInfo allows. Streams with a resume of their own are in `upload` and `download`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{self, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity},
 };
 
 use crate::api::v1::{
@@ -42,37 +45,7 @@ pub struct ServerArgs {
     #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
     #[command(flatten)]
-    pub trust: Trust,
-}
-
-/// What is shown and believed where the server's address is https://.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Trust {
-    /// Authorities (PEM) of the server's certificate, instead of the system's.
-    #[arg(long, env = "DROPBOX_CONNECTOR_CA_FILE", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// Certificate (PEM) to show, where the server wants one.
-    #[arg(long, env = "DROPBOX_CONNECTOR_CERT_FILE", requires = "key_file", value_name = "FILE")]
-    cert_file: Option<PathBuf>,
-    /// Private key (PEM) of that certificate.
-    #[arg(long, env = "DROPBOX_CONNECTOR_KEY_FILE", requires = "cert_file", value_name = "FILE")]
-    key_file: Option<PathBuf>,
-}
-
-impl Trust {
-    fn tls(&self) -> Result<ClientTlsConfig> {
-        let read = |file: &PathBuf| std::fs::read(file).map_err(|error| Failure::local(file, &error));
-        let tls = match &self.ca_file {
-            Some(file) => ClientTlsConfig::new().ca_certificate(transport::Certificate::from_pem(read(file)?)),
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
-        Ok(match (&self.cert_file, &self.key_file) {
-            (Some(certificate), Some(key)) => {
-                tls.identity(transport::Identity::from_pem(read(certificate)?, read(key)?))
-            }
-            _ => tls,
-        })
-    }
+    pub tls: TlsArgs,
 }
 
 impl ServerArgs {
@@ -85,8 +58,50 @@ impl ServerArgs {
                  --emulator` makes `demo`",
             ));
         };
-        Client::connect(&self.server, Some(parameter), self.token.as_deref(), &self.trust).await
+        Client::connect(&self.server, &self.tls, Some(parameter), self.token.as_deref()).await
     }
+}
+
+/// How an https:// server proves itself, and how we do.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TlsArgs {
+    /// Certificates an https:// server is trusted by, PEM; instead of the system's.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate chain, PEM, where the server wants one.
+    #[arg(long, env = "DROPBOX_CONNECTOR_CERT_FILE", value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// The key of --cert-file, PEM.
+    #[arg(long, env = "DROPBOX_CONNECTOR_KEY_FILE", value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    fn is_empty(&self) -> bool {
+        self.ca_file.is_none() && self.cert_file.is_none()
+    }
+
+    fn config(&self) -> Result<ClientTlsConfig> {
+        let mut config = match &self.ca_file {
+            Some(file) => {
+                let certificates = pem(file)?;
+                // Without one nobody would be trusted, and the handshake alone would say so.
+                if !String::from_utf8_lossy(&certificates).contains("-----BEGIN CERTIFICATE-----") {
+                    return Err(Failure::usage(format!("{}: no certificate in PEM is in it", file.display())));
+                }
+                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificates))
+            }
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        if let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) {
+            config = config.identity(TlsIdentity::from_pem(pem(cert)?, pem(key)?));
+        }
+        Ok(config)
+    }
+}
+
+fn pem(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|error| Failure::local(file, &error))
 }
 
 /// Puts token and application parameter into the metadata.
@@ -131,14 +146,17 @@ pub type Admin = DropboxAdminConnectorClient<InterceptedService<Channel, Identit
 /// Opens a channel. It reconnects by itself from then on.
 ///
 /// # Errors
-/// A malformed address, files of `trust` that cannot be used; nobody there.
-pub async fn channel(server: &str, trust: &Trust) -> Result<Channel> {
+/// A malformed address; nobody there.
+pub async fn channel(server: &str, tls: &TlsArgs) -> Result<Channel> {
     let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-    let over_tls = url.starts_with("https://");
-    if !over_tls && !url.starts_with("http://") {
-        return Err(Failure::usage(format!("{url}: give an address that begins with http:// or https://")));
+    let secure = url.starts_with("https://");
+    if !secure && !url.starts_with("http://") {
+        return Err(Failure::usage(format!("{url}: write http://host:port or https://host:port")));
     }
-    let endpoint = Endpoint::from_shared(url.clone())
+    if !secure && !tls.is_empty() {
+        return Err(Failure::usage(format!("{url}: certificates are for https:// addresses")));
+    }
+    let mut endpoint = Endpoint::from_shared(url.clone())
         .and_then(|endpoint| endpoint.user_agent(concat!("dropbox-connector-cli/", env!("CARGO_PKG_VERSION"))))
         .map_err(|error| Failure::usage(format!("{url}: {error}")))?
         .connect_timeout(CONNECT_TIME_MAX)
@@ -148,25 +166,37 @@ pub async fn channel(server: &str, trust: &Trust) -> Result<Channel> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_INTERVAL);
-    let endpoint = match over_tls {
-        true => {
-            endpoint.tls_config(trust.tls()?).map_err(|error| Failure::usage(format!("{url}: {}", last(&error))))?
-        }
-        false => endpoint,
-    };
+    if secure {
+        let config = tls.config()?;
+        endpoint = endpoint.tls_config(config).map_err(|error| Failure::usage(format!("{url}: {}", causes(&error))))?;
+    }
     endpoint.connect().await.map_err(|error| {
-        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {}", last(&error)))
-            .remedy("start the server with `dropbox-connector serve`, or name it with --server")
+        let remedy = match secure {
+            true => "name the address with --server; --ca-file trusts a certificate of your own making",
+            false => "start the server with `dropbox-connector serve`, or name it with --server",
+        };
+        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {}", causes(&error))).remedy(remedy)
     })
 }
 
-/// The innermost cause: it tells a port from a certificate.
-fn last(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+/// What an error is made of, the outermost words left out where there are others.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut told: Vec<String> = Vec::new();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let text = error.to_string();
+        // Some layers repeat what is beneath them.
+        if !told.iter().any(|told| told.contains(&text)) {
+            told.push(text);
+        }
+        next = error.source();
     }
-    cause.to_string()
+    if told.is_empty() { error.to_string() } else { told.join(": ") }
+}
+
+/// Sizes and offsets as messages carry them.
+pub fn to_wire(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// May a call be made twice without harm?
@@ -206,9 +236,9 @@ pub struct Client {
 impl Client {
     /// # Errors
     /// A malformed address or identity; nobody there.
-    pub async fn connect(server: &str, parameter: Option<&str>, token: Option<&str>, trust: &Trust) -> Result<Client> {
+    pub async fn connect(server: &str, tls: &TlsArgs, parameter: Option<&str>, token: Option<&str>) -> Result<Client> {
         let identity = Identity::new(parameter, token)?;
-        let data = DropboxConnectorClient::with_interceptor(channel(server, trust).await?, identity)
+        let data = DropboxConnectorClient::with_interceptor(channel(server, tls).await?, identity)
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         Ok(Client { data })
     }

@@ -18,7 +18,7 @@ use crate::api::v1::{
 };
 
 use super::{
-    client::{ATTEMPTS_MAX, Client},
+    client::{ATTEMPTS_MAX, Client, to_wire},
     content_hash::ContentHash,
     exit::{Exit, Failure, Result, repeat_after},
     progress::Meter,
@@ -60,6 +60,11 @@ impl Landing {
     /// A landing that has the first `offset` bytes already.
     pub fn resumed(path: impl Into<PathBuf>, sink: Sink, offset: u64, hash: ContentHash) -> Landing {
         Landing { path: path.into(), sink, offset, hash }
+    }
+
+    /// Bytes that are here already.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     async fn take(&mut self, chunk: &DownloadChunk) -> Result<()> {
@@ -214,10 +219,6 @@ pub fn part_path(target: &Path, rev: &str) -> PathBuf {
     let mut hash = ContentHash::default();
     hash.update(name.as_bytes());
     target.with_file_name(format!("{}.{rev}.part", &hash.finish()[..16]))
-}
-
-fn to_wire(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

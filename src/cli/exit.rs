@@ -56,13 +56,15 @@ pub struct Failure {
     pub reason: String,
     /// What to do about it.
     pub remedy: String,
+    /// What is wrong one by one, where it is more than one thing.
+    pub lines: Vec<String>,
 }
 
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into(), reason: String::new(), remedy: String::new() }
+        Failure { exit, message: message.into(), reason: String::new(), remedy: String::new(), lines: Vec::new() }
     }
 
     pub fn usage(message: impl Into<String>) -> Failure {
@@ -71,6 +73,19 @@ impl Failure {
 
     pub fn remedy(mut self, text: impl Into<String>) -> Failure {
         self.remedy = text.into();
+        self
+    }
+
+    /// Nothing lies at this path of Dropbox: the same words whoever finds it.
+    pub fn missing(path: &str) -> Failure {
+        let mut failure = Failure::new(Exit::NotFound, format!("{path}: there is nothing at this path"));
+        failure.reason = "PATH_NOT_FOUND".into();
+        failure.remedy("`ls` shows what there is")
+    }
+
+    /// The same failure with a line for each of these.
+    pub fn listing(mut self, lines: impl IntoIterator<Item = impl fmt::Display>) -> Failure {
+        self.lines.extend(lines.into_iter().map(|line| line.to_string()));
         self
     }
 
@@ -103,6 +118,9 @@ impl From<Status> for Failure {
                 message.push_str(&format!("; {}: {}", violation.field, violation.description));
             }
         }
+        // Made by the transport: the server closed on us, or is none.
+        let unsaid_end = details.error_info().is_none() && matches!(status.code(), Code::Cancelled | Code::Unknown);
+        let exit = if unsaid_end { Exit::Unavailable } else { Exit::of(status.code()) };
         let (reason, remedy) = match details.error_info() {
             Some(told) => (told.reason.clone(), told.metadata.get("remedy").cloned().unwrap_or_default()),
             None => (String::new(), unsaid(&status).to_owned()),
@@ -110,7 +128,7 @@ impl From<Status> for Failure {
         if let Some(request) = details.request_info() {
             message.push_str(&format!(" (request {})", request.request_id));
         }
-        Failure { exit: Exit::of(status.code()), message, reason, remedy }
+        Failure { exit, message, reason, remedy, lines: Vec::new() }
     }
 }
 
@@ -118,6 +136,9 @@ impl From<Status> for Failure {
 fn unsaid(status: &Status) -> &'static str {
     match status.code() {
         Code::Unavailable => "see that `dropbox-connector serve` runs and that --server names its data address",
+        Code::Cancelled | Code::Unknown => {
+            "the server closed the connection; one behind TLS may want a certificate: --cert-file and --key-file"
+        }
         Code::Unimplemented => "the server has no such call: see that --server names the data address of a connector",
         _ => "",
     }
@@ -128,6 +149,9 @@ impl fmt::Display for Failure {
         f.write_str(&super::out::plain(&self.message))?;
         if !self.reason.is_empty() {
             write!(f, " [{}]", self.reason)?;
+        }
+        for line in &self.lines {
+            write!(f, "\n  {}", super::out::plain(line))?;
         }
         if !self.remedy.is_empty() {
             write!(f, "\n  → {}", self.remedy)?;

@@ -144,6 +144,11 @@ fn request(args: &GetArgs, path: &str) -> DownloadFileRequest {
 
 async fn to_stdout(client: &Client, args: &GetArgs, source: &str) -> Result<()> {
     let path = paths::remote(source);
+    // A name may hold such characters; a pattern may match many files, and they would run into each other.
+    if paths::is_glob(&path) && look(client, &path).await?.is_none() {
+        let text = format!("{path} is a pattern, and only one file can go to standard output");
+        return Err(Failure::usage(text).remedy("`ls` with the pattern shows the files; name one"));
+    }
     let landing = Landing::new("standard output", Sink::Into(Box::new(tokio::io::stdout())));
     let read = client.download(request(args, &path), landing, &Meter::none()).await;
     read.map(drop).map_err(|failure| failure.about(path))
@@ -173,7 +178,9 @@ async fn fetch(client: &Client, args: &GetArgs, one: &Planned, meter: &Meter) ->
     let landing = match one.file.is_downloadable {
         true => {
             asked.rev = one.file.rev.clone();
-            resumed(&part, size).await?
+            let landing = resumed(&part, size).await?;
+            meter.resumed(&one.path, landing.offset(), size);
+            landing
         }
         // Exports have no revisions and no ranges.
         false => fresh(&part).await?,
@@ -246,8 +253,7 @@ async fn plan(client: &Client, args: &GetArgs, sources: &[String], target: &Path
                 beneath(client, args, "", None, target, &mut plan).await?;
             }
             _ => {
-                let failure = Failure::new(Exit::NotFound, format!("{path}: there is nothing at this path"));
-                return Err(failure.remedy("`ls` shows what there is"));
+                return Err(Failure::missing(&path));
             }
         }
     }

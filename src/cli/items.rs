@@ -213,7 +213,7 @@ pub async fn rm(args: RmArgs) -> Result<()> {
                     out::line(json!({ "path": path, "item": item.as_ref().map(json::item) }));
                 }
             }
-            Err(failure) => tally.fail(failure.about(out::plain(path))).into_iter().for_each(out::note),
+            Err(failure) => tally.fail(failure).into_iter().for_each(out::note),
         }
     }
     tally.finish("deleted")
@@ -225,8 +225,9 @@ async fn delete(client: &Client, args: &RmArgs, path: &str) -> Result<Option<Ite
         DeleteItemRequest { path: path.to_owned(), kind: kind.into(), allow_missing: args.force, ..Default::default() };
     let answer = repeated(Repeat::IfTold, async || client.data().delete_item(request.clone()).await).await;
     answer.map(|answer| answer.item).map_err(|failure| match failure.reason.as_str() {
-        "NOT_A_FILE" => failure.remedy("-r deletes a folder with all it holds"),
-        _ => failure,
+        "NOT_A_FILE" => failure.remedy("-r deletes a folder with all it holds").about(path),
+        "PATH_NOT_FOUND" => Failure::missing(path),
+        _ => failure.about(path),
     })
 }
 
@@ -269,8 +270,11 @@ pub struct RelocateArgs {
     #[arg(value_name = "TO")]
     to: String,
     /// On a conflict take a new name.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "replace")]
     autorename: bool,
+    /// A file at the new path goes to Dropbox's deleted files first.
+    #[arg(long)]
+    replace: bool,
     /// Print the item as JSON.
     #[arg(long)]
     json: bool,
@@ -293,17 +297,27 @@ pub async fn relocate(args: RelocateArgs, how: Relocation) -> Result<()> {
         to_path = paths::join(&to_path, paths::name(&from_path));
     }
     let request_id = uuid::Uuid::new_v4().to_string();
-    let autorename = args.autorename;
-    let item = match how {
+    let (autorename, replace_existing) = (args.autorename, args.replace);
+    let (from, to) = (from_path.clone(), to_path.clone());
+    let answer = match how {
         Relocation::Move => {
-            let request = MoveItemRequest { from_path, to_path, autorename, request_id, ..Default::default() };
-            repeated(Repeat::Free, async || client.data().move_item(request.clone()).await).await?.item
+            let request =
+                MoveItemRequest { from_path, to_path, autorename, request_id, replace_existing, ..Default::default() };
+            let answer = repeated(Repeat::Free, async || client.data().move_item(request.clone()).await).await;
+            answer.map(|answer| answer.item)
         }
         Relocation::Copy => {
-            let request = CopyItemRequest { from_path, to_path, autorename, request_id, ..Default::default() };
-            repeated(Repeat::Free, async || client.data().copy_item(request.clone()).await).await?.item
+            let request =
+                CopyItemRequest { from_path, to_path, autorename, request_id, replace_existing, ..Default::default() };
+            let answer = repeated(Repeat::Free, async || client.data().copy_item(request.clone()).await).await;
+            answer.map(|answer| answer.item)
         }
     };
+    let item = answer.map_err(|failure| match failure.reason.as_str() {
+        "PATH_NOT_FOUND" => Failure::missing(&from),
+        "PATH_CONFLICT" | "CASE_CONFLICT" | "DISALLOWED_NAME" => failure.about(to),
+        _ => failure.about(format_args!("{} → {to}", if from.is_empty() { "/" } else { &from })),
+    })?;
     match (item, args.json) {
         (Some(item), true) => out::line(json::item(&item)),
         (Some(item), false) if autorename => out::line(out::plain(&item.path_display)),
@@ -442,7 +456,7 @@ pub async fn stat(args: StatArgs) -> Result<()> {
     let client = args.server.client().await?;
     let path = paths::remote(&args.path);
     let Some(item) = look(&client, &path).await? else {
-        return Err(Failure::new(Exit::NotFound, format!("{path}: there is nothing at this path")));
+        return Err(Failure::missing(&path));
     };
     let shown = json::item(&item);
     if args.json {

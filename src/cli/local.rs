@@ -29,6 +29,8 @@ pub struct LocalFile {
 #[derive(Debug, Default)]
 pub struct Gathered {
     pub files: Vec<LocalFile>,
+    /// Folders that hold nothing to be sent, `/`-separated beneath the root; the root itself is empty text.
+    pub empty: Vec<String>,
     /// What is there and cannot be sent, and why.
     pub skipped: Vec<(PathBuf, String)>,
 }
@@ -57,6 +59,11 @@ impl Wanted {
 
     pub fn everything() -> Wanted {
         Wanted { include: GlobSet::empty(), exclude: GlobSet::empty() }
+    }
+
+    /// Folders are wanted for their own sake only where no file has to match.
+    fn wants_folder(&self, relative: &str) -> bool {
+        self.include.is_empty() && !self.exclude.is_match(relative)
     }
 
     fn wants(&self, relative: &str) -> bool {
@@ -130,13 +137,17 @@ pub fn gather(root: &Path, wanted: &Wanted, pruned: &dyn Fn(&Path, &OsStr) -> bo
                 continue;
             }
         };
+        // Something in it is sent, or was left out because it is not wanted: then it need not be made for itself.
+        let mut spoken_for = false;
         for (path, name) in entries {
             if pruned(&path, &name) {
+                spoken_for = true;
                 continue;
             }
             match look(&path, &name) {
                 Err(why) => gathered.skipped.push((path, why)),
                 Ok((name, about)) => {
+                    spoken_for = true;
                     let relative = if relative.is_empty() { name.to_owned() } else { format!("{relative}/{name}") };
                     if about.is_dir() {
                         folders.push((path, relative));
@@ -147,7 +158,11 @@ pub fn gather(root: &Path, wanted: &Wanted, pruned: &dyn Fn(&Path, &OsStr) -> bo
                 }
             }
         }
+        if !spoken_for && wanted.wants_folder(&relative) {
+            gathered.empty.push(relative);
+        }
     }
+    gathered.empty.sort();
     gathered.files.sort_by(|a, b| a.relative.cmp(&b.relative));
     skip_same_names(&mut gathered);
     Ok(gathered)
@@ -241,6 +256,19 @@ mod tests {
             gather(folder.path(), &Wanted::everything(), &|_, name| name == "target").expect("a readable folder");
         assert_eq!(relatives(&gathered), ["A.TXT", "b/e\u{301}😀.txt"]);
         assert_eq!(gathered.skipped.len(), if cfg!(unix) { 4 } else { 3 }, "{:?}", gathered.skipped);
+    }
+
+    #[test]
+    fn folders_with_nothing_to_send_are_told_unless_files_have_to_match() {
+        let folder = folder(&["a/b.txt", "only/.DS_Store", "skipped/x.md"]);
+        fs::create_dir_all(folder.path().join("empty/deep")).expect("made");
+        let empty = |include: &[String], exclude: &[String]| {
+            let wanted = Wanted::new(include, exclude).expect("globs");
+            gather(folder.path(), &wanted, &|_, _| false).expect("a readable folder").empty
+        };
+        assert_eq!(empty(&[], &[]), ["empty/deep", "only"]);
+        assert_eq!(empty(&[], &["*.md".into(), "only".into()]), ["empty/deep"]);
+        assert_eq!(empty(&["*.txt".into()], &[]), [""; 0]);
     }
 
     #[test]

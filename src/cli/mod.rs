@@ -2,6 +2,7 @@
 //! starts `app` for `serve` and `demo`.
 
 mod client;
+mod connect;
 mod content_hash;
 mod demo;
 mod download;
@@ -49,12 +50,16 @@ Examples:
     Emulator(server::EmulatorArgs),
     /// Show, in one go, what the connector does: on a folder of yours, against an emulated Dropbox.
     Demo(demo::DemoArgs),
+    /// Bring the tables of the store up to date, or say whether they are.
+    Migrate(Box<server::MigrateArgs>),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(server::ConfigCommand),
     /// Make the keys that seal secrets and handles.
     #[command(subcommand)]
     Keys(server::KeysCommand),
+    /// Connect a Dropbox account: opens the browser, or takes a code where there is none.
+    Connect(connect::ConnectArgs),
     /// Manage application parameters: which Dropbox accounts there are.
     #[command(subcommand)]
     Parameters(parameters::ParametersCommand),
@@ -86,6 +91,20 @@ Examples:
     Completions { shell: clap_complete::Shell },
     /// Print the version.
     Version,
+}
+
+/// The variables of the environment that some command reads.
+fn variables() -> Vec<String> {
+    fn collect(command: &clap::Command, names: &mut Vec<String>) {
+        let read = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned));
+        names.extend(read);
+        command.get_subcommands().for_each(|command| collect(command, names));
+    }
+    let mut names = Vec::new();
+    collect(&Cli::command(), &mut names);
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn examples() -> String {
@@ -136,6 +155,7 @@ async fn dispatch(command: Command, logs: Logs) -> Result<()> {
         Command::Serve(args) => Box::pin(server::serve(*args, logs)).await,
         Command::Emulator(args) => Box::pin(server::emulator(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args, logs)).await,
+        Command::Migrate(args) => server::migrate(*args).await,
         Command::Config(command) => server::config(command),
         Command::Keys(command) => server::keys(command),
         Command::Health(args) => server::health(args).await,
@@ -159,6 +179,7 @@ async fn dispatch(command: Command, logs: Logs) -> Result<()> {
 /// The commands that are clients. What they have begun goes on when they are run again.
 async fn call(command: Command) -> Result<()> {
     match command {
+        Command::Connect(args) => connect::run(args).await,
         Command::Parameters(command) => parameters::run(command).await,
         Command::Put(args) => put::run(args).await,
         Command::Get(args) => get::run(args).await,
@@ -189,6 +210,14 @@ mod tests {
     }
 
     #[test]
+    fn the_variables_of_every_command_are_known() {
+        let known = variables();
+        for name in ["DATA_LISTEN", "CONFIG", "SERVER", "ADMIN_SERVER", "APP_SECRET", "REFRESH_TOKEN", "CA_FILE"] {
+            assert!(known.contains(&format!("DROPBOX_CONNECTOR_{name}")), "{name}");
+        }
+    }
+
+    #[test]
     fn completions_are_made_for_every_shell() {
         for shell in <clap_complete::Shell as clap::ValueEnum>::value_variants() {
             let mut script = Vec::new();
@@ -210,6 +239,13 @@ mod tests {
             "health --probe-addr 127.0.0.1:1 --service liveness",
             "parameters create crm --app-key k",
             "parameters rotate",
+            "migrate --check --store-url postgres://me@db/x",
+            "parameters create crm --shared-app --redirect-uri https://a.example/cb --scope files.content.read --team",
+            "parameters disconnect crm",
+            "parameters secret crm --app-secret-file s",
+            "connect crm",
+            "connect crm --no-browser --scope files.content.read --locale de",
+            "connect crm --redirect-uri http://localhost:9999 --allow-account-change",
             "config print --defaults",
             "keys generate x.keys",
             "serve --emulator",
@@ -218,7 +254,9 @@ mod tests {
             let words = std::iter::once("dropbox-connector").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["put /", "ls a b", "rm", "health --service", "parameters import crm"] {
+        for line in
+            ["put /", "ls a b", "rm", "health --service", "parameters import crm", "parameters create crm", "connect"]
+        {
             let words = std::iter::once("dropbox-connector").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }

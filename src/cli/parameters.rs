@@ -9,17 +9,17 @@ use serde_json::json;
 
 use crate::{
     api::v1::{
-        AccessToken, AccessType, ApplicationParameter, CreateApplicationParameterRequest,
-        DeleteApplicationParameterRequest, GetApplicationParameterRequest, ImportCredentialsRequest,
-        ListApplicationParametersRequest, ParameterPolicy, ParameterState, Permission, TestApplicationParameterRequest,
-        UpdateApplicationParameterRequest, dropbox_admin_connector_client::DropboxAdminConnectorClient,
-        import_credentials_request::Credential,
+        AccessToken, AccessType, AccountKind, ActAs, AppSource, ApplicationParameter,
+        CreateApplicationParameterRequest, DeleteApplicationParameterRequest, GetApplicationParameterRequest,
+        ImportCredentialsRequest, ListApplicationParametersRequest, ParameterPolicy, ParameterState, Permission,
+        RevokeAuthorizationRequest, TestApplicationParameterRequest, UpdateApplicationParameterRequest, act_as,
+        dropbox_admin_connector_client::DropboxAdminConnectorClient, import_credentials_request::Credential,
     },
-    config::{Config, Overrides},
+    config::Overrides,
 };
 
 use super::{
-    client::{Admin, Identity, Repeat, Trust, channel, repeated},
+    client::{Admin, Identity, Repeat, TlsArgs, channel, repeated},
     exit::{Exit, Failure, Result},
     items::fields,
     json, out,
@@ -27,11 +27,11 @@ use super::{
 
 #[derive(Debug, Subcommand)]
 pub enum ParametersCommand {
-    /// Make an application parameter; `import` gives it its credentials.
+    /// Make an application parameter; `connect` links its Dropbox account.
     #[command(after_help = "\
 Example:
   dropbox-connector parameters create crm --app-key abc123 --app-secret-file ./secret
-  dropbox-connector parameters import crm --refresh-token-file ./token
+  dropbox-connector connect crm
   dropbox-connector parameters test crm")]
     Create(CreateArgs),
     /// Show one, without its secrets.
@@ -42,6 +42,11 @@ Example:
     Import(ImportArgs),
     /// Try it at Dropbox as a data call would.
     Test(OneArgs),
+    /// Revoke its grant at Dropbox and forget it. Its uploads and downloads under way end.
+    #[command(alias = "revoke")]
+    Disconnect(OneArgs),
+    /// Give it the new secret of its app. What is connected stays connected.
+    Secret(SecretArgs),
     /// Refuse its calls until it is enabled again.
     Disable(OneArgs),
     /// Take its calls again.
@@ -61,7 +66,7 @@ pub struct AdminArgs {
     #[arg(long, env = "DROPBOX_CONNECTOR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     #[command(flatten)]
-    trust: Trust,
+    tls: TlsArgs,
     /// JSON, one object a line.
     #[arg(long)]
     json: bool,
@@ -73,8 +78,30 @@ pub struct CreateArgs {
     #[arg(value_name = "ID")]
     id: String,
     /// Key of the Dropbox app.
-    #[arg(long, value_name = "KEY")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        required_unless_present = "shared_app",
+        conflicts_with = "shared_app",
+        default_value = "",
+        hide_default_value = true
+    )]
     app_key: String,
+    /// Use the app in the server's configuration.
+    #[arg(long, conflicts_with_all = ["app_secret_file"])]
+    shared_app: bool,
+    /// Link a whole team instead of one account.
+    #[arg(long)]
+    team: bool,
+    /// Team: the member calls act as, by team_member_id or e-mail address.
+    #[arg(long, value_name = "MEMBER", requires = "team")]
+    act_as: Option<String>,
+    /// Scope to ask for when an account is connected; may be repeated. Default: all the app has.
+    #[arg(long, value_name = "SCOPE")]
+    scope: Vec<String>,
+    /// Redirect URI that may be used to connect, as registered for the app; may be repeated.
+    #[arg(long, value_name = "URI")]
+    redirect_uri: Vec<String>,
     /// File with the secret of the Dropbox app; `-` is standard input. None: a public client (PKCE).
     #[arg(long, value_name = "FILE")]
     app_secret_file: Option<PathBuf>,
@@ -144,6 +171,18 @@ pub struct OneArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct SecretArgs {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// File with the new secret; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    app_secret_file: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct ListArgs {
     /// Only those of this group.
     #[arg(long, default_value = "", value_name = "TEXT")]
@@ -191,6 +230,8 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
         ParametersCommand::List(args) => list(args).await,
         ParametersCommand::Import(args) => import(args).await,
         ParametersCommand::Test(args) => test(args).await,
+        ParametersCommand::Disconnect(args) => disconnect(args).await,
+        ParametersCommand::Secret(args) => set_secret(args).await,
         ParametersCommand::Disable(args) => set_state(args, ParameterState::Disabled).await,
         ParametersCommand::Enable(args) => set_state(args, ParameterState::Active).await,
         ParametersCommand::Delete(args) => {
@@ -201,8 +242,7 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
                 .map(drop)
         }
         ParametersCommand::Rotate(args) => {
-            let config =
-                Config::load(&args.overrides).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+            let config = super::server::load(&args.overrides)?;
             let told = crate::app::rotate(&config).await;
             let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.to_string()))?;
             out::line(told);
@@ -211,9 +251,15 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
     }
 }
 
-async fn admin(args: &AdminArgs) -> Result<Admin> {
+impl AdminArgs {
+    pub fn json(&self) -> bool {
+        self.json
+    }
+}
+
+pub async fn admin(args: &AdminArgs) -> Result<Admin> {
     let identity = Identity::new(None, args.token.as_deref())?;
-    let channel = channel(&args.admin_server, &args.trust).await.map_err(|failure| match failure.exit {
+    let channel = channel(&args.admin_server, &args.tls).await.map_err(|failure| match failure.exit {
         Exit::Unavailable => failure.remedy("start the server with `dropbox-connector serve`, or give --admin-server"),
         _ => failure,
     })?;
@@ -250,6 +296,11 @@ async fn create(args: CreateArgs) -> Result<()> {
         labels: args.label.into_iter().collect(),
         app_key: args.app_key,
         app_secret,
+        app_source: if args.shared_app { AppSource::SharedApp } else { AppSource::OwnApp }.into(),
+        account_kind: if args.team { AccountKind::Team } else { AccountKind::User }.into(),
+        default_act_as: args.act_as.map(|member| ActAs { member: Some(act_as::Member::SelectUser(member)) }),
+        scopes: args.scope,
+        redirect_uris: args.redirect_uri,
         access_type: access.into(),
         path_prefix: args.path_prefix,
         policy: Some(policy),
@@ -316,6 +367,35 @@ async fn test(args: OneArgs) -> Result<()> {
         fields(&shown);
     }
     Ok(())
+}
+
+async fn disconnect(args: OneArgs) -> Result<()> {
+    let admin = admin(&args.admin).await?;
+    let request = RevokeAuthorizationRequest { application_parameter_id: args.id };
+    let answer = repeated(Repeat::Free, async || admin.clone().revoke_authorization(request.clone()).await).await?;
+    if !answer.revoked_at_dropbox {
+        out::note(
+            "Dropbox did not confirm that the grant is gone: unlink the app in the account's settings at Dropbox, for a team \
+             in its admin console",
+        );
+    }
+    show(&args.admin, answer.application_parameter)
+}
+
+async fn set_secret(args: SecretArgs) -> Result<()> {
+    let admin = admin(&args.admin).await?;
+    let request = UpdateApplicationParameterRequest {
+        application_parameter: Some(ApplicationParameter {
+            application_parameter_id: args.id,
+            app_secret: secret(&args.app_secret_file)?,
+            ..Default::default()
+        }),
+        update_mask: Some(FieldMask { paths: vec!["app_secret".into()] }),
+        ..Default::default()
+    };
+    let answer =
+        repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
+    show(&args.admin, answer.application_parameter)
 }
 
 async fn set_state(args: OneArgs, state: ParameterState) -> Result<()> {

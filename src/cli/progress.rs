@@ -119,6 +119,14 @@ impl Meter {
         self.progress.speak();
     }
 
+    /// Tells that a file goes on where a former run stopped.
+    pub fn resumed(&self, name: &str, at: u64, of: u64) {
+        if at > 0 {
+            let (at, of) = (out::size(at), out::size(of));
+            self.progress.say(format_args!("{}: resumed at {at} of {of}", out::plain(name)));
+        }
+    }
+
     pub fn done(&self) {
         self.progress.file_done();
     }

@@ -7,7 +7,9 @@ use futures::{StreamExt as _, stream};
 use prost_types::Timestamp;
 use serde_json::json;
 
-use crate::api::v1::{GetItemRequest, Item, LinkKind, Skipped, UploadFileResponse, UploadSpec, WriteMode, item::Kind};
+use crate::api::v1::{
+    CreateFolderRequest, GetItemRequest, Item, LinkKind, Skipped, UploadFileResponse, UploadSpec, WriteMode, item::Kind,
+};
 
 use super::{
     client::{Client, Repeat, ServerArgs, repeated},
@@ -123,8 +125,9 @@ pub async fn run(args: PutArgs) -> Result<()> {
     if args.sources == ["-"] {
         return from_stdin(&client, &args).await;
     }
-    let plan = plan(&client, &args).await?;
+    let Plan { files: plan, folders } = plan(&client, &args).await?;
     if args.dry_run {
+        folders.iter().for_each(|folder| out::line(format_args!("(empty folder) → {}", out::plain(folder))));
         plan.iter()
             .for_each(|one| out::line(format_args!("{} → {}", one.file.path.display(), out::plain(&one.target))));
         return Ok(());
@@ -134,6 +137,7 @@ pub async fn run(args: PutArgs) -> Result<()> {
     let mut tally = Tally::default();
     let started = std::time::Instant::now();
     let (client, args) = (&client, &args);
+    make(client, args, &folders, &mut tally, &progress).await;
     let mut results = stream::iter(&plan)
         .map(|one| {
             let meter = progress.meter();
@@ -163,6 +167,29 @@ pub async fn run(args: PutArgs) -> Result<()> {
         out::note(format_args!("{done} uploaded, {sent} in {seconds:.1} s{same}"));
     }
     tally.finish("uploaded")
+}
+
+/// Makes the folders that no file would make.
+async fn make(client: &Client, args: &PutArgs, folders: &[String], tally: &mut Tally, progress: &Progress) {
+    let mut results = stream::iter(folders)
+        .map(|path| async move {
+            let request = CreateFolderRequest { path: path.clone(), return_existing: true, ..Default::default() };
+            (path, repeated(Repeat::Free, async || client.data().create_folder(request.clone()).await).await)
+        })
+        .buffer_unordered(args.jobs);
+    let mut made = 0;
+    while let Some((path, result)) = results.next().await {
+        match result {
+            Ok(answer) if args.json => {
+                out::line(json!({ "item": answer.item.as_ref().map(json::item), "created": answer.created }));
+            }
+            Ok(answer) => made += usize::from(answer.created),
+            Err(failure) => tally.fail(failure.about(out::plain(path))).into_iter().for_each(|text| progress.say(text)),
+        }
+    }
+    if made > 0 {
+        progress.say(format_args!("{} made", out::count(made, "empty folder")));
+    }
 }
 
 fn told(args: &PutArgs, progress: &Progress, one: &Planned, sent: &Uploaded) {
@@ -256,7 +283,15 @@ async fn from_stdin(client: &Client, args: &PutArgs) -> Result<()> {
     Ok(())
 }
 
-async fn plan(client: &Client, args: &PutArgs) -> Result<Vec<Planned>> {
+/// What a command sends.
+#[derive(Debug, Default)]
+struct Plan {
+    files: Vec<Planned>,
+    /// Folders without files, by their paths at Dropbox.
+    folders: Vec<String>,
+}
+
+async fn plan(client: &Client, args: &PutArgs) -> Result<Plan> {
     let mut sources = Vec::new();
     for typed in &args.sources {
         sources.extend(local::expand(typed)?);
@@ -266,14 +301,17 @@ async fn plan(client: &Client, args: &PutArgs) -> Result<Vec<Planned>> {
     // interruption, has to mean the same.
     let into = args.target.ends_with('/') || sources.len() > 1 || target.is_empty();
     let wanted = Wanted::new(&args.include, &args.exclude)?;
-    let mut plan = Vec::new();
+    let Plan { files: mut plan, mut folders } = Plan::default();
     for source in &sources {
         if source.is_dir() {
             if !args.recursive {
                 return Err(Failure::usage(format!("{} is a folder: -r uploads it", source.display())));
             }
             let base = if into { paths::join(&target, &folder_name(source)?) } else { target.clone() };
-            let Gathered { files, skipped } = local::gather(source, &wanted, &|_, _| false)?;
+            let Gathered { files, empty, skipped } = local::gather(source, &wanted, &|_, _| false)?;
+            // The root of the account is there already.
+            let targets = empty.iter().map(|relative| paths::remote(&format!("{base}/{relative}")));
+            folders.extend(targets.filter(|target| !target.is_empty()));
             for (path, why) in skipped {
                 out::note(format_args!("skipped {}: {why}", path.display()));
             }
@@ -288,7 +326,7 @@ async fn plan(client: &Client, args: &PutArgs) -> Result<Vec<Planned>> {
     let mut keys = std::collections::HashSet::new();
     match plan.iter().find(|one| !keys.insert(paths::key(&one.target))) {
         Some(twice) => Err(Failure::usage(format!("two sources would go to {}", twice.target))),
-        None => Ok(plan),
+        None => Ok(Plan { files: plan, folders }),
     }
 }
 

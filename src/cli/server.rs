@@ -1,4 +1,4 @@
-//! What an operator starts: `serve`, `emulator`, `config`, `keys`, `health`.
+//! What an operator starts: `serve`, `emulator`, `migrate`, `config`, `keys`, `health`.
 
 use std::{
     fs,
@@ -13,14 +13,14 @@ use serde_json::json;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
-    app::{App, AppError, DEMO_PARAMETER},
-    config::{self, Config, Overrides},
+    app::{self, App, AppError, DEMO_PARAMETER},
+    config::{self, Config, Overrides, Problem},
     emulator::{Emulator, Options, Ports},
     seal::KeyRing,
 };
 
 use super::{
-    client::{Trust, channel},
+    client::{TlsArgs, channel},
     exit::{Exit, Failure, Result},
     out,
 };
@@ -44,9 +44,31 @@ impl From<AppError> for Failure {
 /// Settings from flags, environment and file.
 ///
 /// # Errors
-/// Exit code 64, a line for each key that is wrong.
+/// Exit code 64, a line for each key and each variable of the environment that is wrong.
 pub fn load(overrides: &Overrides) -> Result<Config> {
-    Config::load(overrides).map_err(|error| Failure::new(Exit::Config, error.to_string()))
+    let (config, problems) = examine(overrides);
+    unusable(problems)?;
+    Ok(config)
+}
+
+fn examine(overrides: &Overrides) -> (Config, Vec<Problem>) {
+    let (config, mut problems) = Config::examine(overrides);
+    let set: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into())))
+        .collect();
+    let set = set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    problems.extend(config::unknown_variables(set, &super::variables()));
+    (config, problems)
+}
+
+fn unusable(problems: Vec<Problem>) -> Result<()> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => {
+            let failure = Failure::new(Exit::Config, "the configuration cannot be used").listing(problems);
+            Err(failure.remedy("`dropbox-connector config print --defaults` shows every key"))
+        }
+    }
 }
 
 /// Runs until SIGTERM or SIGINT, then drains; a second signal stops it at once.
@@ -54,14 +76,22 @@ pub async fn serve(args: ServeArgs, logs: super::Logs) -> Result<()> {
     let config = load(&args.overrides)?;
     logs(&config).map_err(|text| Failure::new(Exit::Config, text))?;
     let mut signals = Signals::new()?;
+    let has_page = config.connect_page;
     let app = tokio::select! {
         started = Box::pin(App::start(config)) => started?,
         () = signals.next() => return Err(Failure::new(Exit::Interrupted, "interrupted before it was started")),
     };
     let at = app.addresses();
     let mut line = format!("listening data={} admin={} probe={} http={}", at.data, at.admin, at.probe, at.http);
+    if let Some(public) = at.public_http {
+        line.push_str(&format!(" public={public}"));
+    }
+    if has_page {
+        line.push_str(&format!(" connect=http://localhost:{}/connect", at.http.port()));
+    }
     if let Some(emulator) = app.emulator() {
-        line.push_str(&format!(" emulator={} parameter={DEMO_PARAMETER}", emulator.addresses().control));
+        let at = emulator.addresses();
+        line.push_str(&format!(" emulator={} www={} parameter={DEMO_PARAMETER}", at.control, at.www));
     }
     out::line(line);
     let reread = app.reread();
@@ -252,6 +282,26 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 done, or nothing to do; 1 the store cannot be used as it is, and why; 64 the configuration cannot be used.
+
+Before a new version is rolled out, with several servers on one PostgreSQL:
+  dropbox-connector migrate           (servers of the version before go on meanwhile)
+  dropbox-connector migrate --check   (in an init container of those that start with --store-migrate=false)")]
+pub struct MigrateArgs {
+    /// Change nothing: say whether the tables are up to date and, on PostgreSQL, whether LISTEN hears NOTIFY.
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub async fn migrate(args: MigrateArgs) -> Result<()> {
+    out::note(app::migrate(&load(&args.overrides)?, args.check).await?);
+    Ok(())
+}
+
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Say what is wrong, by key; exit code 64 if something is.
@@ -272,13 +322,16 @@ pub struct PrintArgs {
 pub fn config(command: ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check(args) => {
-            let config = load(&args.overrides)?;
-            if !config.emulator {
-                KeyRing::from_file(&config.sealing_key_file).map_err(|fault| {
-                    let failure = Failure::new(Exit::Config, fault.message());
-                    failure.remedy("`dropbox-connector keys generate FILE` makes a key file")
-                })?;
+            let (config, mut problems) = examine(&args.overrides);
+            let named = problems.iter().any(|problem| ["emulator", "sealing_key_file"].contains(&problem.key.as_str()));
+            if !config.emulator
+                && !named
+                && let Err(fault) = KeyRing::from_file(&config.sealing_key_file)
+            {
+                let text = format!("{}; `dropbox-connector keys generate FILE` makes a key file", fault.message());
+                problems.push(Problem { key: "sealing_key_file".into(), origin: String::new(), text });
             }
+            unusable(problems)?;
             out::note("the configuration can be used");
         }
         ConfigCommand::Print(args) if args.defaults => out::bytes(config::DEFAULTS.as_bytes()),
@@ -357,7 +410,7 @@ pub struct HealthArgs {
 
 pub async fn health(args: HealthArgs) -> Result<()> {
     let asked = async {
-        let mut client = HealthClient::new(channel(&args.probe_addr, &Trust::default()).await?);
+        let mut client = HealthClient::new(channel(&args.probe_addr, &TlsArgs::default()).await?);
         let answer = client.check(HealthCheckRequest { service: args.service.clone() }).await?;
         Ok::<_, Failure>(answer.into_inner().status())
     };

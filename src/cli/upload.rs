@@ -22,7 +22,7 @@ use crate::api::v1::{
 };
 
 use super::{
-    client::{ATTEMPTS_MAX, Client, Repeat, repeated},
+    client::{ATTEMPTS_MAX, Client, Repeat, repeated, to_wire},
     content_hash::ContentHash,
     exit::{Exit, Failure, Result, repeat_after},
     kept::Kept,
@@ -86,6 +86,7 @@ impl Client {
             kept.keep(id);
         }
         let resumed_from = from;
+        meter.resumed(&path.to_string_lossy(), from, size);
         let mut attempt = 0;
         loop {
             let opening = match &handle {
@@ -341,8 +342,4 @@ pub async fn hash_head(file: &mut File, path: &Path, bytes: u64) -> Result<Conte
         hash.update(&piece);
     }
     Ok(hash)
-}
-
-fn to_wire(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

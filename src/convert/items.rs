@@ -30,7 +30,9 @@ pub fn item(metadata: files::Metadata, jail: &Jail) -> Option<api::Item> {
     let (name, kind) = match metadata {
         files::Metadata::File(file) => (file.name.clone(), api::item::Kind::File(file_item(file))),
         files::Metadata::Folder(folder) => (folder.name.clone(), api::item::Kind::Folder(folder_item(folder))),
-        files::Metadata::Deleted(deleted) => (deleted.name, api::item::Kind::Deleted(api::DeletedItem::default())),
+        files::Metadata::Deleted(deleted) => {
+            (deleted.name, api::item::Kind::Deleted(api::DeletedItem { is_restorable: deleted.is_restorable }))
+        }
     };
     let name = if is_root { String::new() } else { name };
     Some(api::Item { name, path_lower, path_display, parent_shared_folder_id, kind: Some(kind) })
@@ -152,6 +154,18 @@ pub fn get_item_arg(request: &api::GetItemRequest, path: String) -> files::GetMe
         .with_include_has_explicit_shared_members(request.include_has_explicit_shared_members)
 }
 
+/// The question `get_metadata` has no answer to: the newest revision at the path of a deleted file.
+pub fn newest_revision_arg(path: String) -> files::ListRevisionsArg {
+    files::ListRevisionsArg::new(path).with_limit(1).with_include_restorable_info(true)
+}
+
+/// Puts what the newest revision says into a deleted item.
+pub fn tell_restorable(item: &mut api::Item, revisions: &files::ListRevisionsResult) {
+    if let (Some(api::item::Kind::Deleted(deleted)), Some(newest)) = (&mut item.kind, revisions.entries.first()) {
+        deleted.is_restorable = newest.is_restorable;
+    }
+}
+
 /// What a listing is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Folder {
@@ -180,6 +194,7 @@ macro_rules! listing {
         let mut arg = files::ListFolderArg::new(String::new())
             .with_recursive($request.recursive)
             .with_include_deleted($request.include_deleted)
+            .with_include_restorable_info($request.include_deleted)
             .with_include_mounted_folders($request.include_mounted_folders.unwrap_or(true))
             .with_include_non_downloadable_files($request.include_non_downloadable_files.unwrap_or(true))
             .with_include_has_explicit_shared_members($request.include_has_explicit_shared_members);
@@ -382,17 +397,41 @@ pub fn create_folder(request: &api::CreateFolderRequest) -> Result<ItemPath> {
     fields.accept(path)
 }
 
-/// Source and target of a copy or move, and its request id.
+/// What a copy and a move ask alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relocation {
     pub from: ItemPath,
     pub to: ItemPath,
     pub request_id: Option<String>,
+    /// Empty: whatever the rev is.
+    pub expected_rev: String,
+    pub autorename: bool,
+    pub replace_existing: bool,
 }
 
 /// # Errors
 /// `MALFORMED_PATH`, `DISALLOWED_NAME`, `INVALID_FIELD`.
-pub fn relocation(from_path: &str, to_path: &str, id: &str, expected_rev: &str) -> Result<Relocation> {
+pub fn copy_item(request: &api::CopyItemRequest) -> Result<Relocation> {
+    let api::CopyItemRequest { from_path, to_path, request_id, expected_rev, .. } = request;
+    let switches = (request.autorename, request.replace_existing);
+    relocation(from_path, to_path, request_id, expected_rev, switches)
+}
+
+/// # Errors
+/// As [`copy_item`].
+pub fn move_item(request: &api::MoveItemRequest) -> Result<Relocation> {
+    let api::MoveItemRequest { from_path, to_path, request_id, expected_rev, .. } = request;
+    let switches = (request.autorename, request.replace_existing);
+    relocation(from_path, to_path, request_id, expected_rev, switches)
+}
+
+fn relocation(
+    from_path: &str,
+    to_path: &str,
+    id: &str,
+    expected_rev: &str,
+    (autorename, replace_existing): (bool, bool),
+) -> Result<Relocation> {
     let mut fields = Fields::new();
     let from = fields.path("from_path", from_path, Forms::WRITE_OR_ID);
     let to = fields.new_path("to_path", to_path, Forms::WRITE);
@@ -400,7 +439,15 @@ pub fn relocation(from_path: &str, to_path: &str, id: &str, expected_rev: &str) 
     if !expected_rev.is_empty() {
         rev(&mut fields, "expected_rev", expected_rev);
     }
-    fields.accept(Relocation { from, to, request_id })
+    fields.check(!(autorename && replace_existing), "replace_existing", "CONFLICT", "not together with autorename");
+    fields.accept(Relocation {
+        from,
+        to,
+        request_id,
+        expected_rev: expected_rev.to_owned(),
+        autorename,
+        replace_existing,
+    })
 }
 
 /// Dropbox's own pattern for revisions.

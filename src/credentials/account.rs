@@ -111,30 +111,38 @@ impl Account {
         };
         let uid = &*self.parameters.uid;
         let waiting_ends = self.clock.now() + RENEWAL_LEASE;
+        let (mut mine, mut store_answers) = (false, true);
         loop {
             match self.store.renewal(uid).await {
-                Ok(Some(row)) if self.is_news(&row, old) => return Ok(self.publish(of_renewal(row))),
+                Ok(Some(row)) if self.is_news(&row, old) => {
+                    if mine {
+                        self.give_back().await;
+                    }
+                    return Ok(self.publish(of_renewal(row)));
+                }
+                Ok(_) if mine => break,
                 Ok(_) => {}
                 Err(fault) => {
                     tracing::warn!(parameter = %self.parameters.id, %fault, "renewing without the store");
+                    store_answers = false;
                     break;
                 }
             }
             match self.store.lease_renewal(uid).await {
+                // Looks once more: another process may have finished between the look and the lease.
+                Ok(true) => mine = true,
                 Ok(false) if self.clock.now() < waiting_ends => self.clock.sleep(LEASE_POLL).await,
-                // Mine, or nobody will tell whose: one refresh in the fleet is courtesy, not correctness.
-                Ok(_) | Err(_) => break,
+                // Nobody will tell whose it is: one refresh in the fleet is courtesy, not correctness.
+                Ok(false) | Err(_) => break,
             }
         }
         match refresh_token(&self.transport, &self.parameters, token).await {
-            Ok(answer) => Ok(self.keep(answer).await),
+            Ok(answer) => Ok(self.keep(answer, store_answers).await),
             Err(fault) if fault.reason() == Reason::ReauthorizationRequired => {
                 Err(self.refuse(fault.get("cause").unwrap_or("invalid_grant")).await)
             }
             Err(fault) => {
-                if let Err(lost) = self.store.release_renewal(uid).await {
-                    tracing::debug!(fault = %lost, "the renewal lease was not given back; it ends by itself");
-                }
+                self.give_back().await;
                 // The app's key and secret are the administrator's to mend; the grant may still be good.
                 if fault.reason() == Reason::CredentialsRejected {
                     return Err(reauthorization(&self.parameters, fault.get("cause").unwrap_or("invalid_client")));
@@ -153,12 +161,20 @@ impl Account {
         lasts && old.is_none_or(|old| row.generation > old.generation && row.bearer.reveal() != old.token.reveal())
     }
 
-    async fn keep(&self, answer: TokenAnswer) -> Arc<Bearer> {
+    async fn give_back(&self) {
+        if let Err(fault) = self.store.release_renewal(&self.parameters.uid).await {
+            tracing::debug!(%fault, "the renewal lease was not given back; it ends by itself");
+        }
+    }
+
+    /// Callers wait for this: a store that has just not answered is not tried again.
+    async fn keep(&self, answer: TokenAnswer, store_answers: bool) -> Arc<Bearer> {
         let expires_at = answer.expires_in.map(|span| self.clock.now() + span);
-        let shared = self
-            .store
-            .finish_renewal(&self.parameters.uid, self.parameters.grant_number, &answer.access_token, expires_at)
-            .await;
+        let Parameters { uid, grant_number, .. } = &*self.parameters;
+        let shared = match store_answers {
+            true => self.store.finish_renewal(uid, *grant_number, &answer.access_token, expires_at).await,
+            false => Ok(None),
+        };
         let next = self.bearer.load().as_ref().map_or(1, |old| old.generation + 1);
         let generation = match shared {
             Ok(generation) => generation.unwrap_or(next).max(next),

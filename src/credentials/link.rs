@@ -11,7 +11,8 @@ use dropbox_sdk::types::{common::RootInfo, users::FullAccount};
 use super::{
     Resolver,
     account::{Fixed, expired, refresh_token},
-    act_as, not_found, ready, timeouts,
+    members::{self, Members},
+    not_found, ready, timeouts,
 };
 use crate::{
     dropbox::{AccountKey, Bearer, Caller, TokenSource as _, routes},
@@ -54,6 +55,8 @@ impl Resolver {
     pub async fn import(&self, id: &ParameterId, credential: Credential) -> Result<Parameters> {
         self.store.require_writable()?;
         let parameters = self.store.parameters(id).await?.ok_or_else(|| not_found(id))?;
+        self.check_app(parameters.settings.app_source)?;
+        let parameters = self.with_app(parameters);
         let (field, linked) = match credential {
             Credential::RefreshToken(token) => ("refresh_token", self.by_refresh_token(&parameters, token).await),
             Credential::AccessToken { token, expires_at } => {
@@ -75,7 +78,7 @@ impl Resolver {
         let entry = self.entry(id).await?.ok_or_else(|| not_found(id))?;
         let parameters = &entry.parameters;
         ready(parameters)?;
-        let act_as = act_as(parameters, None)?;
+        let act_as = self.act_as(&entry, None, deadline).await?;
         let teamwide = parameters.settings.account_kind == AccountKind::Team && act_as.is_none();
         let old = entry.tokens.current();
         if old.is_none() {
@@ -136,23 +139,27 @@ impl Resolver {
     }
 
     /// One call with the bearer. None: it is good, but has no single account or may not read it.
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         parameters: &Parameters,
         token: Secret<String>,
         expires_at: Option<SystemTime>,
     ) -> Result<Option<Account>> {
-        let bearer = Arc::new(Bearer { token, expires_at, generation: 0 });
-        let caller = Caller::new(
-            self.transport.clone(),
-            Arc::new(Fixed(bearer)),
-            AccountKey::new(&*parameters.uid),
-            act_as(parameters, None)?,
-            None,
-            Some(Instant::now() + IMPORT_DEADLINE),
-            timeouts(parameters),
-        );
-        match account(&caller).await {
+        let tokens = Arc::new(Fixed(Arc::new(Bearer { token, expires_at, generation: 0 })));
+        let caller = |act_as| {
+            Caller::new(
+                self.transport.clone(),
+                tokens.clone(),
+                AccountKey::new(&*parameters.uid),
+                act_as,
+                None,
+                Some(Instant::now() + IMPORT_DEADLINE),
+                timeouts(parameters),
+            )
+        };
+        let chosen = members::chosen(parameters, None)?;
+        let act_as = Members::default().resolve(parameters, chosen, self.clock.now(), || caller(None)).await?;
+        match account(&caller(act_as)).await {
             Ok(account) => Ok(Some(account)),
             Err(fault) if matches!(fault.reason(), Reason::ScopeMissing | Reason::MemberRequired) => Ok(None),
             Err(fault) => Err(fault),

@@ -3,31 +3,39 @@
 //! probed. The happy path is one map look-up and one atomic load.
 
 mod account;
+mod authorization;
+mod ending;
 mod link;
+mod members;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use account::{Account, reauthorization};
+pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, OAuth, Outcome, Revoked, Wish};
+pub use ending::Ending;
 pub use link::{Credential, TestReport};
+use members::Members;
+use tokio::sync::Notify;
 
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{AccountKey, ActAs, Caller, Root, Timeouts, TokenSource, Transport},
+    dropbox::{AccountKey, ActAs, Caller, Places, Root, Timeouts, TokenSource, Transport},
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
-    store::{AccessType, AccountKind, ActAsMode, Grant, Member, ParameterId, Parameters, PathRoot, State, Store},
+    store::{AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
 };
 
 /// What a request says about itself beside the id.
@@ -54,6 +62,8 @@ pub struct Opened {
     pub root: Option<Root>,
     /// The root was asked of Dropbox, not set: on `PATH_ROOT_CHANGED` call [`Resolver::forget_root`] and open again, once.
     pub auto_root: bool,
+    /// For streams, which outlive what the gate has seen.
+    pub ending: Ending,
 }
 
 /// Opens application parameters. One per process.
@@ -61,7 +71,10 @@ pub struct Resolver {
     store: Store,
     transport: Arc<Transport>,
     clock: SharedClock,
+    oauth: OAuth,
     entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
+    /// Everything that was opened and may still run, by parameter.
+    running: Mutex<HashMap<ParameterId, Vec<Weak<ending::Inside>>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
     begun: Instant,
@@ -73,9 +86,11 @@ pub struct Resolver {
 struct Entry {
     parameters: Arc<Parameters>,
     tokens: Arc<Account>,
+    ending: Ending,
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
-    in_flight: Option<Arc<tokio::sync::Semaphore>>,
+    in_flight: Option<Arc<Places>>,
+    members: Members,
     /// Root namespace by member; `None` is the linked account itself.
     roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
     /// Held by whoever asks Dropbox for a root.
@@ -83,12 +98,14 @@ struct Entry {
 }
 
 impl Resolver {
-    pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock) -> Arc<Resolver> {
+    pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock, oauth: OAuth) -> Arc<Resolver> {
         Arc::new(Resolver {
             store,
             transport,
             clock,
+            oauth,
             entries: RwLock::default(),
+            running: Mutex::default(),
             forgotten: AtomicU64::new(0),
             begun: Instant::now(),
             followed: AtomicU64::new(0),
@@ -119,13 +136,13 @@ impl Resolver {
             return Err(not_allowed(id, missing));
         }
         ready(parameters)?;
-        let act_as = act_as(parameters, ask.act_as)?;
+        let act_as = self.act_as(&entry, ask.act_as, ask.deadline).await?;
         let (root, auto_root) = match chosen_root(parameters, ask.root, act_as.as_ref())? {
             Chosen::Fixed(root) => (root, false),
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
         };
         let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
-        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root })
+        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root, ending: entry.ending.clone() })
     }
 
     /// The parameter changed, was disabled or deleted: the next `open` reads it again.
@@ -145,7 +162,15 @@ impl Resolver {
 
     /// Follows the changes that this and other processes make, and forgets what they touch. Never ends; drop it to stop.
     /// Without it `open` fails after five minutes.
-    pub async fn follow_changes(&self) -> std::convert::Infallible {
+    pub async fn follow_changes(&self) -> Infallible {
+        let told = Notify::new();
+        tokio::select! {
+            never = self.look_for_changes(&told) => never,
+            never = self.store.listen(|| told.notify_one()) => never,
+        }
+    }
+
+    async fn look_for_changes(&self, told: &Notify) -> Infallible {
         let mut seq = None;
         loop {
             match self.follow(seq).await {
@@ -156,7 +181,8 @@ impl Resolver {
                 }
                 Err(fault) => tracing::warn!(%fault, "changes of application parameters could not be read"),
             }
-            tokio::time::sleep(CHANGE_FEED_INTERVAL).await;
+            // At once where the store tells of them, soon in any case.
+            let _ = tokio::time::timeout(CHANGE_FEED_INTERVAL, told.notified()).await;
         }
     }
 
@@ -178,6 +204,7 @@ impl Resolver {
             let changes = self.store.parameter_changes(seq).await?;
             for change in &changes {
                 self.forget(&change.id);
+                self.end_what_may_not_go_on(&change.id).await?;
             }
             match changes.last() {
                 Some(change) if change.seq > seq => seq = change.seq,
@@ -200,6 +227,7 @@ impl Resolver {
                 return Ok(Some(entry.clone()));
             }
             let Some(parameters) = self.store.parameters(id).await? else { return Ok(None) };
+            let parameters = self.with_app(parameters);
             let renewal = match &parameters.grant {
                 // Without the row's bearer one is made from the grant.
                 Some(Grant::Refreshable(_)) => self.store.renewal(&parameters.uid).await.unwrap_or_default(),
@@ -211,17 +239,21 @@ impl Resolver {
                 timeouts: timeouts(&parameters),
                 in_flight: match parameters.settings.policy.max_concurrency {
                     0 => None,
-                    most => Some(Arc::new(tokio::sync::Semaphore::new(most as usize))),
+                    most => Some(Arc::new(Places::new(most as usize))),
                 },
                 tokens: Account::new(parameters.clone(), renewal, store, transport, clock),
+                ending: Ending::of(&parameters),
                 parameters,
+                members: Members::default(),
                 roots: RwLock::default(),
                 asking: tokio::sync::Mutex::new(()),
             });
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
-                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
+                let entry = entries.entry(id.clone()).or_insert(entry).clone();
+                self.watch_over(&entry.ending);
+                return Ok(Some(entry));
             }
         }
     }
@@ -237,6 +269,13 @@ impl Resolver {
         let key = AccountKey::new(account);
         Caller::new(self.transport.clone(), tokens, key, act_as, root, deadline, entry.timeouts)
             .limited(entry.in_flight.clone())
+    }
+
+    /// As whom, by member id: a request narrows what the policy allows.
+    async fn act_as(&self, entry: &Entry, asked: Option<ActAs>, deadline: Option<Instant>) -> Result<Option<ActAs>> {
+        let chosen = members::chosen(&entry.parameters, asked)?;
+        let caller = || self.caller(entry, None, None, deadline);
+        entry.members.resolve(&entry.parameters, chosen, self.clock.now(), caller).await
     }
 
     async fn auto_root(&self, entry: &Entry, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {
@@ -279,6 +318,10 @@ enum Chosen {
 /// May it be used now?
 fn ready(parameters: &Parameters) -> Result<()> {
     match parameters.state() {
+        // Its grant belongs to an app that is not there any more.
+        State::Active if parameters.settings.app_key.is_empty() => {
+            Err(reauthorization(parameters, "shared_app_missing"))
+        }
         State::Active => Ok(()),
         State::Pending => Err(reauthorization(parameters, "not_yet_authorized")),
         State::ReauthorizationRequired => {
@@ -290,43 +333,6 @@ fn ready(parameters: &Parameters) -> Result<()> {
                 .resource("application_parameter", parameters.id.as_str()))
         }
     }
-}
-
-/// As whom. A request may choose only what the policy lists.
-fn act_as(parameters: &Parameters, asked: Option<ActAs>) -> Result<Option<ActAs>> {
-    let settings = &parameters.settings;
-    let default = settings.default_act_as.as_ref().map(|member| match member {
-        Member::SelectUser(member) => ActAs::User(member.clone()),
-        Member::SelectAdmin(member) => ActAs::Admin(member.clone()),
-    });
-    let chosen = match asked {
-        None => default,
-        Some(asked) if default.as_ref() == Some(&asked) => Some(asked),
-        Some(asked) => {
-            let (ActAs::User(member) | ActAs::Admin(member)) = &asked;
-            let allowed = match settings.policy.act_as {
-                ActAsMode::None => false,
-                ActAsMode::Listed => settings.policy.act_as_members.contains(member),
-                ActAsMode::Any => true,
-            };
-            if !allowed {
-                let message = format!("the policy of {} does not allow to act as this member", parameters.id);
-                return Err(Fault::new(Reason::ActAsNotAllowed, message).fact("field", "context.act_as"));
-            }
-            if settings.account_kind != AccountKind::Team {
-                let message = format!("{} is linked to a user; only a team link acts as a member", parameters.id);
-                return Err(Fault::new(Reason::TeamLinkRequired, message).fact("field", "context.act_as"));
-            }
-            Some(asked)
-        }
-    };
-    if let Some(ActAs::User(member) | ActAs::Admin(member)) = &chosen
-        && member.contains('@')
-    {
-        let text = "give the team_member_id (dbmid:…); an e-mail address is not resolved here";
-        return Err(Fault::new(Reason::ActAsInvalid, text).violation("context.act_as", "MALFORMED", text));
-    }
-    Ok(chosen)
 }
 
 /// Relative to what. A request may choose only where the policy lets it, and never inside a jail.

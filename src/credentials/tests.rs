@@ -25,7 +25,7 @@ use crate::{
     dropbox::{Endpoints, routes},
     seal::KeyRing,
     secret::Secret,
-    store::{Linked, Policy, SecretChange, Settings},
+    store::{ActAsMode, Linked, Member, Policy, SecretChange, Settings},
 };
 
 struct Dropbox {
@@ -146,7 +146,7 @@ async fn house_of(settings: Settings) -> House {
     let transport = Transport::new(endpoints, true, Arc::new(clock.clone())).unwrap();
     let store = open_store(&folder, &clock).await;
     store.create_parameters(&id(), settings, Some(secret("app-secret"))).await.unwrap();
-    let resolver = Resolver::new(store.clone(), transport.clone(), Arc::new(clock.clone()));
+    let resolver = Resolver::new(store.clone(), transport.clone(), Arc::new(clock.clone()), OAuth::default());
     House { dropbox, transport, store, resolver, clock, folder, server }
 }
 
@@ -201,7 +201,8 @@ impl House {
     /// As a second process on the same file.
     async fn second(&self) -> (Store, Arc<Resolver>) {
         let store = open_store(&self.folder, &self.clock).await;
-        let resolver = Resolver::new(store.clone(), self.transport.clone(), Arc::new(self.clock.clone()));
+        let resolver =
+            Resolver::new(store.clone(), self.transport.clone(), Arc::new(self.clock.clone()), OAuth::default());
         (store, resolver)
     }
 
@@ -415,7 +416,7 @@ async fn act_as_and_path_root_narrow_and_never_widen() {
     assert_eq!(house.open(Ask { act_as: default.clone(), ..ask("billing") }).await.unwrap().act_as, default);
     assert_eq!(reason(house.open(rooted()).await), Reason::OutsideJail);
     house.set(|settings| settings.policy.act_as = ActAsMode::Any).await;
-    assert_eq!(reason(house.open(as_member("ann@example.com")).await), Reason::ActAsInvalid);
+    assert_eq!(reason(house.open(as_member("ann@example")).await), Reason::ActAsInvalid);
 }
 
 #[tokio::test]
@@ -529,6 +530,35 @@ async fn a_change_by_another_process_holds_here_soon() {
     })
     .await;
     assert!(house.resolver.silence() < Duration::from_secs(5));
+    feed.abort();
+}
+
+#[tokio::test]
+async fn an_open_parameter_is_opened_again_without_waiting_for_anything() {
+    use futures::FutureExt as _;
+    let house = linked_house().await;
+    house.open(ask("billing")).await.unwrap();
+    house.store.close().await;
+    let again = house.open(ask("billing")).now_or_never().expect("no query, no lock, no request");
+    assert!(again.is_ok());
+    let other = house.resolver.open(&ParameterId::new("other").unwrap(), ask("billing")).await;
+    assert_eq!(other.unwrap_err().reason(), Reason::StoreUnavailable, "the store is gone indeed");
+}
+
+#[tokio::test]
+async fn after_five_minutes_without_word_of_changes_calls_fail_until_there_is_word_again() {
+    let house = linked_house().await;
+    let mut resolver =
+        Resolver::new(house.store.clone(), house.transport.clone(), Arc::new(house.clock.clone()), OAuth::default());
+    let ask_now = |resolver: Arc<Resolver>| async move { resolver.open(&id(), ask("billing")).await };
+    ask_now(resolver.clone()).await.expect("it has just begun");
+    let begun = &mut Arc::get_mut(&mut resolver).expect("one holder").begun;
+    *begun = begun.checked_sub(CHANGE_FEED_SILENCE_MAX + Duration::from_secs(1)).expect("the machine is up for longer");
+    let fault = ask_now(resolver.clone()).await.unwrap_err();
+    assert_eq!((fault.reason(), fault.retry_delay()), (Reason::StoreUnavailable, Some(Duration::from_secs(1))));
+    let following = resolver.clone();
+    let feed = tokio::spawn(async move { following.follow_changes().await });
+    until("there is word again", async || ask_now(resolver.clone()).await.is_ok()).await;
     feed.abort();
 }
 

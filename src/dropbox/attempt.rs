@@ -14,7 +14,7 @@ use http::{
 use reqwest::Response;
 
 use super::{
-    ActAs, Auth, Bearer, ByteRange, Facts, Style, Timeouts,
+    ActAs, Auth, Bearer, ByteRange, Facts, Style, Timeouts, Turn,
     body::{Pieces, Progress},
     transport::Transport,
 };
@@ -30,10 +30,21 @@ pub(super) struct Request<'a> {
     pub json: &'a str,
     /// Content of an upload.
     pub content: &'a [Bytes],
+    /// A commit's: the gates it holds meanwhile.
+    pub turn: Option<&'a Turn>,
     pub range: Option<ByteRange>,
     pub act_as: Option<&'a ActAs>,
     pub path_root: Option<&'a HeaderValue>,
     pub timeouts: Timeouts,
+}
+
+impl Request<'_> {
+    /// Whether it queues with the bodies. The end of a session carries nothing, and a commit holds its gate while it waits:
+    /// both go with the small calls.
+    pub(super) fn carries_body(&self) -> bool {
+        let uploads = self.content.iter().any(|piece| !piece.is_empty());
+        self.facts.style == Style::Download || (uploads && self.turn.is_none())
+    }
 }
 
 /// An answer with a status of success.

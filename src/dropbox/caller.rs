@@ -17,12 +17,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use tracing::Instrument;
 
 use super::{
-    AccountKey, ActAs, Auth, Bearer, Body, ByteRange, CommitRoute, Effect, Facts, Repeat, Root, Route, Timeouts,
+    AccountKey, ActAs, Auth, Bearer, Body, ByteRange, CommitRoute, Effect, Facts, Heard, Repeat, Root, Route, Timeouts,
     TokenSource, Transport, Turn,
     attempt::{self, Outcome, Request, Success, Trouble},
     body::Progress,
     header,
-    pace::{Lane, Permit},
+    pace::{Lane, Permit, Places},
     problem::{self, Refusal},
     retry::{self, Failure},
 };
@@ -36,6 +36,7 @@ use crate::{
 pub struct Caller {
     shared: Arc<Shared>,
     deadline: Option<Instant>,
+    heard: Arc<Heard>,
 }
 
 struct Shared {
@@ -43,7 +44,7 @@ struct Shared {
     tokens: Arc<dyn TokenSource>,
     lane: Arc<Lane>,
     /// What the application parameter may have in flight, beside what its account may.
-    own_limit: Option<Arc<tokio::sync::Semaphore>>,
+    own_limit: Option<Arc<Places>>,
     account: AccountKey,
     act_as: Option<ActAs>,
     root: Option<Root>,
@@ -101,12 +102,12 @@ impl Caller {
         let lane = transport.pace.lane(&account);
         let path_root = root.as_ref().map(|root| header::path_root(root).expect("escaped JSON is a header value"));
         let shared = Shared { transport, tokens, lane, own_limit: None, account, act_as, root, path_root, timeouts };
-        Caller { shared: Arc::new(shared), deadline }
+        Caller { shared: Arc::new(shared), deadline, heard: Arc::default() }
     }
 
     /// The same caller with a limit of its own on requests in flight. To be said before the first call.
     #[must_use]
-    pub fn limited(mut self, limit: Option<Arc<tokio::sync::Semaphore>>) -> Caller {
+    pub fn limited(mut self, limit: Option<Arc<Places>>) -> Caller {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.own_limit = limit;
         }
@@ -124,7 +125,13 @@ impl Caller {
 
     #[must_use]
     pub fn with_deadline(&self, deadline: Option<Instant>) -> Caller {
-        Caller { shared: self.shared.clone(), deadline }
+        Caller { deadline, ..self.clone() }
+    }
+
+    /// The same caller, whose answers are noted there.
+    #[must_use]
+    pub fn heard_by(self, heard: Arc<Heard>) -> Caller {
+        Caller { heard, ..self }
     }
 
     /// Calls a route that has no content.
@@ -132,7 +139,7 @@ impl Caller {
     /// # Errors
     /// By API-DESIGN (b); every fault has `dropboxRoute`, and `dropboxRequestId` if Dropbox answered.
     pub async fn call<A: Serialize, R: DeserializeOwned>(&self, route: &Route<A, R>, arg: &A) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, &[]).await
+        self.answer(None, route.facts(), arg, &[]).await
     }
 
     /// Sends content. The pieces are neither copied nor used up.
@@ -145,7 +152,7 @@ impl Caller {
         arg: &A,
         body: &[Bytes],
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, body).await
+        self.answer(None, route.facts(), arg, body).await
     }
 
     /// Opens content. What goes wrong after the head is the body's to tell.
@@ -160,7 +167,7 @@ impl Caller {
     ) -> Result<Download<R>> {
         let facts = route.facts();
         let json = argument(arg)?;
-        let reply = self.exchange(facts, &json, &[], range).await?;
+        let reply = self.exchange(&Request { range, ..self.request(facts, &json) }).await?;
         let Success::Content(response) = reply.success else {
             return Err(Fault::bug("a download needs a route of the download style").fact("dropboxRoute", &facts.path));
         };
@@ -185,17 +192,17 @@ impl Caller {
         Ok(Download { value, request_id, status, content_length, content_type, content_range, body })
     }
 
-    /// Calls a route that changes a namespace.
+    /// Calls a route that changes a namespace. The turn is laid down while it waits to repeat.
     ///
     /// # Errors
     /// As [`Caller::call`], and `OUTCOME_UNKNOWN` when it may have happened.
     pub async fn commit<A: Serialize, R: DeserializeOwned>(
         &self,
-        _turn: &Turn,
+        turn: &Turn,
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, &[]).await
+        self.answer(Some(turn), route.facts(), arg, &[]).await
     }
 
     /// Sends content to a route that changes a namespace.
@@ -204,22 +211,24 @@ impl Caller {
     /// As [`Caller::commit`].
     pub async fn commit_upload<A: Serialize, R: DeserializeOwned>(
         &self,
-        _turn: &Turn,
+        turn: &Turn,
         route: &CommitRoute<A, R>,
         arg: &A,
         body: &[Bytes],
     ) -> Result<Answer<R>> {
-        self.answer(route.facts(), arg, body).await
+        self.answer(Some(turn), route.facts(), arg, body).await
     }
 
     async fn answer<A: Serialize, R: DeserializeOwned>(
         &self,
+        turn: Option<&Turn>,
         facts: &Facts,
         arg: &A,
-        body: &[Bytes],
+        content: &[Bytes],
     ) -> Result<Answer<R>> {
         let json = argument(arg)?;
-        let reply = self.exchange(facts, &json, body, None).await?;
+        let request = Request { content, turn, ..self.request(facts, &json) };
+        let reply = self.exchange(&request).await?;
         let Success::Json(text) = &reply.success else {
             return Err(Fault::bug("content came from a route of another style").fact("dropboxRoute", &facts.path));
         };
@@ -229,45 +238,47 @@ impl Caller {
         Ok(Answer { value, request_id: reply.request_id })
     }
 
-    /// The whole call under the deadline.
-    async fn exchange(&self, facts: &Facts, json: &str, content: &[Bytes], range: Option<ByteRange>) -> Result<Reply> {
-        let request = Request {
+    fn request<'a>(&'a self, facts: &'a Facts, json: &'a str) -> Request<'a> {
+        Request {
             facts,
             json,
-            content,
-            range,
+            content: &[],
+            turn: None,
+            range: None,
             act_as: self.shared.act_as.as_ref(),
             path_root: self.shared.path_root.as_ref(),
             timeouts: self.shared.timeouts,
-        };
-        let trace = Trace::default();
-        let attempts = self.attempts(&request, &trace);
-        let Some(deadline) = self.deadline else { return attempts.await };
-        match tokio::time::timeout_at(deadline.into(), attempts).await {
-            Ok(reply) => reply,
-            Err(_) => Err(deadline_exceeded(facts, &trace)),
         }
+    }
+
+    /// The whole call under the deadline.
+    async fn exchange(&self, request: &Request<'_>) -> Result<Reply> {
+        let trace = Trace::default();
+        let attempts = self.attempts(request, &trace);
+        let reply = match self.deadline {
+            None => attempts.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), attempts).await {
+                Ok(reply) => reply,
+                Err(_) => Err(deadline_exceeded(request.facts, &trace)),
+            },
+        };
+        self.heard.note(reply.as_ref().ok().and_then(|reply| reply.request_id.as_deref()));
+        reply
     }
 
     async fn attempts(&self, request: &Request<'_>, trace: &Trace) -> Result<Reply> {
         let facts = request.facts;
         let shared = &*self.shared;
+        // What keeps a further attempt from being made says nothing of the one before it.
+        let kept_back = |fault: Fault| trace.doubted(facts, fault.fact("dropboxRoute", &facts.path), false);
         let mut bearer = self.bearer(facts).await?;
         let mut renewed = false;
         let mut attempt = 0;
         loop {
-            let own = match &shared.own_limit {
-                Some(limit) => limit.clone().acquire_owned().await.ok(),
-                None => None,
-            };
-            let permit = shared.lane.enter(facts.carries_content(), self.deadline).await.map_err(|fault| {
-                let unclear = trace.unclear.load(Ordering::Acquire);
-                if unclear { outcome_unknown(facts, &fault) } else { fault.fact("dropboxRoute", &facts.path) }
-            })?;
-            let permit = permit.within(own);
+            let permit = self.enter(request).await.map_err(kept_back)?;
             let progress = Arc::new(Progress::default());
             trace.set(&progress);
-            let outcome = self.attempt(request, &bearer, &progress, attempt).await?;
+            let outcome = self.attempt(request, &bearer, &progress, attempt).await.map_err(kept_back)?;
             let trouble = match outcome.result {
                 Ok(success) => return Ok(Reply { request_id: outcome.request_id, success, permit }),
                 Err(trouble) => trouble,
@@ -276,26 +287,41 @@ impl Caller {
             drop(permit);
             if problem::bearer_rejected(&trouble) && !renewed && facts.auth != Auth::None {
                 renewed = true;
-                bearer = shared.tokens.renew(Some(&bearer)).await?;
+                bearer = shared.tokens.renew(Some(&bearer)).await.map_err(kept_back)?;
                 continue;
             }
-            let unclear_before = trace.unclear.load(Ordering::Acquire);
             let failure = self.failure(facts, &trouble, attempt);
+            let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let Some(wait) = retry::wait(failure, facts.repeat, attempt, left, rand::random()) else {
+                let speaks_of_target = speaks_of_target(&trouble);
+                return Err(trace.doubted(facts, fault(request, trouble, outcome.request_id), speaks_of_target));
+            };
             if failure == Failure::Unclear && facts.effect != Effect::Read {
                 trace.unclear.store(true, Ordering::Release);
             }
-            let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let Some(wait) = retry::wait(failure, facts.repeat, attempt, left, rand::random()) else {
-                return Err(fault(request, trouble, outcome.request_id.as_deref(), unclear_before));
-            };
             if matches!(failure, Failure::Refused { .. }) {
                 metrics::histogram!(telemetry::RATELIMIT_WAIT).record(wait.as_secs_f64());
             }
             attempt += 1;
             metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
             tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
+            // Others of the namespace need not wait for it.
+            request.turn.inspect(|turn| turn.lay_down());
             shared.transport.clock.sleep(wait).await;
+            if let Some(turn) = request.turn {
+                turn.take_up().await;
+            }
         }
+    }
+
+    /// Waits for a place among the requests of the application parameter, then among those of its account.
+    async fn enter(&self, request: &Request<'_>) -> Result<Permit> {
+        let shared = &*self.shared;
+        let own = match &shared.own_limit {
+            Some(places) => Some(places.enter(request.carries_body()).await),
+            None => None,
+        };
+        Ok(shared.lane.enter(request.carries_body(), self.deadline).await?.within(own))
     }
 
     async fn bearer(&self, facts: &Facts) -> Result<Arc<Bearer>> {
@@ -396,17 +422,34 @@ impl Trace {
         *self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }
 
+    /// A fault as it stands after the attempts before it. If one of those may have been executed, only an answer about the
+    /// very thing that was to be changed leaves something to tell apart; any other settles nothing.
+    fn doubted(&self, facts: &Facts, fault: Fault, speaks_of_target: bool) -> Fault {
+        if !self.unclear.load(Ordering::Acquire) {
+            return fault;
+        }
+        if facts.is_resumable() || (speaks_of_target && fault.retry_delay().is_none()) {
+            return fault.fact("earlierAttempt", "unknown");
+        }
+        outcome_unknown(&fault)
+    }
+
     fn may_have_happened(&self) -> bool {
         let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.unclear.load(Ordering::Acquire) || current.as_ref().is_some_and(|progress| progress.begun())
     }
 }
 
-/// The call's fault after its last attempt.
-fn fault(request: &Request<'_>, trouble: Trouble, request_id: Option<&str>, unclear_before: bool) -> Fault {
+/// A refusal of the route's own, by the state of what it was to change: after an attempt of unknown outcome it may be the
+/// echo of a success. Refusals of the token, the account, the root or the form never are.
+fn speaks_of_target(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Refused { status: StatusCode::CONFLICT | StatusCode::NOT_FOUND, .. })
+}
+
+/// The fault of an attempt, by itself.
+fn fault(request: &Request<'_>, trouble: Trouble, request_id: Option<String>) -> Fault {
     let facts = request.facts;
-    let changes = facts.effect != Effect::Read;
-    let resumable = matches!(facts.repeat, Repeat::Read | Repeat::Safe) || !changes;
+    let resumable = facts.is_resumable();
     let fault = match trouble {
         Trouble::Refused { status, retry_after, body } => {
             let status = status.as_u16();
@@ -429,27 +472,15 @@ fn fault(request: &Request<'_>, trouble: Trouble, request_id: Option<&str>, uncl
             Fault::new(Reason::OutcomeUnknown, "Dropbox did not answer in time; it may have done it")
                 .fact("phase", phase)
         }
-        Trouble::Unreadable(what) => protocol(facts, what, request_id),
+        Trouble::Unreadable(what) => protocol(facts, what, None),
     };
-    let fault = fault.fact("dropboxRoute", &facts.path);
-    let fault = match request_id {
-        Some(id) => fault.fact("dropboxRequestId", id),
-        None => fault,
-    };
-    if !unclear_before {
-        return fault;
-    }
-    // A refusal that only says "not now" settles nothing about the attempt before it.
-    if !resumable && fault.retry_delay().is_some() {
-        return outcome_unknown(facts, &fault);
-    }
-    fault.fact("earlierAttempt", "unknown")
+    fault.fact("dropboxRoute", &facts.path).fact_if("dropboxRequestId", request_id)
 }
 
-fn outcome_unknown(facts: &Facts, last: &Fault) -> Fault {
-    let mut fault = Fault::new(Reason::OutcomeUnknown, "an earlier attempt may have been executed")
-        .fact("dropboxRoute", &facts.path)
-        .source(last.to_string());
+/// `last` came after an attempt that may have been executed, and settles nothing about it.
+fn outcome_unknown(last: &Fault) -> Fault {
+    let text = format!("an earlier attempt may have been executed; the next one ended so: {}", last.message());
+    let mut fault = Fault::new(Reason::OutcomeUnknown, text).source(last.to_string());
     for (key, value) in last.facts() {
         fault = fault.fact(key, value);
     }

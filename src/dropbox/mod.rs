@@ -7,6 +7,7 @@ mod body;
 mod caller;
 mod date;
 mod header;
+mod heard;
 mod pace;
 mod problem;
 mod raw;
@@ -33,6 +34,8 @@ use crate::{fault::Result, secret::Secret};
 
 pub use body::Body;
 pub use caller::{Answer, Caller, Download};
+pub use heard::Heard;
+pub use pace::Places;
 pub use problem::{entry_fault, tag_path};
 pub use raw::{Door, RawRoute};
 pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
@@ -164,13 +167,38 @@ impl fmt::Display for ByteRange {
     }
 }
 
-/// The right to one commit in a namespace. Only the write gate grants it.
+/// The right to one commit in a namespace. Only the write gate grants it. A commit that waits to be repeated lays it down
+/// meanwhile, so that others go on, and stands in the queue again.
 #[derive(Debug)]
-pub struct Turn(());
+pub struct Turn {
+    queues: Vec<Arc<tokio::sync::Mutex<()>>>,
+    held: std::sync::Mutex<Vec<tokio::sync::OwnedMutexGuard<()>>>,
+}
 
 impl Turn {
     /// For `engine/gate.rs` alone.
     pub(crate) fn granted() -> Turn {
-        Turn(())
+        Turn { queues: Vec::new(), held: std::sync::Mutex::default() }
+    }
+
+    /// Waits at these queues, in this order. Cancel-safe: dropping the future leaves them.
+    #[must_use]
+    pub(crate) fn at(mut self, queues: Vec<Arc<tokio::sync::Mutex<()>>>) -> Turn {
+        self.queues = queues;
+        self
+    }
+
+    /// Lets the next in each queue go.
+    pub(crate) fn lay_down(&self) {
+        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    }
+
+    /// Stands in every queue until it is first. Cancel-safe: what was reached is laid down again.
+    pub(crate) async fn take_up(&self) {
+        let mut reached = Vec::with_capacity(self.queues.len());
+        for queue in &self.queues {
+            reached.push(queue.clone().lock_owned().await);
+        }
+        *self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = reached;
     }
 }

@@ -31,26 +31,64 @@ pub(super) struct Pace {
 /// One account's queue.
 pub(super) struct Lane {
     clock: SharedClock,
-    requests: Arc<Semaphore>,
-    bodies: Arc<Semaphore>,
+    places: Places,
     waiting: AtomicUsize,
     paused_until: Mutex<SystemTime>,
+}
+
+/// Requests that may be in flight together. Three quarters of them at most carry bodies: small calls, and commits, which
+/// hold the gate of their namespace, never wait for a download to end.
+#[derive(Debug)]
+pub struct Places {
+    requests: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+}
+
+/// One of the places, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    _request: OwnedSemaphorePermit,
+    _body: Option<OwnedSemaphorePermit>,
 }
 
 /// A place among the requests in flight, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    _request: OwnedSemaphorePermit,
-    _body: Option<OwnedSemaphorePermit>,
+    _account: Place,
     /// Of the application parameter's own limit.
-    _own: Option<OwnedSemaphorePermit>,
+    _own: Option<Place>,
 }
 
 impl Permit {
-    pub(super) fn within(mut self, own: Option<OwnedSemaphorePermit>) -> Permit {
+    pub(super) fn within(mut self, own: Option<Place>) -> Permit {
         self._own = own;
         self
     }
+}
+
+impl Places {
+    pub fn new(requests_max: usize) -> Places {
+        Places {
+            requests: Arc::new(Semaphore::new(requests_max)),
+            bodies: Arc::new(Semaphore::new((requests_max * 3 / 4).max(1))),
+        }
+    }
+
+    /// Waits for a place in turn. Dropping the future leaves the queue.
+    pub(super) async fn enter(&self, carries_body: bool) -> Place {
+        let body = if carries_body { Some(acquire(&self.bodies).await) } else { None };
+        Place { _body: body, _request: acquire(&self.requests).await }
+    }
+
+    /// A place that is free and for which nobody waits.
+    fn try_enter(&self, carries_body: bool) -> Option<Place> {
+        let body = if carries_body { Some(self.bodies.clone().try_acquire_owned().ok()?) } else { None };
+        Some(Place { _body: body, _request: self.requests.clone().try_acquire_owned().ok()? })
+    }
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    semaphore.clone().acquire_owned().await.expect("the semaphores of places are never closed")
 }
 
 impl Pace {
@@ -75,9 +113,7 @@ impl Pace {
         let requests_max = self.requests_max.load(Ordering::Relaxed);
         let lane = Arc::new(Lane {
             clock: self.clock.clone(),
-            requests: Arc::new(Semaphore::new(requests_max)),
-            // Commits and unary calls always find a place beside the bodies.
-            bodies: Arc::new(Semaphore::new((requests_max * 3 / 4).max(1))),
+            places: Places::new(requests_max),
             waiting: AtomicUsize::new(0),
             paused_until: Mutex::new(SystemTime::UNIX_EPOCH),
         });
@@ -92,19 +128,19 @@ impl Lane {
     ///
     /// # Errors
     /// `CONNECTOR_BUSY` when too many wait already; `RATE_LIMITED` when the pause is too long.
-    pub(super) async fn enter(&self, carries_content: bool, deadline: Option<Instant>) -> Result<Permit> {
+    pub(super) async fn enter(&self, carries_body: bool, deadline: Option<Instant>) -> Result<Permit> {
         loop {
             self.pause_over(deadline).await?;
-            let permit = self.place(carries_content).await?;
+            let place = self.place(carries_body).await?;
             if self.pause_left().is_zero() {
-                return Ok(permit);
+                return Ok(Permit { _account: place, _own: None });
             }
         }
     }
 
     #[cfg(test)]
     pub(super) fn free_bodies(&self) -> usize {
-        self.bodies.available_permits()
+        self.places.bodies.available_permits()
     }
 
     /// Nobody sends for this account until the span is over.
@@ -134,17 +170,12 @@ impl Lane {
         }
     }
 
-    async fn place(&self, carries_content: bool) -> Result<Permit> {
-        let body = if carries_content { Some(self.acquire(&self.bodies).await?) } else { None };
-        Ok(Permit { _body: body, _request: self.acquire(&self.requests).await?, _own: None })
-    }
-
-    async fn acquire(&self, semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
-        if let Ok(permit) = semaphore.clone().try_acquire_owned() {
-            return Ok(permit);
+    async fn place(&self, carries_body: bool) -> Result<Place> {
+        if let Some(place) = self.places.try_enter(carries_body) {
+            return Ok(place);
         }
         let _waiting = self.wait()?;
-        Ok(semaphore.clone().acquire_owned().await.expect("the semaphores of a lane are never closed"))
+        Ok(self.places.enter(carries_body).await)
     }
 
     fn wait(&self) -> Result<Waiting<'_>> {
@@ -179,7 +210,7 @@ impl fmt::Debug for Pace {
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lane")
-            .field("free", &self.requests.available_permits())
+            .field("free", &self.places.requests.available_permits())
             .field("waiting", &self.waiting)
             .finish_non_exhaustive()
     }

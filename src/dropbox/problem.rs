@@ -210,10 +210,9 @@ fn by_tags(refusal: &Refusal<'_>, error: Option<&Value>) -> Fault {
         let fault = Fault::new(Reason::DropboxError, format!("Dropbox refused the request: {}", or_none(&tag)));
         return facts(fault, &tag, error);
     };
-    let changes = refusal.facts.effect != Effect::Read;
     let reason = match (row.reason, inner) {
         (Reason::PathConflict, ["conflict", "file"]) if asks_for_revision(refusal.arg) => Reason::RevisionConflict,
-        (Reason::DropboxInternal, _) if changes => Reason::OutcomeUnknown,
+        (Reason::DropboxInternal, _) if !refusal.resumable => Reason::OutcomeUnknown,
         (reason, _) => reason,
     };
     let mut fault = Fault::new(reason, format!("Dropbox refused the request: {}", or_none(&tag)));

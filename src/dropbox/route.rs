@@ -75,9 +75,9 @@ impl Facts {
         Facts { path: Cow::Borrowed(path), host, style, auth: Auth::User, repeat, effect, raw: false }
     }
 
-    /// Whether its body or answer is file content.
-    pub fn carries_content(&self) -> bool {
-        !matches!(self.style, Style::Rpc)
+    /// Whether an unknown outcome is no loss: nothing changes, or the same state comes of a repeat.
+    pub(super) fn is_resumable(&self) -> bool {
+        self.effect == Effect::Read || matches!(self.repeat, Repeat::Read | Repeat::Safe)
     }
 }
 

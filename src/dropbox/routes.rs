@@ -1,6 +1,6 @@
 //! The routes the connector calls, one typed value each. A test holds every one against Dropbox's own specification.
 
-use dropbox_sdk::types::{check, files, sharing, users};
+use dropbox_sdk::types::{check, files, sharing, team, users};
 
 use super::route::{
     CommitRoute, Effect, Facts,
@@ -30,6 +30,9 @@ routes! {
     Route GET_CURRENT_ACCOUNT: () => users::FullAccount = "users/get_current_account", Api Rpc Read Read;
     Route GET_SPACE_USAGE: () => users::SpaceUsage = "users/get_space_usage", Api Rpc Read Read;
     Route CHECK_USER: check::EchoArg => check::EchoResult = "check/user", Api Rpc Read Read;
+    /// Takes a team's token, and no member.
+    Route GET_TEAM_MEMBERS: team::MembersGetInfoV2Arg => team::MembersGetInfoV2Result =
+        "team/members/get_info_v2", Api Rpc Read Read;
     /// A second revocation is refused with 401: the token is gone, which was asked for.
     Route REVOKE_TOKEN: () => () = "auth/token/revoke", Api Rpc Verify Write;
 
@@ -136,7 +139,8 @@ mod tests {
             assert_eq!((&route["host"], &route["style"]), (&host.into(), &style.into()), "{url_path}");
             let types = (resolved(&route["arg"]), resolved(&route["result"]));
             assert_eq!(types, (spec_name(arg), spec_name(result)), "{url_path}");
-            assert!(route["auth"].as_array().expect("a list").contains(&"user".into()), "{url_path}");
+            let auth = if facts.path.starts_with("team/") { "team" } else { "user" };
+            assert!(route["auth"].as_array().expect("a list").contains(&auth.into()), "{url_path}");
             assert_eq!(route["deprecated"], false, "{url_path}");
         }
     }

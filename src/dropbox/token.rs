@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 use serde::Deserialize;
+use url::Url;
 
 use super::{
     Repeat, attempt,
@@ -59,6 +60,14 @@ struct Denied {
 }
 
 impl Transport {
+    /// The page where an account's owner grants access.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUG`.
+    pub fn authorize_endpoint(&self) -> Result<Url> {
+        join(&self.endpoints.oauth, "oauth2/authorize")
+    }
+
     /// Posts to `oauth2/token`. A refresh is repeated when Dropbox fails; a code works once and is not.
     ///
     /// # Errors

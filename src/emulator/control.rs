@@ -175,6 +175,24 @@ impl Control {
         self.0.authority.issue(&account, scopes).map_err(ControlError::Invalid)
     }
 
+    /// Fresh tokens of an administrator's grant for the whole team of this account.
+    ///
+    /// # Errors
+    /// `Invalid`: no such account, or it is in no team.
+    pub fn issue_team(&self, account_id: &str) -> Result<Login, ControlError> {
+        let account = self.account(Some(account_id))?;
+        if self.0.tree().account(&account).is_none_or(|account| account.team.is_none()) {
+            return Err(ControlError::Invalid(format!("{account_id} is in no team")));
+        }
+        Ok(self.0.authority.issue_team(&account))
+    }
+
+    /// The account's id as a member of its team.
+    pub fn member_id(&self, account_id: &str) -> Option<String> {
+        let tree = self.0.tree();
+        Some(tree.account(account_id)?.team.as_ref()?.member_id.clone())
+    }
+
     /// A further account with an empty home; with `team`, in that team's space. Gives its id.
     pub fn add_account(&self, email: &str, given_name: &str, surname: &str, team: Option<&str>) -> String {
         let mut tree = self.0.tree();
@@ -198,6 +216,21 @@ impl Control {
     /// What the consent page does by itself.
     pub fn set_consent(&self, consent: Consent) {
         self.0.authority.set_consent(consent);
+    }
+
+    /// Who is signed in where the consent page is opened; at first the default account.
+    ///
+    /// # Errors
+    /// `Invalid`: no such account.
+    pub fn sign_in(&self, account_id: Option<&str>) -> Result<(), ControlError> {
+        let account = self.account(account_id)?;
+        self.0.authority.sign_in(&account);
+        Ok(())
+    }
+
+    /// Gives the default app another secret; grants stay.
+    pub fn set_app_secret(&self, secret: &str) {
+        self.0.authority.set_app_secret(secret);
     }
 
     /// Lets the default app be redirected to `uri`; loopback addresses need no leave.

@@ -23,6 +23,7 @@ mod serve;
 mod sessions;
 mod sharing;
 mod state;
+mod team;
 mod tree;
 mod upload;
 mod users;
@@ -308,6 +309,12 @@ pub enum Who {
         app: String,
         token: String,
     },
+    /// A team's token that no member was chosen with; `account` is the member who linked the team.
+    Team {
+        account: String,
+        app: String,
+        token: String,
+    },
     App {
         app: String,
     },
@@ -319,7 +326,7 @@ pub(in crate::emulator) type Handler = fn(&World, Call<'_>) -> Result<Reply, Ref
 
 /// The handler of a route (`files/upload_session/append_v2`), if this emulator has it.
 fn handler(path: &str) -> Option<Handler> {
-    let topics: [fn(&str) -> Option<Handler>; 11] = [
+    let topics: [fn(&str) -> Option<Handler>; 12] = [
         upload::handler,
         sessions::handler,
         files::handler,
@@ -331,6 +338,7 @@ fn handler(path: &str) -> Option<Handler> {
         revisions::handler,
         sharing::handler,
         users::handler,
+        team::handler,
     ];
     topics.iter().find_map(|topic| topic(path))
 }

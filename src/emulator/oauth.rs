@@ -3,7 +3,7 @@
 
 mod flow;
 
-pub(in crate::emulator) use flow::www;
+pub(in crate::emulator) use flow::{escape, page, www};
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -85,6 +85,8 @@ struct Book {
     /// By code.
     codes: HashMap<String, Code>,
     consent: Consent,
+    /// Who is signed in at the consent page; the default account if `None`.
+    signed_in: Option<String>,
     default_login: Option<Login>,
 }
 
@@ -102,6 +104,8 @@ struct Grant {
     /// Whether it came about by PKCE, so that refreshing takes no secret.
     pkce: bool,
     refresh_token: Option<String>,
+    /// The consent of an administrator for the whole team of `account`.
+    team: bool,
 }
 
 struct Access {
@@ -189,6 +193,27 @@ impl Authority {
         })
     }
 
+    /// A new grant of the default app for the whole team of `account`, with the scopes of team routes, too.
+    pub(in crate::emulator) fn issue_team(&self, account: &str) -> Login {
+        let routes = Schema::get().routes().filter(|route| route.takes("team"));
+        let mut scopes: BTreeSet<String> = routes.filter_map(|route| route.scope.clone()).collect();
+        scopes.retain(|scope| !scope.starts_with("private:"));
+        let mut book = self.book();
+        scopes.extend(book.apps[DEFAULT_APP_KEY].scopes.iter().cloned());
+        let grant = book.grant(DEFAULT_APP_KEY, account, scopes.clone(), AccessType::Offline, false);
+        let granted = book.grants.get_mut(&grant).expect("made the line before");
+        granted.team = true;
+        let refresh_token = granted.refresh_token.clone().expect("offline grants have one");
+        let access_token = book.access_token(grant, scopes, Some(self.clock.now() + TOKEN_LIFE));
+        Login {
+            app_key: DEFAULT_APP_KEY.to_owned(),
+            app_secret: DEFAULT_APP_SECRET.to_owned(),
+            account_id: account.to_owned(),
+            refresh_token,
+            access_token,
+        }
+    }
+
     /// Every access token there is now answers `expired_access_token` from here on.
     pub fn expire_access_tokens(&self) {
         let now = self.clock.now();
@@ -220,6 +245,18 @@ impl Authority {
     /// What the consent page does from now on.
     pub fn set_consent(&self, consent: Consent) {
         self.book().consent = consent;
+    }
+
+    /// Who is signed in at the consent page from now on.
+    pub(in crate::emulator) fn sign_in(&self, account: &str) {
+        self.book().signed_in = Some(account.to_owned());
+    }
+
+    /// Gives the default app another secret, as the App Console does; grants stay.
+    pub fn set_app_secret(&self, secret: &str) {
+        let mut book = self.book();
+        let app = book.apps.get_mut(DEFAULT_APP_KEY).expect("there from the start");
+        secret.clone_into(&mut app.secret);
     }
 
     /// Registers a redirect URI of the default app, as the App Console does. Loopback addresses need none.
@@ -268,7 +305,11 @@ impl Authority {
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)) {
             return refuse("The given OAuth 2 access token is malformed.");
         }
-        if !route.takes("user") {
+        let book = self.book();
+        let known = book.access.get(token).and_then(|access| Some((access, book.grants.get(&access.grant)?)));
+        let of_team = known.is_some_and(|(_, grant)| grant.team);
+        let fits = route.takes("user") || (of_team && route.takes("team"));
+        if !fits {
             return match route.takes("app") {
                 true => refuse("This API function takes app authentication only."),
                 false => refuse(
@@ -277,23 +318,24 @@ impl Authority {
                 ),
             };
         }
-        let book = self.book();
-        let Some(access) = book.access.get(token) else { return Err(tagged("invalid_access_token")) };
-        let Some(grant) = book.grants.get(&access.grant) else { return Err(tagged("invalid_access_token")) };
+        let Some((access, grant)) = known else { return Err(tagged("invalid_access_token")) };
         if access.expires_at.is_some_and(|at| at <= self.clock.now()) {
             return Err(tagged("expired_access_token"));
         }
-        if headers.contains_key("dropbox-api-select-user") {
+        if !of_team && headers.contains_key("dropbox-api-select-user") {
             return Err(tagged("invalid_select_user"));
         }
-        if headers.contains_key("dropbox-api-select-admin") {
+        if !of_team && headers.contains_key("dropbox-api-select-admin") {
             return Err(tagged("invalid_select_admin"));
         }
         match &route.scope {
             Some(scope) if !access.scopes.contains(scope) => {
                 Err(Refusal::Auth(json!({ ".tag": "missing_scope", "required_scope": scope })))
             }
-            _ => Ok(Who::User { account: grant.account.clone(), app: grant.app.clone(), token: token.to_owned() }),
+            _ => {
+                let (account, app, token) = (grant.account.clone(), grant.app.clone(), token.to_owned());
+                Ok(if of_team { Who::Team { account, app, token } } else { Who::User { account, app, token } })
+            }
         }
     }
 
@@ -337,6 +379,7 @@ impl Book {
             access: HashMap::new(),
             codes: HashMap::new(),
             consent: Consent::Ask,
+            signed_in: None,
             default_login: None,
         }
     }
@@ -363,7 +406,10 @@ impl Book {
         if let Some(token) = &refresh_token {
             self.refresh.insert(token.clone(), id);
         }
-        self.grants.insert(id, Grant { app: app.to_owned(), account: account.to_owned(), scopes, pkce, refresh_token });
+        self.grants.insert(
+            id,
+            Grant { app: app.to_owned(), account: account.to_owned(), scopes, pkce, refresh_token, team: false },
+        );
         id
     }
 

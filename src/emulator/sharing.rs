@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use self::link::{Address, Link, SITE, Seen, Settings, encoded};
 use super::{
-    Call, Handler, Refusal, Reply, Who, World, download, hold, nested,
+    Call, Handler, Refusal, Reply, Who, World,
+    content::Content,
+    download, hold, nested,
     tree::{NamespaceId, Tree},
 };
 use crate::clock::dropbox_time;
@@ -68,6 +70,24 @@ impl Links {
         }
     }
 
+    /// What stands behind the path and query of a link, for somebody without an account.
+    ///
+    /// # Errors
+    /// `shared_link_not_found`, `shared_link_access_denied`.
+    pub fn open(&self, world: &World, path_and_query: &str, password: Option<&str>) -> Result<Opened, &'static str> {
+        let tree = world.tree();
+        let url = format!("{SITE}{path_and_query}");
+        let visit = self.visit(world, &tree, &Who::Nobody, &url, None, password)?;
+        let node = tree.node(visit.namespace, &visit.key).ok_or("shared_link_not_found")?;
+        let file = node.file().filter(|file| file.export.is_none() && visit.link.settings.allow_download);
+        Ok(Opened {
+            name: node.name().to_owned(),
+            is_folder: node.is_folder(),
+            content: file.map(|file| file.content.clone()),
+            rev: file.map(|file| file.rev.clone()).unwrap_or_default(),
+        })
+    }
+
     fn visit(
         &self,
         world: &World,
@@ -112,6 +132,15 @@ impl Links {
             change(link);
         }
     }
+}
+
+/// What a person finds behind a link.
+pub(in crate::emulator) struct Opened {
+    pub name: String,
+    pub is_folder: bool,
+    /// Of a file that may be downloaded as it is.
+    pub content: Option<Content>,
+    pub rev: String,
 }
 
 /// A link opened, and what it was opened for.

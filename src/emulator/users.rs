@@ -46,7 +46,7 @@ fn plan(account: &Account) -> &'static str {
 }
 
 /// What every account shows of itself.
-fn fields(account: &Account) -> Value {
+pub(in crate::emulator) fn fields(account: &Account) -> Value {
     let (given, surname) = (&account.given_name, &account.surname);
     let initials = [given, surname].into_iter().filter_map(|name| name.chars().next());
     json!({

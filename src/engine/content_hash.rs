@@ -202,6 +202,13 @@ impl PairHasher {
         (BlockDigest(self.first.finish()), BlockDigest(self.second.finish()))
     }
 
+    /// The first digest and the second block's lane, to go on alone; `filled` bytes of that block have come.
+    pub(super) fn part(mut self, filled: usize) -> (BlockDigest, ContentHasher) {
+        self.first.update(&self.kept[self.hashed..]);
+        let alone = ContentHasher { done: Vec::new(), block: self.second, filled };
+        (BlockDigest(self.first.finish()), alone)
+    }
+
     /// When nothing of a second block came, or it is dropped.
     pub fn finish_first(self) -> BlockDigest {
         self.finish().0
@@ -285,6 +292,16 @@ mod tests {
                 rest = left;
             }
             prop_assert_eq!(pair.finish(), (BlockDigest::of(&first), BlockDigest::of(&second)));
+        }
+
+        #[test]
+        fn a_pair_that_parts_goes_on_alone(first in 0usize..20_000, before in 0usize..9000, after in 0usize..9000) {
+            let (first, second) = (pattern(first, 251), pattern(before + after, 241));
+            let mut pair = PairHasher::begin(Bytes::from(first.clone()));
+            pair.update_second(&second[..before]);
+            let (digest, mut alone) = pair.part(before);
+            alone.update(&second[before..]);
+            prop_assert_eq!((digest, alone.finish()), (BlockDigest::of(&first), ContentHash::of(&second)));
         }
     }
 }

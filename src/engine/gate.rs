@@ -1,15 +1,15 @@
 //! The write gate in its simplest form: one commit in flight per namespace and process, the rest wait in a fair queue.
 //! Dropbox takes a write lock on the namespace for every commit, and overlapping commits earn `too_many_write_operations`.
-//! A [`Turn`] is made nowhere else, so a commit that skips the gate does not compile. Batches and the fleet-wide gate come later.
+//! A [`Turn`] is made nowhere else, so a commit that skips the gate does not compile. Who waits to repeat a commit lays the turn
+//! down and queues again behind those who came meanwhile. Batches and the fleet-wide gate come later.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::Deref,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
+use tokio::sync::Mutex as Queue;
 
 use crate::{
     dropbox::{Root, Turn},
@@ -35,21 +35,6 @@ struct Mounts {
     count: usize,
 }
 
-/// A turn at the gate. The next in the queue goes when this is dropped.
-#[derive(Debug)]
-pub struct Held {
-    turn: Turn,
-    _guards: Vec<OwnedMutexGuard<()>>,
-}
-
-impl Deref for Held {
-    type Target = Turn;
-
-    fn deref(&self) -> &Turn {
-        &self.turn
-    }
-}
-
 impl Gates {
     pub fn new() -> Self {
         Self::default()
@@ -60,24 +45,22 @@ impl Gates {
     ///
     /// # Errors
     /// `DEADLINE_EXCEEDED` with `sent=false` when the caller's deadline comes first, or is too near to send anything.
-    pub async fn turn(&self, keys: &[NamespaceKey], deadline: Option<Instant>) -> Result<Held> {
+    pub async fn turn(&self, keys: &[NamespaceKey], deadline: Option<Instant>) -> Result<Turn> {
         let mut keys = keys.to_vec();
         keys.sort();
         keys.dedup();
-        let mut guards = Vec::with_capacity(keys.len());
+        let turn = Turn::granted().at(keys.into_iter().map(|key| self.queue(key)).collect());
         let latest = deadline.map(|deadline| deadline - limits::COMMIT_TIME_MIN);
-        for key in keys {
-            let waiting = self.queue(key).lock_owned();
-            let guard = match latest {
-                None => waiting.await,
-                Some(latest) => tokio::time::timeout_at(latest.into(), waiting).await.map_err(|_| too_late())?,
-            };
-            guards.push(guard);
+        match latest {
+            None => turn.take_up().await,
+            Some(latest) => {
+                tokio::time::timeout_at(latest.into(), turn.take_up()).await.map_err(|_| too_late())?;
+            }
         }
         if latest.is_some_and(|latest| latest <= Instant::now()) {
             return Err(too_late());
         }
-        Ok(Held { turn: Turn::granted(), _guards: guards })
+        Ok(turn)
     }
 
     fn queue(&self, key: NamespaceKey) -> Arc<Queue<()>> {
@@ -145,6 +128,21 @@ mod tests {
         assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("false")));
         drop(held);
         gates.turn(&[a, b], None).await.expect("both free");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_laid_down_lets_the_next_one_go_and_queues_behind_it() {
+        let gates = Gates::new();
+        let key = [gates.key_for("dbid:a", None, "/x")];
+        let first = gates.turn(&key, None).await.expect("free");
+        let mut second = std::pin::pin!(gates.turn(&key, None));
+        assert!(futures::poll!(second.as_mut()).is_pending());
+        first.lay_down();
+        let second = second.await.expect("free meanwhile");
+        let mut again = std::pin::pin!(first.take_up());
+        assert!(futures::poll!(again.as_mut()).is_pending(), "behind the one that came meanwhile");
+        drop(second);
+        again.await;
     }
 
     #[test]

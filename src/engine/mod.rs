@@ -8,7 +8,6 @@ pub mod filter;
 pub mod gate;
 mod glob;
 pub mod parts;
-mod ripe;
 mod sha_lanes;
 pub mod stream_hash;
 pub mod upload;

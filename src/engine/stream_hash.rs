@@ -2,16 +2,17 @@
 //! gains by it and memory is plentiful: the first of a pair is copied aside while it passes and hashed along with the
 //! second. Else each block is hashed alone as it passes.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
-use tokio::task::yield_now;
 
 use super::{
     blocks::{Block, Blocks},
     content_hash::{BlockDigest, ContentHash, ContentHasher, PairHasher, pairs_are_cheaper},
 };
-use crate::limits::{BLOCK_BYTES, HASH_STEP_BYTES};
+use crate::limits::{BLOCK_BYTES, HASH_STEP_BYTES, SLOW_BLOCK};
 
-/// Takes a stream of known size in any pieces.
+/// Takes a stream of known size in any pieces. No call hashes more than 256 KiB of a lane: who calls again yields first.
 #[derive(Debug)]
 pub struct StreamHasher {
     blocks: Blocks,
@@ -19,6 +20,10 @@ pub struct StreamHasher {
     left: u64,
     done: Vec<BlockDigest>,
     now: Now,
+    /// When the present block began to come.
+    begun: SystemTime,
+    /// Blocks come so slowly that none is put aside.
+    is_slow: bool,
 }
 
 /// What the present block goes to.
@@ -27,6 +32,12 @@ enum Now {
     Between,
     /// The first of a pair, not hashed yet.
     Aside(Block),
+    /// What was put aside, being hashed alone after all.
+    Folding {
+        aside: Bytes,
+        hashed: usize,
+        lane: Box<ContentHasher>,
+    },
     Pair {
         lanes: Box<PairHasher>,
         filled: usize,
@@ -39,47 +50,88 @@ enum Now {
 
 impl StreamHasher {
     pub fn new(blocks: Blocks, size: u64) -> Self {
-        Self { blocks, left: size, done: Vec::new(), now: Now::Between }
+        let begun = SystemTime::UNIX_EPOCH;
+        Self { blocks, left: size, done: Vec::new(), now: Now::Between, begun, is_slow: false }
     }
 
-    /// Gives the thread up after every 256 KiB of a lane.
-    pub async fn update(&mut self, mut bytes: &[u8]) {
-        self.left = self.left.saturating_sub(bytes.len() as u64);
-        let mut hashed = 0;
-        while !bytes.is_empty() {
-            if hashed >= HASH_STEP_BYTES {
-                hashed = 0;
-                yield_now().await;
-            }
-            let taken = match &mut self.now {
+    /// Takes the beginning of `bytes`, which came at `at`, and says how much that was; all of it, or a step's worth.
+    pub fn take(&mut self, bytes: &[u8], at: SystemTime) -> usize {
+        let (mut taken, mut hashed) = (0, 0);
+        let is_late = at.duration_since(self.begun).is_ok_and(|span| span > SLOW_BLOCK);
+        if is_late && matches!(self.now, Now::Aside(_) | Now::Pair { .. }) {
+            self.is_slow = true;
+            self.fold();
+        }
+        while taken < bytes.len() && hashed < HASH_STEP_BYTES {
+            let rest = &bytes[taken..];
+            let room = HASH_STEP_BYTES - hashed;
+            let step = match &mut self.now {
                 Now::Between => {
-                    self.now = self.choose(bytes.len() as u64);
+                    self.begun = at;
+                    self.now = self.choose(rest.len() as u64);
                     0
                 }
-                Now::Aside(block) => block.extend_from_slice(bytes),
+                Now::Aside(block) => block.extend_from_slice(rest),
+                Now::Folding { .. } => {
+                    self.fold();
+                    break;
+                }
                 Now::Pair { lanes, filled } => {
-                    let step = bytes.len().min(HASH_STEP_BYTES - hashed).min(BLOCK_BYTES - *filled);
-                    lanes.update_second(&bytes[..step]);
+                    let step = rest.len().min(room).min(BLOCK_BYTES - *filled);
+                    lanes.update_second(&rest[..step]);
                     *filled += step;
                     hashed += step;
                     step
                 }
                 Now::Alone { lane, filled } => {
-                    let step = bytes.len().min(HASH_STEP_BYTES - hashed).min(BLOCK_BYTES - *filled);
-                    lane.update(&bytes[..step]);
+                    let step = rest.len().min(room).min(BLOCK_BYTES - *filled);
+                    lane.update(&rest[..step]);
                     *filled += step;
                     hashed += step;
                     step
                 }
             };
-            bytes = &bytes[taken..];
-            self.turn();
+            taken += step;
+            self.left = self.left.saturating_sub(step as u64);
+            self.turn(at);
         }
+        taken
     }
 
-    /// `here`: bytes of the block that begins, which are not among those left any more.
+    /// Hashes what was put aside alone, for nothing may come for long, or ever. True: no block is held any more.
+    pub fn fold(&mut self) -> bool {
+        self.now = match std::mem::replace(&mut self.now, Now::Between) {
+            Now::Aside(block) => {
+                Now::Folding { aside: block.freeze(), hashed: 0, lane: Box::new(ContentHasher::new()) }
+            }
+            now => now,
+        };
+        self.now = match std::mem::replace(&mut self.now, Now::Between) {
+            Now::Folding { aside, hashed, mut lane } => {
+                let until = aside.len().min(hashed + HASH_STEP_BYTES);
+                lane.update(&aside[hashed..until]);
+                match until == aside.len() {
+                    true => Now::Alone { lane, filled: until },
+                    false => Now::Folding { aside, hashed: until, lane },
+                }
+            }
+            Now::Pair { mut lanes, filled } => {
+                if lanes.catch_up(HASH_STEP_BYTES) {
+                    let (first, second) = lanes.part(filled);
+                    self.done.push(first);
+                    Now::Alone { lane: Box::new(second), filled }
+                } else {
+                    Now::Pair { lanes, filled }
+                }
+            }
+            now => now,
+        };
+        matches!(self.now, Now::Between | Now::Alone { .. })
+    }
+
+    /// `here`: bytes that are at hand, should more have come than was told.
     fn choose(&self, here: u64) -> Now {
-        let is_pair = self.left + here >= 2 * BLOCK_BYTES as u64 && pairs_are_cheaper();
+        let is_pair = !self.is_slow && self.left.max(here) >= 2 * BLOCK_BYTES as u64 && pairs_are_cheaper();
         match is_pair.then(|| self.blocks.spare()).flatten() {
             Some(block) => Now::Aside(block),
             None => Now::Alone { lane: Box::new(ContentHasher::new()), filled: 0 },
@@ -87,9 +139,10 @@ impl StreamHasher {
     }
 
     /// Goes on to the next block where the present one is full.
-    fn turn(&mut self) {
+    fn turn(&mut self, at: SystemTime) {
         self.now = match std::mem::replace(&mut self.now, Now::Between) {
             Now::Aside(block) if block.is_full() => {
+                self.begun = at;
                 Now::Pair { lanes: Box::new(PairHasher::begin(block.freeze())), filled: 0 }
             }
             Now::Pair { lanes, filled: BLOCK_BYTES } => {
@@ -98,6 +151,7 @@ impl StreamHasher {
                 Now::Between
             }
             Now::Alone { lane, filled: BLOCK_BYTES } => {
+                self.is_slow = at.duration_since(self.begun).is_ok_and(|span| span > SLOW_BLOCK);
                 self.done.extend(lane.into_digests());
                 Now::Between
             }
@@ -105,31 +159,11 @@ impl StreamHasher {
         };
     }
 
-    /// The hash of all that was given.
-    pub async fn finish(mut self) -> ContentHash {
-        match std::mem::replace(&mut self.now, Now::Between) {
-            Now::Between => {}
-            // Ends before its size: what was put aside is hashed now.
-            Now::Aside(block) => {
-                let (bytes, mut lane): (Bytes, _) = (block.freeze(), ContentHasher::new());
-                for step in bytes.chunks(HASH_STEP_BYTES) {
-                    lane.update(step);
-                    yield_now().await;
-                }
-                self.done.extend(lane.into_digests());
-            }
-            Now::Pair { mut lanes, filled } => {
-                while !lanes.catch_up(HASH_STEP_BYTES) {
-                    yield_now().await;
-                }
-                if filled > 0 {
-                    let (first, second) = lanes.finish();
-                    self.done.extend([first, second]);
-                } else {
-                    self.done.push(lanes.finish_first());
-                }
-            }
-            Now::Alone { lane, .. } => self.done.extend(lane.into_digests()),
+    /// The hash of all that was given. Hashes at once whatever `fold` would have hashed in steps.
+    pub fn finish(mut self) -> ContentHash {
+        while !self.fold() {}
+        if let Now::Alone { lane, .. } = self.now {
+            self.done.extend(lane.into_digests());
         }
         ContentHash::of_digests(&self.done)
     }
@@ -150,47 +184,86 @@ mod tests {
         (0..len).map(|i| (i % 251) as u8 ^ (i >> 20) as u8).collect()
     }
 
-    async fn hashed(blocks: &Blocks, told: u64, whole: &[u8], piece: usize) -> ContentHash {
+    fn hashed(blocks: &Blocks, told: u64, whole: &[u8], piece: usize) -> ContentHash {
         let mut hasher = StreamHasher::new(blocks.clone(), told);
         for piece in whole.chunks(piece) {
-            hasher.update(piece).await;
+            feed(&mut hasher, piece);
         }
-        hasher.finish().await
+        hasher.finish()
     }
 
-    #[tokio::test]
-    async fn any_length_in_any_pieces_gives_the_hash_of_the_whole() {
+    fn feed(hasher: &mut StreamHasher, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            piece = &piece[hasher.take(piece, SystemTime::UNIX_EPOCH)..];
+        }
+    }
+
+    #[test]
+    fn any_length_in_any_pieces_gives_the_hash_of_the_whole() {
         let blocks = blocks(8);
         for len in [0, 1, BLOCK_BYTES, 2 * BLOCK_BYTES, 3 * BLOCK_BYTES - 1, 4 * BLOCK_BYTES + 7] {
             let whole = bytes(len);
             for piece in [100_003, 3 * BLOCK_BYTES] {
-                let found = hashed(&blocks, len as u64, &whole, piece).await;
+                let found = hashed(&blocks, len as u64, &whole, piece);
                 assert_eq!(found, ContentHash::of(&whole), "{len} bytes in pieces of {piece}");
             }
         }
         assert_eq!(blocks.used_bytes(), 0);
     }
 
-    #[tokio::test]
-    async fn a_stream_shorter_or_longer_than_told_is_hashed_as_it_came() {
+    #[test]
+    fn a_stream_shorter_or_longer_than_told_is_hashed_as_it_came() {
         let blocks = blocks(8);
         for (len, told) in [(BLOCK_BYTES / 2, 9 * BLOCK_BYTES), (BLOCK_BYTES, 9 * BLOCK_BYTES), (BLOCK_BYTES + 5, 1)] {
             let whole = bytes(len);
-            assert_eq!(hashed(&blocks, told as u64, &whole, 300_000).await, ContentHash::of(&whole), "{len}");
+            assert_eq!(hashed(&blocks, told as u64, &whole, 300_000), ContentHash::of(&whole), "{len}");
         }
     }
 
-    #[tokio::test]
-    async fn no_block_is_taken_when_half_the_budget_is_in_use() {
+    #[test]
+    fn no_block_is_taken_when_half_the_budget_is_in_use() {
         let blocks = blocks(8);
         let held: Vec<_> = std::iter::from_fn(|| blocks.spare()).collect();
         assert_eq!(held.len(), 4);
         let used = blocks.used_bytes();
         let whole = bytes(2 * BLOCK_BYTES);
         let mut hasher = StreamHasher::new(blocks.clone(), whole.len() as u64);
-        hasher.update(&whole[..BLOCK_BYTES / 2]).await;
+        feed(&mut hasher, &whole[..BLOCK_BYTES / 2]);
         assert_eq!(blocks.used_bytes(), used);
-        hasher.update(&whole[BLOCK_BYTES / 2..]).await;
-        assert_eq!(hasher.finish().await, ContentHash::of(&whole));
+        feed(&mut hasher, &whole[BLOCK_BYTES / 2..]);
+        assert_eq!(hasher.finish(), ContentHash::of(&whole));
+    }
+
+    #[test]
+    fn a_slow_stream_puts_nothing_aside_for_long() {
+        let blocks = blocks(8);
+        let whole = bytes(4 * BLOCK_BYTES);
+        let mut hasher = StreamHasher::new(blocks.clone(), whole.len() as u64);
+        for (second, chunk) in whole.chunks(256 * 1024).enumerate() {
+            let mut rest = chunk;
+            while !rest.is_empty() {
+                rest = &rest[hasher.take(rest, SystemTime::UNIX_EPOCH + SLOW_BLOCK * second as u32)..];
+            }
+            assert!(second < 2 || blocks.used_bytes() == 0, "a block is held at second {second}");
+        }
+        assert_eq!(hasher.finish(), ContentHash::of(&whole));
+    }
+
+    #[test]
+    fn a_stream_that_pauses_anywhere_gives_its_blocks_back_and_goes_on() {
+        let blocks = blocks(8);
+        let whole = bytes(3 * BLOCK_BYTES + 9);
+        for pause in [0, 5, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 70_000, 2 * BLOCK_BYTES, 3 * BLOCK_BYTES + 1] {
+            // A caller that reads on in the middle of it, too.
+            for steps in [1, 3, usize::MAX] {
+                let mut hasher = StreamHasher::new(blocks.clone(), whole.len() as u64);
+                feed(&mut hasher, &whole[..pause]);
+                let ended = (0..steps).any(|_| hasher.fold());
+                assert!(!ended || blocks.used_bytes() == 0, "{pause}");
+                feed(&mut hasher, &whole[pause..]);
+                assert_eq!(hasher.finish(), ContentHash::of(&whole), "{pause}, {steps}");
+                assert_eq!(blocks.used_bytes(), 0);
+            }
+        }
     }
 }

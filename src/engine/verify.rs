@@ -21,7 +21,8 @@ enum Doubt {
 }
 
 fn doubt(fault: &Fault) -> Doubt {
-    if fault.reason() == Reason::OutcomeUnknown {
+    // An answer that cannot be read is no less unknown: with a status of success it was most likely done.
+    if matches!(fault.reason(), Reason::OutcomeUnknown | Reason::DropboxProtocol) {
         Doubt::Unknown
     } else if fault.get("earlierAttempt") == Some("unknown") {
         Doubt::Echo
@@ -88,7 +89,8 @@ pub async fn moved(caller: &Caller, before: &files::Metadata, fault: Fault) -> R
     match look(caller, id).await {
         Ok(Some(now)) if path_lower(&now) != path_lower(before) || name(&now) != name(before) => Ok(now),
         Ok(Some(_)) => Err(not_done(fault)),
-        _ => Err(fault),
+        // Whoever looks later looks for it.
+        _ => Err(fault.fact("lookFor", id)),
     }
 }
 
@@ -164,6 +166,7 @@ mod tests {
         let fault = |reason| Fault::new(reason, "x");
         assert_eq!(doubt(&fault(Reason::OutcomeUnknown)), Doubt::Unknown);
         assert_eq!(doubt(&fault(Reason::PathNotFound).fact("earlierAttempt", "unknown")), Doubt::Echo);
+        assert_eq!(doubt(&fault(Reason::DropboxProtocol)), Doubt::Unknown);
         assert_eq!(doubt(&fault(Reason::PathNotFound)), Doubt::None);
         let again = not_done(fault(Reason::OutcomeUnknown));
         assert_eq!((again.reason(), again.retry_delay()), (Reason::DropboxUnavailable, Some(BUSY_RETRY)));

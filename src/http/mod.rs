@@ -1,7 +1,13 @@
-//! The side port: `/metrics` for Prometheus, `/live` and `/ready` for probes that speak HTTP. No gRPC, no secrets, no paths
-//! of anybody's files. "Live" says only that the process runs; "ready" tells what is missing.
+//! The HTTP ports. Side port: `/metrics` for Prometheus, `/live` and `/ready` for probes that speak HTTP, and the connect page
+//! where it is on. Public port, off by default: `/oauth/callback` and the style of its page. No gRPC, no secrets, no paths of
+//! anybody's files. "Live" says only that the process runs; "ready" tells what is missing.
 
-use std::{future::Future, net::SocketAddr};
+mod callback;
+mod connect;
+mod door;
+mod pages;
+
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -10,27 +16,94 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use tokio::net::TcpListener;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::{ready::Ready, telemetry};
+use crate::{
+    access::Authenticator,
+    credentials::{CALLBACK_PATH, Resolver},
+    limits::{PUBLIC_CONNECTION_LIFE, PUBLIC_CONNECTIONS_MAX, PUBLIC_HEAD_TIME},
+    ready::Ready,
+    store::Store,
+    telemetry,
+};
 
-/// Serves until `shutdown` ends; requests under way are finished.
+/// What the ports are built of.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "taken apart at once, never shown")]
+pub struct Parts {
+    pub ready: Ready,
+    pub resolver: Arc<Resolver>,
+    pub store: Store,
+    pub authenticator: Authenticator,
+    /// Whether `/connect` is served.
+    pub connect_page: bool,
+}
+
+/// Serves the side port until `shutdown` ends; requests under way are finished.
 ///
 /// # Errors
 /// Whatever ends the listener.
 pub async fn serve(
     listener: TcpListener,
-    ready: Ready,
+    parts: Parts,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let router = Router::new()
+    let mut router = Router::new()
         .route("/metrics", get(metrics))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(is_ready))
-        .with_state(ready);
+        .with_state(parts.ready.clone());
+    if parts.connect_page {
+        router = router.merge(connect::router(parts, listener.local_addr()?.port()));
+    }
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(shutdown)
         .await
+}
+
+/// Serves the public port until `shutdown` ends. Anybody may come here, so connections are few, short and slow to no end.
+///
+/// # Errors
+/// None: an accept that fails is told and tried again.
+pub async fn serve_public(
+    listener: TcpListener,
+    resolver: Arc<Resolver>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new().route(CALLBACK_PATH, get(callback::public)).with_state(resolver);
+    let router = router.route(connect::STYLE_PATH, get(connect::style));
+    let room = Arc::new(Semaphore::new(PUBLIC_CONNECTIONS_MAX));
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        // Without room nobody is accepted: they wait in the listener's queue.
+        let (permit, accepted) = tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            both = async { (room.clone().acquire_owned().await, listener.accept().await) } => both,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the public port could not be accepted");
+                tokio::time::sleep(PUBLIC_HEAD_TIME / 100).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let serving = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PUBLIC_HEAD_TIME)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            // A browser that went away is nothing to tell.
+            let _ = tokio::time::timeout(PUBLIC_CONNECTION_LIFE, serving).await;
+        });
+    }
 }
 
 async fn metrics(State(ready): State<Ready>) -> impl IntoResponse {

@@ -29,7 +29,7 @@ impl About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upstream: upstream.into(),
             limits: Some(server_limits(config)),
-            features: Vec::new(),
+            features: if config.grpc_web { vec!["grpc_web".to_owned()] } else { Vec::new() },
             // One process holds the embedded store.
             request_id_scope: api::RequestIdScope::Process.into(),
             started_time: Some(timestamp(started_at)),

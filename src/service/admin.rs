@@ -13,12 +13,12 @@ use crate::{
         self as api, dropbox_admin_connector_server::DropboxAdminConnector,
         import_credentials_request::Credential as Given,
     },
-    convert::{Fields, duration},
-    credentials::Credential,
+    convert::{Fields, duration, timestamp},
+    credentials::{By, Credential},
     fault::{Fault, Reason, Result},
     limits::{PARAMETERS_PAGE_DEFAULT, PARAMETERS_PAGE_MAX},
     seal::{HandleKind, Owner},
-    store::ParameterId,
+    store::{self, ParameterId},
 };
 
 /// Page tokens of this service belong to no application parameter.
@@ -71,6 +71,7 @@ impl Admin {
         };
         let id = id(&call, named)?;
         let settings = parameters::settings(&asked)?;
+        self.door.resolver.check_app(settings.app_source)?;
         let made = self.door.store.create_parameters(&id, settings, parameters::app_secret(&asked)).await?;
         // The id may have been used before, and asked for since.
         self.door.resolver.forget(&id);
@@ -131,7 +132,11 @@ impl Admin {
         let new = parameters::settings(&asked)?;
         let etag = parameters::etag(&request.etag)?;
         let secret = mask.secret(&asked);
-        let edit = |settings: &mut _| mask.apply(&asked, &new, settings);
+        let resolver = &self.door.resolver;
+        let edit = |settings: &mut store::Settings| {
+            mask.apply(&asked, &new, settings)?;
+            resolver.check_app(settings.app_source)
+        };
         let changed = self.door.store.update_parameters(&id, etag, secret, edit).await?;
         self.door.resolver.forget(&id);
         Ok(api::UpdateApplicationParameterResponse { application_parameter: Some(parameters::resource(&changed)) })
@@ -146,6 +151,52 @@ impl Admin {
         self.door.store.delete_parameters(&id, None).await?;
         self.door.resolver.forget(&id);
         Ok(api::DeleteApplicationParameterResponse {})
+    }
+
+    async fn begin(
+        &self,
+        call: Call,
+        request: api::BeginAuthorizationRequest,
+    ) -> Result<api::BeginAuthorizationResponse> {
+        let id = id(&call, &request.application_parameter_id)?;
+        let wish = parameters::wish(request)?;
+        let by = By::Principal(call.principal().name().to_owned());
+        let begun = self.door.resolver.begin_authorization(&id, wish, by).await?;
+        Ok(api::BeginAuthorizationResponse {
+            authorize_url: begun.authorize_url.into(),
+            state: begun.state,
+            expire_time: Some(timestamp(begun.expires_at)),
+        })
+    }
+
+    async fn complete(
+        &self,
+        call: Call,
+        request: api::CompleteAuthorizationRequest,
+    ) -> Result<api::CompleteAuthorizationResponse> {
+        let (state, outcome) = parameters::outcome(request)?;
+        let by = By::Principal(call.principal().name().to_owned());
+        let completed = self.door.resolver.complete_authorization(state, outcome, by).await?;
+        call.name_parameter(completed.parameters.id.as_str());
+        Ok(api::CompleteAuthorizationResponse {
+            granted_scopes: completed.parameters.granted_scopes.clone(),
+            account: completed.parameters.account.as_ref().map(parameters::summary),
+            application_parameter: Some(parameters::resource(&completed.parameters)),
+            missing_scopes: completed.missing_scopes,
+        })
+    }
+
+    async fn revoke(
+        &self,
+        call: Call,
+        request: api::RevokeAuthorizationRequest,
+    ) -> Result<api::RevokeAuthorizationResponse> {
+        let id = id(&call, &request.application_parameter_id)?;
+        let revoked = self.door.resolver.revoke_authorization(&id, call.deadline()).await?;
+        Ok(api::RevokeAuthorizationResponse {
+            application_parameter: Some(parameters::resource(&revoked.parameters)),
+            revoked_at_dropbox: revoked.at_dropbox,
+        })
     }
 
     async fn import(
@@ -226,6 +277,27 @@ impl DropboxAdminConnector for Admin {
         request: Request<api::DeleteApplicationParameterRequest>,
     ) -> Result<Response<api::DeleteApplicationParameterResponse>, Status> {
         answer(request, |call, request| self.delete(call, request)).await
+    }
+
+    async fn begin_authorization(
+        &self,
+        request: Request<api::BeginAuthorizationRequest>,
+    ) -> Result<Response<api::BeginAuthorizationResponse>, Status> {
+        answer(request, |call, request| self.begin(call, request)).await
+    }
+
+    async fn complete_authorization(
+        &self,
+        request: Request<api::CompleteAuthorizationRequest>,
+    ) -> Result<Response<api::CompleteAuthorizationResponse>, Status> {
+        answer(request, |call, request| self.complete(call, request)).await
+    }
+
+    async fn revoke_authorization(
+        &self,
+        request: Request<api::RevokeAuthorizationRequest>,
+    ) -> Result<Response<api::RevokeAuthorizationResponse>, Status> {
+        answer(request, |call, request| self.revoke(call, request)).await
     }
 
     async fn import_credentials(

@@ -11,6 +11,8 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     access::{Class, Permissions, Principal},
+    credentials::Ending,
+    dropbox::Heard,
     fault::{Fault, Reason},
     service::status,
 };
@@ -32,8 +34,12 @@ pub struct Facts {
     pub deadline: Option<Instant>,
     /// `x-application-parameter-id`, if it was sent.
     pub parameter_metadata: Option<String>,
+    /// What Dropbox answered this call with.
+    pub heard: Arc<Heard>,
     /// Told in the log line of the call.
     pub parameter: OnceLock<String>,
+    /// When the parameter that was opened may not be used any more.
+    pub ending: OnceLock<Ending>,
     pub reason: OnceLock<Reason>,
 }
 
@@ -65,6 +71,10 @@ impl Call {
         let mut facts = (*self.0).clone();
         facts.deadline = facts.deadline.map(|deadline| deadline.max(Instant::now() + least));
         Call::new(facts)
+    }
+
+    pub fn heard(&self) -> &Arc<Heard> {
+        &self.0.heard
     }
 
     pub fn parameter_metadata(&self) -> Option<&str> {

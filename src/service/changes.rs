@@ -8,7 +8,8 @@ use rand::RngCore as _;
 use super::{
     call::{Call, Refused},
     door::{Door, Site},
-    once,
+    once::{self, Look},
+    replace,
 };
 use crate::{
     access::Permissions,
@@ -17,7 +18,7 @@ use crate::{
         items::{self as convert, Relocation, paths},
         path::Jail,
     },
-    dropbox::{Repeat, routes},
+    dropbox::{Repeat, Turn, routes},
     engine::verify,
     fault::{Fault, Reason, Result},
 };
@@ -64,24 +65,27 @@ impl Changes {
     }
 
     pub async fn copy_item(&self, call: Call, request: api::CopyItemRequest) -> Result<api::CopyItemResponse, Refused> {
-        let wanted = convert::relocation(&request.from_path, &request.to_path, &request.request_id, "")?;
-        let id = wanted.request_id.clone();
-        once::run(&self.door.clone(), call, request, Permissions::default(), id, move |site, request| {
+        let wanted = convert::copy_item(&request)?;
+        let id = once_id(&wanted);
+        let sought = wanted.clone();
+        let body = move |site: Site, request: api::CopyItemRequest| {
             let wanted = wanted.clone();
-            async move { copy(&site, &request, &wanted).await }
-        })
-        .await
+            async move { Box::pin(copy(&site, &request, &wanted)).await }
+        };
+        let look = |site: Site, request: api::CopyItemRequest, _| copied_before(site, request, sought.clone());
+        once::run(&self.door, call, request, Permissions::default(), id, body, look).await
     }
 
     pub async fn move_item(&self, call: Call, request: api::MoveItemRequest) -> Result<api::MoveItemResponse, Refused> {
-        let (from, to) = (&request.from_path, &request.to_path);
-        let wanted = convert::relocation(from, to, &request.request_id, &request.expected_rev)?;
-        let id = wanted.request_id.clone();
-        once::run(&self.door.clone(), call, request, Permissions::default(), id, move |site, request| {
+        let wanted = convert::move_item(&request)?;
+        let id = once_id(&wanted);
+        let sought = wanted.clone();
+        let body = move |site: Site, request: api::MoveItemRequest| {
             let wanted = wanted.clone();
-            async move { relocate(&site, &request, &wanted).await }
-        })
-        .await
+            async move { Box::pin(relocate(&site, &request, &wanted)).await }
+        };
+        let look = |site: Site, request: api::MoveItemRequest, id| moved_before(site, request, sought.clone(), id);
+        once::run(&self.door, call, request, Permissions::default(), id, body, look).await
     }
 
     pub async fn delete_item(&self, call: Call, request: api::DeleteItemRequest) -> Result<api::DeleteItemResponse> {
@@ -154,7 +158,7 @@ fn expect_rev(file: &files::FileMetadata, expected: &str) -> Result<()> {
 }
 
 /// A conflict with what stands there now; without it if that cannot be read.
-async fn with_current(site: &Site, place: &str, fault: Fault) -> Fault {
+pub(super) async fn with_current(site: &Site, place: &str, fault: Fault) -> Fault {
     if fault.reason() != Reason::RevisionConflict {
         return fault;
     }
@@ -177,35 +181,104 @@ async fn copy(site: &Site, request: &api::CopyItemRequest, wanted: &Relocation) 
     let to = site.place_for_change(&wanted.to).await?;
     // Without its content hash a lost answer could not be settled.
     let source = site.metadata(&from).await?;
-    let arg = files::RelocationArg::new(from.clone(), to.clone()).with_autorename(request.autorename);
+    expect_source(&source, wanted, &request.from_path)?;
+    let target = replace::target(site, &source, &to, wanted).await?;
+    let arg = files::RelocationArg::new(from.clone(), to.clone()).with_autorename(wanted.autorename);
     // A copy takes the lock of its target; the source is only read.
-    let copy = match site.write(&[gate_path(&source, &from), &to], &routes::COPY, &arg).await {
-        Ok(made) => made.metadata,
-        Err(fault) if request.autorename => return Err(fault),
-        Err(fault) => verify::copied(site.caller(), &source, &to, fault).await?,
+    let held = site.turn(&[gate_path(&source, &from), &to]).await?;
+    let copied = async || match site.caller().commit(&held, &routes::COPY, &arg).await {
+        Ok(made) => Ok(made.value.metadata),
+        Err(fault) if wanted.autorename => Err(fault),
+        Err(fault) => verify::copied(site.caller(), &source, &to, fault).await,
     };
-    Ok(api::CopyItemResponse { item: Some(convert::item_at(copy, site.jail(), &request.to_path)?) })
+    let copy = match &target {
+        None => copied().await?,
+        Some(target) => replace::with(site, &held, target, &to, copied).await?,
+    };
+    Ok(api::CopyItemResponse {
+        item: Some(convert::item_at(copy, site.jail(), &request.to_path)?),
+        replaced: replace::told(site, target),
+    })
+}
+
+/// The id a copy or move runs under. One that replaces gets one of its own: it must not be torn between its two steps by a
+/// caller that leaves.
+fn once_id(wanted: &Relocation) -> Option<String> {
+    wanted.request_id.clone().or_else(|| wanted.replace_existing.then(|| uuid::Uuid::new_v4().to_string()))
+}
+
+/// Refuses a source of another revision than expected, and folders where only files will do.
+fn expect_source(source: &files::Metadata, wanted: &Relocation, asked: &str) -> Result<()> {
+    let field = match source {
+        files::Metadata::File(file) => return expect_rev(file, &wanted.expected_rev),
+        _ if !wanted.expected_rev.is_empty() => "expected_rev",
+        _ if wanted.replace_existing => "replace_existing",
+        _ => return Ok(()),
+    };
+    let text = format!("{field} is for files, and this is a folder");
+    Err(Fault::new(Reason::NotAFile, text).resource("dropbox.item", asked))
+}
+
+/// Whether a copy of unknown outcome is there by now: the same content under an id of its own.
+async fn copied_before(site: Site, request: api::CopyItemRequest, wanted: Relocation) -> Look<api::CopyItemResponse> {
+    let found = async {
+        let from = site.metadata(&site.place_for_change(&wanted.from).await?).await?;
+        let to = site.place_for_change(&wanted.to).await?;
+        let lost = Fault::new(Reason::OutcomeUnknown, "the answer to the copy was lost");
+        let copy = verify::copied(site.caller(), &from, &to, lost).await?;
+        Ok::<_, Fault>(api::CopyItemResponse {
+            item: Some(convert::item_at(copy, site.jail(), &request.to_path)?),
+            replaced: None,
+        })
+    };
+    // With `autorename` the copy may have another name; of a replacement, what was replaced is not known any more.
+    if wanted.autorename || wanted.replace_existing {
+        return Look::Unknown;
+    }
+    found.await.map_or(Look::Unknown, Look::Done)
+}
+
+/// Whether the item of a move of unknown outcome is where it was to go.
+async fn moved_before(
+    site: Site,
+    request: api::MoveItemRequest,
+    wanted: Relocation,
+    id: Option<String>,
+) -> Look<api::MoveItemResponse> {
+    let Some(id) = id.filter(|_| !wanted.replace_existing) else { return Look::Unknown };
+    let found = async {
+        let to = site.place_for_change(&wanted.to).await?;
+        let now = site.metadata(&id).await?;
+        if paths(&now).0 != Some(dbx_str_lowercase(&to).as_str()) {
+            return Err(Fault::new(Reason::OutcomeUnknown, "it is elsewhere"));
+        }
+        Ok(api::MoveItemResponse { item: Some(convert::item_at(now, site.jail(), &request.to_path)?), replaced: None })
+    };
+    found.await.map_or(Look::Unknown, Look::Done)
 }
 
 async fn relocate(site: &Site, request: &api::MoveItemRequest, wanted: &Relocation) -> Result<api::MoveItemResponse> {
     let from = site.place_for_change(&wanted.from).await?;
     let to = site.place_for_change(&wanted.to).await?;
     let source = site.metadata(&from).await?;
-    match &source {
-        files::Metadata::File(file) => expect_rev(file, &request.expected_rev)?,
-        files::Metadata::Folder(_) if !request.expected_rev.is_empty() => {
-            let text = "expected_rev is for files, and this is a folder";
-            return Err(Fault::new(Reason::NotAFile, text).resource("dropbox.item", &request.from_path));
-        }
-        _ => {}
-    }
+    expect_source(&source, wanted, &request.from_path)?;
+    let target = replace::target(site, &source, &to, wanted).await?;
     let step =
-        Step { site, source: &source, autorename: request.autorename, transfer: request.allow_ownership_transfer };
+        Step { site, source: &source, autorename: wanted.autorename, transfer: request.allow_ownership_transfer };
     let (here, display) = paths(&source);
     let only_case = here == Some(dbx_str_lowercase(&to).as_str()) && display != Some(to.as_str());
-    let moved =
-        if only_case && here.is_some() { rename_case(&step, &from, &to).await? } else { step.run(&from, &to).await? };
-    Ok(api::MoveItemResponse { item: Some(convert::item_at(moved, site.jail(), &request.to_path)?) })
+    let moved = match &target {
+        Some(target) => {
+            let held = site.turn(&[gate_path(&source, &from), &to]).await?;
+            replace::with(site, &held, target, &to, async || step.run_in(&held, &from, &to).await).await?
+        }
+        None if only_case && here.is_some() => rename_case(&step, &from, &to).await?,
+        None => step.run(&from, &to).await?,
+    };
+    Ok(api::MoveItemResponse {
+        item: Some(convert::item_at(moved, site.jail(), &request.to_path)?),
+        replaced: replace::told(site, target),
+    })
 }
 
 /// One move at Dropbox.
@@ -218,11 +291,16 @@ struct Step<'a> {
 
 impl Step<'_> {
     async fn run(&self, from: &str, to: &str) -> Result<files::Metadata> {
+        let held = self.site.turn(&[gate_path(self.source, from), to]).await?;
+        self.run_in(&held, from, to).await
+    }
+
+    async fn run_in(&self, held: &Turn, from: &str, to: &str) -> Result<files::Metadata> {
         let arg = files::RelocationArg::new(from.to_owned(), to.to_owned())
             .with_autorename(self.autorename)
             .with_allow_ownership_transfer(self.transfer);
-        match self.site.write(&[gate_path(self.source, from), to], &routes::MOVE, &arg).await {
-            Ok(moved) => Ok(moved.metadata),
+        match self.site.caller().commit(held, &routes::MOVE, &arg).await {
+            Ok(moved) => Ok(moved.value.metadata),
             Err(fault) => verify::moved(self.site.caller(), self.source, fault).await,
         }
     }

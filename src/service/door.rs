@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::task::TaskTracker;
 
 use dropbox_sdk::types::files;
 
@@ -17,8 +18,8 @@ use crate::{
         items::paths,
         path::{ItemPath, Jail},
     },
-    credentials::{Ask, Opened, Resolver},
-    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, routes},
+    credentials::{Ask, Ending, Opened, Resolver},
+    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, Turn, routes},
     engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
@@ -33,6 +34,8 @@ pub struct Door {
     pub keys: Arc<KeyRing>,
     pub gates: Arc<Gates>,
     pub clock: SharedClock,
+    /// What goes on beside the calls that began it; a drain waits for it.
+    pub tasks: TaskTracker,
 }
 
 /// A request that names an application parameter.
@@ -128,7 +131,9 @@ impl Door {
             root: asked_root,
             deadline: call.deadline(),
         };
-        let opened = self.resolver.open(&id, ask).await?;
+        let mut opened = self.resolver.open(&id, ask).await?;
+        opened.caller = opened.caller.heard_by(call.heard().clone());
+        let _ = call.facts().ending.set(opened.ending.clone());
         let jail = Jail::new(&opened.parameters.settings.path_prefix)?;
         if !jail.is_open() && context.root.is_some() {
             return Err(Jail::refusal());
@@ -165,6 +170,11 @@ impl Site {
 
     pub fn jail(&self) -> &Jail {
         &self.0.jail
+    }
+
+    /// When the parameter may not be used any more.
+    pub fn ending(&self) -> Ending {
+        self.0.opened.ending.clone()
     }
 
     pub fn owner(&self) -> Owner<'_> {
@@ -231,11 +241,16 @@ impl Site {
         route: &CommitRoute<A, R>,
         arg: &A,
     ) -> Result<Answer<R>> {
+        let held = self.turn(paths).await?;
+        self.0.opened.caller.commit(&held, route, arg).await
+    }
+
+    /// Waits for the turn of every namespace the paths lie in, for commits that belong together.
+    pub async fn turn(&self, paths: &[&str]) -> Result<Turn> {
         let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
-        let held = gates.turn(&keys, self.deadline()).await?;
-        self.0.opened.caller.commit(&held, route, arg).await
+        gates.turn(&keys, self.deadline()).await
     }
 
     /// What Dropbox knows of an item.

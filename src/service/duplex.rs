@@ -40,21 +40,30 @@ impl Transfer {
     ) -> Answers<api::UploadFileDuplexResponse> {
         // Two places: one for progress, one for the result.
         let (answers, receiver) = mpsc::channel(2);
-        let transfer = self.clone();
+        let (transfer, tasks) = (self.clone(), self.door.tasks.clone());
         let task = async move {
             let gone = answers.clone();
             tokio::select! {
                 () = gone.closed() => {}
-                () = transfer.drive(call, Frames::new(stream), answers) => {}
+                () = transfer.drive(call, stream, answers) => {}
             }
         };
-        tokio::spawn(task.in_current_span());
+        // A drain waits for it, as it does for every call.
+        tasks.spawn(task.in_current_span());
         ReceiverStream::new(receiver).boxed()
     }
 
-    async fn drive(&self, call: Call, mut frames: Frames<api::UploadFileDuplexRequest>, answers: mpsc::Sender<Answer>) {
+    async fn drive(&self, call: Call, stream: Streaming<api::UploadFileDuplexRequest>, answers: mpsc::Sender<Answer>) {
+        let arrival = match self.uploads.arrive() {
+            Ok(arrival) => arrival,
+            Err(fault) => {
+                let _ = answers.send(Err(call.refusal(&fault))).await;
+                return;
+            }
+        };
+        let mut frames = Frames::new(stream);
         let (progress, watched) = watch::channel(Progress::default());
-        let outcome = match self.begin(&call, &mut frames).await {
+        let outcome = match self.begin(&call, &mut frames, arrival).await {
             Err(fault) => Err(fault),
             Ok(Begun::Skipped(answer)) => {
                 let _ = answers.send(Ok(accepted(&Progress::default()))).await;
@@ -64,14 +73,16 @@ impl Transfer {
                 let telling = tell(watched, answers.clone());
                 let run = self.run(*ready, &mut frames, progress);
                 tokio::pin!(run, telling);
-                let mut told = false;
-                loop {
-                    tokio::select! {
-                        outcome = &mut run => {
-                            break outcome;
+                tokio::select! {
+                    outcome = &mut run => {
+                        if outcome.is_ok() {
+                            // However fast it went, `accepted` comes before the result.
+                            telling.await;
                         }
-                        () = &mut telling, if !told => told = true,
+                        outcome
                     }
+                    // It ends before the upload only if nobody listens any more.
+                    () = &mut telling => run.await,
                 }
             }
         };
@@ -80,7 +91,7 @@ impl Transfer {
             Err(fault) => Err(call.refusal(&fault)),
         };
         let _ = answers.send(last).await;
-        frames.leave();
+        frames.leave(self.uploads.leave());
     }
 }
 

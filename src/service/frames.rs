@@ -7,13 +7,15 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status, Streaming};
 
 use super::{active::Active, door::Addressed};
 use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
+    credentials::Ending,
     engine::parts::Frame,
     fault::{Fault, Reason, Result},
 };
@@ -21,6 +23,8 @@ use crate::{
 /// After an early answer this much of the request is read and dropped, so that proxies pass the answer on.
 const LEFTOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
+
+const FIRST: &str = "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB";
 
 /// A message of an upload stream; the two RPCs have messages of their own with the same fields.
 pub trait Message: Addressed + Send + Unpin + 'static {
@@ -72,12 +76,19 @@ pub struct Frames<M> {
     finished: bool,
     /// The stream gave its last item, or failed.
     ended: bool,
+    /// The application parameter may not be used any more.
+    taken_away: Option<BoxFuture<'static, Fault>>,
     active: Active,
 }
 
 impl<M: Message> Frames<M> {
     pub fn new(stream: Streaming<M>) -> Self {
-        Self { stream, finished: false, ended: false, active: Active::new("upload") }
+        Self { stream, finished: false, ended: false, taken_away: None, active: Active::new("upload") }
+    }
+
+    /// From here on the stream ends when the application parameter may not be used any more; what was sent is settled.
+    pub fn heed(&mut self, ending: Ending) {
+        self.taken_away = Some(Box::pin(ending.ended()));
     }
 
     /// What the metrics say of this upload.
@@ -95,22 +106,25 @@ impl<M: Message> Frames<M> {
                 self.ended = true;
                 return Err(order("the stream is empty: send spec or resume_upload_id first"));
             }
-            Some(message) => message.map_err(|status| self.broken(&status))?,
+            Some(message) => message.map_err(|status| match self.broken(&status) {
+                fault if fault.reason() == Reason::ChunkTooLarge => order(FIRST),
+                fault => fault,
+            })?,
         };
         match message.frame() {
             Some(Part::Spec(spec)) => Ok((message, First::Spec(spec))),
             Some(Part::Resume(id)) if !id.is_empty() => Ok((message, First::Resume(id))),
-            _ => Err(order("the first message must hold spec or resume_upload_id")),
+            _ => Err(order(FIRST)),
         }
     }
 
-    /// The answer is there: what the caller still sends is read for a moment and dropped.
-    pub fn leave(self) {
-        if self.ended {
-            return;
-        }
+    /// The answer is there: what the caller still sends is read for a moment and dropped. Without the memory for that the
+    /// stream is reset at once.
+    pub fn leave(self, memory: Option<OwnedSemaphorePermit>) {
+        let (false, Some(memory)) = (self.ended, memory) else { return };
         let mut stream = self.stream;
         tokio::spawn(async move {
+            let _memory = memory;
             let drop_rest = async {
                 let mut bytes = 0;
                 while let Some(Ok(mut message)) = stream.next().await {
@@ -163,6 +177,12 @@ impl<M: Message> Stream for Frames<M> {
         let this = &mut *self;
         if this.ended {
             return Poll::Ready(None);
+        }
+        if let Some(taken_away) = &mut this.taken_away
+            && let Poll::Ready(fault) = taken_away.as_mut().poll(context)
+        {
+            this.ended = true;
+            return Poll::Ready(Some(Err(fault)));
         }
         if this.finished && !M::HALF_CLOSES {
             // Only what has already arrived is looked at: the caller may be waiting for its answer.

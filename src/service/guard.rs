@@ -21,6 +21,8 @@ use super::{
     audit,
     call::{Call, Facts},
     listener::Peer,
+    open_calls::{Entered, OpenCalls},
+    opening::Opening,
     status,
 };
 use crate::{
@@ -31,12 +33,19 @@ use crate::{
 };
 
 const REQUEST_ID: &str = "x-request-id";
+const DROPBOX_REQUEST_ID: &str = "x-dropbox-request-id";
 const PARAMETER_ID: &str = "x-application-parameter-id";
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// A handler stops this long before the caller's own clock runs out, so that its answer still arrives.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 /// Streams end when they are done; only a deadline of their own bounds them.
 const STREAMS: [&str; 4] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder"];
+/// Answers that are streams: no single answer of Dropbox made them.
+const ANSWERED_IN_STREAMS: [&str; 3] = ["UploadFileDuplex", "DownloadFile", "WalkFolder"];
+/// Streams whose first message is held to its size.
+const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
+/// Streams of answers that end when their application parameter may not be used any more.
+const READING_STREAMS: [&str; 2] = ["DownloadFile", "WalkFolder"];
 /// Answers that compress well and are not file content.
 const COMPRESSED: [&str; 5] =
     ["ListFolder", "ListSharedLinks", "SearchItems", "WalkFolder", "ListApplicationParameters"];
@@ -47,6 +56,7 @@ pub struct GuardLayer {
     pub authenticator: Authenticator,
     /// Cancelled when new calls are to be refused.
     pub draining: CancellationToken,
+    pub open_calls: OpenCalls,
 }
 
 impl<S> Layer<S> for GuardLayer {
@@ -96,7 +106,8 @@ where
                     return Ok(told(status::refusal(&fault, &request_id), &request_id));
                 }
             };
-            handle(request, call, inner, begun).await
+            let entered = layer.open_calls.enter(&call, begun);
+            handle(request, call, inner, begun, entered).await
         })
     }
 }
@@ -107,6 +118,7 @@ async fn handle<S>(
     call: Call,
     mut inner: S,
     begun: Instant,
+    entered: Entered,
 ) -> Result<Response<Body>, Infallible>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -116,9 +128,12 @@ where
     if !COMPRESSED.contains(&call.method()) {
         request.headers_mut().remove("grpc-accept-encoding");
     }
+    if UPLOADS.contains(&call.method()) {
+        request = request.map(Opening::guard);
+    }
     request.extensions_mut().insert(call.clone());
     let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
-    let end = End { call: call.clone(), begun, code: OnceLock::new() };
+    let end = End { call: call.clone(), begun, code: OnceLock::new(), _entered: entered };
     async move {
         let response = match call.deadline() {
             None => inner.call(request).await?,
@@ -172,7 +187,9 @@ impl GuardLayer {
             remote,
             deadline,
             parameter_metadata,
+            heard: Arc::default(),
             parameter: OnceLock::new(),
+            ending: OnceLock::new(),
             reason: OnceLock::new(),
         }))
     }
@@ -265,7 +282,11 @@ fn watch(mut response: Response<Body>, call: &Call, end: End) -> Response<Body> 
         return response;
     }
     let overdue = call.deadline().map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, end }))
+    // Uploads heed it among their frames, so that what they have sent is settled and told.
+    let reads = READING_STREAMS.contains(&call.method());
+    let ending = call.facts().ending.get().filter(|_| reads).cloned();
+    let taken_away = ending.map(|ending| Box::pin(ending.ended()) as BoxFuture<'static, Fault>);
+    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, taken_away, end }))
 }
 
 /// The answer's body: ended at the deadline, its status seen for the log line.
@@ -273,6 +294,8 @@ struct Watched {
     /// `None` once it has ended: what it held is let go at once.
     inner: Option<Body>,
     overdue: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// The application parameter may not be used any more.
+    taken_away: Option<BoxFuture<'static, Fault>>,
     end: End,
 }
 
@@ -286,11 +309,15 @@ impl http_body::Body for Watched {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        if let Some(overdue) = &mut this.overdue
-            && overdue.as_mut().poll(context).is_ready()
-        {
+        let late = this.overdue.as_mut().is_some_and(|overdue| overdue.as_mut().poll(context).is_ready());
+        let late = late.then(|| too_late(&this.end.call));
+        let stop = late.or_else(|| match this.taken_away.as_mut()?.as_mut().poll(context) {
+            Poll::Ready(fault) => Some(fault),
+            Poll::Pending => None,
+        });
+        if let Some(fault) = stop {
             this.inner = None;
-            let status = this.end.call.refusal(&too_late(&this.end.call));
+            let status = this.end.call.refusal(&fault);
             let mut trailers = HeaderMap::new();
             if status.add_header(&mut trailers).is_err() {
                 return Poll::Ready(Some(Err(status)));
@@ -298,11 +325,14 @@ impl http_body::Body for Watched {
             this.end.set(status.code());
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
-        let frame = ready!(Pin::new(inner).poll_frame(context));
-        match &frame {
+        let mut frame = ready!(Pin::new(inner).poll_frame(context));
+        match &mut frame {
             Some(Ok(frame)) => {
-                if let Some(code) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status")) {
+                if let Some(trailers) = frame.trailers_mut()
+                    && let Some(code) = trailers.get("grpc-status")
+                {
                     this.end.saw(code);
+                    this.end.name_answer(trailers);
                 }
             }
             Some(Err(status)) => this.end.set(status.code()),
@@ -325,11 +355,23 @@ struct End {
     call: Call,
     begun: Instant,
     code: OnceLock<Code>,
+    _entered: Entered,
 }
 
 impl End {
     fn saw(&self, code: &HeaderValue) {
         self.set(Code::from_bytes(code.as_bytes()));
+    }
+
+    /// Dropbox's id of the one answer that made ours, as errors have it.
+    fn name_answer(&self, trailers: &mut HeaderMap) {
+        if self.code.get() == Some(&Code::Ok)
+            && !ANSWERED_IN_STREAMS.contains(&self.call.method())
+            && let Some(id) = self.call.heard().only()
+            && let Ok(id) = HeaderValue::from_str(&id)
+        {
+            trailers.insert(DROPBOX_REQUEST_ID, id);
+        }
     }
 
     fn set(&self, code: Code) {
@@ -344,16 +386,24 @@ impl Drop for End {
         let facts = self.call.facts();
         record(&facts.rpc, code, self.begun);
         audit::ended(facts, code, name_of(code));
-        tracing::info!(
-            rpc = facts.rpc,
-            request_id = facts.request_id,
-            principal = facts.principal.name(),
-            parameter = facts.parameter.get().map(String::as_str),
-            code = name_of(code),
-            reason = facts.reason.get().map(|reason| reason.name()),
-            millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "call"
-        );
+        let reason = facts.reason.get().map(|reason| reason.name());
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        macro_rules! told {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc = facts.rpc,
+                    request_id = facts.request_id,
+                    principal = facts.principal.name(),
+                    parameter = facts.parameter.get().map(String::as_str),
+                    code = name_of(code),
+                    reason,
+                    millis,
+                    "call"
+                )
+            };
+        }
+        // Tools ask for the schema before every call; that is nobody's news.
+        if facts.rpc.starts_with("grpc.reflection.") { told!(debug) } else { told!(info) }
     }
 }
 
@@ -410,7 +460,11 @@ mod tests {
     use super::*;
 
     fn layer() -> GuardLayer {
-        GuardLayer { authenticator: Authenticator::open_door(), draining: CancellationToken::new() }
+        GuardLayer {
+            authenticator: Authenticator::open_door(),
+            draining: CancellationToken::new(),
+            open_calls: OpenCalls::default(),
+        }
     }
 
     /// Answers OK at once, or never.

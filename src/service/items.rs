@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     access::Permissions,
-    api::v1 as api,
+    api::v1::{self as api, item::Kind},
     convert::{
-        items::{self as convert, Folder, Listing, Search},
+        items::{self as convert, Folder, Listing, Search, paths},
         path::Jail,
     },
     dropbox::routes,
@@ -42,7 +42,16 @@ impl Items {
             match site.read(&routes::GET_METADATA, &convert::get_item_arg(asked, place)).await {
                 Ok(metadata) => {
                     site.learn(&metadata);
-                    convert::item_at(metadata, site.jail(), path.as_str())
+                    let lies_at = paths(&metadata).0.map(str::to_owned);
+                    let mut item = convert::item_at(metadata, site.jail(), path.as_str())?;
+                    if let (Some(lies_at), Some(Kind::Deleted(_))) = (lies_at, &item.kind) {
+                        // Only a help: what Dropbox does not tell stays unset.
+                        let asked = convert::newest_revision_arg(lies_at);
+                        if let Ok(revisions) = site.read(&routes::LIST_REVISIONS, &asked).await {
+                            convert::tell_restorable(&mut item, &revisions);
+                        }
+                    }
+                    Ok(item)
                 }
                 // The jail's folder is made by the first write; to its callers it is the root and always there.
                 Err(fault) if path.is_root() && fault.reason() == Reason::PathNotFound => Ok(convert::root_item()),
@@ -52,7 +61,12 @@ impl Items {
         Ok(api::GetItemResponse { item: Some(item.await?) })
     }
 
-    pub async fn list_folder(&self, call: Call, request: api::ListFolderRequest) -> Result<api::ListFolderResponse> {
+    pub async fn list_folder(
+        &self,
+        call: Call,
+        mut request: api::ListFolderRequest,
+    ) -> Result<api::ListFolderResponse> {
+        pages::take_context(&self.door, &call, &mut request).await?;
         let (listing, page_size) = convert::list_folder(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
         let (listing, filter, asked) = (&listing, &filter, &request);
@@ -79,7 +93,12 @@ impl Items {
             .await
     }
 
-    pub async fn search_items(&self, call: Call, request: api::SearchItemsRequest) -> Result<api::SearchItemsResponse> {
+    pub async fn search_items(
+        &self,
+        call: Call,
+        mut request: api::SearchItemsRequest,
+    ) -> Result<api::SearchItemsResponse> {
+        pages::take_context(&self.door, &call, &mut request).await?;
         let search = convert::search_items(&request)?;
         let (search, asked) = (&search, &request);
         self.door

@@ -15,21 +15,26 @@ mod filter;
 mod frames;
 mod guard;
 mod health;
+mod incoming;
 mod items;
 mod json;
 pub mod listener;
 mod once;
+mod open_calls;
+mod opening;
 mod pages;
 mod parameters;
 mod raw_api;
+mod replace;
 mod sharing;
 mod status;
 mod transfer;
 mod walk;
+mod web;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
@@ -56,6 +61,9 @@ use crate::{
 };
 
 pub use guard::{Guard, GuardLayer};
+pub use incoming::{Line, cuttable};
+pub use open_calls::OpenCalls;
+pub use web::layer as web_layer;
 
 const DATA: &str = "dropboxconnector.v1.DropboxConnector";
 const ADMIN: &str = "dropboxconnector.v1.DropboxAdminConnector";
@@ -77,6 +85,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// Cancelled when new calls are to be refused.
     pub draining: CancellationToken,
+    /// Holds what goes on beside the calls that began it.
+    pub tasks: TaskTracker,
     pub config: Config,
     pub started_at: SystemTime,
 }
@@ -102,10 +112,11 @@ impl Doors {
             ready,
             clock,
             draining,
+            tasks,
             config,
             started_at,
         } = parts;
-        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock };
+        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock, tasks };
         let connector = Connector {
             transfer: Transfer { door: door.clone(), uploads, downloads },
             items: Items { door: door.clone() },
@@ -118,7 +129,7 @@ impl Doors {
             connector,
             admin: Admin { door },
             health: Health { ready, draining: draining.clone() },
-            layer: GuardLayer { authenticator, draining },
+            layer: GuardLayer { authenticator, draining, open_calls: OpenCalls::default() },
             reflection: config.reflection,
         }
     }
@@ -126,6 +137,10 @@ impl Doors {
     /// Goes before the routes of the data and admin listeners. The probe listener has none: probes cannot authenticate.
     pub fn layer(&self) -> GuardLayer {
         self.layer.clone()
+    }
+
+    pub fn open_calls(&self) -> OpenCalls {
+        self.layer.open_calls.clone()
     }
 
     pub fn data(&self) -> Routes {

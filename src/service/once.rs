@@ -22,23 +22,36 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A write under an id has this long, whenever its caller leaves (API-DESIGN a.3).
 const WRITE_TIME: Duration = crate::limits::COMMIT_TIME_OWN;
 
-/// Runs `body` at most once per request id; without an id, just runs it.
+/// What a look says of a write whose outcome was not known when it ended.
+pub enum Look<A> {
+    /// It happened.
+    Done(A),
+    /// Whatever it did harms nobody: it may run once more.
+    Again,
+    Unknown,
+}
+
+/// Runs `body` at most once per request id; without an id, just runs it. Before an unknown outcome is told again, `look` has
+/// a look: it gets what the first run's fault said in `lookFor`.
 ///
 /// # Errors
-/// `REQUEST_ID_REUSED`, `OUTCOME_UNKNOWN` if the process that ran it is gone, what `body` fails with.
-pub async fn run<Q, A, F, Fut>(
+/// `REQUEST_ID_REUSED`, `OUTCOME_UNKNOWN` if the process that ran it is gone and no look helps, what `body` fails with.
+pub async fn run<Q, A, F, Fut, L, LFut>(
     door: &Door,
     call: Call,
     request: Q,
     extra: Permissions,
     request_id: Option<String>,
     body: F,
+    look: L,
 ) -> Result<A, Refused>
 where
     Q: Addressed + Message + Clone + 'static,
     A: Message + Default + 'static,
     F: Fn(Site, Q) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<A>> + Send + 'static,
+    L: Fn(Site, Q, Option<String>) -> LFut + Send + Sync,
+    LFut: Future<Output = Look<A>> + Send,
 {
     let run = {
         let (door, request) = (door.clone(), request.clone());
@@ -56,30 +69,54 @@ where
     loop {
         let key = RequestKey { uid: &uid, principal: &principal, rpc: &rpc, request_id: &request_id };
         match door.store.begin_request(&key, &digest).await? {
-            RequestTurn::Answer(kept) => return replay(&kept),
+            RequestTurn::Answer(kept) => {
+                let kept = Kept::read(&kept)?;
+                if !kept.unknown {
+                    return kept.replay();
+                }
+                let look_for = (!kept.look_for.is_empty()).then(|| kept.look_for.clone());
+                let Look::Done(answer) = look(site.clone(), request.clone(), look_for).await else {
+                    return kept.replay();
+                };
+                door.store.finish_request(&key, Some(&keep(&Ok(&answer), None))).await?;
+                return Ok(answer);
+            }
             RequestTurn::Running => door.clock.sleep(LOOK_AGAIN).await,
             RequestTurn::Reused => {
                 let text = "this request_id was used for another request in the last 15 minutes";
                 return Err(Fault::new(Reason::RequestIdReused, text).into());
             }
-            RequestTurn::Abandoned => {
-                let text = "the process that ran this request is gone; what it did is not known";
-                let fault = site.told(Fault::new(Reason::OutcomeUnknown, text));
-                door.store.finish_request(&key, Some(&keep(&Err::<A, _>(call.refusal(&fault))))).await?;
-                return Err(fault.into());
-            }
+            RequestTurn::Abandoned => match look(site.clone(), request.clone(), None).await {
+                Look::Again => break,
+                Look::Done(answer) => {
+                    door.store.finish_request(&key, Some(&keep(&Ok(&answer), None))).await?;
+                    return Ok(answer);
+                }
+                Look::Unknown => {
+                    let text = "the process that ran this request is gone; what it did is not known";
+                    let fault = site.told(Fault::new(Reason::OutcomeUnknown, text));
+                    let refusal = call.refusal(&fault);
+                    door.store.finish_request(&key, Some(&keep(&Err::<&A, _>(&refusal), Some(&fault)))).await?;
+                    return Err(fault.into());
+                }
+            },
             RequestTurn::New => break,
         }
     }
-    // A task of its own: the caller may leave, the write may not be torn.
+    // A task of its own, which a drain waits for: the caller may leave, the write may not be torn.
     let (store, told) = (door.store.clone(), call.clone());
-    let task = tokio::spawn(async move {
+    let task = door.tasks.spawn(async move {
         let outcome = run.await;
         let key = RequestKey { uid: &uid, principal: &principal, rpc: &rpc, request_id: &request_id };
-        // What may be sent again unchanged is not an answer to keep.
-        let again = outcome.as_ref().is_err_and(|fault| fault.retry_delay().is_some());
-        let outcome = outcome.map_err(|fault| told.refusal(&fault));
-        let kept = (!again).then(|| keep(&outcome));
+        let (kept, outcome) = match outcome {
+            Ok(answer) => (Some(keep(&Ok(&answer), None)), Ok(answer)),
+            Err(fault) => {
+                let refusal = told.refusal(&fault);
+                // What may be sent again unchanged is not an answer to keep.
+                let last = fault.retry_delay().is_none();
+                (last.then(|| keep(&Err::<&A, _>(&refusal), Some(&fault))), Err(refusal))
+            }
+        };
         if let Err(fault) = store.finish_request(&key, kept.as_deref()).await {
             tracing::warn!(%fault, "an answer could not be kept under its request id");
         }
@@ -104,32 +141,49 @@ struct Kept {
     message: String,
     #[prost(bytes = "vec", tag = "4")]
     details: Vec<u8>,
+    /// It may have happened: look before telling it again.
+    #[prost(bool, tag = "5")]
+    unknown: bool,
+    /// What to look for.
+    #[prost(string, tag = "6")]
+    look_for: String,
 }
 
-fn keep<A: Message>(outcome: &Result<A, Status>) -> Vec<u8> {
+/// `fault`: what the refusal was made of.
+fn keep<A: Message>(outcome: &Result<&A, &Status>, fault: Option<&Fault>) -> Vec<u8> {
     let kept = match outcome {
         Ok(answer) => Kept { answer: answer.encode_to_vec(), ..Default::default() },
         Err(status) => Kept {
             code: status.code() as i32,
             message: status.message().to_owned(),
             details: status.details().to_vec(),
+            unknown: fault.is_some_and(|fault| fault.reason() == Reason::OutcomeUnknown),
+            look_for: fault.and_then(|fault| fault.get("lookFor")).unwrap_or_default().to_owned(),
             ..Default::default()
         },
     };
     kept.encode_to_vec()
 }
 
-fn replay<A: Message + Default>(kept: &[u8]) -> Result<A, Refused> {
-    let unreadable = |error| Refused::from(Fault::bug("a kept answer could not be read").source(error));
-    let kept = Kept::decode(kept).map_err(unreadable)?;
-    if kept.code == 0 {
-        return A::decode(kept.answer.as_slice()).map_err(unreadable);
+fn unreadable(error: prost::DecodeError) -> Refused {
+    Refused::from(Fault::bug("a kept answer could not be read").source(error))
+}
+
+impl Kept {
+    fn read(bytes: &[u8]) -> Result<Kept, Refused> {
+        Kept::decode(bytes).map_err(unreadable)
     }
-    let mut trailers = MetadataMap::new();
-    trailers.insert("grpc-retry-pushback-ms", tonic::metadata::MetadataValue::from(-1));
-    let code = Code::from_i32(kept.code);
-    let status = Status::with_details_and_metadata(code, kept.message, kept.details.into(), trailers);
-    Err(Refused::Repeated(Box::new(status)))
+
+    fn replay<A: Message + Default>(self) -> Result<A, Refused> {
+        if self.code == 0 {
+            return A::decode(self.answer.as_slice()).map_err(unreadable);
+        }
+        let mut trailers = MetadataMap::new();
+        trailers.insert("grpc-retry-pushback-ms", tonic::metadata::MetadataValue::from(-1));
+        let code = Code::from_i32(self.code);
+        let status = Status::with_details_and_metadata(code, self.message, self.details.into(), trailers);
+        Err(Refused::Repeated(Box::new(status)))
+    }
 }
 
 #[cfg(test)]
@@ -139,12 +193,15 @@ mod tests {
 
     #[test]
     fn an_answer_and_a_refusal_come_back_as_they_were() {
-        let answer = api::CopyItemResponse { item: Some(api::Item { name: "a".into(), ..Default::default() }) };
-        let told: api::CopyItemResponse = replay(&keep(&Ok(answer.clone()))).unwrap();
+        let item = Some(api::Item { name: "a".into(), ..Default::default() });
+        let answer = api::CopyItemResponse { item, ..Default::default() };
+        let told: api::CopyItemResponse = Kept::read(&keep(&Ok(&answer), None)).unwrap().replay().unwrap();
         assert_eq!(told, answer);
-        let first = status::refusal(&Fault::new(Reason::PathConflict, "taken").fact("path", "/a"), "r");
-        let kept = keep(&Err::<api::CopyItemResponse, _>(first.clone()));
-        let Err(Refused::Repeated(again)) = replay::<api::CopyItemResponse>(&kept) else { panic!("a refusal") };
+        let fault = Fault::new(Reason::PathConflict, "taken").fact("path", "/a");
+        let first = status::refusal(&fault, "r");
+        let kept = Kept::read(&keep(&Err::<&api::CopyItemResponse, _>(&first), Some(&fault))).unwrap();
+        assert!(!kept.unknown);
+        let Err(Refused::Repeated(again)) = kept.replay::<api::CopyItemResponse>() else { panic!("a refusal") };
         assert_eq!((again.code(), again.message(), again.details()), (first.code(), first.message(), first.details()));
         assert_eq!(again.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
     }

@@ -1,13 +1,18 @@
-//! Page tokens: where a listing goes on, sealed to its parameter, its RPC and the arguments it was begun with.
+//! Page tokens: where a listing goes on, sealed to its parameter, its RPC and the arguments it was begun with. The context is
+//! sealed, too: a later page without one goes on in it.
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::door::Site;
+use super::{
+    call::Call,
+    door::{Addressed, Door, Site},
+};
 use crate::{
+    access::Permissions,
     api::v1 as api,
-    convert::path::Jail,
+    convert::{self, AskedContext, path::Jail},
     fault::{Fault, Reason, Result},
     limits::ANSWER_BYTES_MAX,
     seal::HandleKind,
@@ -34,14 +39,18 @@ struct Token {
     a: String,
     /// The folder at Dropbox.
     p: String,
+    /// The context of the first page, the message in hexadecimal; empty if it had none.
+    #[serde(rename = "x", default, skip_serializing_if = "String::is_empty")]
+    context: String,
     #[serde(flatten)]
     place: Place,
 }
 
 /// The arguments a token is bound to: the request without what may change between pages.
-pub trait Paged: Message + Clone {
+pub trait Paged: Addressed + Message + Clone {
     const RPC: &'static str;
     fn token(&self) -> &str;
+    fn set_context(&mut self, context: api::RequestContext);
     /// Takes out id, context, page size and token.
     fn reduce(&mut self);
 }
@@ -53,6 +62,10 @@ macro_rules! paged {
 
             fn token(&self) -> &str {
                 &self.$token
+            }
+
+            fn set_context(&mut self, context: api::RequestContext) {
+                self.context = Some(context);
             }
 
             fn reduce(&mut self) {
@@ -87,8 +100,30 @@ fn arguments<Q: Paged>(site: &Site, request: &Q) -> String {
 /// # Errors
 /// `INVALID_FIELD` if cursor and folder together are too long to be sealed.
 pub fn seal<Q: Paged>(site: &Site, request: &Q, folder: &str, place: Place) -> Result<String> {
-    let token = Token { a: arguments(site, request), p: folder.to_owned(), place };
+    let asked = request.context().filter(|_| *site.context() != AskedContext::default());
+    let context = asked.map(|asked| hex::encode(asked.encode_to_vec())).unwrap_or_default();
+    let token = Token { a: arguments(site, request), p: folder.to_owned(), context, place };
     site.keys().seal_handle(HandleKind::Page(Q::RPC), &site.owner(), &token)
+}
+
+/// Gives a later page that came without a context the one its token was given in. Whether it is still allowed is looked at
+/// when the page is: a token grants nothing.
+///
+/// # Errors
+/// What opening the parameter refuses, and `HANDLE_*`.
+pub async fn take_context<Q: Paged>(door: &Door, call: &Call, request: &mut Q) -> Result<()> {
+    if request.token().is_empty() || convert::context(request.context())? != AskedContext::default() {
+        return Ok(());
+    }
+    let site = door.open(call, request, Permissions::default()).await?;
+    let opened = site.keys().open_handle(HandleKind::Page(Q::RPC), &site.owner(), request.token());
+    let token: Token = opened.map_err(|fault| site.told(fault))?;
+    if !token.context.is_empty() {
+        let context = hex::decode(&token.context).ok();
+        let context = context.and_then(|bytes| api::RequestContext::decode(bytes.as_slice()).ok());
+        request.set_context(context.ok_or_else(|| Fault::bug("a sealed context could not be read"))?);
+    }
+    Ok(())
 }
 
 /// Where this request goes on, and in which folder; `None` for a first page.

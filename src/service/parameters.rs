@@ -6,6 +6,7 @@ use crate::{
     access::Permission,
     api::v1 as api,
     convert::{Fields, duration, from_duration, path::Forms, timestamp},
+    credentials::{Outcome, Wish},
     fault::{Fault, Reason, Result},
     limits::{TIMEOUT_MAX, TIMEOUT_MIN},
     secret::Secret,
@@ -14,6 +15,8 @@ use crate::{
         State, Timeouts,
     },
 };
+
+const SCOPES_MAX: usize = 64;
 
 /// What a resource asks for, checked for form; the store checks what its rows need.
 ///
@@ -41,6 +44,7 @@ pub fn settings(asked: &api::ApplicationParameter) -> Result<Settings> {
             api::AccessType::Full | api::AccessType::Unspecified => AccessType::Full,
         },
         scopes: asked.scopes.clone(),
+        redirect_uris: asked.redirect_uris.clone(),
         path_prefix: fields.path(&at("path_prefix"), &asked.path_prefix, Forms::PLAIN).as_str().to_owned(),
         default_path_root: path_root(&mut fields, asked.default_path_root.as_ref()),
         default_act_as: member(&mut fields, asked.default_act_as.as_ref()),
@@ -141,6 +145,68 @@ pub fn app_secret(asked: &api::ApplicationParameter) -> Option<Secret<String>> {
     (!asked.app_secret.is_empty()).then(|| Secret::from(asked.app_secret.clone()))
 }
 
+/// How an authorization is to go.
+///
+/// # Errors
+/// `INVALID_FIELD`.
+pub fn wish(asked: api::BeginAuthorizationRequest) -> Result<Wish> {
+    let mut fields = Fields::new();
+    fields.text("redirect_uri", &asked.redirect_uri);
+    fields.check(asked.scopes.len() <= SCOPES_MAX, "scopes", "OUT_OF_RANGE", "at most 64");
+    for (index, scope) in asked.scopes.iter().enumerate() {
+        // What OAuth lets a scope be made of, spaces excluded: they part scopes.
+        let good = !scope.is_empty() && scope.len() <= 256 && scope.bytes().all(|c| c.is_ascii_graphic());
+        fields.check(good, &format!("scopes[{index}]"), "MALFORMED", "a scope as in files.content.read");
+    }
+    let locale = &asked.locale;
+    let good = locale.len() <= 35 && locale.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_');
+    fields.check(good, "locale", "MALFORMED", "a language tag as in de or pt_BR");
+    let account_kind = match fields.known("account_kind", asked.account_kind) {
+        api::AccountKind::Unspecified => None,
+        api::AccountKind::User => Some(AccountKind::User),
+        api::AccountKind::Team => Some(AccountKind::Team),
+    };
+    fields.accept(Wish {
+        redirect_uri: (!asked.redirect_uri.is_empty()).then_some(asked.redirect_uri),
+        scopes: asked.scopes,
+        account_kind,
+        force_reapprove: asked.force_reapprove,
+        locale: asked.locale,
+        allow_account_change: asked.allow_account_change,
+    })
+}
+
+/// What came of an authorization, and its state.
+///
+/// # Errors
+/// `INVALID_FIELD`; no message repeats a code or state.
+pub fn outcome(asked: api::CompleteAuthorizationRequest) -> Result<(String, Outcome)> {
+    use api::complete_authorization_request::Answer;
+    let mut fields = Fields::new();
+    fields.required("state", &asked.state);
+    match asked.answer {
+        Some(Answer::Code(code)) => {
+            fields.required("code", &code);
+            fields.accept((asked.state, Outcome::Code(code.into())))
+        }
+        Some(Answer::RedirectUrl(url)) => {
+            fields.required("redirect_url", &url);
+            fields.accept(())?;
+            let query = url.split('#').next().and_then(|url| url.split_once('?')).map_or("", |(_, query)| query);
+            let (state, outcome) = Outcome::of_query(query, "redirect_url")?;
+            if state != asked.state {
+                let text = "its state is not the one in the field: it belongs to another authorization";
+                return Err(Fault::field("redirect_url", "CONFLICT", text));
+            }
+            Ok((state, outcome))
+        }
+        None => {
+            fields.refuse("answer", "REQUIRED", "set code or redirect_url");
+            fields.accept((asked.state, Outcome::Refused(String::new())))
+        }
+    }
+}
+
 /// The fields an Update names.
 #[derive(Debug)]
 pub struct Mask(Vec<String>);
@@ -228,6 +294,7 @@ fn copy(path: &str, to: &mut Settings, from: &Settings) -> bool {
         "account_kind" => account_kind;
         "access_type" => access_type;
         "scopes" => scopes;
+        "redirect_uris" => redirect_uris;
         "path_prefix" => path_prefix;
         "default_path_root" => default_path_root;
         "default_act_as" => default_act_as;
@@ -284,6 +351,7 @@ pub fn resource(parameters: &Parameters) -> api::ApplicationParameter {
         }
         .into(),
         scopes: settings.scopes,
+        redirect_uris: settings.redirect_uris,
         path_prefix: settings.path_prefix,
         default_path_root: Some(match settings.default_path_root {
             PathRoot::Auto => api::PathRoot { kind: api::PathRootKind::Auto.into(), ..Default::default() },

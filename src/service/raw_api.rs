@@ -1,7 +1,7 @@
 //! `CallApi`: any RPC-style route of Dropbox, behind every guard. Nothing of the caller's becomes part of a URL, and
 //! arguments are never logged.
 
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{call::Call, door::Door, json};
 use crate::{
@@ -59,8 +59,11 @@ impl RawApi {
                 }
                 let answer: Answer<Box<RawValue>> = match route.door() {
                     Way::Read(route) => site.caller().call(&route, arg).await?,
-                    // Which namespaces it changes is not known: it waits at the gate of the root.
-                    Way::Commit(route) => site.write_answer(&[""], &route, arg).await?,
+                    Way::Commit(route) => {
+                        let places = places(arg.get());
+                        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+                        site.write_answer(&places, &route, arg).await?
+                    }
                 };
                 told(asked, path, answer)
             })
@@ -105,6 +108,30 @@ fn argument(request: &api::CallApiRequest) -> Result<Box<RawValue>> {
         .map_err(|error| bad(format!("arg_json is no JSON: line {}, column {}", error.line(), error.column())))
 }
 
+/// Where the argument of a commit says that it changes something: it waits at the gates of those namespaces. Where it
+/// does not say, or by an id, at the root's.
+fn places(arg: &str) -> Vec<String> {
+    const PATHS: [&str; 3] = ["path", "from_path", "to_path"];
+    let arg: Value = serde_json::from_str(arg).unwrap_or_default();
+    let entries = arg.get("entries").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let levels = [Some(&arg), arg.get("commit")].into_iter().flatten().chain(entries);
+    let levels = levels.flat_map(|level| [Some(level), level.get("commit")]).flatten();
+    let mut places: Vec<String> = levels
+        .flat_map(|level| {
+            let paths = PATHS.iter().filter_map(|key| level.get(key)?.as_str().map(str::to_owned));
+            let folder = level.get("shared_folder_id").and_then(Value::as_str).map(|id| format!("ns:{id}"));
+            paths.chain(folder)
+        })
+        .filter(|place| place.starts_with('/') || place.starts_with("ns:"))
+        .collect();
+    if places.is_empty() {
+        places.push(String::new());
+    }
+    places.sort();
+    places.dedup();
+    places
+}
+
 fn told(asked: &api::CallApiRequest, path: &str, answer: Answer<Box<RawValue>>) -> Result<api::CallApiResponse> {
     let text = answer.value.get();
     let result = if asked.result_as_json { None } else { Some(json::value(text)?) };
@@ -133,6 +160,22 @@ mod tests {
             assert!(all.contains(permission));
         }
         assert!(!needed(true, Some(Effect::Read)).contains(Permission::Write));
+    }
+
+    #[test]
+    fn a_commit_waits_where_its_argument_says() {
+        for (arg, expected) in [
+            (r#"{"path":"/a/b"}"#, &["/a/b"][..]),
+            (r#"{"from_path":"/a","to_path":"ns:7/b","autorename":false}"#, &["/a", "ns:7/b"]),
+            (r#"{"entries":[{"path":"/b"},{"path":"/a"},{"path":"/b"}]}"#, &["/a", "/b"]),
+            (r#"{"entries":[{"cursor":{},"commit":{"path":"/c"}}]}"#, &["/c"]),
+            (r#"{"shared_folder_id":"84528192421"}"#, &["ns:84528192421"]),
+            (r#"{"path":"id:abc"}"#, &[""]),
+            (r#"{"path":7,"entries":"x"}"#, &[""]),
+            ("null", &[""]),
+        ] {
+            assert_eq!(places(arg), expected, "{arg}");
+        }
     }
 
     #[test]

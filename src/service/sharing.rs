@@ -73,8 +73,9 @@ impl Sharing {
     pub async fn list_shared_links(
         &self,
         call: Call,
-        request: api::ListSharedLinksRequest,
+        mut request: api::ListSharedLinksRequest,
     ) -> Result<api::ListSharedLinksResponse> {
+        pages::take_context(&self.door, &call, &mut request).await?;
         let (path, page_size) = convert::list_shared_links(&request)?;
         let (path, asked) = (&path, &request);
         self.door

@@ -24,7 +24,7 @@ use crate::{
     },
     engine::{
         download::Downloads,
-        upload::{Account, Mode, Opening, Outcome, Progress, State, UploadSpec, Uploads},
+        upload::{Account, Arrival, Mode, Opening, Outcome, Progress, State, UploadSpec, Uploads},
     },
     fault::{Fault, Reason, Result},
 };
@@ -50,6 +50,7 @@ struct Kept {
 pub(super) struct Ready {
     pub site: Site,
     opening: Opening,
+    arrival: Arrival,
     link: api::LinkKind,
     /// The path as the caller wrote it, for messages; empty on a resume.
     asked: String,
@@ -68,9 +69,10 @@ impl Transfer {
         call: Call,
         stream: Streaming<api::UploadFileRequest>,
     ) -> Result<api::UploadFileResponse> {
+        let arrival = self.uploads.arrive()?;
         let mut frames = Frames::new(stream);
-        let outcome = self.upload(&call, &mut frames, watch::Sender::default()).await;
-        frames.leave();
+        let outcome = self.upload(&call, &mut frames, arrival, watch::Sender::default()).await;
+        frames.leave(self.uploads.leave());
         outcome
     }
 
@@ -78,33 +80,46 @@ impl Transfer {
         &self,
         call: &Call,
         frames: &mut Frames<M>,
+        arrival: Arrival,
         progress: watch::Sender<Progress>,
     ) -> Result<api::UploadFileResponse> {
-        match self.begin(call, frames).await? {
+        match self.begin(call, frames, arrival).await? {
             Begun::Skipped(answer) => Ok(*answer),
             Begun::Ready(ready) => self.run(*ready, frames, progress).await,
         }
     }
 
     /// Takes the first message: opens the parameter, checks what the caller may do, looks whether there is work at all.
-    pub(super) async fn begin<M: Message>(&self, call: &Call, frames: &mut Frames<M>) -> Result<Begun> {
-        let (envelope, first) = frames.first().await?;
+    pub(super) async fn begin<M: Message>(
+        &self,
+        call: &Call,
+        frames: &mut Frames<M>,
+        arrival: Arrival,
+    ) -> Result<Begun> {
+        let (envelope, first) = tokio::select! {
+            biased;
+            first = frames.first() => first?,
+            fault = self.uploads.unheard(call.deadline()) => return Err(fault),
+        };
         let spec = match first {
             First::Spec(spec) => spec,
             First::Resume(upload_id) => {
+                let arrival = self.uploads.announce(arrival, None)?;
                 let (site, kept) = self.resumed(call, &envelope, &upload_id).await?;
                 let link = api::LinkKind::try_from(kept.link).unwrap_or_default();
-                let ready = Ready { site, opening: Opening::Resume(upload_id), link, asked: String::new() };
+                let opening = Opening::Resume(upload_id);
+                let ready = Ready { site, opening, arrival, link, asked: String::new() };
                 return Ok(Begun::Ready(Box::new(ready)));
             }
         };
         let spec = convert::upload_spec(&spec)?;
+        let arrival = self.uploads.announce(arrival, spec.total_size)?;
         let site = self.door.open(call, &envelope, permissions(spec.link)).await?;
-        let begun = self.prepared(&site, spec).await;
+        let begun = self.prepared(&site, spec, arrival).await;
         begun.map_err(|fault| site.told(fault))
     }
 
-    async fn prepared(&self, site: &Site, spec: Spec) -> Result<Begun> {
+    async fn prepared(&self, site: &Site, spec: Spec, arrival: Arrival) -> Result<Begun> {
         let place = site.place_for_change(&spec.path).await?;
         let mut engine_spec = engine_spec(&spec, place.clone());
         if spec.skip_if_identical || spec.overwrite_if != api::OverwriteIf::Always {
@@ -135,7 +150,7 @@ impl Transfer {
         let kept = Kept { context: site.context().clone(), link: spec.link.into() };
         let opening = Opening::New { spec: engine_spec, context: kept.bytes()? };
         let asked = spec.path.as_str().to_owned();
-        Ok(Begun::Ready(Box::new(Ready { site: site.clone(), opening, link: spec.link, asked })))
+        Ok(Begun::Ready(Box::new(Ready { site: site.clone(), opening, arrival, link: spec.link, asked })))
     }
 
     pub(super) async fn run<M: Message>(
@@ -144,17 +159,19 @@ impl Transfer {
         frames: &mut Frames<M>,
         progress: watch::Sender<Progress>,
     ) -> Result<api::UploadFileResponse> {
-        let Ready { site, opening, link, asked } = ready;
+        let Ready { site, opening, arrival, link, asked } = ready;
         if matches!(opening, Opening::Resume(_)) {
             frames.active().resumed();
         }
         let upload_id = if let Opening::Resume(upload_id) = &opening { upload_id.clone() } else { String::new() };
         let account = account(&site);
-        let outcome = self.uploads.run(site.caller(), &account, opening, frames, progress, M::HALF_CLOSES).await;
+        frames.heed(site.ending());
+        let outcome =
+            self.uploads.run(site.caller(), &account, opening, arrival, frames, progress, M::HALF_CLOSES).await;
         let answer = match outcome.map_err(|fault| site.told(fault))? {
             Outcome::Open { upload_id, persisted, closed } => api::UploadFileResponse {
                 state: if closed { api::UploadState::Ready } else { api::UploadState::Open }.into(),
-                upload_id: upload_id.unwrap_or_default(),
+                upload_id,
                 persisted_offset: size(persisted),
                 ..Default::default()
             },
@@ -214,7 +231,8 @@ impl Transfer {
                 })
             }
         };
-        once::run(&self.door, call, request, extra, id, body).await
+        // A session nobody knows of expires by itself.
+        once::run(&self.door, call, request, extra, id, body, |_, _, _| async { once::Look::Again }).await
     }
 
     pub async fn get_upload_status(

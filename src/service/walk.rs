@@ -52,8 +52,9 @@ impl Items {
     pub async fn walk_folder(
         &self,
         call: Call,
-        request: api::WalkFolderRequest,
+        mut request: api::WalkFolderRequest,
     ) -> Result<Answers<api::WalkFolderResponse>> {
+        pages::take_context(&self.door, &call, &mut request).await?;
         let (listing, plan) = convert::walk_folder(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
         let (asked, listing, filter) = (&request, &listing, &filter);

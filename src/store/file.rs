@@ -81,6 +81,10 @@ impl File {
         true
     }
 
+    pub(super) fn count_reauthorizations(&self) -> u64 {
+        self.state().parameters.values().filter(|one| one.reauthorization_cause.is_some()).count() as u64
+    }
+
     /// Reads the file again if it changed, and names what differs.
     pub(super) fn changes(&self, seq: i64, now: SystemTime) -> Vec<Change> {
         let stamp = stamp(&self.path);

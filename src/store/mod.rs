@@ -1,15 +1,19 @@
 //! Rows. Callers see values, never SQL; secrets are sealed here, bound to their row and column.
-//! SQLite today: WAL, every write `BEGIN IMMEDIATE`, one connection that syncs for what cannot be made again, one that does
-//! not for upload pieces, readers apart. SQL is written with `$1` binds and no dialect, so that a second database fits.
-//! A store that is locked, full or gone answers `STORE_UNAVAILABLE`; nothing is half written.
+//! One SQL for SQLite and PostgreSQL, chosen by URL (`database.rs`); what cannot be made again is synced, upload pieces are
+//! not. A store that is locked, full or gone answers `STORE_UNAVAILABLE`; nothing is half written.
 
+mod authorizations;
+mod database;
 mod file;
 mod parameters;
+mod place;
 mod renewals;
 mod requests;
 mod rotation;
+mod schema;
 mod settings;
 mod uploads;
+mod wake;
 
 #[cfg(test)]
 mod tests;
@@ -17,34 +21,24 @@ mod tests;
 use std::{
     fmt,
     path::Path,
-    str::FromStr as _,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sqlx::{
-    Sqlite, SqlitePool, Transaction,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
-
+pub use authorizations::Authorization;
+use database::{On, Pool, Pools, query};
 pub use parameters::{Change, Linked, SecretChange};
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::Rotation;
+pub use schema::{check, migrate};
 pub use settings::{
     AccessType, Account, AccountKind, ActAsMode, AppSource, Grant, Member, ParameterId, Parameters, PathRoot, Policy,
     Renewal, Settings, State, Timeouts,
 };
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
-use crate::{
-    clock::SharedClock,
-    fault::{Fault, Reason, Result},
-    limits::{STORE_BUSY_TIMEOUT, STORE_READERS, STORE_WRITE_ROWS_MAX},
-    seal::KeyRing,
-};
+use crate::{clock::SharedClock, fault::Result, limits::STORE_WRITE_ROWS_MAX, seal::KeyRing};
 
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-const MIGRATE_ATTEMPTS: u32 = 5;
 /// Changed parameters are told to processes this far behind.
 const CHANGES_KEPT: Duration = Duration::from_secs(24 * 3600);
 
@@ -54,11 +48,7 @@ pub struct Store(Arc<Inner>);
 
 #[derive(Clone)]
 struct Inner {
-    /// Writes that must survive a power cut.
-    durable: SqlitePool,
-    /// Writes that can be made again: upload pieces.
-    quick: SqlitePool,
-    readers: SqlitePool,
+    pools: Pools,
     keys: Arc<KeyRing>,
     clock: SharedClock,
     /// This process among those on the same store.
@@ -76,48 +66,31 @@ pub struct Swept {
 }
 
 impl Store {
-    /// Opens `sqlite://path` (made if missing, unless it says `?mode=rw`) or `sqlite::memory:` and brings its tables up to date.
+    /// Opens `sqlite://path` (made if missing, unless it says `?mode=rw`), `sqlite::memory:` or
+    /// `postgres://user@host/database`, and brings its tables up to date.
     ///
     /// # Errors
-    /// `INVALID_FIELD` naming `store_url` for a URL that is none; `STORE_UNAVAILABLE` when it cannot be opened or written.
+    /// `INVALID_FIELD` naming `store_url` for a URL that is none; `STORE_UNAVAILABLE` when it cannot be opened or written,
+    /// or when a newer program has changed its tables.
     pub async fn open(url: &str, keys: Arc<KeyRing>, clock: SharedClock) -> Result<Store> {
-        let bad_url = |error: sqlx::Error| {
-            Fault::field("store_url", "MALFORMED", "write sqlite://path or sqlite::memory:").source(error)
-        };
-        if !url.starts_with("sqlite:") {
-            return Err(Fault::field("store_url", "MALFORMED", "write sqlite://path or sqlite::memory:"));
-        }
-        let options =
-            SqliteConnectOptions::from_str(url).map_err(bad_url)?.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
-        // A store that is not there yet is made; whoever wants otherwise says mode=rw.
-        let options = if url.contains("mode=") { options } else { options.create_if_missing(true) };
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .min_connections(1)
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .test_before_acquire(false)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-        };
-        let memory = url.contains(":memory:") || url.contains("mode=memory");
-        let options = if memory { options } else { options.journal_mode(SqliteJournalMode::Wal) };
-        let durable =
-            pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await.map_err(unavailable)?;
-        migrate(&durable).await?;
-        // A database in memory is its connection.
-        let (quick, readers) = if memory {
-            (durable.clone(), durable.clone())
-        } else {
-            let quick = pool(1)
-                .connect_with(options.clone().synchronous(SqliteSynchronous::Normal))
-                .await
-                .map_err(unavailable)?;
-            let readers = options.synchronous(SqliteSynchronous::Normal).pragma("query_only", "on");
-            (quick, pool(STORE_READERS).connect_with(readers).await.map_err(unavailable)?)
-        };
+        let pools = Pools::open(url, true).await?;
+        schema::bring_up_to_date(&pools.durable).await?;
+        Store::on(pools, keys, clock).await
+    }
+
+    /// The same for a store that is there: nothing is made and no table is changed.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and `STORE_UNAVAILABLE` for tables that are not up to date.
+    pub async fn open_as_it_is(url: &str, keys: Arc<KeyRing>, clock: SharedClock) -> Result<Store> {
+        let pools = Pools::open(url, false).await?;
+        schema::require_current(&pools.durable).await?;
+        Store::on(pools, keys, clock).await
+    }
+
+    async fn on(pools: Pools, keys: Arc<KeyRing>, clock: SharedClock) -> Result<Store> {
         let replica = uuid::Uuid::new_v4().simple().to_string().into();
-        let store = Store(Arc::new(Inner { durable, quick, readers, keys, clock, replica, file: None }));
+        let store = Store(Arc::new(Inner { pools, keys, clock, replica, file: None }));
         store.check().await?;
         Ok(store)
     }
@@ -137,17 +110,17 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE` when the store cannot be written.
     pub async fn check(&self) -> Result<()> {
-        sqlx::query(
+        let now = self.fleet_now(&self.0.pools.durable).await?;
+        query(
             "INSERT INTO replicas (id, key_ids, heartbeat_at) VALUES ($1, $2, $3)
              ON CONFLICT (id) DO UPDATE SET key_ids = excluded.key_ids, heartbeat_at = excluded.heartbeat_at",
         )
         .bind(&*self.0.replica)
         .bind(self.0.keys.key_ids().join(" "))
-        .bind(self.now_millis())
-        .execute(&self.0.durable)
+        .bind(now)
+        .execute(&self.0.pools.durable)
         .await
-        .map_err(unavailable)?;
-        Ok(())
+        .map(drop)
     }
 
     /// The keys its sealed columns, and all handles, are made with.
@@ -184,37 +157,33 @@ impl Store {
 
     /// Ends every connection, after what they are at.
     pub async fn close(&self) {
-        let gone =
-            sqlx::query("DELETE FROM replicas WHERE id = $1").bind(&*self.0.replica).execute(&self.0.durable).await;
-        if let Err(error) = gone {
-            tracing::warn!(%error, "the store did not take the last heartbeat");
+        let gone = query("DELETE FROM replicas WHERE id = $1").bind(&*self.0.replica).execute(&self.0.pools.durable);
+        if let Err(fault) = gone.await {
+            tracing::warn!(%fault, "the store did not take the last heartbeat");
         }
-        self.0.readers.close().await;
-        self.0.quick.close().await;
-        self.0.durable.close().await;
+        self.0.pools.close().await;
     }
 
     async fn delete(&self, sql: &'static str, before: i64) -> Result<u64> {
-        Ok(sqlx::query(sql).bind(before).execute(&self.0.durable).await.map_err(unavailable)?.rows_affected())
+        query(sql).bind(before).execute(&self.0.pools.durable).await
     }
 
     /// Expired uploads in portions, so that no other writer waits long.
     async fn sweep_uploads(&self, now: i64) -> Result<u64> {
         let mut swept = 0;
         loop {
-            let mut tx = self.begin(&self.0.quick).await?;
-            let pieces = sqlx::query(
+            let mut tx = self.0.pools.quick.begin().await?;
+            let pieces = query(
                 "DELETE FROM upload_pieces WHERE (upload_id, piece_offset) IN (SELECT p.upload_id, p.piece_offset
                  FROM upload_pieces p JOIN uploads u ON u.id = p.upload_id WHERE u.expires_at <= $1 LIMIT $2)",
             );
-            let pieces = pieces.bind(now).bind(ROWS_MAX).execute(&mut *tx).await.map_err(unavailable)?.rows_affected();
+            let pieces = pieces.bind(now).bind(ROWS_MAX).execute(&mut tx).await?;
             let mut uploads = 0;
             if pieces < ROWS_MAX as u64 {
                 let sql = "DELETE FROM uploads WHERE id IN (SELECT id FROM uploads WHERE expires_at <= $1 LIMIT $2)";
-                let deleted = sqlx::query(sql).bind(now).bind(ROWS_MAX).execute(&mut *tx).await.map_err(unavailable)?;
-                uploads = deleted.rows_affected();
+                uploads = query(sql).bind(now).bind(ROWS_MAX).execute(&mut tx).await?;
             }
-            tx.commit().await.map_err(unavailable)?;
+            tx.commit().await?;
             swept += uploads;
             if pieces < ROWS_MAX as u64 && uploads < ROWS_MAX as u64 {
                 return Ok(swept);
@@ -222,9 +191,13 @@ impl Store {
         }
     }
 
-    async fn begin(&self, pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>> {
-        // Taking the write lock at once is what lets busy_timeout work: a reader that becomes a writer is refused instead.
-        pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)
+    /// The time by which processes compare what they write for each other, leases and heartbeats: the database server's,
+    /// for clocks of machines differ; this machine's where the store is its file.
+    async fn fleet_now(&self, on: impl Into<On<'_>>) -> Result<i64> {
+        match &self.0.pools.durable {
+            Pool::Sqlite(_) => Ok(self.now_millis()),
+            Pool::Postgres(_) => query("SELECT store_now() AS now").fetch_one(on).await?.get("now"),
+        }
     }
 
     fn now_millis(&self) -> i64 {
@@ -239,31 +212,6 @@ impl fmt::Debug for Store {
 }
 
 const ROWS_MAX: i64 = STORE_WRITE_ROWS_MAX as i64;
-
-async fn migrate(pool: &SqlitePool) -> Result<()> {
-    static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations/sqlite");
-    let mut attempt = 1;
-    // Two processes may start on a new file at once: the one that comes second finds the work done when it looks again.
-    while let Err(error) = MIGRATIONS.run(pool).await {
-        if attempt == MIGRATE_ATTEMPTS {
-            return Err(Fault::new(Reason::StoreUnavailable, "the store's tables could not be brought up to date")
-                .source(error));
-        }
-        attempt += 1;
-    }
-    Ok(())
-}
-
-/// What went wrong in the database, as a fault that tells callers nothing of SQL.
-fn unavailable(error: sqlx::Error) -> Fault {
-    use sqlx::Error::{ColumnDecode, ColumnNotFound, Decode, Encode, RowNotFound, TypeNotFound};
-    if let ColumnDecode { .. } | ColumnNotFound(_) | Decode(_) | Encode(_) | RowNotFound | TypeNotFound { .. } = error {
-        return Fault::bug("a row of the store could not be read").source(error);
-    }
-    Fault::new(Reason::StoreUnavailable, "the connector's store does not answer; call again after the delay")
-        .retry_after(Duration::from_secs(1))
-        .source(error)
-}
 
 fn millis(at: SystemTime) -> i64 {
     at.duration_since(UNIX_EPOCH).map_or(0, millis_of)

@@ -1,13 +1,16 @@
 //! Application parameters: created, read, changed by compare-and-set on the etag, linked.
 //! Every change also takes the next number in `parameter_changes`, which every process follows.
 
-use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 use std::{sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store, millis, time, unavailable};
+use super::{
+    Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store,
+    database::{Row, Tx, query},
+    millis, time,
+};
 use crate::{
     fault::{Fault, Reason, Result},
     seal::Unsealable,
@@ -50,7 +53,22 @@ pub(super) const APP_SECRET: &str = "app_secret_sealed";
 pub(super) const GRANT: &str = "grant_sealed";
 pub(super) const BEARER: &str = "bearer_sealed";
 
-const SELECT: &str = "SELECT * FROM application_parameters WHERE id = $1";
+/// By name: a statement prepared with `*` breaks in older processes when a migration adds a column.
+macro_rules! columns {
+    () => {
+        "id, uid, etag, group_name, settings, app_secret_sealed, grant_sealed, grant_number, reauthorization_cause, \
+         granted_scopes, account, created_at, updated_at"
+    };
+}
+
+const SELECT: &str = concat!("SELECT ", columns!(), " FROM application_parameters WHERE id = $1");
+/// Reads a row and holds it until the transaction ends.
+const SELECT_HELD: &str = concat!("UPDATE application_parameters SET etag = etag WHERE id = $1 RETURNING ", columns!());
+const SELECT_PAGE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM application_parameters WHERE id > $1 AND ($2 = '' OR group_name = $2) ORDER BY id LIMIT $3"
+);
 
 impl Store {
     /// # Errors
@@ -64,8 +82,8 @@ impl Store {
         self.require_writable()?;
         settings.check()?;
         let (uid, now) = (uuid::Uuid::new_v4().simple().to_string(), self.now_millis());
-        let mut tx = self.begin(&self.0.durable).await?;
-        let created = sqlx::query(
+        let mut tx = self.0.pools.durable.begin().await?;
+        let created = query(
             "INSERT INTO application_parameters (id, uid, etag, group_name, settings, app_secret_sealed, created_at, updated_at)
              VALUES ($1, $2, 1, $3, $4, $5, $6, $6) ON CONFLICT (id) DO NOTHING",
         )
@@ -73,12 +91,11 @@ impl Store {
         .bind(&uid)
         .bind(&settings.group)
         .bind(json(&settings)?)
-        .bind(app_secret.map(|secret| self.seal_column(&uid, APP_SECRET, secret.reveal().as_bytes())))
+        .bind(app_secret.map(|secret| self.seal_column(&row_name(id, &uid), APP_SECRET, secret.reveal().as_bytes())))
         .bind(now)
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        if created.rows_affected() == 0 {
+        .execute(&mut tx)
+        .await?;
+        if created == 0 {
             return Err(Fault::new(
                 Reason::ApplicationParameterExists,
                 format!("application parameter {id} exists already"),
@@ -94,7 +111,7 @@ impl Store {
         if let Some(file) = &self.0.file {
             return Ok(file.get(id));
         }
-        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(&self.0.readers).await.map_err(unavailable)?;
+        let row = query(SELECT).bind(id.as_str()).fetch_optional(&self.0.pools.readers).await?;
         row.map(|row| self.parameters_of(&row)).transpose()
     }
 
@@ -112,15 +129,12 @@ impl Store {
         if let Some(file) = &self.0.file {
             return Ok(file.list(group, after, limit as usize));
         }
-        let rows = sqlx::query(
-            "SELECT * FROM application_parameters WHERE id > $1 AND ($2 = '' OR group_name = $2) ORDER BY id LIMIT $3",
-        )
-        .bind(after)
-        .bind(group)
-        .bind(i64::from(limit))
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(unavailable)?;
+        // No group holds it, and PostgreSQL takes no text that does.
+        if group.contains('\0') {
+            return Ok(Vec::new());
+        }
+        let rows =
+            query(SELECT_PAGE).bind(after).bind(group).bind(i64::from(limit)).fetch_all(&self.0.pools.readers).await?;
         rows.iter().map(|row| self.parameters_of(row)).collect()
     }
 
@@ -138,39 +152,40 @@ impl Store {
         edit: impl FnOnce(&mut Settings) -> Result<()> + Send,
     ) -> Result<Parameters> {
         self.require_writable()?;
-        let mut tx = self.begin(&self.0.durable).await?;
+        let mut tx = self.0.pools.durable.begin().await?;
         let before = self.read_for_change(&mut tx, id, etag).await?;
         let mut settings = before.settings.clone();
         edit(&mut settings)?;
         settings.check()?;
-        sqlx::query(
+        query(
             "UPDATE application_parameters SET etag = etag + 1, group_name = $2, settings = $3, updated_at = $4 WHERE id = $1",
         )
         .bind(id.as_str())
         .bind(&settings.group)
         .bind(json(&settings)?)
         .bind(self.now_millis())
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
+        .execute(&mut tx)
+        .await?;
         if let SecretChange::Set(secret) = app_secret {
-            sqlx::query("UPDATE application_parameters SET app_secret_sealed = $2 WHERE id = $1")
+            query("UPDATE application_parameters SET app_secret_sealed = $2 WHERE id = $1")
                 .bind(id.as_str())
-                .bind(secret.map(|secret| self.seal_column(&before.uid, APP_SECRET, secret.reveal().as_bytes())))
-                .execute(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+                .bind(
+                    secret.map(|secret| {
+                        self.seal_column(&row_name(id, &before.uid), APP_SECRET, secret.reveal().as_bytes())
+                    }),
+                )
+                .execute(&mut tx)
+                .await?;
         }
         if settings.app_key != before.settings.app_key || settings.account_kind != before.settings.account_kind {
-            sqlx::query(
+            query(
                 "UPDATE application_parameters SET grant_sealed = NULL, grant_number = grant_number + 1, account = NULL,
                  granted_scopes = '[]', reauthorization_cause = NULL, bearer_sealed = NULL, bearer_expires_at = NULL
                  WHERE id = $1",
             )
             .bind(id.as_str())
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+            .execute(&mut tx)
+        .await?;
         }
         self.finish_change(tx, id, &before.uid).await
     }
@@ -179,15 +194,11 @@ impl Store {
     /// `APPLICATION_PARAMETER_NOT_FOUND`, `ETAG_MISMATCH`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
     pub async fn delete_parameters(&self, id: &ParameterId, etag: Option<i64>) -> Result<()> {
         self.require_writable()?;
-        let mut tx = self.begin(&self.0.durable).await?;
+        let mut tx = self.0.pools.durable.begin().await?;
         let before = self.read_for_change(&mut tx, id, etag).await?;
-        sqlx::query("DELETE FROM application_parameters WHERE id = $1")
-            .bind(id.as_str())
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+        query("DELETE FROM application_parameters WHERE id = $1").bind(id.as_str()).execute(&mut tx).await?;
         self.note_change(&mut tx, id, &before.uid).await?;
-        tx.commit().await.map_err(unavailable)
+        tx.commit().await
     }
 
     /// Links an account, or another one. `uid` guards against a parameter deleted and made again meanwhile.
@@ -208,24 +219,23 @@ impl Store {
         drop(Zeroizing::new(copy));
         let account = linked.account.as_ref().map(json).transpose()?;
         let (bearer, bearer_ends) = linked.bearer.map_or((None, None), |(bearer, ends)| (Some(bearer), ends));
-        let mut tx = self.begin(&self.0.durable).await?;
-        let changed = sqlx::query(
+        let mut tx = self.0.pools.durable.begin().await?;
+        let changed = query(
             "UPDATE application_parameters SET etag = etag + 1, grant_sealed = $3, grant_number = grant_number + 1,
              reauthorization_cause = NULL, granted_scopes = $4, account = $5, bearer_sealed = $6, bearer_expires_at = $7,
              bearer_generation = bearer_generation + 1, renewing_until = 0, updated_at = $8 WHERE id = $1 AND uid = $2",
         )
         .bind(id.as_str())
         .bind(uid)
-        .bind(self.seal_column(uid, GRANT, plain.as_bytes()))
+        .bind(self.seal_column(&row_name(id, uid), GRANT, plain.as_bytes()))
         .bind(json(&linked.granted_scopes)?)
         .bind(account)
         .bind(bearer.map(|bearer| self.seal_column(uid, BEARER, bearer.reveal().as_bytes())))
         .bind(bearer_ends.map(millis))
         .bind(self.now_millis())
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        if changed.rows_affected() == 0 {
+        .execute(&mut tx)
+        .await?;
+        if changed == 0 {
             return Err(not_found(id));
         }
         self.finish_change(tx, id, uid).await
@@ -246,8 +256,8 @@ impl Store {
         if let Some(file) = &self.0.file {
             return Ok(file.require_reauthorization(id, uid, cause));
         }
-        let mut tx = self.begin(&self.0.durable).await?;
-        let marked = sqlx::query(
+        let mut tx = self.0.pools.durable.begin().await?;
+        let marked = query(
             "UPDATE application_parameters SET reauthorization_cause = $4, etag = etag + 1, bearer_sealed = NULL,
              bearer_expires_at = NULL, updated_at = $5 WHERE id = $1 AND uid = $2 AND grant_number = $3",
         )
@@ -256,14 +266,13 @@ impl Store {
         .bind(grant_number)
         .bind(cause)
         .bind(self.now_millis())
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        if marked.rows_affected() == 0 {
+        .execute(&mut tx)
+        .await?;
+        if marked == 0 {
             return Ok(false);
         }
         self.note_change(&mut tx, id, uid).await?;
-        tx.commit().await.map_err(unavailable)?;
+        tx.commit().await?;
         Ok(true)
     }
 
@@ -275,15 +284,16 @@ impl Store {
         if let Some(file) = &self.0.file {
             return Ok(file.changes(after, self.0.clock.now()));
         }
-        let rows = sqlx::query_as::<_, (i64, String, String)>(
-            "SELECT seq, parameter_id, uid FROM parameter_changes WHERE seq > $1 ORDER BY seq LIMIT $2",
-        )
-        .bind(after)
-        .bind(ROWS_MAX)
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(unavailable)?;
-        rows.into_iter().map(|(seq, id, uid)| Ok(Change { seq, id: ParameterId::new(&id)?, uid })).collect()
+        let rows = query("SELECT seq, parameter_id, uid FROM parameter_changes WHERE seq > $1 ORDER BY seq LIMIT $2")
+            .bind(after)
+            .bind(ROWS_MAX)
+            .fetch_all(&self.0.pools.readers)
+            .await?;
+        let change = |row: &Row| {
+            let id = ParameterId::new(&row.get::<String>("parameter_id")?)?;
+            Ok(Change { seq: row.get("seq")?, id, uid: row.get("uid")? })
+        };
+        rows.iter().map(change).collect()
     }
 
     /// Where a process that has cached nothing begins to follow.
@@ -291,17 +301,12 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn last_parameter_change(&self) -> Result<i64> {
-        let last = sqlx::query_scalar::<_, Option<i64>>("SELECT MAX(seq) FROM parameter_changes");
-        Ok(last.fetch_one(&self.0.readers).await.map_err(unavailable)?.unwrap_or(0))
+        let last = query("SELECT MAX(seq) AS last FROM parameter_changes").fetch_one(&self.0.pools.readers).await?;
+        Ok(last.get::<Option<i64>>("last")?.unwrap_or(0))
     }
 
-    async fn read_for_change(
-        &self,
-        tx: &mut Transaction<'static, Sqlite>,
-        id: &ParameterId,
-        etag: Option<i64>,
-    ) -> Result<Parameters> {
-        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(&mut **tx).await.map_err(unavailable)?;
+    async fn read_for_change(&self, tx: &mut Tx, id: &ParameterId, etag: Option<i64>) -> Result<Parameters> {
+        let row = query(SELECT_HELD).bind(id.as_str()).fetch_optional(tx).await?;
         let before = self.parameters_of(&row.ok_or_else(|| not_found(id))?)?;
         if etag.is_some_and(|etag| etag != before.etag) {
             return Err(Fault::new(Reason::EtagMismatch, format!("application parameter {id} was changed meanwhile"))
@@ -311,28 +316,22 @@ impl Store {
         Ok(before)
     }
 
-    async fn note_change(&self, tx: &mut Transaction<'static, Sqlite>, id: &ParameterId, uid: &str) -> Result<()> {
-        sqlx::query("INSERT INTO parameter_changes (parameter_id, uid, changed_at) VALUES ($1, $2, $3)")
+    async fn note_change(&self, tx: &mut Tx, id: &ParameterId, uid: &str) -> Result<()> {
+        query("INSERT INTO parameter_changes (parameter_id, uid, changed_at) VALUES ($1, $2, $3)")
             .bind(id.as_str())
             .bind(uid)
             .bind(self.now_millis())
-            .execute(&mut **tx)
-            .await
-            .map_err(unavailable)?;
+            .execute(tx)
+            .await?;
         Ok(())
     }
 
     /// Notes the change, commits, and gives the row as it now is.
-    async fn finish_change(
-        &self,
-        mut tx: Transaction<'static, Sqlite>,
-        id: &ParameterId,
-        uid: &str,
-    ) -> Result<Parameters> {
+    pub(super) async fn finish_change(&self, mut tx: Tx, id: &ParameterId, uid: &str) -> Result<Parameters> {
         self.note_change(&mut tx, id, uid).await?;
-        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_one(&mut *tx).await.map_err(unavailable)?;
+        let row = query(SELECT).bind(id.as_str()).fetch_one(&mut tx).await?;
         let now = self.parameters_of(&row)?;
-        tx.commit().await.map_err(unavailable)?;
+        tx.commit().await?;
         Ok(now)
     }
 
@@ -348,22 +347,25 @@ impl Store {
         }
     }
 
-    pub(super) fn seal_column(&self, uid: &str, column: &str, plain: &[u8]) -> Vec<u8> {
-        self.0.keys.seal("column", &[b"application_parameters", uid.as_bytes(), column.as_bytes()], plain)
+    /// `row` is what the row is found by: [`row_name`], or the uid where it is found by that alone.
+    pub(super) fn seal_column(&self, row: &str, column: &str, plain: &[u8]) -> Vec<u8> {
+        self.0.keys.seal("column", &[b"application_parameters", row.as_bytes(), column.as_bytes()], plain)
     }
 
-    pub(super) fn open_column(&self, uid: &str, column: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
-        self.0.keys.open("column", &[b"application_parameters", uid.as_bytes(), column.as_bytes()], blob)
+    pub(super) fn open_column(&self, row: &str, column: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+        self.0.keys.open("column", &[b"application_parameters", row.as_bytes(), column.as_bytes()], blob)
     }
 
     /// A row whose secrets do not open is still shown: it asks for a new grant, and the other rows go on.
-    fn parameters_of(&self, row: &SqliteRow) -> Result<Parameters> {
-        let id: String = row.try_get("id").map_err(unavailable)?;
-        let uid: String = row.try_get("uid").map_err(unavailable)?;
-        let mut cause: Option<String> = row.try_get("reauthorization_cause").map_err(unavailable)?;
+    fn parameters_of(&self, row: &Row) -> Result<Parameters> {
+        let id: String = row.get("id")?;
+        let uid: String = row.get("uid")?;
+        let id = ParameterId::new(&id)?;
+        let name = row_name(&id, &uid);
+        let mut cause: Option<String> = row.get("reauthorization_cause")?;
         let mut open = |column: &'static str| -> Result<Option<Zeroizing<Vec<u8>>>> {
-            let Some(blob) = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)? else { return Ok(None) };
-            match self.open_column(&uid, column, &blob) {
+            let Some(blob) = row.get::<Option<Vec<u8>>>(column)? else { return Ok(None) };
+            match self.open_column(&name, column, &blob) {
                 Ok(plain) => Ok(Some(plain)),
                 Err(error) => {
                     tracing::error!(parameter = %id, column, ?error, "a sealed column does not open");
@@ -377,9 +379,9 @@ impl Store {
         };
         let app_secret = open(APP_SECRET)?.map(|plain| secret_text(&plain)).transpose()?;
         let grant = open(GRANT)?.map(|plain| grant_of(&plain)).transpose()?;
-        let text = |column: &str| row.try_get::<String, _>(column).map_err(unavailable);
-        let number = |column: &str| row.try_get::<i64, _>(column).map_err(unavailable);
-        let account: Option<String> = row.try_get("account").map_err(unavailable)?;
+        let text = |column: &str| row.get::<String>(column);
+        let number = |column: &str| row.get::<i64>(column);
+        let account: Option<String> = row.get("account")?;
         Ok(Parameters {
             settings: from_json(&text("settings")?)?,
             app_secret,
@@ -391,10 +393,15 @@ impl Store {
             created_at: time(number("created_at")?),
             updated_at: time(number("updated_at")?),
             etag: number("etag")?,
-            id: ParameterId::new(&id)?,
+            id,
             uid: Arc::from(uid),
         })
     }
+}
+
+/// What secrets are bound to: no parameter opens another's, also when whole rows change places.
+pub(super) fn row_name(id: &ParameterId, uid: &str) -> String {
+    format!("{id}/{uid}")
 }
 
 pub(super) fn not_found(id: &ParameterId) -> Fault {

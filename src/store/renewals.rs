@@ -4,9 +4,13 @@
 
 use std::time::SystemTime;
 
-use sqlx::Row as _;
-
-use super::{Renewal, Store, millis, millis_of, parameters::BEARER, parameters::secret_text, time, unavailable};
+use super::{
+    Renewal, Store,
+    database::query,
+    millis, millis_of,
+    parameters::{BEARER, secret_text},
+    time,
+};
 use crate::{fault::Result, limits::RENEWAL_LEASE, secret::Secret};
 
 impl Store {
@@ -15,23 +19,22 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn renewal(&self, uid: &str) -> Result<Option<Renewal>> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT bearer_sealed, bearer_expires_at, bearer_generation FROM application_parameters WHERE uid = $1",
         )
         .bind(uid)
-        .fetch_optional(&self.0.readers)
-        .await
-        .map_err(unavailable)?;
+        .fetch_optional(&self.0.pools.readers)
+        .await?;
         let Some(row) = row else { return Ok(None) };
-        let Some(blob) = row.try_get::<Option<Vec<u8>>, _>("bearer_sealed").map_err(unavailable)? else {
+        let Some(blob) = row.get::<Option<Vec<u8>>>("bearer_sealed")? else {
             return Ok(None);
         };
         // A bearer that does not open is no loss: the next one is made by the grant.
         let Ok(plain) = self.open_column(uid, BEARER, &blob) else { return Ok(None) };
         Ok(Some(Renewal {
             bearer: secret_text(&plain)?,
-            expires_at: row.try_get::<Option<i64>, _>("bearer_expires_at").map_err(unavailable)?.map(time),
-            generation: row.try_get::<i64, _>("bearer_generation").map_err(unavailable)?.cast_unsigned(),
+            expires_at: row.get::<Option<i64>>("bearer_expires_at")?.map(time),
+            generation: row.get::<i64>("bearer_generation")?.cast_unsigned(),
         }))
     }
 
@@ -43,8 +46,9 @@ impl Store {
         if self.0.file.is_some() {
             return Ok(true);
         }
-        let now = self.now_millis();
-        let taken = sqlx::query(
+        // One clock for the whole fleet: read before it is compared, it can only shorten the lease.
+        let now = self.fleet_now(&self.0.pools.quick).await?;
+        let taken = query(
             "UPDATE application_parameters SET renewing_until = $2, renewing_by = $3
              WHERE uid = $1 AND (renewing_until <= $4 OR renewing_by = $3)",
         )
@@ -52,10 +56,9 @@ impl Store {
         .bind(now + millis_of(RENEWAL_LEASE))
         .bind(&*self.0.replica)
         .bind(now)
-        .execute(&self.0.quick)
-        .await
-        .map_err(unavailable)?;
-        Ok(taken.rows_affected() == 1)
+        .execute(&self.0.pools.quick)
+        .await?;
+        Ok(taken == 1)
     }
 
     /// Shares a new bearer with the fleet and gives the lease back. Nothing happens if another grant has come meanwhile.
@@ -73,7 +76,7 @@ impl Store {
         if self.0.file.is_some() {
             return Ok(None);
         }
-        let generation = sqlx::query_scalar::<_, i64>(
+        let generation = query(
             "UPDATE application_parameters SET bearer_sealed = $3, bearer_expires_at = $4,
              bearer_generation = bearer_generation + 1, renewing_until = 0 WHERE uid = $1 AND grant_number = $2
              RETURNING bearer_generation",
@@ -82,10 +85,9 @@ impl Store {
         .bind(grant_number)
         .bind(self.seal_column(uid, BEARER, bearer.reveal().as_bytes()))
         .bind(expires_at.map(millis))
-        .fetch_optional(&self.0.durable)
-        .await
-        .map_err(unavailable)?;
-        Ok(generation.map(i64::cast_unsigned))
+        .fetch_optional(&self.0.pools.durable)
+        .await?;
+        generation.map(|row| Ok(row.get::<i64>("bearer_generation")?.cast_unsigned())).transpose()
     }
 
     /// Gives the lease back without a bearer, so that another process may try.
@@ -96,12 +98,11 @@ impl Store {
         if self.0.file.is_some() {
             return Ok(());
         }
-        sqlx::query("UPDATE application_parameters SET renewing_until = 0 WHERE uid = $1 AND renewing_by = $2")
+        query("UPDATE application_parameters SET renewing_until = 0 WHERE uid = $1 AND renewing_by = $2")
             .bind(uid)
             .bind(&*self.0.replica)
-            .execute(&self.0.quick)
-            .await
-            .map_err(unavailable)?;
+            .execute(&self.0.pools.quick)
+            .await?;
         Ok(())
     }
 }

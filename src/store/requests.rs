@@ -1,9 +1,8 @@
 //! Remembered request ids: the first request under an id runs, its repetitions get its answer for 15 minutes.
 
 use sha2::{Digest as _, Sha256};
-use sqlx::Row as _;
 
-use super::{Store, millis_of, unavailable};
+use super::{Store, database::query, millis_of};
 use crate::{
     fault::{Fault, Result},
     limits::{REPLICA_SILENCE_MAX, REQUEST_ID_LIFE},
@@ -52,53 +51,54 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     pub async fn begin_request(&self, key: &RequestKey<'_>, digest: &[u8; 32]) -> Result<RequestTurn> {
         let (key, now) = (key.digest(), self.now_millis());
-        let mut tx = self.begin(&self.0.durable).await?;
-        let row = sqlx::query(
-            "SELECT r.request_digest, r.replica, r.answer_sealed, p.heartbeat_at FROM remembered_requests r
-             LEFT JOIN replicas p ON p.id = r.replica WHERE r.request_key = $1 AND r.expires_at > $2",
-        )
-        .bind(&key)
-        .bind(now)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        let turn = match row {
-            None => RequestTurn::New,
-            Some(row) => {
-                let first: Vec<u8> = row.try_get("request_digest").map_err(unavailable)?;
-                let answer: Option<Vec<u8>> = row.try_get("answer_sealed").map_err(unavailable)?;
-                let replica: String = row.try_get("replica").map_err(unavailable)?;
-                let heartbeat: Option<i64> = row.try_get("heartbeat_at").map_err(unavailable)?;
-                let alive = *replica == *self.0.replica
-                    || heartbeat.is_some_and(|at| at > now - millis_of(REPLICA_SILENCE_MAX));
-                if first != digest {
-                    return Ok(RequestTurn::Reused);
-                }
-                if let Some(sealed) = answer {
-                    let plain = self.0.keys.open("request", &[key.as_bytes()], &sealed);
-                    let plain = plain.map_err(|_| Fault::bug("a remembered answer does not open"))?;
-                    return Ok(RequestTurn::Answer(plain.to_vec()));
-                }
-                if alive {
-                    return Ok(RequestTurn::Running);
-                }
-                RequestTurn::Abandoned
-            }
-        };
-        sqlx::query(
+        let expires_at = now + millis_of(REQUEST_ID_LIFE);
+        let mut tx = self.0.pools.durable.begin().await?;
+        // Who puts the row there, or finds an expired one, has the turn; whoever comes at the same time waits here and
+        // then finds it.
+        let put = query(
             "INSERT INTO remembered_requests (request_key, request_digest, replica, expires_at) VALUES ($1, $2, $3, $4)
              ON CONFLICT (request_key) DO UPDATE SET request_digest = excluded.request_digest, replica = excluded.replica,
-             answer_sealed = NULL, expires_at = excluded.expires_at",
+             answer_sealed = NULL, expires_at = excluded.expires_at WHERE remembered_requests.expires_at <= $5",
         )
         .bind(&key)
         .bind(digest.as_slice())
         .bind(&*self.0.replica)
-        .bind(now + millis_of(REQUEST_ID_LIFE))
-        .execute(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)?;
-        Ok(turn)
+        .bind(expires_at)
+        .bind(now)
+        .execute(&mut tx)
+        .await?;
+        if put == 1 {
+            tx.commit().await?;
+            return Ok(RequestTurn::New);
+        }
+        let row = query(
+            "SELECT r.request_digest, r.replica, r.answer_sealed, p.heartbeat_at FROM remembered_requests r
+             LEFT JOIN replicas p ON p.id = r.replica WHERE r.request_key = $1",
+        )
+        .bind(&key)
+        .fetch_one(&mut tx)
+        .await?;
+        if row.get::<Vec<u8>>("request_digest")? != digest {
+            return Ok(RequestTurn::Reused);
+        }
+        if let Some(sealed) = row.get::<Option<Vec<u8>>>("answer_sealed")? {
+            let plain = self.0.keys.open("request", &[key.as_bytes()], &sealed);
+            let plain = plain.map_err(|_| Fault::bug("a remembered answer does not open"))?;
+            return Ok(RequestTurn::Answer(plain.to_vec()));
+        }
+        let silent_at = self.fleet_now(&mut tx).await? - millis_of(REPLICA_SILENCE_MAX);
+        let alive = row.get::<Option<i64>>("heartbeat_at")?.is_some_and(|at| at > silent_at);
+        if alive || row.get::<String>("replica")? == *self.0.replica {
+            return Ok(RequestTurn::Running);
+        }
+        query("UPDATE remembered_requests SET replica = $2, expires_at = $3 WHERE request_key = $1")
+            .bind(&key)
+            .bind(&*self.0.replica)
+            .bind(expires_at)
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await?;
+        Ok(RequestTurn::Abandoned)
     }
 
     /// Keeps the answer for 15 minutes from now, or forgets the request (`None`): answers that may be tried again.
@@ -109,23 +109,22 @@ impl Store {
         let key = key.digest();
         let done = match answer {
             Some(answer) => {
-                sqlx::query("UPDATE remembered_requests SET answer_sealed = $3, expires_at = $4 WHERE request_key = $1 AND replica = $2")
+                query("UPDATE remembered_requests SET answer_sealed = $3, expires_at = $4 WHERE request_key = $1 AND replica = $2")
                     .bind(&key)
                     .bind(&*self.0.replica)
                     .bind(self.0.keys.seal("request", &[key.as_bytes()], answer))
                     .bind(self.now_millis() + millis_of(REQUEST_ID_LIFE))
-                    .execute(&self.0.durable)
+                    .execute(&self.0.pools.durable)
                     .await
             }
             None => {
-                sqlx::query("DELETE FROM remembered_requests WHERE request_key = $1 AND replica = $2")
+                query("DELETE FROM remembered_requests WHERE request_key = $1 AND replica = $2")
                     .bind(&key)
                     .bind(&*self.0.replica)
-                    .execute(&self.0.durable)
+                    .execute(&self.0.pools.durable)
                     .await
             }
         };
-        done.map_err(unavailable)?;
-        Ok(())
+        done.map(drop)
     }
 }

@@ -2,12 +2,11 @@
 //! processes. Order for an operator: add the new key for opening everywhere, make it the first line everywhere, rotate, and
 //! keep the old key for opening at least 30 days, for handles.
 
-use sqlx::{Row as _, sqlite::SqliteRow};
-
 use super::{
-    ROWS_MAX, Store, millis_of,
-    parameters::{APP_SECRET, BEARER, GRANT},
-    unavailable,
+    ParameterId, ROWS_MAX, Store,
+    database::{Row, query},
+    millis_of,
+    parameters::{APP_SECRET, BEARER, GRANT, row_name},
 };
 use crate::{
     fault::{Fault, Result},
@@ -38,31 +37,31 @@ impl Store {
     pub async fn rotate_parameters(&self) -> Result<Rotation> {
         self.require_writable()?;
         let sealing = self.0.keys.sealing_key_id();
-        let alive_since = self.now_millis() - millis_of(REPLICA_SILENCE_MAX);
-        let replicas =
-            sqlx::query_as::<_, (String, String)>("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
-                .bind(alive_since)
-                .fetch_all(&self.0.readers)
-                .await
-                .map_err(unavailable)?;
-        if let Some((replica, _)) = replicas.iter().find(|(_, ids)| ids.split(' ').all(|id| id != sealing)) {
-            let text = format!("process {replica} cannot open key {sealing} yet; give it the key first");
-            return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
+        let alive_since = self.fleet_now(&self.0.pools.readers).await? - millis_of(REPLICA_SILENCE_MAX);
+        let replicas = query("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
+            .bind(alive_since)
+            .fetch_all(&self.0.pools.readers)
+            .await?;
+        for row in replicas {
+            let (replica, keys): (String, String) = (row.get("id")?, row.get("key_ids")?);
+            if keys.split(' ').all(|id| id != sealing) {
+                let text = format!("process {replica} cannot open key {sealing} yet; give it the key first");
+                return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
+            }
         }
         let mut rotation = Rotation::default();
         let mut after = String::new();
         loop {
-            let rows = sqlx::query(
+            let rows = query(
                 "SELECT id, uid, app_secret_sealed, grant_sealed, bearer_sealed FROM application_parameters
                  WHERE id > $1 ORDER BY id LIMIT $2",
             )
             .bind(&after)
             .bind(ROWS_MAX)
-            .fetch_all(&self.0.readers)
-            .await
-            .map_err(unavailable)?;
+            .fetch_all(&self.0.pools.readers)
+            .await?;
             let Some(last) = rows.last() else { return Ok(rotation) };
-            after = last.try_get("id").map_err(unavailable)?;
+            after = last.get("id")?;
             for row in &rows {
                 rotation.parameters += 1;
                 self.reseal(row, &sealing, &mut rotation).await?;
@@ -70,7 +69,7 @@ impl Store {
         }
     }
 
-    async fn reseal(&self, row: &SqliteRow, sealing: &str, rotation: &mut Rotation) -> Result<()> {
+    async fn reseal(&self, row: &Row, sealing: &str, rotation: &mut Rotation) -> Result<()> {
         const CAS: [(&str, &str); 3] = [
             (
                 APP_SECRET,
@@ -79,21 +78,22 @@ impl Store {
             (GRANT, "UPDATE application_parameters SET grant_sealed = $3 WHERE uid = $1 AND grant_sealed = $2"),
             (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
         ];
-        let uid: String = row.try_get("uid").map_err(unavailable)?;
+        let uid: String = row.get("uid")?;
+        let name = row_name(&ParameterId::new(&row.get::<String>("id")?)?, &uid);
         for (column, sql) in CAS {
-            let Some(old) = row.try_get::<Option<Vec<u8>>, _>(column).map_err(unavailable)? else { continue };
+            let bound_to = if column == BEARER { &uid } else { &name };
+            let Some(old) = row.get::<Option<Vec<u8>>>(column)? else { continue };
             if KeyRing::key_id_of(&old) == Some(sealing) {
                 rotation.current += 1;
                 continue;
             }
-            let Ok(plain) = self.open_column(&uid, column, &old) else {
+            let Ok(plain) = self.open_column(bound_to, column, &old) else {
                 rotation.lost += 1;
                 continue;
             };
-            let new = self.seal_column(&uid, column, &plain);
-            let swapped =
-                sqlx::query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.durable).await.map_err(unavailable)?;
-            if swapped.rows_affected() == 1 {
+            let new = self.seal_column(bound_to, column, &plain);
+            let swapped = query(sql).bind(&uid).bind(&old).bind(new).execute(&self.0.pools.durable).await?;
+            if swapped == 1 {
                 rotation.resealed += 1;
             } else {
                 rotation.changed_meanwhile += 1;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access::{Permission, Permissions, check_pattern},
+    config::check_redirect_uri,
     fault::{Fault, Reason, Result},
     secret::Secret,
 };
@@ -161,6 +162,8 @@ pub struct Settings {
     pub account_kind: AccountKind,
     pub access_type: AccessType,
     pub scopes: Vec<String>,
+    /// Where Dropbox may send a browser back to, besides the server's own.
+    pub redirect_uris: Vec<String>,
     /// The jail: absolute, no `/` at its end; empty for none.
     pub path_prefix: String,
     pub default_path_root: PathRoot,
@@ -173,8 +176,8 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AppSource {
-    #[default]
     SharedApp,
+    #[default]
     OwnApp,
 }
 
@@ -266,6 +269,7 @@ impl Policy {
 const TEXT_BYTES_MAX: usize = 4096;
 const PATH_BYTES_MAX: usize = 2048;
 const LIST_MAX: usize = 1000;
+const REDIRECT_URIS_MAX: usize = 32;
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 impl Settings {
@@ -274,7 +278,15 @@ impl Settings {
     pub fn check(&self) -> Result<()> {
         let mut bad: Vec<(String, &'static str, String)> = Vec::new();
         let mut say = |field: &str, reason, text: &str| bad.push((field.to_owned(), reason, text.to_owned()));
-        if self.app_key.is_empty() {
+        if self.app_source == AppSource::SharedApp {
+            if !self.app_key.is_empty() {
+                say(
+                    "app_key",
+                    "CONFLICT",
+                    "the key of the shared app is in the server's configuration; leave it empty",
+                );
+            }
+        } else if self.app_key.is_empty() {
             say("app_key", "REQUIRED", "the key of the Dropbox app");
         } else if self.app_key.len() > 64
             || !self.app_key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_')
@@ -284,6 +296,9 @@ impl Settings {
         for (field, text) in [("display_name", &self.display_name), ("group", &self.group)] {
             if text.len() > TEXT_BYTES_MAX {
                 say(field, "OUT_OF_RANGE", "at most 4 KiB");
+            }
+            if text.contains('\0') {
+                say(field, "MALFORMED", "a text without NUL characters");
             }
         }
         if self.labels.len() > 64
@@ -300,6 +315,14 @@ impl Settings {
         for (field, list) in lists {
             if list.len() > LIST_MAX || list.iter().any(|entry| entry.is_empty() || entry.len() > TEXT_BYTES_MAX) {
                 say(field, "OUT_OF_RANGE", "at most 1000 entries of 1 byte to 4 KiB");
+            }
+        }
+        if self.redirect_uris.len() > REDIRECT_URIS_MAX {
+            say("redirect_uris", "OUT_OF_RANGE", "at most 32");
+        }
+        for (index, uri) in self.redirect_uris.iter().enumerate() {
+            if let Err(text) = check_redirect_uri(uri) {
+                say(&format!("redirect_uris[{index}]"), "MALFORMED", text);
             }
         }
         for (index, pattern) in self.policy.allowed_principals.iter().enumerate() {

@@ -1,18 +1,69 @@
-//! Behaviours of the store on a real SQLite file. Each must hold on every database the store runs on.
+//! Behaviours of the store, each on a real SQLite file and on a real PostgreSQL server. What only one of them has stands in
+//! files of their names.
+
+mod file;
+mod house;
+mod postgres;
+mod sqlite;
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::*;
-use crate::{clock::ManualClock, limits::REQUEST_ID_LIFE, secret::Secret};
+use house::House;
 
-struct House {
-    store: Store,
-    clock: ManualClock,
-    keys: Arc<KeyRing>,
-    folder: tempfile::TempDir,
+use super::*;
+use crate::{
+    clock::{Clock as _, ManualClock},
+    fault::{Fault, Reason},
+    limits::REQUEST_ID_LIFE,
+    secret::Secret,
+};
+
+/// Runs each behaviour on both databases.
+macro_rules! on_both {
+    ($($behaviour:ident,)*) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(super::House::sqlite().await).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(super::House::postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    a_parameter_is_created_once_read_changed_and_deleted,
+    parameters_are_listed_by_group_in_pages,
+    linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_one,
+    no_secret_stands_in_clear_in_the_database_or_in_debug,
+    sealed_columns_moved_to_another_row_or_column_do_not_open,
+    parameters_whose_rows_were_swapped_open_nothing_of_each_other,
+    rotation_reseals_every_column_once_every_process_has_the_key,
+    changes_are_followed_from_another_process,
+    one_process_at_a_time_renews_and_all_share_what_it_gets,
+    whoever_takes_an_upload_over_shuts_the_former_writer_out,
+    a_longer_piece_replaces_a_shorter_one_and_never_the_other_way,
+    a_commit_is_intended_once_and_its_outcome_is_kept,
+    two_processes_racing_for_a_commit_give_one_winner,
+    what_has_expired_is_not_found_and_is_swept,
+    a_request_id_gives_the_first_answer_again_and_no_other,
+    a_request_whose_process_died_is_handed_on_as_unknown,
+    an_existing_store_is_opened_again_with_all_it_held,
+    of_two_who_begin_the_same_request_at_once_one_runs_it,
+    of_two_who_change_a_parameter_at_once_none_undoes_the_other,
+    of_two_who_take_an_upload_over_at_once_the_second_sees_the_first,
+    ids_are_ordered_by_their_bytes_and_a_group_holds_no_nul,
+    several_processes_may_start_on_an_empty_store_at_once,
+    an_older_program_refuses_a_newer_store_and_says_so,
+    a_store_that_is_not_up_to_date_is_told_and_left_alone_when_asked,
 }
 
 const KEY_1: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -20,31 +71,6 @@ const KEY_2: &str = "k2:000102030405060708090a0b0c0d0e0f101112131415161718191a1b
 
 fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)
-}
-
-fn url(folder: &tempfile::TempDir) -> String {
-    format!("sqlite://{}?mode=rwc", folder.path().join("store.db").display())
-}
-
-async fn house() -> House {
-    let (clock, keys) = (ManualClock::new(start()), Arc::new(KeyRing::parse(KEY_1).unwrap()));
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&url(&folder), keys.clone(), Arc::new(clock.clone())).await.unwrap();
-    House { store, clock, keys, folder }
-}
-
-impl House {
-    /// The same file, opened as a second process would.
-    async fn second(&self, keys: &str) -> Store {
-        let keys = Arc::new(KeyRing::parse(keys).unwrap());
-        Store::open(&url(&self.folder), keys, Arc::new(self.clock.clone())).await.unwrap()
-    }
-
-    async fn upload(&self) -> Upload {
-        let expires_at = start() + Duration::from_secs(7 * 24 * 3600);
-        let new = NewUpload { owner_uid: "uid", session: Some("sid"), lane: "parallel", spec: b"spec", expires_at };
-        self.store.create_upload(new).await.unwrap()
-    }
 }
 
 fn id(text: &str) -> ParameterId {
@@ -75,9 +101,8 @@ fn refresh_token(parameters: &Parameters) -> Option<String> {
     }
 }
 
-#[tokio::test]
-async fn a_parameter_is_created_once_read_changed_and_deleted() {
-    let House { store, .. } = &house().await;
+async fn a_parameter_is_created_once_read_changed_and_deleted(house: House) {
+    let House { store, .. } = &house;
     let made = store.create_parameters(&id("docs"), settings("g"), Some(secret("app-secret"))).await.unwrap();
     assert_eq!((made.etag, made.state()), (1, State::Pending));
     let again = store.create_parameters(&id("docs"), settings("g"), None).await.unwrap_err();
@@ -114,9 +139,8 @@ async fn a_parameter_is_created_once_read_changed_and_deleted() {
     assert_ne!(remade.uid, made.uid);
 }
 
-#[tokio::test]
-async fn parameters_are_listed_by_group_in_pages() {
-    let House { store, .. } = &house().await;
+async fn parameters_are_listed_by_group_in_pages(house: House) {
+    let House { store, .. } = &house;
     for (name, group) in [("c", "x"), ("a", "x"), ("d", "y"), ("b", "x")] {
         store.create_parameters(&id(name), settings(group), None).await.unwrap();
     }
@@ -127,9 +151,8 @@ async fn parameters_are_listed_by_group_in_pages() {
     assert!(store.list_parameters("z", None, 10).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_one() {
-    let House { store, .. } = &house().await;
+async fn linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_one(house: House) {
+    let House { store, .. } = &house;
     let made = store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
     let first = store.set_grant(&id("docs"), &made.uid, linked("refresh-1")).await.unwrap();
     assert_eq!((first.state(), first.account_id()), (State::Active, "dbid:A"));
@@ -159,36 +182,34 @@ async fn linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_on
     assert_eq!(another_app.await.unwrap().state(), State::Pending);
 }
 
-#[tokio::test]
-async fn no_secret_stands_in_clear_in_the_file_or_in_debug() {
-    let House { store, folder, .. } = &house().await;
+async fn no_secret_stands_in_clear_in_the_database_or_in_debug(house: House) {
+    let House { store, .. } = &house;
     let made = store.create_parameters(&id("docs"), settings("g"), Some(secret("APPSECRET-clear"))).await.unwrap();
     let linked = store.set_grant(&id("docs"), &made.uid, linked("REFRESH-clear")).await.unwrap();
     store.finish_renewal(&made.uid, linked.grant_number, &secret("BEARER-clear"), None).await.unwrap();
-    for entry in std::fs::read_dir(folder.path()).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        assert!(!bytes.windows(6).any(|window| window == b"-clear"));
-    }
+    let contents = house.contents().await;
+    let holds = |text: &[u8]| contents.windows(text.len()).any(|window| window == text);
+    assert!(holds(b"docs"), "it looks at what is there");
+    assert!(!holds(b"-clear") && !holds(hex::encode("-clear").as_bytes()));
     let shown = format!("{linked:?} {:?}", store.renewal(&made.uid).await.unwrap());
     assert!(!shown.contains("-clear"), "{shown}");
 }
 
-#[tokio::test]
-async fn sealed_columns_moved_to_another_row_or_column_do_not_open() {
-    let House { store, .. } = &house().await;
+async fn sealed_columns_moved_to_another_row_or_column_do_not_open(house: House) {
+    let House { store, .. } = &house;
     let mut uids = Vec::new();
     for name in ["a", "b", "c"] {
         let made = store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
         store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
         uids.push(made.uid);
     }
-    let swap = "UPDATE application_parameters SET grant_sealed =
-                (SELECT grant_sealed FROM application_parameters WHERE id = 'b') WHERE id = 'a'";
-    sqlx::query(swap).execute(&store.0.durable).await.unwrap();
-    sqlx::query("UPDATE application_parameters SET bearer_sealed = grant_sealed WHERE id = 'c'")
-        .execute(&store.0.durable)
-        .await
-        .unwrap();
+    house
+        .sql(
+            "UPDATE application_parameters SET grant_sealed =
+             (SELECT grant_sealed FROM application_parameters WHERE id = 'b') WHERE id = 'a'",
+        )
+        .await;
+    house.sql("UPDATE application_parameters SET bearer_sealed = grant_sealed WHERE id = 'c'").await;
     let swapped = store.parameters(&id("a")).await.unwrap().unwrap();
     assert!(swapped.grant.is_none());
     assert_eq!(
@@ -199,9 +220,26 @@ async fn sealed_columns_moved_to_another_row_or_column_do_not_open() {
     assert_eq!(store.list_parameters("", None, 10).await.unwrap().len(), 3, "a damaged row hides no other");
 }
 
-#[tokio::test]
-async fn rotation_reseals_every_column_once_every_process_has_the_key() {
-    let old = house().await;
+async fn parameters_whose_rows_were_swapped_open_nothing_of_each_other(house: House) {
+    for name in ["a", "b"] {
+        let made = house.store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
+        house.store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
+    }
+    for sql in [
+        "UPDATE application_parameters SET id = 'c' WHERE id = 'a'",
+        "UPDATE application_parameters SET id = 'a' WHERE id = 'b'",
+        "UPDATE application_parameters SET id = 'b' WHERE id = 'c'",
+    ] {
+        house.sql(sql).await;
+    }
+    for name in ["a", "b"] {
+        let swapped = house.store.parameters(&id(name)).await.unwrap().unwrap();
+        assert!(swapped.grant.is_none() && swapped.app_secret.is_none());
+        assert_eq!(swapped.reauthorization_cause.as_deref(), Some("sealed_column_damaged"));
+    }
+}
+
+async fn rotation_reseals_every_column_once_every_process_has_the_key(old: House) {
     for name in ["a", "b"] {
         let made = old.store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
         old.store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
@@ -225,9 +263,7 @@ async fn rotation_reseals_every_column_once_every_process_has_the_key() {
     assert_eq!(old.keys.sealing_key_id(), "k1");
 }
 
-#[tokio::test]
-async fn changes_are_followed_from_another_process() {
-    let house = house().await;
+async fn changes_are_followed_from_another_process(house: House) {
     let second = house.second(KEY_1).await;
     let from = second.last_parameter_change().await.unwrap();
     let made = house.store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
@@ -241,9 +277,7 @@ async fn changes_are_followed_from_another_process() {
     assert!(second.parameter_changes(changes[2].seq).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn one_process_at_a_time_renews_and_all_share_what_it_gets() {
-    let house = house().await;
+async fn one_process_at_a_time_renews_and_all_share_what_it_gets(house: House) {
     let second = house.second(KEY_1).await;
     let made = house.store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
     let linked = house.store.set_grant(&id("docs"), &made.uid, linked("r")).await.unwrap();
@@ -263,15 +297,13 @@ async fn one_process_at_a_time_renews_and_all_share_what_it_gets() {
 
     assert!(second.lease_renewal(&made.uid).await.unwrap());
     assert!(!house.store.lease_renewal(&made.uid).await.unwrap());
-    house.clock.advance(Duration::from_secs(16)).await;
+    house.pass(Duration::from_secs(16)).await;
     assert!(house.store.lease_renewal(&made.uid).await.unwrap(), "a dead holder's lease ends");
     let stale = house.store.finish_renewal(&made.uid, linked.grant_number - 1, &secret("sl.3"), None).await.unwrap();
     assert_eq!(stale, None, "the bearer of an old grant is not shared");
 }
 
-#[tokio::test]
-async fn whoever_takes_an_upload_over_shuts_the_former_writer_out() {
-    let house = house().await;
+async fn whoever_takes_an_upload_over_shuts_the_former_writer_out(house: House) {
     let second = house.second(KEY_1).await;
     let upload = house.upload().await;
     assert_eq!((upload.writer, upload.state, upload.spec.as_slice()), (1, UploadState::Open, b"spec".as_slice()));
@@ -299,9 +331,7 @@ async fn whoever_takes_an_upload_over_shuts_the_former_writer_out() {
     assert_eq!(house.store.pieces(&upload.id).await.unwrap(), [piece(0, 8), piece(8, 8), piece(16, 8)]);
 }
 
-#[tokio::test]
-async fn a_longer_piece_replaces_a_shorter_one_and_never_the_other_way() {
-    let house = house().await;
+async fn a_longer_piece_replaces_a_shorter_one_and_never_the_other_way(house: House) {
     let upload = house.upload().await;
     for length in [4, 8, 4] {
         let piece = Piece { offset: 0, length, digests: vec![[u8::try_from(length).unwrap(); 32]] };
@@ -313,9 +343,7 @@ async fn a_longer_piece_replaces_a_shorter_one_and_never_the_other_way() {
     assert!(house.store.pieces(&upload.id).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_commit_is_intended_once_and_its_outcome_is_kept() {
-    let house = house().await;
+async fn a_commit_is_intended_once_and_its_outcome_is_kept(house: House) {
     let upload = house.upload().await;
     house.store.record_pieces(&upload.id, 1, &[Piece { offset: 0, length: 4, digests: vec![] }]).await.unwrap();
     house.store.set_upload_ready(&upload.id, 1, 4).await.unwrap();
@@ -341,9 +369,7 @@ async fn a_commit_is_intended_once_and_its_outcome_is_kept() {
     assert_eq!(late.unwrap_err().reason(), Reason::UploadClosed);
 }
 
-#[tokio::test]
-async fn two_processes_racing_for_a_commit_give_one_winner() {
-    let house = house().await;
+async fn two_processes_racing_for_a_commit_give_one_winner(house: House) {
     let second = house.second(KEY_1).await;
     for _ in 0..10 {
         let upload = house.upload().await;
@@ -353,9 +379,7 @@ async fn two_processes_racing_for_a_commit_give_one_winner() {
     }
 }
 
-#[tokio::test]
-async fn what_has_expired_is_not_found_and_is_swept() {
-    let house = house().await;
+async fn what_has_expired_is_not_found_and_is_swept(house: House) {
     let upload = house.upload().await;
     let pieces: Vec<Piece> = (0..4500).map(|at| Piece { offset: at * 4, length: 4, digests: vec![] }).collect();
     house.store.record_pieces(&upload.id, 1, &pieces).await.unwrap();
@@ -364,7 +388,7 @@ async fn what_has_expired_is_not_found_and_is_swept() {
     house.store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
     assert_eq!(house.store.sweep().await.unwrap(), Swept::default());
 
-    house.clock.advance(Duration::from_secs(7 * 24 * 3600)).await;
+    house.pass(Duration::from_secs(7 * 24 * 3600)).await;
     assert!(house.store.upload(&upload.id).await.unwrap().is_none());
     assert_eq!(house.store.claim_upload(&upload.id).await.unwrap_err().reason(), Reason::UploadNotFound);
     house.store.check().await.unwrap();
@@ -375,16 +399,7 @@ async fn what_has_expired_is_not_found_and_is_swept() {
     assert!(house.store.upload(&kept.id).await.unwrap().is_some());
 }
 
-impl House {
-    async fn upload_ending(&self, expires_at: SystemTime) -> Upload {
-        let new = NewUpload { owner_uid: "uid", session: None, lane: "ordered", spec: b"", expires_at };
-        self.store.create_upload(new).await.unwrap()
-    }
-}
-
-#[tokio::test]
-async fn a_request_id_gives_the_first_answer_again_and_no_other() {
-    let house = house().await;
+async fn a_request_id_gives_the_first_answer_again_and_no_other(house: House) {
     let second = house.second(KEY_1).await;
     let key = RequestKey { uid: "u", principal: "p", rpc: "StartUpload", request_id: "r" };
     let other = RequestKey { principal: "q", ..key };
@@ -398,26 +413,22 @@ async fn a_request_id_gives_the_first_answer_again_and_no_other() {
 
     second.finish_request(&other, None).await.unwrap();
     assert_eq!(second.begin_request(&other, &[3; 32]).await.unwrap(), RequestTurn::New);
-    house.clock.advance(REQUEST_ID_LIFE + Duration::from_secs(1)).await;
+    house.pass(REQUEST_ID_LIFE + Duration::from_secs(1)).await;
     assert_eq!(second.begin_request(&key, &[2; 32]).await.unwrap(), RequestTurn::New);
 }
 
-#[tokio::test]
-async fn a_request_whose_process_died_is_handed_on_as_unknown() {
-    let house = house().await;
+async fn a_request_whose_process_died_is_handed_on_as_unknown(house: House) {
     let second = house.second(KEY_1).await;
     let key = RequestKey { uid: "u", principal: "p", rpc: "StartUpload", request_id: "r" };
     assert_eq!(house.store.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::New);
-    house.clock.advance(Duration::from_secs(31)).await;
+    house.pass(Duration::from_secs(31)).await;
     second.check().await.unwrap();
     assert_eq!(second.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Abandoned);
     house.store.finish_request(&key, Some(b"too late")).await.unwrap();
     assert_eq!(second.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Running);
 }
 
-#[tokio::test]
-async fn an_existing_store_is_opened_again_with_all_it_held() {
-    let house = house().await;
+async fn an_existing_store_is_opened_again_with_all_it_held(house: House) {
     let upload = house.upload().await;
     house.store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
     house.store.close().await;
@@ -426,162 +437,117 @@ async fn an_existing_store_is_opened_again_with_all_it_held() {
     assert!(again.parameters(&id("docs")).await.unwrap().is_some());
 }
 
-#[tokio::test]
-async fn what_cannot_be_made_again_is_synced_and_readers_cannot_write() {
-    let House { store, .. } = &house().await;
-    for (pool, synchronous) in [(&store.0.durable, 2), (&store.0.quick, 1)] {
-        let value: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await.unwrap();
-        assert_eq!(value, synchronous);
-        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.unwrap();
-        assert_eq!(mode, "wal");
+async fn of_two_who_begin_the_same_request_at_once_one_runs_it(house: House) {
+    let second = house.second(KEY_1).await;
+    for number in 0..20 {
+        let request_id = number.to_string();
+        let key = RequestKey { uid: "u", principal: "p", rpc: "StartUpload", request_id: &request_id };
+        let (one, two) = tokio::join!(house.store.begin_request(&key, &[1; 32]), second.begin_request(&key, &[1; 32]));
+        let mut turns = [one.unwrap(), two.unwrap()];
+        turns.sort_by_key(|turn| *turn != RequestTurn::New);
+        assert_eq!(turns, [RequestTurn::New, RequestTurn::Running]);
     }
-    assert!(sqlx::query("DELETE FROM uploads").execute(&store.0.readers).await.is_err());
 }
 
-#[tokio::test]
-async fn a_store_in_memory_works_whole() {
-    let keys = Arc::new(KeyRing::ephemeral());
-    let store = Store::open("sqlite::memory:", keys, Arc::new(ManualClock::new(start()))).await.unwrap();
-    let made = store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
-    store.set_grant(&id("docs"), &made.uid, linked("r")).await.unwrap();
-    assert_eq!(store.list_parameters("g", None, 5).await.unwrap()[0].state(), State::Active);
+async fn of_two_who_change_a_parameter_at_once_none_undoes_the_other(house: House) {
+    let second = house.second(KEY_1).await;
+    let docs = id("docs");
+    house.store.create_parameters(&docs, settings("g"), None).await.unwrap();
+    for round in 1..=10 {
+        let edit = |key: &'static str| {
+            move |settings: &mut Settings| {
+                settings.labels.insert(format!("{key}{round}"), String::new());
+                Ok(())
+            }
+        };
+        let (one, two) = tokio::join!(
+            house.store.update_parameters(&docs, None, SecretChange::Keep, edit("one")),
+            second.update_parameters(&docs, None, SecretChange::Keep, edit("two")),
+        );
+        let etags = [one.unwrap().etag, two.unwrap().etag];
+        assert_eq!(etags.iter().max(), Some(&(1 + 2 * round)));
+        let now = house.store.parameters(&docs).await.unwrap().unwrap();
+        assert_eq!(now.settings.labels.len() as i64, 2 * round, "both stand");
+        let (one, two) = tokio::join!(
+            house.store.update_parameters(&docs, Some(now.etag), SecretChange::Keep, |_| Err(Fault::bug("not now"))),
+            second.set_grant(&docs, "another", linked("r")),
+        );
+        assert!(one.is_err() && two.is_err(), "a change that fails leaves nothing");
+        assert_eq!(house.store.parameters(&docs).await.unwrap().unwrap().etag, now.etag);
+    }
 }
 
-#[tokio::test]
-async fn a_url_that_is_none_and_a_place_that_is_not_there_are_told_apart() {
-    let open = |url: String| async move {
-        Store::open(&url, Arc::new(KeyRing::ephemeral()), Arc::new(ManualClock::new(start()))).await.unwrap_err()
-    };
-    assert_eq!(open("mysql://x".into()).await.violations()[0].field, "store_url");
-    let missing = open("sqlite:///no/such/folder/store.db?mode=rwc".into()).await;
-    assert_eq!(missing.reason(), Reason::StoreUnavailable);
+async fn of_two_who_take_an_upload_over_at_once_the_second_sees_the_first(house: House) {
+    let second = house.second(KEY_1).await;
+    for _ in 0..10 {
+        let upload = house.upload().await;
+        house.store.release_upload(&upload.id, 1).await.unwrap();
+        let (one, two) = tokio::join!(house.store.claim_upload(&upload.id), second.claim_upload(&upload.id));
+        let mut claims = [one.unwrap(), two.unwrap()].map(|claim| (claim.upload.writer, claim.former_released));
+        claims.sort_unstable();
+        assert_eq!(claims, [(2, true), (3, false)]);
+    }
 }
 
-#[tokio::test]
-async fn a_full_disk_refuses_writes_with_a_delay_and_still_reads() {
-    let House { store, .. } = &house().await;
-    store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
-    // SQLite answers as on a full disk when a database reaches its page bound.
-    for pool in [&store.0.durable, &store.0.quick] {
-        sqlx::query("PRAGMA max_page_count = 1").execute(pool).await.unwrap();
+async fn ids_are_ordered_by_their_bytes_and_a_group_holds_no_nul(house: House) {
+    let names = ["a-1", "a-b", "a0", "aa", "ab-", "b"].map(|name| name.trim_end_matches('-'));
+    for name in names.iter().rev() {
+        house.store.create_parameters(&id(name), settings("G"), None).await.unwrap();
     }
-    let big = Settings { display_name: "x".repeat(4000), ..settings("g") };
-    let mut refused = None;
-    for number in 0..200 {
-        if let Err(fault) = store.create_parameters(&id(&format!("p{number}")), big.clone(), None).await {
-            refused = Some(fault);
-            break;
-        }
-    }
-    let refused = refused.expect("the bound is reached");
-    assert_eq!((refused.reason(), refused.retry_delay()), (Reason::StoreUnavailable, Some(Duration::from_secs(1))));
-    assert!(store.parameters(&id("docs")).await.unwrap().is_some());
+    let listed = house.store.list_parameters("", None, 10).await.unwrap();
+    assert_eq!(listed.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), names);
+    assert!(house.store.list_parameters("g", None, 10).await.unwrap().is_empty(), "case tells groups apart");
+    assert!(house.store.list_parameters("G\0", None, 10).await.unwrap().is_empty());
+    let refused = house.store.create_parameters(&id("nul"), settings("a\0b"), None).await.unwrap_err();
+    assert_eq!(refused.violations()[0].field, "application_parameter.group");
 }
 
-#[tokio::test]
-async fn a_locked_store_answers_unavailable_and_recovers() {
-    let House { store, .. } = &house().await;
-    sqlx::query("PRAGMA busy_timeout = 50").execute(&store.0.durable).await.unwrap();
-    let other = store.begin(&store.0.quick).await.unwrap();
-    let fault = store.create_parameters(&id("docs"), settings("g"), None).await.unwrap_err();
-    assert_eq!(fault.reason(), Reason::StoreUnavailable);
-    assert_eq!(store.check().await.unwrap_err().reason(), Reason::StoreUnavailable);
-    other.rollback().await.unwrap();
-    store.check().await.unwrap();
-    store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
+/// A second place for a store of the same kind, with nothing in it.
+async fn empty(house: &House) -> String {
+    match &house.store.0.pools.durable {
+        Pool::Sqlite(_) => format!("sqlite://{}", house.folder().join("new.db").display()),
+        Pool::Postgres(_) => house::postgres::Server::shared().database().await,
+    }
 }
 
-mod file {
-    use super::*;
+async fn several_processes_may_start_on_an_empty_store_at_once(house: House) {
+    let url = empty(&house).await;
+    let open = || Store::open(&url, house.keys.clone(), Arc::new(house.clock.clone()));
+    let (one, two, three) = tokio::join!(open(), open(), open());
+    one.unwrap().create_parameters(&id("docs"), settings("g"), None).await.unwrap();
+    assert!(two.unwrap().parameters(&id("docs")).await.unwrap().is_some());
+    assert!(three.unwrap().parameters(&id("docs")).await.unwrap().is_some());
+    assert_eq!(schema::migrate(&url).await.unwrap(), "the tables of the store are up to date (version 1)");
+}
 
-    const GOOD: &str = r#"
-        [[application_parameters]]
-        id = "docs"
-        app_key = "key1"
-        app_secret = "APP-clear"
-        refresh_token = "REFRESH-clear"
-        group = "g"
-        timeouts = { connect = 2.5 }
-        policy.allowed_principals = ["billing"]
-        policy.permissions = ["READ"]
-    "#;
-
-    async fn with_file(text: &str, name: &str) -> (House, Result<Store>) {
-        let house = house().await;
-        let path = house.folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        let store = house.store.clone().with_parameters_file(&path);
-        (house, store)
+async fn an_older_program_refuses_a_newer_store_and_says_so(house: House) {
+    house
+        .sql(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             SELECT 9001, description, success, checksum, execution_time FROM _sqlx_migrations WHERE version = 1",
+        )
+        .await;
+    let open = Store::open(&house.url, house.keys.clone(), Arc::new(house.clock.clone())).await;
+    for refused in [open.unwrap_err(), check(&house.url).await.unwrap_err(), migrate(&house.url).await.unwrap_err()] {
+        assert_eq!(refused.reason(), Reason::StoreUnavailable);
+        let message = refused.message();
+        assert!(message.contains("version 9001") && message.contains("run the newer program"), "{message}");
     }
+    house.store.create_parameters(&id("docs"), settings("g"), None).await.expect("what runs already goes on");
+}
 
-    #[tokio::test]
-    async fn a_file_gives_parameters_and_refuses_writes() {
-        let (_house, store) = with_file(GOOD, "parameters.toml").await;
-        let store = store.unwrap();
-        let docs = store.parameters(&id("docs")).await.unwrap().unwrap();
-        assert_eq!((docs.state(), refresh_token(&docs).as_deref()), (State::Active, Some("REFRESH-clear")));
-        assert_eq!(docs.settings.timeouts.connect, Some(Duration::from_millis(2500)));
-        assert_eq!(docs.settings.policy.allowed_principals, ["billing"]);
-        assert_eq!(store.list_parameters("g", None, 9).await.unwrap().len(), 1);
-        assert!(store.list_parameters("g", Some(&id("docs")), 9).await.unwrap().is_empty());
-        for refused in [
-            store.create_parameters(&id("a"), settings("g"), None).await.err(),
-            store.update_parameters(&id("docs"), None, SecretChange::Keep, |_| Ok(())).await.err(),
-            store.delete_parameters(&id("docs"), None).await.err(),
-            store.set_grant(&id("docs"), &docs.uid, linked("r")).await.err(),
-            store.rotate_parameters().await.err(),
-        ] {
-            assert_eq!(refused.unwrap().reason(), Reason::ReadOnlyStore);
-        }
-        assert!(store.lease_renewal(&docs.uid).await.unwrap());
-        assert_eq!(store.finish_renewal(&docs.uid, 0, &secret("sl.x"), None).await.unwrap(), None);
-        assert!(store.renewal(&docs.uid).await.unwrap().is_none());
-        assert!(store.require_reauthorization(&id("docs"), &docs.uid, 0, "invalid_grant").await.unwrap());
-        assert_eq!(store.parameters(&id("docs")).await.unwrap().unwrap().state(), State::ReauthorizationRequired);
+async fn a_store_that_is_not_up_to_date_is_told_and_left_alone_when_asked(house: House) {
+    let url = empty(&house).await;
+    let as_it_is = || Store::open_as_it_is(&url, house.keys.clone(), Arc::new(house.clock.clone()));
+    if let Pool::Sqlite(_) = &house.store.0.pools.durable {
+        assert_eq!(as_it_is().await.unwrap_err().reason(), Reason::StoreUnavailable);
+        assert!(!house.folder().join("new.db").exists(), "no file is made");
+        std::fs::write(house.folder().join("new.db"), "").unwrap();
     }
-
-    #[tokio::test]
-    async fn a_changed_file_is_followed_and_a_broken_one_is_not() {
-        let (house, store) = with_file(GOOD, "parameters.toml").await;
-        let (store, path) = (store.unwrap(), house.folder.path().join("parameters.toml"));
-        let before = store.parameters(&id("docs")).await.unwrap().unwrap();
-        assert!(store.parameter_changes(0).await.unwrap().is_empty());
-        std::fs::write(&path, "[[application_parameters]\nnot toml").unwrap();
-        assert!(store.parameter_changes(0).await.unwrap().is_empty());
-        assert!(store.parameters(&id("docs")).await.unwrap().is_some());
-        std::fs::write(&path, GOOD.replace("REFRESH-clear", "another")).unwrap();
-        let changes = store.parameter_changes(0).await.unwrap();
-        assert_eq!(changes, [Change { seq: 0, id: id("docs"), uid: before.uid.to_string() }]);
-        let after = store.parameters(&id("docs")).await.unwrap().unwrap();
-        assert_ne!(after.uid, before.uid, "another token may be another account");
+    for refused in [as_it_is().await.unwrap_err(), check(&url).await.unwrap_err()] {
+        assert!(refused.message().contains("run `dropbox-connector migrate`"), "{refused:?}");
     }
-
-    #[tokio::test]
-    async fn json_works_and_secrets_may_stand_in_files_of_their_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let token = folder.path().join("token");
-        std::fs::write(&token, "sl.legacy\n").unwrap();
-        let text = serde_json::json!({ "application_parameters": [{ "id": "a", "app_key": "k", "access_token_file": token }] });
-        let (_house, store) = with_file(&text.to_string(), "parameters.json").await;
-        let read = store.unwrap().parameters(&id("a")).await.unwrap().unwrap();
-        let Some(Grant::ShortLived { bearer, expires_at: None }) = read.grant else { panic!("{read:?}") };
-        assert_eq!(bearer.reveal(), "sl.legacy");
-    }
-
-    #[tokio::test]
-    async fn a_wrong_file_is_refused_by_the_place_of_the_mistake_and_shows_no_secret() {
-        for (wrong, place) in [
-            (GOOD.replace("app_key", "app_kay"), "parameters_file.application_parameters[0].settings"),
-            (GOOD.replace("\"key1\"", "\"\""), "parameters_file.application_parameters[0].app_key"),
-            (GOOD.replace("\"docs\"", "\"Docs\""), "parameters_file.application_parameters[0].id"),
-            (format!("{GOOD}{GOOD}"), "parameters_file.application_parameters[1].id"),
-            (GOOD.replace("group", "access_token"), "parameters_file.application_parameters[0].access_token"),
-            (GOOD.replace("\"REFRESH-clear\"", "\"REFRESH-clear"), "parameters_file"),
-            (GOOD.replace("\"APP-clear\"", "[\"APP-clear\"]"), "parameters_file.application_parameters[0].app_secret"),
-        ] {
-            let fault = with_file(&wrong, "parameters.toml").await.1.unwrap_err();
-            assert_eq!(fault.violations()[0].field, place, "{fault:?}");
-            assert!(!format!("{fault:?}").contains("-clear"), "{fault:?}");
-        }
-    }
+    assert!(migrate(&url).await.unwrap().ends_with("from version 0 to 1"));
+    as_it_is().await.unwrap();
+    assert!(check(&url).await.unwrap().contains("up to date"));
 }

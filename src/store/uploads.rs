@@ -4,9 +4,11 @@
 
 use std::time::SystemTime;
 
-use sqlx::{Row as _, sqlite::SqliteRow};
-
-use super::{STORE_WRITE_ROWS_MAX, Store, millis, time, unavailable};
+use super::{
+    STORE_WRITE_ROWS_MAX, Store,
+    database::{Row, query},
+    millis, time,
+};
 use crate::fault::{Fault, Reason, Result};
 
 /// Where an upload stands.
@@ -75,6 +77,13 @@ pub struct Piece {
     pub digests: Vec<[u8; 32]>,
 }
 
+/// By name: a statement prepared with `*` breaks in older processes when a migration adds a column.
+macro_rules! columns {
+    () => {
+        "id, owner_uid, writer, released, state, session, lane, spec_sealed, size, outcome, claimed_at, expires_at"
+    };
+}
+
 impl UploadState {
     fn name(self) -> &'static str {
         match self {
@@ -94,10 +103,11 @@ impl Store {
     pub async fn create_upload(&self, new: NewUpload<'_>) -> Result<Upload> {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let now = self.now_millis();
-        let row = sqlx::query(
+        let row = query(concat!(
             "INSERT INTO uploads (id, owner_uid, writer, released, state, session, lane, spec_sealed, claimed_at, expires_at)
-             VALUES ($1, $2, 1, 0, 'open', $3, $4, $5, $6, $7) RETURNING *",
-        )
+             VALUES ($1, $2, 1, 0, 'open', $3, $4, $5, $6, $7) RETURNING ",
+            columns!(),
+        ))
         .bind(&id)
         .bind(new.owner_uid)
         .bind(new.session)
@@ -105,9 +115,8 @@ impl Store {
         .bind(self.0.keys.seal("column", &[b"uploads", id.as_bytes(), b"spec_sealed"], new.spec))
         .bind(now)
         .bind(millis(new.expires_at))
-        .fetch_one(&self.0.durable)
-        .await
-        .map_err(unavailable)?;
+        .fetch_one(&self.0.pools.durable)
+        .await?;
         self.upload_of(&row)
     }
 
@@ -116,12 +125,11 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn upload(&self, id: &str) -> Result<Option<Upload>> {
-        let row = sqlx::query("SELECT * FROM uploads WHERE id = $1 AND expires_at > $2")
+        let row = query(concat!("SELECT ", columns!(), " FROM uploads WHERE id = $1 AND expires_at > $2"))
             .bind(id)
             .bind(self.now_millis())
-            .fetch_optional(&self.0.readers)
-            .await
-            .map_err(unavailable)?;
+            .fetch_optional(&self.0.pools.readers)
+            .await?;
         row.map(|row| self.upload_of(&row)).transpose()
     }
 
@@ -131,26 +139,21 @@ impl Store {
     /// `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn claim_upload(&self, id: &str) -> Result<Claim> {
         let now = self.now_millis();
-        let mut tx = self.begin(&self.0.durable).await?;
-        let row = sqlx::query("SELECT * FROM uploads WHERE id = $1 AND expires_at > $2")
-            .bind(id)
-            .bind(now)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+        let mut tx = self.0.pools.durable.begin().await?;
+        // Reads the row and holds it, so that of two who take over at once the second sees the first.
+        let held =
+            concat!("UPDATE uploads SET writer = writer WHERE id = $1 AND expires_at > $2 RETURNING ", columns!());
+        let row = query(held).bind(id).bind(now).fetch_optional(&mut tx).await?;
         let former = self.upload_of(&row.ok_or_else(|| not_found(id))?)?;
         let (former_released, former_claimed_at) = (former.released >= former.writer, former.claimed_at);
         if former.state == UploadState::Committed {
             return Ok(Claim { upload: former, former_released, former_claimed_at });
         }
-        let row = sqlx::query("UPDATE uploads SET writer = writer + 1, claimed_at = $2 WHERE id = $1 RETURNING *")
-            .bind(id)
-            .bind(now)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(unavailable)?;
+        let next =
+            concat!("UPDATE uploads SET writer = writer + 1, claimed_at = $2 WHERE id = $1 RETURNING ", columns!());
+        let row = query(next).bind(id).bind(now).fetch_one(&mut tx).await?;
         let upload = self.upload_of(&row)?;
-        tx.commit().await.map_err(unavailable)?;
+        tx.commit().await?;
         Ok(Claim { upload, former_released, former_claimed_at })
     }
 
@@ -159,17 +162,16 @@ impl Store {
     /// # Errors
     /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn set_upload_session(&self, id: &str, writer: i64, session: &str, lane: &str) -> Result<()> {
-        let changed = sqlx::query(
+        let changed = query(
             "UPDATE uploads SET session = $3, lane = $4 WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')",
         )
         .bind(id)
         .bind(writer)
         .bind(session)
         .bind(lane)
-        .execute(&self.0.durable)
-        .await
-        .map_err(unavailable)?;
-        self.require_turn(changed.rows_affected(), id, writer).await
+        .execute(&self.0.pools.durable)
+        .await?;
+        self.require_turn(changed, id, writer).await
     }
 
     /// Records acknowledged appends in one transaction, without fsync. What a writer that was taken over still has in
@@ -180,21 +182,16 @@ impl Store {
     /// `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn record_pieces(&self, id: &str, writer: i64, pieces: &[Piece]) -> Result<()> {
         for portion in pieces.chunks(STORE_WRITE_ROWS_MAX) {
-            let mut tx = self.begin(&self.0.quick).await?;
-            let mine = "SELECT writer FROM uploads WHERE id = $1 AND released < $2 AND state = 'open'";
-            let mine = sqlx::query_scalar::<_, i64>(mine)
-                .bind(id)
-                .bind(writer)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(unavailable)?;
-            let Some(newest) = mine else {
-                tx.rollback().await.map_err(unavailable)?;
+            let mut tx = self.0.pools.quick.begin().await?;
+            let mine = "UPDATE uploads SET writer = writer WHERE id = $1 AND released < $2 AND state = 'open' RETURNING writer";
+            let mine = query(mine).bind(id).bind(writer).fetch_optional(&mut tx).await?;
+            let Some(row) = mine else {
+                tx.rollback().await?;
                 return self.require_turn(0, id, writer).await;
             };
             for piece in portion {
                 // After a resume a part may be cut larger than the first time; the longer piece holds the shorter.
-                sqlx::query(
+                query(
                     "INSERT INTO upload_pieces (upload_id, piece_offset, piece_length, digests) VALUES ($1, $2, $3, $4)
                      ON CONFLICT (upload_id, piece_offset) DO UPDATE
                      SET piece_length = excluded.piece_length, digests = excluded.digests
@@ -204,40 +201,38 @@ impl Store {
                 .bind(signed(piece.offset))
                 .bind(signed(piece.length))
                 .bind(piece.digests.concat())
-                .execute(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+                .execute(&mut tx)
+                .await?;
             }
-            tx.commit().await.map_err(unavailable)?;
-            if newest != writer {
+            tx.commit().await?;
+            if row.get::<i64>("writer")? != writer {
                 return Err(taken_over(id));
             }
         }
         Ok(())
     }
 
-    /// Takes pieces out of the map that turned out not to be at Dropbox.
+    /// Takes pieces out of the map that turned out not to be at Dropbox: the upload is open again.
     ///
     /// # Errors
     /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn forget_pieces(&self, id: &str, writer: i64, offsets: &[u64]) -> Result<()> {
-        let mut tx = self.begin(&self.0.quick).await?;
-        let mine = "SELECT COUNT(*) FROM uploads WHERE id = $1 AND writer = $2 AND state <> 'committed'";
+        let mut tx = self.0.pools.quick.begin().await?;
         let mine =
-            sqlx::query_scalar::<_, i64>(mine).bind(id).bind(writer).fetch_one(&mut *tx).await.map_err(unavailable)?;
+            "UPDATE uploads SET state = 'open', size = NULL WHERE id = $1 AND writer = $2 AND state <> 'committed'";
+        let mine = query(mine).bind(id).bind(writer).execute(&mut tx).await?;
         if mine == 0 {
-            tx.rollback().await.map_err(unavailable)?;
+            tx.rollback().await?;
             return self.require_turn(0, id, writer).await;
         }
         for offset in offsets {
-            sqlx::query("DELETE FROM upload_pieces WHERE upload_id = $1 AND piece_offset = $2")
+            query("DELETE FROM upload_pieces WHERE upload_id = $1 AND piece_offset = $2")
                 .bind(id)
                 .bind(signed(*offset))
-                .execute(&mut *tx)
-                .await
-                .map_err(unavailable)?;
+                .execute(&mut tx)
+                .await?;
         }
-        tx.commit().await.map_err(unavailable)
+        tx.commit().await
     }
 
     /// In the order of offsets.
@@ -245,20 +240,21 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn pieces(&self, id: &str) -> Result<Vec<Piece>> {
-        let rows = sqlx::query_as::<_, (i64, i64, Vec<u8>)>(
+        let rows = query(
             "SELECT piece_offset, piece_length, digests FROM upload_pieces WHERE upload_id = $1 ORDER BY piece_offset",
         )
         .bind(id)
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(unavailable)?;
-        let piece = |(offset, length, digests): (i64, i64, Vec<u8>)| {
+        .fetch_all(&self.0.pools.readers)
+        .await?;
+        let piece = |row: &Row| {
+            let (offset, length): (i64, i64) = (row.get("piece_offset")?, row.get("piece_length")?);
+            let digests: Vec<u8> = row.get("digests")?;
             let (digests, rest) = digests.as_chunks::<32>();
             let whole = rest.is_empty().then(|| digests.to_vec());
             let digests = whole.ok_or_else(|| Fault::bug("a piece's digests are cut"))?;
             Ok(Piece { offset: offset.cast_unsigned(), length: length.cast_unsigned(), digests })
         };
-        rows.into_iter().map(piece).collect()
+        rows.iter().map(piece).collect()
     }
 
     /// All bytes are at Dropbox, nothing is committed.
@@ -294,23 +290,36 @@ impl Store {
     /// # Errors
     /// `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn upload_committed(&self, id: &str, outcome: &str) -> Result<()> {
-        let mut tx = self.begin(&self.0.durable).await?;
-        let changed =
-            sqlx::query("UPDATE uploads SET state = 'committed', outcome = $2, released = writer WHERE id = $1")
-                .bind(id)
-                .bind(outcome)
-                .execute(&mut *tx)
-                .await
-                .map_err(unavailable)?;
-        if changed.rows_affected() == 0 {
+        let mut tx = self.0.pools.durable.begin().await?;
+        let changed = query("UPDATE uploads SET state = 'committed', outcome = $2, released = writer WHERE id = $1")
+            .bind(id)
+            .bind(outcome)
+            .execute(&mut tx)
+            .await?;
+        if changed == 0 {
             return Err(not_found(id));
         }
-        sqlx::query("DELETE FROM upload_pieces WHERE upload_id = $1")
+        query("DELETE FROM upload_pieces WHERE upload_id = $1").bind(id).execute(&mut tx).await?;
+        tx.commit().await
+    }
+
+    /// It cannot be continued: what it lacks cannot be sent any more.
+    ///
+    /// # Errors
+    /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
+    pub async fn delete_upload(&self, id: &str, writer: i64) -> Result<()> {
+        let mut tx = self.0.pools.durable.begin().await?;
+        let deleted = query("DELETE FROM uploads WHERE id = $1 AND writer = $2 AND state <> 'committed'")
             .bind(id)
-            .execute(&mut *tx)
-            .await
-            .map_err(unavailable)?;
-        tx.commit().await.map_err(unavailable)
+            .bind(writer)
+            .execute(&mut tx)
+            .await?;
+        if deleted == 0 {
+            tx.rollback().await?;
+            return self.require_turn(0, id, writer).await;
+        }
+        query("DELETE FROM upload_pieces WHERE upload_id = $1").bind(id).execute(&mut tx).await?;
+        tx.commit().await
     }
 
     /// This writer, and whoever wrote before it, has stopped: the next may start at once, and nothing of theirs is
@@ -319,23 +328,22 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn release_upload(&self, id: &str, writer: i64) -> Result<()> {
-        sqlx::query("UPDATE uploads SET released = $2 WHERE id = $1 AND released < $2")
+        query("UPDATE uploads SET released = $2 WHERE id = $1 AND released < $2")
             .bind(id)
             .bind(writer)
-            .execute(&self.0.quick)
-            .await
-            .map_err(unavailable)?;
+            .execute(&self.0.pools.quick)
+            .await?;
         Ok(())
     }
 
     async fn step(&self, sql: &'static str, id: &str, writer: i64, size: Option<u64>) -> Result<()> {
-        let query = sqlx::query(sql).bind(id).bind(writer);
+        let query = query(sql).bind(id).bind(writer);
         let query = match size {
             Some(size) => query.bind(signed(size)),
             None => query,
         };
-        let changed = query.execute(&self.0.durable).await.map_err(unavailable)?;
-        self.require_turn(changed.rows_affected(), id, writer).await
+        let changed = query.execute(&self.0.pools.durable).await?;
+        self.require_turn(changed, id, writer).await
     }
 
     /// Why a guarded write hit no row.
@@ -354,13 +362,13 @@ impl Store {
             .fact("uploadState", now.state.name()))
     }
 
-    fn upload_of(&self, row: &SqliteRow) -> Result<Upload> {
-        let text = |column: &str| row.try_get::<String, _>(column).map_err(unavailable);
-        let number = |column: &str| row.try_get::<i64, _>(column).map_err(unavailable);
+    fn upload_of(&self, row: &Row) -> Result<Upload> {
+        let text = |column: &str| row.get::<String>(column);
+        let number = |column: &str| row.get::<i64>(column);
         let (id, state) = (text("id")?, text("state")?);
         let states = [UploadState::Open, UploadState::Ready, UploadState::Committing, UploadState::Committed];
         let state = states.into_iter().find(|known| known.name() == state);
-        let sealed: Vec<u8> = row.try_get("spec_sealed").map_err(unavailable)?;
+        let sealed: Vec<u8> = row.get("spec_sealed")?;
         let spec =
             self.0.keys.open("column", &[b"uploads", id.as_bytes(), b"spec_sealed"], &sealed).map_err(|error| {
                 Fault::new(
@@ -374,11 +382,11 @@ impl Store {
             writer: number("writer")?,
             released: number("released")?,
             state: state.ok_or_else(|| Fault::bug("an upload is in no known state"))?,
-            session: row.try_get("session").map_err(unavailable)?,
+            session: row.get("session")?,
             lane: text("lane")?,
             spec: spec.to_vec(),
-            size: row.try_get::<Option<i64>, _>("size").map_err(unavailable)?.map(i64::cast_unsigned),
-            outcome: row.try_get("outcome").map_err(unavailable)?,
+            size: row.get::<Option<i64>>("size")?.map(i64::cast_unsigned),
+            outcome: row.get("outcome")?,
             claimed_at: time(number("claimed_at")?),
             expires_at: time(number("expires_at")?),
             id,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generates the stubs of the languages named, or of all: python go typescript. (Java's are made by Maven as it builds.)
+# Generates the stubs of the languages named, or of all: python go typescript browser. (Java's are made by Maven as it builds.)
 # protoc is the one inside grpcio-tools, so no other is needed.
 . "$(dirname "$0")/../setup/common.sh"
 
@@ -28,7 +28,14 @@ generate_typescript() {
         "${PROTOS[@]}" google/rpc/status.proto google/rpc/error_details.proto
 }
 
-[ $# -gt 0 ] || set -- python go typescript
+generate_browser() {
+    (cd tests/clients/browser && "$BIN/npm" ci --no-audit --no-fund --loglevel=error)
+    mkdir -p tests/clients/browser/gen
+    protoc -I proto --plugin=tests/clients/browser/node_modules/.bin/protoc-gen-es \
+        --es_out=tests/clients/browser/gen --es_opt=target=ts "${PROTOS[@]}"
+}
+
+[ $# -gt 0 ] || set -- python go typescript browser
 for language in "$@"; do
     "generate_$language"
     say "$language stubs generated"

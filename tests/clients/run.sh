@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Runs every language's conformance checks, and Kubernetes' way of probing, against one connector with its emulator.
-# Usage: run.sh [LANGUAGE...]; without arguments all: python go typescript java probe. Takes the built debug binary.
+# Runs every language's conformance checks, a page in a browser, and Kubernetes' way of probing, against one connector with
+# its emulator. Usage: run.sh [LANGUAGE...]; without arguments all: python go typescript java browser probe. Takes the built
+# debug binary.
 . "$(dirname "$0")/../setup/common.sh"
 
 CHECKS=7 # of each language; a check that did not run counts as failed
 BINARY=${CONNECTOR_BINARY:-target/debug/dropbox-connector}
 [ -x "$BINARY" ] || die "no $BINARY: run cargo build first"
-[ $# -gt 0 ] || set -- python go typescript java probe
+[ $# -gt 0 ] || set -- python go typescript java browser probe
+# The origin the page comes from has to be known before the connector starts.
+PAGE_PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
 work=$(mktemp -d)
-server=
+server= guarded=
 finish() {
     [ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null || true
+    [ -n "$guarded" ] && kill "$guarded" 2>/dev/null && wait "$guarded" 2>/dev/null || true
     rm -rf "$work"
 }
 trap finish EXIT
@@ -19,6 +23,7 @@ trap finish EXIT
 "$BINARY" keys generate "$work/sealing.keys" >"$work/keys.out" || die "no key file: $(cat "$work/keys.out")"
 "$BINARY" serve --emulator --store-url "sqlite://$work/store.db" --sealing-key-file "$work/sealing.keys" \
     --data-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --probe-listen 127.0.0.1:0 --http-listen 127.0.0.1:0 \
+    --grpc-web --grpc-web-origins "http://127.0.0.1:$PAGE_PORT" \
     >"$work/server.out" 2>"$work/server.err" &
 server=$!
 
@@ -50,13 +55,31 @@ run_java() {
     (cd clients/java && mvn -q -B compile exec:java -Dexec.mainClass=example.Conformance) | sed 's/\x1b\[[0-9;]*m//g'
 }
 
-# What the kubelet sees: three names healthy, an unknown one and the data port's missing name not.
+# A page of an allowed origin, and one of another.
+run_browser() {
+    head -c 5242917 /dev/urandom >"$work/page.bin"
+    "$BINARY" put "$work/page.bin" /page.bin --server "http://$CONNECTOR_ADDRESS" --parameter "$CONNECTOR_PARAMETER" >&2
+    "$BIN/node" tests/clients/browser/run.mjs "http://$CONNECTOR_ADDRESS" "$CONNECTOR_PARAMETER" /page.bin \
+        "$work/page.bin" "$PAGE_PORT" "$(command -v chromium)"
+}
+
+# What the kubelet sees of a connector whose callers need TLS and a token: three names healthy, an unknown one not.
 run_probe() {
     (cd tests/clients/go/probe && GOWORK=off "$BIN/go" build -o "$TOOLS/gobin/probe" .)
-    local wanted service code
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+        -keyout "$work/tls.key" -out "$work/tls.crt" 2>"$work/openssl.err"
+    "$BINARY" serve --emulator --data-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --probe-listen 127.0.0.1:0 \
+        --http-listen 127.0.0.1:0 --tls-cert-file "$work/tls.crt" --tls-key-file "$work/tls.key" --auth-mode token \
+        --auth-tokens "nobody:$(printf x | openssl dgst -sha256 -r | cut -d' ' -f1)" >"$work/guarded.out" 2>&1 &
+    guarded=$!
+    local wanted service code probe=
+    for _ in $(seq 300); do
+        probe=$(grep -ohE ' probe=[^[:space:]]+' "$work/guarded.out" | cut -d= -f2) && break
+        sleep 0.1
+    done
     while read -r wanted service; do
         code=0
-        "$TOOLS/gobin/probe" "$CONNECTOR_PROBE" "$service" >"$work/kubelet.out" 2>&1 || code=$?
+        "$TOOLS/gobin/probe" "$probe" "$service" >"$work/kubelet.out" 2>&1 || code=$?
         if [ "$code" = "$wanted" ]; then echo "ok probe $service"; else echo "not ok probe $service: exit $code: $(cat "$work/kubelet.out")"; fi
     done <<<"0 readiness
 0 liveness
@@ -69,6 +92,7 @@ for language in "$@"; do
     expected=$CHECKS
     case $language in
         probe) expected=4 ;;
+        browser) expected=4 && bash tests/clients/generate.sh browser || true ;;
         java) ;;
         *) bash tests/clients/generate.sh "$language" || true ;;
     esac

@@ -269,6 +269,69 @@ async fn refusals_are_kept_under_a_request_id_and_what_may_be_tried_again_is_not
 }
 
 #[tokio::test]
+async fn an_unknown_outcome_is_looked_up_once_more_before_it_is_told_again() {
+    let house = furnished().await;
+    let other = || Action::Error { error: json!({ ".tag": "other" }), user_message: None };
+    // The answer is lost, and so is the look behind it: the second one, for the first finds the source.
+    let torn = |route: &str| [Rule::once(route, Action::CutAfter), Rule::nth("files/get_metadata", 2, other())];
+    rules(&house, torn("files/copy_v2"));
+    let request = pb::CopyItemRequest { request_id: ID.into(), ..copy("/a.txt", "/c.txt") };
+    let unknown = house.client().copy_item(request.clone()).await.expect_err("nobody knows");
+    assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"));
+    for _ in 0..2 {
+        let answer = house.client().copy_item(request.clone()).await.expect("now it is known").into_inner();
+        assert_eq!(answer.item.expect("an item").name, "c.txt");
+    }
+    assert_eq!(house.control().counter("files/copy_v2").calls, 1, "it is not sent again");
+
+    rules(&house, torn("files/move_v2"));
+    let request = pb::MoveItemRequest { request_id: ID.into(), ..movement("/b.txt", "/d.txt") };
+    let unknown = house.client().move_item(request.clone()).await.expect_err("nobody knows");
+    assert_eq!(reason(&unknown), "OUTCOME_UNKNOWN");
+    let answer = house.client().move_item(request).await.expect("now it is known").into_inner();
+    assert_eq!(answer.item.expect("an item").name, "d.txt");
+    assert_eq!(house.control().counter("files/move_v2").calls, 1, "it is not sent again");
+
+    // What cannot be looked up stays unknown.
+    rules(&house, [Rule::once("files/copy_v2", Action::CutAfter)]);
+    let id = "3b241101-e2bb-4255-8caf-4136c566a971";
+    let request = pb::CopyItemRequest { request_id: id.into(), autorename: true, ..copy("/a.txt", "/c.txt") };
+    let calls = house.control().counter("files/copy_v2").calls;
+    for _ in 0..2 {
+        let unknown = house.client().copy_item(request.clone()).await.expect_err("nobody knows");
+        assert_eq!(reason(&unknown), "OUTCOME_UNKNOWN");
+    }
+    assert_eq!(house.control().counter("files/copy_v2").calls, calls + 1);
+}
+
+#[tokio::test]
+async fn a_commit_that_waits_to_be_repeated_lets_others_of_its_namespace_go() {
+    let house = furnished().await;
+    let busy = || Action::TooManyWriteOperations { retry_after: Some(6) };
+    rules(&house, [Rule::once("files/create_folder_v2", busy()), Rule::once("files/upload", busy())]);
+    let fired = async |count| {
+        until("its commit waits", async || {
+            house.control().standing().iter().filter(|rule| rule.fired > 0).count() == count
+        })
+        .await;
+    };
+    let mut client = house.client();
+    let first = tokio::spawn(async move { client.create_folder(folder("/waits")).await.map(drop) });
+    fired(1).await;
+    house.client().create_folder(folder("/goes")).await.expect("made meanwhile");
+    assert!(!first.is_finished(), "it still waits");
+    let uploading = upload(&house, spec("/waits.txt"), b"x");
+    let others = async {
+        fired(2).await;
+        house.client().move_item(movement("/a.txt", "/moved.txt")).await.expect("moved meanwhile");
+        assert_eq!(house.control().read(None, "/waits.txt"), None, "it still waits");
+    };
+    let (uploaded, ()) = tokio::join!(uploading, others);
+    uploaded.expect("uploaded in the end");
+    first.await.expect("no panic").expect("made in the end");
+}
+
+#[tokio::test]
 async fn commits_of_one_namespace_go_one_at_a_time() {
     let house = furnished().await;
     rules(&house, [Rule::always("files/create_folder_v2", Action::DelayAnswer { millis: 20 })]);

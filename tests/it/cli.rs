@@ -150,13 +150,68 @@ async fn an_upload_stopped_by_ctrl_c_goes_on_when_the_command_is_repeated() {
     interrupt(&child);
     assert_eq!(child.wait().expect("its end").code(), Some(130));
     house.control().clear_script();
-    let (out, _) = ends(&house, 0, &["put", "big", "/big", "--json"]);
+    let (out, err) = ends(&house, 0, &["put", "big", "/big", "--json"]);
     let told: Value = serde_json::from_str(&out).expect("JSON");
+    let resumed = told["resumedFrom"].as_u64().expect("a number") > 0;
+    assert_eq!(err.contains("big: resumed at ") && err.contains(" of 40.0 MiB"), resumed, "{err}{told}");
     assert_eq!(told["skipped"], false, "{told}");
     assert!(house.control().read(None, "/big").expect("the file") == bytes);
     assert_eq!(fs::read_dir(&state).expect("the place of uploads").count(), 0, "a finished upload is kept no longer");
     // One session only: the second run made none.
     assert_eq!(house.control().counter("files/upload_session/start").calls, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_goes_on_says_where_without_a_terminal() {
+    let house = support::start().await;
+    let bytes = noise(3 * MIB, 8);
+    write(house.folder.path(), "three", &bytes);
+    ends(&house, 0, &["put", "three", "/three"]);
+    let (out, _) = ends(&house, 0, &["stat", "--json", "/three"]);
+    let item: Value = serde_json::from_str(&out).expect("JSON");
+    let part = format!("back.{}.part", item["rev"].as_str().expect("a rev"));
+    write(house.folder.path(), &part, &bytes[..MIB]);
+    let (_, err) = ends(&house, 0, &["get", "/three", "back"]);
+    assert!(err.contains("/three: resumed at 1.0 MiB of 3.0 MiB"), "{err}");
+    assert!(fs::read(house.folder.path().join("back")).expect("back") == bytes);
+    let asked = house.control().counter("files/download");
+    assert!(asked.bytes_out < 3 * MIB as u64, "only the rest was sent: {asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_without_files_are_made_and_patterns_do_not_run_into_each_other() {
+    let house = support::start().await;
+    write(house.folder.path(), "here/a.txt", b"a");
+    fs::create_dir_all(house.folder.path().join("here/empty/deep")).expect("made");
+    let (out, _) = ends(&house, 0, &["put", "-r", "here", "/there", "--dry-run"]);
+    assert!(out.contains("(empty folder) → /there/empty/deep"), "{out}");
+    let (_, err) = ends(&house, 0, &["put", "-r", "here", "/there"]);
+    assert!(err.contains("1 empty folder made") && err.contains("1 file uploaded"), "{err}");
+    let (out, _) = ends(&house, 0, &["ls", "-r", "--sort", "name", "/there"]);
+    assert_eq!(out, "a.txt\nempty/\nempty/deep/\n");
+    let (_, err) = ends(&house, 0, &["put", "-r", "here", "/there", "--include", "*.txt"]);
+    assert!(!err.contains("empty folder"), "{err}");
+    let (out, err) = ends(&house, 2, &["get", "/there/*.txt", "--to", "-"]);
+    assert!(out.is_empty() && err.contains("/there/*.txt is a pattern"), "{err}");
+    assert_eq!(ends(&house, 0, &["get", "/there/a.txt", "--to", "-"]).0, "a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_told_in_the_same_words_by_every_command() {
+    let house = support::start().await;
+    write(house.folder.path(), "a.txt", b"a");
+    write(house.folder.path(), "b.txt", b"b");
+    ends(&house, 0, &["put", "a.txt", "b.txt", "/"]);
+    let told = |words: &[&str]| ends(&house, 3, words).1;
+    let one = told(&["stat", "/nothing"]);
+    assert!(one.starts_with("error: /nothing: there is nothing at this path [PATH_NOT_FOUND]\n  → "), "{one}");
+    for words in [&["rm", "/nothing"][..], &["mv", "/nothing", "/x"], &["cp", "/nothing", "/x"], &["get", "/nothing"]] {
+        assert_eq!(told(words), one, "{words:?}");
+    }
+    let (_, err) = ends(&house, 4, &["mv", "/a.txt", "/b.txt"]);
+    assert!(err.starts_with("error: /b.txt: "), "the target failed: {err}");
+    ends(&house, 0, &["mv", "--replace", "/a.txt", "/b.txt"]);
+    assert_eq!(house.control().read(None, "/b.txt").as_deref(), Some(&b"a"[..]));
 }
 
 fn interrupt(child: &Child) {

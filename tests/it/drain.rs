@@ -3,13 +3,20 @@
 use std::time::{Duration, Instant};
 
 use dropbox_connector::{
-    api::v1::{self as pb, download_file_response::Payload},
-    emulator::script::{Action, Rule},
+    api::v1::{
+        self as pb, download_file_response::Payload, dropbox_admin_connector_client::DropboxAdminConnectorClient,
+        dropbox_connector_client::DropboxConnectorClient,
+    },
+    emulator::{
+        Emulator, Options,
+        control::{Seed, SeedFile},
+        script::{Action, Rule},
+    },
 };
 use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::support::{self, streams::*, *};
+use crate::support::{self, process::Served, streams::*, *};
 
 async fn open_download(house: &House, path: &str) -> Streaming<pb::DownloadFileResponse> {
     let request = pb::DownloadFileRequest {
@@ -97,6 +104,49 @@ async fn an_upload_without_a_session_is_told_to_begin_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_that_said_nothing_or_wait_to_be_let_in_do_not_hold_up_the_drain() {
+    let mut house = support::start_with(|config| config.max_uploads = 1).await;
+    let mut open = OpenUpload::begin(&house, spec("/open")).await;
+    assert!(open.send_range(&noise(9 * MIB, 1), 0, 9 * MIB).await);
+    until("it is let in", || async { house.control().counter("files/upload_session/append_v2").good > 0 }).await;
+    let waiting = OpenUpload::begin(&house, spec("/waiting")).await;
+    let silent = OpenUpload::new(&house);
+    let served = house.client().get_server_info(pb::GetServerInfoRequest::default()).await;
+    served.expect("the streams before it have begun");
+    let draining = tokio::spawn(house.take_app().stop());
+    for mut stream in [open, waiting, silent] {
+        let ended = stream.early_answer().await.expect_err("drained");
+        assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+        assert!(retry_delay(&ended).is_some());
+    }
+    draining.await.expect("no panic").expect("nothing cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_caller_has_left_is_finished_and_its_answer_kept() {
+    let mut house = support::start().await;
+    upload(&house, spec("/a.txt"), b"a").await.expect("uploaded");
+    house.control().script([Rule::once("files/move_v2", Action::DelayAnswer { millis: 1000 })]).expect("script");
+    let request = pb::MoveItemRequest {
+        application_parameter_id: PARAMETER.into(),
+        from_path: "/a.txt".into(),
+        to_path: "/b.txt".into(),
+        request_id: "3b241101-e2bb-4255-8caf-4136c566a970".into(),
+        ..Default::default()
+    };
+    let (mut client, sent) = (house.other_client().await, request.clone());
+    let call = tokio::spawn(async move { client.move_item(sent).await });
+    until("the move is under way", async || house.control().counter("files/move_v2").running == 1).await;
+    call.abort();
+    let _ = call.await;
+    house.take_app().stop().await.expect("nothing cut");
+    house.restart().await;
+    let answer = house.client().move_item(request).await.expect("the first one's answer").into_inner();
+    assert_eq!(answer.item.expect("an item").name, "b.txt");
+    assert_eq!(house.control().counter("files/move_v2").calls, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_under_way_is_finished_before_the_server_ends() {
     let mut house = support::start().await;
     house.control().script([Rule::always("files/upload", Action::Delay { millis: 500 })]).expect("script");
@@ -146,9 +196,46 @@ async fn readiness_is_withdrawn_at_once_and_liveness_stays() {
 async fn a_caller_that_never_reads_is_cut_when_the_grace_ends() {
     let mut house = support::start_with(|config| config.drain_grace = Duration::from_millis(400)).await;
     upload(&house, spec("/big"), &noise(40 * MIB, 3)).await.expect("uploaded");
-    let _unread = open_download(&house, "/big").await;
+    let mut unread = open_download(&house, "/big").await;
     let begun = Instant::now();
     let ended = house.take_app().stop().await;
     assert!(matches!(ended, Err(dropbox_connector::app::AppError::Cut)), "{ended:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // The app is gone and this process goes on: nothing of it may be left.
+    assert_eq!(house.control().counter("files/download").running, 0, "the request to Dropbox went with it");
+    let end = async {
+        while unread.message().await?.is_some() {}
+        Ok::<_, tonic::Status>(())
+    };
+    let end = tokio::time::timeout(PATIENCE, end).await.expect("the connection is closed");
+    assert!(end.is_err(), "a stream that is cut does not end well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_is_named_in_the_log_and_the_exit_code_says_so() {
+    let emulator = Emulator::start(Options::default()).await.expect("emulator");
+    let seed = Seed { files: vec![SeedFile::bytes("/big", 40 * MIB as u64)], ..Seed::default() };
+    emulator.control().seed(&seed).expect("a seed");
+    let mut served = Served::before(&emulator, &["--drain-grace=300ms"]);
+    let mut admin =
+        DropboxAdminConnectorClient::connect(format!("http://{}", served.told("admin"))).await.expect("admin");
+    make_parameter(&mut admin, &emulator.account(), PARAMETER, |_| {}).await;
+    drop(admin);
+    let mut client = DropboxConnectorClient::connect(format!("http://{}", served.told("data"))).await.expect("data");
+    let mut request = tonic::Request::new(pb::DownloadFileRequest {
+        application_parameter_id: PARAMETER.into(),
+        source: Some(source("/big")),
+        ..Default::default()
+    });
+    request.metadata_mut().insert("x-request-id", "the-one-that-stays".parse().expect("ascii"));
+    let mut stream = client.download_file(request).await.expect("open").into_inner();
+    assert!(stream.message().await.expect("a header").is_some());
+    served.terminate();
+    let status = tokio::task::block_in_place(|| served.ended());
+    let text = served.text();
+    assert_eq!(status.code(), Some(1), "{text}");
+    let named = text.lines().find(|line| line.contains("the-one-that-stays") && line.contains("cut:"));
+    let named = named.unwrap_or_else(|| panic!("it is not named in:\n{text}"));
+    assert!(named.contains("DropboxConnector/DownloadFile") && named.contains(PARAMETER), "{named}");
+    assert!(text.contains("drain_grace"), "{text}");
 }

@@ -1,86 +1,20 @@
 //! Uploads that are broken off at every step and taken up again: the same bytes, and few of them twice.
 
 use dropbox_connector::{
-    api::v1::{self as pb, dropbox_connector_client::DropboxConnectorClient, upload_file_request::Frame},
-    app::{Addresses, App},
-    config::Config,
+    api::v1::{self as pb, upload_file_request::Frame},
     emulator::{
         ResentBlock,
         script::{Action, Rule},
     },
 };
 use sqlx::{Connection, SqliteConnection};
-use tokio::runtime::Runtime;
-use tonic::{Code, Status, transport::Channel};
+use tonic::Code;
 
-use crate::support::{self, streams::*, *};
+use crate::support::{self, streams::*, victim::*, *};
 
 const START: &str = "files/upload_session/start";
 const APPEND: &str = "files/upload_session/append_v2";
 const FINISH: &str = "files/upload_session/finish";
-
-/// A connector in a runtime of its own, so that it can be killed: every task of it stops where it stands.
-struct Victim {
-    runtime: Option<Runtime>,
-    addresses: Addresses,
-}
-
-impl Victim {
-    async fn start(config: &Config) -> Victim {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
-        let app = runtime.spawn(App::start(config.clone())).await.expect("no panic").expect("connector");
-        Victim { addresses: app.addresses(), runtime: Some(runtime) }
-    }
-
-    async fn client(&self) -> DropboxConnectorClient<Channel> {
-        DropboxConnectorClient::connect(format!("http://{}", self.addresses.data)).await.expect("connect")
-    }
-
-    fn kill(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-impl Drop for Victim {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// A house whose own connector has stopped: `Victim`s take its place on the same store.
-async fn emptied() -> House {
-    let mut house = support::start().await;
-    house.take_app().stop().await.expect("stop");
-    house
-}
-
-async fn status_at(victim: &Victim, upload_id: &str) -> Result<pb::GetUploadStatusResponse, Status> {
-    let request = pb::GetUploadStatusRequest {
-        application_parameter_id: PARAMETER.into(),
-        upload_id: upload_id.into(),
-        ..Default::default()
-    };
-    victim.client().await.get_upload_status(request).await.map(tonic::Response::into_inner)
-}
-
-async fn started_at(victim: &Victim, spec: pb::UploadSpec) -> String {
-    let request =
-        pb::StartUploadRequest { application_parameter_id: PARAMETER.into(), spec: Some(spec), ..Default::default() };
-    victim.client().await.start_upload(request).await.expect("started").into_inner().upload_id
-}
-
-async fn finish_at(
-    victim: &Victim,
-    upload_id: &str,
-    bytes: &[u8],
-    from: usize,
-) -> Result<pb::UploadFileResponse, Status> {
-    let stream = tokio_stream::iter(requests(resume_frames(upload_id, bytes, from)));
-    victim.client().await.upload_file(stream).await.map(tonic::Response::into_inner)
-}
 
 /// The two lanes that have a session: a spec that `StartUpload` makes an ordered or a parallel one of.
 fn lanes(path: &str, size: usize) -> [(&'static str, pb::UploadSpec); 2] {
@@ -368,6 +302,49 @@ async fn every_point(lane: &str, spec: &pb::UploadSpec, bytes: &[u8], points: &[
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_server_is_killed_while_it_makes_the_session_is_sent_again_whole() {
+    let bytes = noise(18 * MIB, 14);
+    let killed = async |appends: i32, action: Action| {
+        let what = format!("{appends} {action:?}");
+        let house = emptied().await;
+        let control = house.control();
+        // As a plain upload, and ahead of the bytes.
+        for ahead in [false, true] {
+            let path = format!("/start-{ahead}");
+            let spec = pb::UploadSpec { parallel_appends: appends, ..spec(&path) };
+            let mut victim = Victim::start(house.config()).await;
+            control.clear_script();
+            control.clear_journal();
+            control.script([Rule::once(START, action.clone()), Rule::always(START, Action::Stall)]).expect("script");
+            let mut client = victim.client().await;
+            let (request, stream) = (start_request(spec.clone()), requests(frames(spec.clone(), &bytes)));
+            let calling = tokio::spawn(async move {
+                match ahead {
+                    true => client.start_upload(request).await.map(drop),
+                    false => client.upload_file(tokio_stream::iter(stream)).await.map(drop),
+                }
+            });
+            until(&what, || async { control.journal().iter().any(|entry| entry.route == START && entry.ended) }).await;
+            victim.kill();
+            calling.await.expect("no panic").expect_err("the server is dead");
+            control.clear_script();
+            assert_eq!(control.read(None, &path), None, "{what}: nothing is committed");
+            let next = Victim::start(house.config()).await;
+            if ahead {
+                let upload_id = started_at(&next, spec.clone()).await;
+                finish_at(&next, &upload_id, &bytes, 0).await.expect("uploaded");
+            } else {
+                let stream = tokio_stream::iter(requests(frames(spec.clone(), &bytes)));
+                next.client().await.upload_file(stream).await.expect("uploaded");
+            }
+            assert!(control.read(None, &path).as_deref() == Some(&bytes), "{what}");
+        }
+    };
+    let kills = [(1, Action::CutBefore), (1, Action::CutAfter), (4, Action::CutBefore), (4, Action::CutAfter)];
+    futures::future::join_all(kills.map(|(appends, action)| killed(appends, action))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ordered_upload_survives_a_server_killed_at_any_of_its_calls() {
     let bytes = noise(18 * MIB, 7);
     let spec = pb::UploadSpec { parallel_appends: 1, ..spec("/any") };
@@ -429,70 +406,40 @@ async fn without_its_row_an_ordered_upload_is_probed_and_a_parallel_one_is_lost(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_by_signal_half_way_the_upload_goes_on_in_a_second_process() {
-    use std::process::{Child, Command, Stdio};
+    killed_by_signal(emptied().await, false).await;
+}
 
-    struct Process(Child);
-    impl Drop for Process {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-    let house = emptied().await;
-    let serve = |n: usize| {
-        let out = house.folder.path().join(format!("out{n}"));
-        let file = std::fs::File::create(&out).expect("a file");
-        let addresses = house.emulator.addresses();
-        let child = Command::new(process::BINARY)
-            .arg("serve")
-            .args(process::FREE_PORTS)
-            .arg(format!("--store-url={}", house.config().store_url))
-            .arg(format!("--sealing-key-file={}", house.config().sealing_key_file.display()))
-            .arg(format!("--dropbox-api-url={}", addresses.api))
-            .arg(format!("--dropbox-content-url={}", addresses.content))
-            .arg(format!("--dropbox-notify-url={}", addresses.notify))
-            .arg(format!("--dropbox-oauth-url={}", addresses.api))
-            .arg("--allow-insecure-upstream")
-            .current_dir(house.folder.path())
-            .stdout(file.try_clone().expect("a second handle"))
-            .stderr(file)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        (Process(child), out)
-    };
-    let data = async |out: &std::path::Path| {
-        let told = || {
-            let text = std::fs::read_to_string(out).expect("what it printed");
-            let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines).to_owned();
-            whole.split_whitespace().find_map(|word| word.strip_prefix("data=").map(str::to_owned))
-        };
-        until("the process tells its address", || async { told().is_some() }).await;
-        let channel = Channel::from_shared(format!("http://{}", told().expect("just seen"))).expect("uri");
-        DropboxConnectorClient::new(channel.connect().await.expect("connect"))
-    };
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_by_signal_half_way_the_upload_goes_on_in_a_replica_that_was_there() {
+    let url = support::postgres::Server::shared().database().await;
+    let mut house = support::start_with(|config| config.store_url = url).await;
+    house.take_app().stop().await.expect("stop");
+    killed_by_signal(house, true).await;
+}
+
+/// The second process runs before the first is killed, or is started then.
+async fn killed_by_signal(house: House, side_by_side: bool) {
     let bytes = noise(64 * MIB + 5, 11);
     for (lane, spec) in lanes("/signal", bytes.len()) {
         house.control().clear_journal();
         let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
-        let (mut first, out) = serve(1);
-        let mut client = data(&out).await;
-        let start = pb::StartUploadRequest {
-            application_parameter_id: PARAMETER.into(),
-            spec: Some(spec),
-            ..Default::default()
-        };
-        let upload_id = client.start_upload(start).await.expect("started").into_inner().upload_id;
+        let mut first = Process::serve(&house, 1);
+        let replica = side_by_side.then(|| Process::serve(&house, 2));
+        if let Some(replica) = &replica {
+            replica.client().await;
+        }
+        let mut client = first.client().await;
+        let started = client.start_upload(start_request(spec)).await.expect("started").into_inner();
+        let upload_id = started.upload_id;
         let mut stream = OpenUpload::on(client.clone());
         assert!(stream.send(Frame::ResumeUploadId(upload_id.clone())).await);
         assert!(stream.send_range(&bytes, 0, 32 * MIB).await);
         until("half of it is there", || async { house.control().counter(APPEND).bytes_in >= 24 * MIB as u64 }).await;
-        first.0.kill().expect("SIGKILL");
-        first.0.wait().expect("its end");
+        first.kill();
         let lost = stream.early_answer().await.expect_err("the server is dead");
         assert!(tonic_types::StatusExt::get_error_details(&lost).error_info().is_none(), "nobody was left to answer");
-        let (_second, out) = serve(2);
-        let mut client = data(&out).await;
+        let second = replica.unwrap_or_else(|| Process::serve(&house, 2));
+        let mut client = second.client().await;
         let ask = pb::GetUploadStatusRequest {
             application_parameter_id: PARAMETER.into(),
             upload_id: upload_id.clone(),

@@ -10,6 +10,7 @@ use dropbox_connector::{
     },
     emulator::{
         Emulator,
+        oauth::Consent,
         script::{Action, Rule},
     },
 };
@@ -43,11 +44,75 @@ fn timed<T>(message: T) -> Request<T> {
     request
 }
 
+/// Gives the codes and states that went through.
+async fn connected(
+    boss: &mut DropboxAdminConnectorClient<tonic::transport::Channel>,
+    http: &str,
+    told: &mut Told,
+) -> (Vec<String>, Vec<String>) {
+    use pb::complete_authorization_request::Answer;
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let (mut codes, mut states) = (vec!["hush-pasted-code".to_owned()], Vec::new());
+    let mut learn = |url: &url::Url| {
+        for (name, value) in url.query_pairs() {
+            match &*name {
+                "code" => codes.push(value.into_owned()),
+                "state" => states.push(value.into_owned()),
+                _ => {}
+            }
+        }
+    };
+    let location = |said: &reqwest::Response| {
+        let url = said.headers()["location"].to_str().expect("ascii");
+        url::Url::parse(url).expect("an address")
+    };
+    let wish = |redirect_uri: &str| pb::BeginAuthorizationRequest {
+        application_parameter_id: "p".into(),
+        redirect_uri: redirect_uri.into(),
+        ..Default::default()
+    };
+    let begun = boss.begin_authorization(wish("http://localhost:9/back")).await.expect("begun").into_inner();
+    let back = location(&browser.get(&begun.authorize_url).send().await.expect("the page"));
+    learn(&back);
+    let request =
+        pb::CompleteAuthorizationRequest { state: begun.state.clone(), answer: Some(Answer::RedirectUrl(back.into())) };
+    told.hear(boss.complete_authorization(request.clone()).await.expect("connected"));
+    told.refused(&boss.complete_authorization(request).await.expect_err("twice"));
+    let begun = boss.begin_authorization(wish("")).await.expect("begun").into_inner();
+    let request =
+        pb::CompleteAuthorizationRequest { state: begun.state, answer: Some(Answer::Code("hush-pasted-code".into())) };
+    told.refused(&boss.complete_authorization(request).await.expect_err("no code of Dropbox's"));
+
+    let base = format!("http://localhost:{}", http.rsplit(':').next().expect("a port"));
+    let said = browser.get(format!("{base}/connect")).send().await.expect("the list");
+    let cookie = said.headers()["set-cookie"].to_str().expect("ascii").split(';').next().expect("a pair").to_owned();
+    let page = said.text().await.expect("a page");
+    let token = page.split("name=\"token\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a form");
+    let form = |path: &str| {
+        browser.post(format!("{base}/connect/p/{path}")).header("cookie", &cookie).form(&[("token", token)]).send()
+    };
+    let begun = location(&form("connect").await.expect("answered"));
+    let back = location(&browser.get(begun).send().await.expect("the consent page"));
+    learn(&back);
+    for _ in 0..2 {
+        let said = browser.get(back.clone()).header("cookie", &cookie).send().await.expect("answered");
+        told.0.push_str(&said.text().await.expect("a page"));
+    }
+    told.0.push_str(&form("test").await.expect("answered").text().await.expect("a page"));
+    told.0.push_str(&form("disconnect").await.expect("answered").text().await.expect("a page"));
+    told.0.push_str(&page);
+    assert!(told.0.contains("Account connected") && told.0.contains("Account disconnected"), "{}", told.0);
+    assert_eq!((codes.len(), states.len()), (3, 2));
+    (codes, states)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start(Default::default()).await.expect("emulator");
-    let flags = ["--log-level=trace,h2=info,hyper=info,hyper_util=info,tower=info", "--log-format=json"];
+    emulator.control().set_consent(Consent::Approve);
+    let flags =
+        ["--connect-page", "--log-level=trace,h2=info,hyper=info,hyper_util=info,tower=info", "--log-format=json"];
     let mut served = tokio::task::block_in_place(|| Served::before(&emulator, &flags));
     let (data, admin, http) =
         tokio::task::block_in_place(|| (served.told("data"), served.told("admin"), served.told("http")));
@@ -98,6 +163,12 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     told.hear(boss.list_application_parameters(pb::ListApplicationParametersRequest::default()).await.expect("told"));
     let test = pb::TestApplicationParameterRequest { application_parameter_id: "p".into() };
     told.hear(boss.test_application_parameter(test).await.expect("works"));
+
+    // Connected by OAuth: by a program, by the page, and with answers that are worth nothing.
+    let (codes, states) = connected(&mut boss, &http, &mut told).await;
+    told.hear(
+        boss.import_credentials(import(Credential::RefreshToken(login.refresh_token.clone()))).await.expect("good"),
+    );
 
     // Calls that go well, need a renewal, and fail in every way.
     let mut frames = support::requests(support::frames(spec("/a.txt"), b"hush-content"));
@@ -189,7 +260,15 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
         "hush-content",
         &sealing,
     ];
-    for secret in secrets {
+    // A state is told to who begins, and stands nowhere else.
+    for state in &states {
+        assert!(!log.contains(state), "a state in the log");
+        for entry in fs::read_dir(served.folder()).expect("the folder") {
+            let bytes = fs::read(entry.expect("an entry").path()).expect("a file");
+            assert!(!bytes.windows(state.len()).any(|window| window == state.as_bytes()), "a state in a file");
+        }
+    }
+    for secret in secrets.into_iter().chain(codes.iter().map(String::as_str)) {
         assert!(!secret.is_empty());
         for (place, text) in [("answers and metrics", &told.0), ("the log", &log)] {
             if let Some(at) = text.find(secret) {
@@ -215,7 +294,7 @@ fn keys_are_rotated_beside_nobody_and_the_old_one_may_go() {
     let flag = format!("--sealing-key-file={}", keys.display());
     let missing = Command::new(BINARY).args(["parameters", "rotate", &flag, &store]).output().expect("it runs");
     assert!(!missing.status.success(), "a store that is not there has nothing to rotate");
-    let store = format!("{store}?mode=rwc");
+    succeed(Command::new(BINARY).args(["migrate", &store]));
     let rotate = || {
         let mut command = Command::new(BINARY);
         command.args(["parameters", "rotate", &flag, &store]);

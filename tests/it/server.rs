@@ -4,10 +4,12 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 use dropbox_connector::{
-    api::v1 as pb,
+    api::v1::{self as pb, upload_file_request::Frame},
     emulator::control::{Generate, Seed},
 };
 use tonic::{Code, Request, codec::CompressionEncoding};
@@ -15,9 +17,9 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    House, PARAMETER, download, noise,
-    process::{BINARY, text},
-    reason, retry_delay, spec, start, start_with, until, upload,
+    House, MIB, PARAMETER, download, finish, noise,
+    process::{BINARY, Served, succeed, text, tool},
+    reason, request, retry_delay, spec, start, start_with, until, upload,
 };
 
 fn get(path: &str) -> pb::GetItemRequest {
@@ -52,6 +54,31 @@ async fn a_request_id_comes_back_in_headers_and_details_and_a_bad_one_is_replace
     assert!(id != long && id.len() == 36, "{id}");
     let other = house.client().get_item(get("/")).await.expect("the root");
     assert_ne!(other.metadata().get("x-request-id").expect("one of its own").to_str().expect("ascii"), id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_request_id_of_the_one_answer_of_dropbox_comes_as_a_trailer() {
+    let house = start().await;
+    upload(&house, spec("/a.txt"), b"x").await.expect("upload");
+    let trailer = |metadata: &tonic::metadata::MetadataMap| {
+        metadata.get("x-dropbox-request-id").map(|id| id.to_str().expect("ascii").to_owned())
+    };
+    let last = |route: &str| house.control().journal().into_iter().rfind(|entry| entry.route == route).expect("asked");
+    let found = house.client().get_item(get("/a.txt")).await.expect("found");
+    assert_eq!(trailer(found.metadata()), Some(last("files/get_metadata").request_id));
+    let folder =
+        pb::CreateFolderRequest { application_parameter_id: PARAMETER.into(), path: "/f".into(), ..Default::default() };
+    let made = house.client().create_folder(folder).await.expect("made");
+    assert_eq!(trailer(made.metadata()), Some(last("files/create_folder_v2").request_id));
+    let refused = house.client().get_item(get("/missing")).await.expect_err("missing");
+    assert_eq!(trailer(refused.metadata()), Some(last("files/get_metadata").request_id));
+    // Two answers made this one, and none that one.
+    let account = pb::GetAccountRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
+    assert_eq!(trailer(house.client().get_account(account).await.expect("told").metadata()), None);
+    assert_eq!(trailer(house.client().get_item(get("/")).await.expect("the root").metadata()), None);
+    let frames = crate::support::requests(crate::support::frames(spec("/b.txt"), b"one request"));
+    let sent = house.client().upload_file(tokio_stream::iter(frames)).await.expect("uploaded");
+    assert_eq!(trailer(sent.metadata()), Some(last("files/upload").request_id));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,12 +280,16 @@ async fn messages_that_are_no_protobuf_or_too_large_are_refused() {
     assert_eq!(reason(&rooted.expect_err("no policy")), "PATH_ROOT_NOT_ALLOWED");
 }
 
-/// The slowest but one in a hundred of 20 calls of each of 10 workers.
-async fn slow_calls(house: &House) -> std::time::Duration {
-    let workers = (0..10).map(|_| async {
+/// Calls in flight together, as the acceptance check has them.
+const WORKERS: usize = 50;
+
+/// The 99th percentile of calls made by all workers on the one connection of the house, `least` each, and on until `enough`.
+async fn p99(house: &House, least: usize, enough: impl Fn() -> bool) -> Duration {
+    let enough = &enough;
+    let workers = (0..WORKERS).map(|_| async move {
         let mut spans = Vec::new();
-        for _ in 0..20 {
-            let begun = std::time::Instant::now();
+        while spans.len() < least || !enough() {
+            let begun = Instant::now();
             house.client().get_item(get("/there.txt")).await.expect("found");
             spans.push(begun.elapsed());
         }
@@ -269,17 +300,41 @@ async fn slow_calls(house: &House) -> std::time::Duration {
     spans[spans.len() * 99 / 100]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_beside_a_large_upload_on_their_connection_are_not_starved() {
+/// What calls take beside an upload of `mib` on their connection: at most five times what they take alone.
+async fn not_starved(mib: usize) {
     let house = start().await;
     upload(&house, spec("/there.txt"), b"x").await.expect("upload");
-    let idle = slow_calls(&house).await;
-    let bytes = noise(96 * 1024 * 1024, 5);
-    let (beside, uploaded) = tokio::join!(slow_calls(&house), upload(&house, spec("/large.bin"), &bytes));
-    uploaded.expect("upload");
-    // The floor is for machines with other work to do: a starved call would wait for the whole upload.
-    let most = (5 * idle).max(std::time::Duration::from_millis(300));
-    assert!(beside < most, "{beside:?} beside the upload, {idle:?} alone");
+    p99(&house, 4, || true).await;
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(p99(&house, 20, || true).await);
+    }
+    idle.sort();
+    let block = bytes::Bytes::from(noise(MIB, 5));
+    let chunk = pb::UploadChunk { data: block, ..Default::default() };
+    let chunks = std::iter::repeat_n(Frame::Chunk(chunk), mib);
+    let frames = std::iter::once(Frame::Spec(spec("/large.bin"))).chain(chunks).chain([finish()]);
+    let requests = frames.enumerate().map(|(n, frame)| request(n == 0, frame));
+    let done = AtomicBool::new(false);
+    let sending = async {
+        house.client().upload_file(tokio_stream::iter(requests)).await.expect("upload");
+        done.store(true, Ordering::Release);
+    };
+    let (beside, ()) = tokio::join!(p99(&house, 20, || done.load(Ordering::Acquire)), sending);
+    // No floor: with so many workers on a busy machine of two cores the 99th percentile alone was 34 to 86 ms, beside an
+    // upload 125 ms, so a hiccup of the machine is small against either.
+    assert!(beside < 5 * idle[1], "{beside:?} beside the upload, {idle:?} alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_beside_a_large_upload_on_their_connection_are_not_starved() {
+    not_starved(192).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-long"]
+async fn calls_beside_an_upload_of_two_gib_on_their_connection_are_not_starved() {
+    not_starved(2048).await;
 }
 
 /// `serve` with settings that cannot be used; it must end by itself.
@@ -347,6 +402,60 @@ fn settings_that_cannot_be_used_end_it_with_64_name_the_key_and_open_no_port() {
     let output = refused(&[], &[("DROPBOX_CONNECTOR_DRAIN_GRACE", "soon")]);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output));
     assert!(text(&output).contains("drain_grace"), "{}", text(&output));
+}
+
+#[test]
+fn a_check_tells_everything_that_is_wrong_and_where_it_was_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("connector.toml");
+    std::fs::write(&file, "max_uplaods = 3\nupload_idle = \"soon\"\n").expect("written");
+    let output = Command::new(BINARY)
+        .args(["config", "check", "--append-mib=6", "--sealing-key-file=/nowhere/at-all.keys", "--config"])
+        .arg(&file)
+        .env("DROPBOX_CONNECTOR_MAX_DOWNLOADS", "many")
+        .env("DROPBOX_CONNECTOR_LOG_LEVLE", "debug")
+        .env("DROPBOX_CONNECTOR_SERVICE_HOST", "10.0.0.7")
+        .env("DROPBOX_CONNECTOR_PORT", "tcp://10.0.0.7:50051")
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    let told = text(&output);
+    let file = file.display();
+    for line in [
+        format!("max_uplaods: there is no such key; did you mean max_uploads? (from {file})"),
+        format!("upload_idle: `soon` is not a time span like 500ms, 5s, 30m, 1h (\"soon\", from {file})"),
+        "append_mib: must be 4 or 8 (6, from --append-mib)".into(),
+        "max_downloads: must be a whole number (\"many\", from the environment, DROPBOX_CONNECTOR_MAX_DOWNLOADS)"
+            .into(),
+        "DROPBOX_CONNECTOR_LOG_LEVLE: there is no such variable; did you mean DROPBOX_CONNECTOR_LOG_LEVEL?".into(),
+        "sealing_key_file: ".into(),
+    ] {
+        assert!(told.lines().any(|told| told.trim().starts_with(&line)), "{line}\n\n{told}");
+    }
+    assert!(!told.contains("SERVICE_HOST") && !told.contains("CONNECTOR_PORT"), "{told}");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_store_is_its_owner_s_alone_and_reflection_is_no_news() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut served = Served::start();
+    let (data, store) = (served.told("data"), served.folder().join("store.db"));
+    for side in ["", "-wal", "-shm"] {
+        let path = store.with_file_name(format!("store.db{side}"));
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
+    let request = r#"{"applicationParameterId":"demo","path":"/"}"#;
+    let method = "dropboxconnector.v1.DropboxConnector/GetItem";
+    succeed(tool("grpcurl").args(["-plaintext", "-d", request, &data, method]));
+    // Lines leave by a thread of their own.
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while !served.text().contains("DropboxConnector/GetItem") {
+        assert!(std::time::Instant::now() < deadline, "{}", served.text());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(!served.text().contains("ServerReflectionInfo"), "{}", served.text());
 }
 
 #[test]

@@ -114,6 +114,14 @@ node_tool() {
     wrap npm "$TOOLS/nodeenv/bin/npm"
 }
 
+# Chromium and its driver, for the connect page: Debian's.
+browser() {
+    local driver
+    have chromedriver && { have chromium || have google-chrome; } || apt chromium chromium-driver || return 1
+    driver=$(command -v chromedriver) || return 1
+    wrap chromedriver "$driver"
+}
+
 # A JDK of 17 or newer and Maven: the machine's, else Debian's.
 java_tools() {
     local version
@@ -122,4 +130,27 @@ java_tools() {
         apt openjdk-17-jdk-headless || return 1
     fi
     have mvn || apt maven || return 1
+}
+
+# PostgreSQL 15 or newer and pgbouncer, for the tests' own servers: the machine's, else Debian's. The programs of PostgreSQL
+# lie in a folder of their own, and the tests start them as another user, so these are links.
+postgres_server() {
+    local programs
+    postgres_programs || apt postgresql || return 1
+    programs=$(postgres_programs) || { say "this Debian's PostgreSQL is older than 15"; return 1; }
+    have openssl || apt openssl || return 1
+    # Debian keeps it where only root's path leads.
+    [ -x /usr/sbin/pgbouncer ] || have pgbouncer || apt pgbouncer || return 1
+    ln -sf "$programs/postgres" "$BIN/postgres"
+    ln -sf "$(PATH=$PATH:/usr/sbin command -v pgbouncer)" "$BIN/pgbouncer"
+}
+
+# The folder with the newest postgres of 15 or more.
+postgres_programs() {
+    local found folder version
+    for folder in /usr/lib/postgresql/*/bin "$(pg_config --bindir 2>/dev/null)"; do
+        version=$("$folder/postgres" --version 2>/dev/null | sed -n 's/^postgres (PostgreSQL) \([0-9]*\).*/\1/p')
+        if [ -n "$version" ] && [ "$version" -ge 15 ] && [ -x "$folder/initdb" ]; then found=$folder; fi
+    done
+    [ -n "${found:-}" ] && printf '%s\n' "$found"
 }

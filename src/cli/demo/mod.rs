@@ -18,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    client::{Client, Trust},
+    client::{Client, TlsArgs},
     exit::{Exit, Failure, Result},
     local::{self, Gathered, Wanted},
     out, put, server,
@@ -81,7 +81,8 @@ pub async fn run(args: DemoArgs, logs: super::Logs) -> Result<()> {
 
 async fn told(app: &App, gathered: &Gathered, jobs: usize) -> Result<()> {
     let at = app.addresses();
-    let client = Client::connect(&format!("http://{}", at.data), Some(DEMO_PARAMETER), None, &Trust::default()).await?;
+    let client =
+        Client::connect(&format!("http://{}", at.data), &TlsArgs::default(), Some(DEMO_PARAMETER), None).await?;
     out::line(format_args!("  connector  data {}, admin {}, probe {}, http {}", at.data, at.admin, at.probe, at.http));
     if let Some(emulator) = app.emulator() {
         out::line(format_args!("  emulator   {}", emulator.addresses().api));

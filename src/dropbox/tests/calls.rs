@@ -158,6 +158,79 @@ async fn a_429_after_an_unknown_outcome_does_not_make_it_known() {
 }
 
 #[tokio::test]
+async fn a_renewal_that_fails_after_an_unknown_outcome_does_not_make_it_known() {
+    let tokens = Tokens { gone: true, ..Tokens::default() };
+    let bench = Bench::with(vec![Act::Cut, expired()], tokens, Timeouts::default()).await;
+    let arg = files::DeleteArg::new("/a".to_owned());
+    let fault = bench.run(bench.caller.commit(&Turn::granted(), &routes::DELETE, &arg)).await.expect_err("gone");
+    assert_eq!((fault.reason(), fault.retry_delay()), (Reason::OutcomeUnknown, None));
+    assert_eq!(fault.get("dropboxRoute"), Some("files/delete_v2"));
+    assert!(fault.message().ends_with("gone"), "what happened is told: {}", fault.message());
+    assert_eq!(bench.server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn after_an_unknown_outcome_only_an_answer_about_the_target_is_told_as_it_is() {
+    let json = |status, tag: &str| Act::json(status, &format!(r#"{{"error":{{".tag":"{tag}"}}}}"#));
+    let space = r#"{"error":{".tag":"path_write","path_write":{".tag":"insufficient_space"}}}"#;
+    for (answer, reason) in [
+        (json(401, "missing_scope"), Reason::OutcomeUnknown),
+        (json(401, "user_suspended"), Reason::OutcomeUnknown),
+        (json(403, "no_permission"), Reason::OutcomeUnknown),
+        (json(422, "no_permission"), Reason::OutcomeUnknown),
+        (Act::Reply(400, vec![], b"bad".to_vec()), Reason::OutcomeUnknown),
+        (Act::Reply(200, vec![], b"<html>".to_vec()), Reason::DropboxProtocol),
+        (Act::json(409, space), Reason::InsufficientSpace),
+    ] {
+        let bench = Bench::new(vec![Act::Cut, answer]).await;
+        let arg = files::DeleteArg::new("/a".to_owned());
+        let fault = bench.run(bench.caller.commit(&Turn::granted(), &routes::DELETE, &arg)).await.expect_err("refused");
+        assert_eq!((fault.reason(), fault.retry_delay()), (reason, None), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_go_again_stays_resumable_whatever_came_before() {
+    let arg = files::UploadSessionAppendArg::new(files::UploadSessionCursor::new("s".to_owned(), 0));
+    let pieces = [bytes::Bytes::from_static(b"hello")];
+    let script = vec![Act::Cut, Act::json(429, BUSY).with("Retry-After", "3600"), Act::json(200, FOLDER)];
+    let bench = Bench::new(script).await;
+    for _ in 0..2 {
+        // The second time the account's pause refuses it before it is sent.
+        let call = bench.caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &pieces);
+        let fault = bench.run(call).await.expect_err("limited");
+        assert_eq!(fault.reason(), Reason::RateLimited);
+        assert!(fault.retry_delay().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_commit_and_the_end_of_a_session_do_not_wait_for_bodies() {
+    let script = [r#""#; 3].map(|_| Act::Reply(200, vec![], b"{}".to_vec()));
+    let bench = Bench::new(script.to_vec()).await;
+    let lane = bench.transport.pace.lane(&AccountKey::new("dbid:1"));
+    let mut bodies = Vec::new();
+    for _ in 0..limits::ACCOUNT_BODIES_MAX {
+        bodies.push(lane.enter(true, None).await.expect("free"));
+    }
+    let (pieces, turn) = ([bytes::Bytes::from_static(b"hello")], Turn::granted());
+    let caller = bench.within(Duration::from_secs(5));
+    let cursor = || files::UploadSessionCursor::new("s".to_owned(), 5);
+    let upload = files::UploadArg::new("/a".to_owned());
+    let finish = files::UploadSessionFinishArg::new(cursor(), files::CommitInfo::new("/a".to_owned()));
+    let close = files::UploadSessionAppendArg::new(cursor()).with_close(true);
+    // What they are answered is no file: that they are sent at all is what counts.
+    let _ = caller.commit_upload(&turn, &routes::UPLOAD, &upload, &pieces).await;
+    let _ = caller.commit_upload(&turn, &routes::UPLOAD_SESSION_FINISH, &finish, &[]).await;
+    let _ = caller.upload(&routes::UPLOAD_SESSION_APPEND, &close, &[]).await;
+    assert_eq!(bench.server.seen().len(), 3);
+    let waiting = bench.within(Duration::from_millis(300));
+    let fault = waiting.upload(&routes::UPLOAD_SESSION_APPEND, &close, &pieces).await.expect_err("no place");
+    assert_eq!(fault.reason(), Reason::DeadlineExceeded);
+    assert_eq!(bench.server.seen().len(), 3);
+}
+
+#[tokio::test]
 async fn a_refused_connection_is_unavailable_even_for_writes() {
     let bench = Bench::new(vec![]).await;
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");

@@ -22,6 +22,8 @@
 //! | `POST /control/tokens/expire` | every access token is expired |
 //! | `POST /control/tokens/revoke` | ends a grant: `{"refresh_token"?}`; all without → `{"ended"}` |
 //! | `POST /control/consent` | what the consent page does by itself: `{"consent": "ask" or "approve" or "deny"}` |
+//! | `POST /control/sign_in` | who is signed in at the consent page: `{"account_id"?}` |
+//! | `POST /control/app_secret` | another secret of the app: `{"secret"}` |
 //! | `POST /control/redirects` | registers a redirect URI: `{"uri"}` |
 //! | `GET /control/switches` | where Dropbox varies: all fields |
 //! | `POST /control/switches` | changes the fields given |
@@ -68,6 +70,7 @@ enum OneOrMany {
 #[serde(default, deny_unknown_fields)]
 struct LoginAsked {
     account_id: Option<String>,
+    team: bool,
     scopes: Option<Vec<String>>,
 }
 
@@ -90,6 +93,18 @@ struct RevokeAsked {
 #[serde(deny_unknown_fields)]
 struct ConsentAsked {
     consent: Consent,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignInAsked {
+    account_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppSecretAsked {
+    secret: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -233,7 +248,10 @@ impl Control {
             (&Method::GET, "login") => shown(self.login()),
             (&Method::POST, "login") => {
                 let asked: LoginAsked = read_or_default(body)?;
-                shown(self.issue(asked.account_id.as_deref(), asked.scopes.as_deref())?)
+                shown(match asked.team {
+                    true => self.issue_team(asked.account_id.as_deref().unwrap_or_default())?,
+                    false => self.issue(asked.account_id.as_deref(), asked.scopes.as_deref())?,
+                })
             }
             (&Method::POST, "accounts") => {
                 let asked: AccountAsked = read(body)?;
@@ -302,6 +320,14 @@ impl Control {
             }
             (&Method::POST, "consent") => {
                 self.set_consent(read::<ConsentAsked>(body)?.consent);
+                done
+            }
+            (&Method::POST, "sign_in") => {
+                self.sign_in(read::<SignInAsked>(body)?.account_id.as_deref())?;
+                done
+            }
+            (&Method::POST, "app_secret") => {
+                self.set_app_secret(&read::<AppSecretAsked>(body)?.secret);
                 done
             }
             (&Method::POST, "redirects") => {

@@ -46,7 +46,7 @@ struct Asked {
     challenge: Option<Challenge>,
 }
 
-/// The www host: the consent page and nothing else.
+/// The www host: the consent page. Shared links are beside it, in `serve`.
 pub(in crate::emulator) async fn www(world: &Arc<World>, request: http::Request<Bytes>) -> http::Response<Bytes> {
     let ticket = world.ledger.begin(request.uri().path().trim_start_matches('/'), request.headers());
     let query = request.uri().query().unwrap_or_default();
@@ -54,7 +54,7 @@ pub(in crate::emulator) async fn www(world: &Arc<World>, request: http::Request<
         ("/oauth2/authorize", &Method::GET) => world.authority.authorize(request.method(), query, b""),
         ("/oauth2/authorize", &Method::POST) => world.authority.authorize(request.method(), query, request.body()),
         ("/oauth2/authorize", _) => page(405, "Wrong method", "<p>GET or POST</p>"),
-        _ => page(404, "Nothing here", "<p>This host has /oauth2/authorize only.</p>"),
+        _ => page(404, "Nothing here", "<p>This host has /oauth2/authorize and shared links.</p>"),
     };
     ticket.answered(answer.status, "");
     let mut response = http::Response::builder().status(answer.status);
@@ -165,7 +165,7 @@ impl Authority {
         let text = book.text(43);
         let code = Code {
             app: asked.app,
-            account: self.account_id.clone(),
+            account: book.signed_in.clone().unwrap_or_else(|| self.account_id.clone()),
             scopes: asked.scopes,
             access_type: asked.access_type,
             redirect_uri: asked.redirect_uri.clone(),
@@ -372,13 +372,13 @@ fn consent_page(asked: &Asked, params: &Params) -> Canned {
     page(200, "Dropbox emulator: allow access?", &body)
 }
 
-fn page(status: u16, title: &str, body: &str) -> Canned {
+pub(in crate::emulator) fn page(status: u16, title: &str, body: &str) -> Canned {
     let text =
         format!("<!doctype html><html><head><title>{title}</title></head><body><h1>{title}</h1>{body}</body></html>\n");
     let headers = vec![("Content-Type".to_owned(), "text/html; charset=utf-8".to_owned())];
     Canned { status, headers, body: text.into_bytes() }
 }
 
-fn escape(text: &str) -> String {
+pub(in crate::emulator) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

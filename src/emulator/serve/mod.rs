@@ -2,6 +2,7 @@
 
 mod answer;
 pub(in crate::emulator) mod commits;
+mod page;
 mod pipeline;
 mod request;
 
@@ -134,6 +135,7 @@ async fn answer_one(
         Host::Control => {
             whole(world, request, async |world, request| Ok(super::control::serve(world, request).await)).await
         }
+        Host::Www if request.uri().path().starts_with(page::LINKS) => Ok(page::shared_link(world, &request)),
         Host::Www => whole(world, request, async |world, request| Ok(super::oauth::www(world, request).await)).await,
         _ => Box::pin(pipeline::run(world, host, request)).await,
     }

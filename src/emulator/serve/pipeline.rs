@@ -17,6 +17,7 @@ use crate::emulator::{
     control::Ticket,
     feed, handler,
     schema::{RouteSpec, Style},
+    team,
 };
 
 /// `Err` closes the connection without an answer.
@@ -177,6 +178,7 @@ fn admit(
         headers.to_mut().insert(header::AUTHORIZATION, value);
     }
     let who = world.authority.who(route, &headers)?;
+    let who = team::seated(world, route, &head.headers, who)?;
     if let Who::User { account, .. } = &who {
         ticket.account(account);
     }

@@ -1,21 +1,27 @@
 //! The one step that must not be repeated blindly. An intent is written down before it, an unclear answer is settled by
-//! looking at the path: the same content hash and size mean that it happened.
+//! looking at the path and its latest revisions: the same content hash and size mean that it happened.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use bytes::Bytes;
 use dropbox_sdk::files::{
-    CommitInfo, FileMetadata, GetMetadataArg, Metadata, UploadArg, UploadSessionCursor, UploadSessionFinishArg,
-    WriteMode as SdkMode,
+    CommitInfo, FileMetadata, GetMetadataArg, ListRevisionsArg, Metadata, UploadArg, UploadSessionCursor,
+    UploadSessionFinishArg, WriteMode as SdkMode,
 };
 
 use super::{
     Account, Mode, Settled, Shared, UploadSpec,
-    record::{Record, Standing},
+    hold::Hold,
+    lane::Doubt,
+    record::{Record, Standing, not_found},
 };
 use crate::{
-    dropbox::{Caller, Repeat, routes},
-    engine::{content_hash::ContentHash, gate::Held, parts::Part},
+    clock::from_dropbox_time,
+    dropbox::{Caller, Repeat, Turn, routes},
+    engine::{content_hash::ContentHash, parts::Part},
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -28,6 +34,13 @@ pub(super) struct Whole {
     pub hash: Option<ContentHash>,
     /// The caller's hash, to be compared with Dropbox's where there is no own one.
     pub expected: Option<ContentHash>,
+}
+
+/// A closed session, about to be committed.
+pub(super) struct Closing {
+    pub whole: Whole,
+    pub doubt: Doubt,
+    pub hold: Arc<Hold>,
 }
 
 impl Shared {
@@ -49,6 +62,7 @@ impl Shared {
         arg.mute = info.mute;
         arg.strict_conflict = info.strict_conflict;
         arg.content_hash = whole.hash.map(|hash| hash.to_string());
+        let since = self.clock.now();
         let turn = self.turn(caller, account, spec).await?;
         let route = routes::UPLOAD.repeating(spec.repeat());
         let sent = match caller.commit_upload(&turn, &route, &arg, body).await {
@@ -61,7 +75,7 @@ impl Shared {
         drop(turn);
         match sent {
             Ok(answer) => self.proven(answer.value, whole),
-            Err(fault) => self.settle_fault(caller, spec, whole, fault).await,
+            Err(fault) => self.settle_fault(caller, spec, whole, since, fault).await,
         }
     }
 
@@ -71,17 +85,30 @@ impl Shared {
         caller: &Caller,
         account: &Account<'_>,
         record: &Record,
-        whole: Whole,
+        closing: Closing,
     ) -> Result<Settled> {
         let turn = self.turn(caller, account, &record.handle.spec).await?;
         // From here on it is a task of its own: a commit cannot be withdrawn, and its outcome must be written down,
         // whether or not its caller still waits.
-        let commit = self.clone().commit_once(caller.clone(), record.clone(), whole, turn);
-        self.tasks.spawn(commit).await.map_err(|error| Fault::bug("a commit broke down").source(error))?
+        let (shared, caller, record) = (self.clone(), caller.clone(), record.clone());
+        let commit = self.tasks.spawn(async move {
+            let under_way = shared.commits.begin(&record.handle.id).await;
+            let settled = shared.commit_once(&caller, &record, closing.whole, closing.doubt, turn).await;
+            drop(under_way);
+            closing.hold.end().await;
+            settled
+        });
+        commit.await.map_err(|error| Fault::bug("a commit broke down").source(error))?
     }
 
-    async fn commit_once(self: Arc<Self>, caller: Caller, record: Record, whole: Whole, turn: Held) -> Result<Settled> {
-        let (caller, record) = (&caller, &record);
+    async fn commit_once(
+        &self,
+        caller: &Caller,
+        record: &Record,
+        whole: Whole,
+        doubt: Doubt,
+        turn: Turn,
+    ) -> Result<Settled> {
         let spec = &record.handle.spec;
         let cursor = UploadSessionCursor::new(record.handle.session.clone(), whole.size);
         let arg = UploadSessionFinishArg::new(cursor, spec.commit_info());
@@ -100,12 +127,14 @@ impl Shared {
         let own = caller.with_deadline(Some(own));
         let sent = own.commit_upload(&turn, &routes::UPLOAD_SESSION_FINISH.repeating(spec.repeat()), &arg, &[]).await;
         drop(turn);
+        let since = record.handle.begun_at();
         let settled = match sent {
             Ok(answer) => self.proven(answer.value, whole),
+            Err(fault) if is_incomplete(&fault) => return Err(self.incomplete(record, doubt, fault).await),
             Err(fault) if record.intended && fault.get("earlierAttempt").is_none() => {
-                self.settle_fault(&own, spec, whole, fault.fact("earlierAttempt", "unknown")).await
+                self.settle_fault(&own, spec, whole, since, fault.fact("earlierAttempt", "unknown")).await
             }
-            Err(fault) => self.settle_fault(&own, spec, whole, fault).await,
+            Err(fault) => self.settle_fault(&own, spec, whole, since, fault).await,
         };
         if record.stored {
             self.write_down(record, &settled).await;
@@ -122,21 +151,61 @@ impl Shared {
         }
     }
 
-    /// After a crash between intent and answer: did it happen?
-    pub(super) async fn look(&self, caller: &Caller, spec: &UploadSpec, whole: Whole) -> Option<Settled> {
-        if spec.autorename || spec.strict_conflict {
-            return None;
+    /// Dropbox does not have all bytes: nothing was committed. What was only sent is sent again, if the session takes it.
+    async fn incomplete(&self, record: &Record, doubt: Doubt, fault: Fault) -> Fault {
+        let id = &record.handle.id;
+        let (again, written) = match doubt.from.filter(|_| !doubt.closed) {
+            Some(from) => (Some(from), self.store.forget_pieces(id, record.writer, &[from]).await),
+            None => (None, self.store.delete_upload(id, record.writer).await),
+        };
+        if let Err(fault) = written {
+            tracing::warn!(%fault, "what an upload lacks could not be written down; its next commit is refused as well");
         }
-        let hash = whole.hash.or(whole.expected)?;
-        match caller.call(&routes::GET_METADATA, &GetMetadataArg::new(spec.path.clone())).await.ok()?.value {
-            Metadata::File(file) if file.size == whole.size && file.content_hash == Some(hash.to_string()) => {
-                Some(Settled { file, content_hash: Some(hash.to_string()), verified: true })
+        match again {
+            Some(from) => {
+                Fault::new(Reason::DropboxUnavailable, "Dropbox lacks bytes of the upload; send them once more")
+                    .retry_after(Duration::ZERO)
+                    .fact("uploadId", &record.upload_id)
+                    .fact("persistedOffset", from)
+                    .source(fault)
             }
-            _ => None,
+            None => not_found(&record.upload_id, "pieces_lost").source(fault),
         }
     }
 
-    async fn turn(&self, caller: &Caller, account: &Account<'_>, spec: &UploadSpec) -> Result<Held> {
+    /// After a crash between intent and answer: did it happen? Not by a guess: with these switches the file may be
+    /// elsewhere, or somebody else's. `since`: when the upload began; what was written before is not its doing.
+    pub(super) async fn look(
+        &self,
+        caller: &Caller,
+        spec: &UploadSpec,
+        whole: Whole,
+        since: SystemTime,
+    ) -> Option<Settled> {
+        if spec.may_write_twice() {
+            return None;
+        }
+        let hash = whole.hash.or(whole.expected)?.to_string();
+        let is_it = |file: &FileMetadata| file.size == whole.size && file.content_hash.as_ref() == Some(&hash);
+        let settled = |file| Some(Settled { file, content_hash: Some(hash.clone()), verified: true });
+        let current = caller.call(&routes::GET_METADATA, &GetMetadataArg::new(spec.path.clone())).await;
+        match current.map(|answer| answer.value) {
+            Ok(Metadata::File(file)) if is_it(&file) => return settled(file),
+            // Somebody may have written, or deleted, behind it.
+            Ok(_) => {}
+            Err(fault) if fault.reason() == Reason::PathNotFound => {}
+            Err(_) => return None,
+        }
+        let arg = ListRevisionsArg::new(spec.path.clone()).with_limit(limits::REVISIONS_LOOKED_AT);
+        let revisions = caller.call(&routes::LIST_REVISIONS, &arg).await.ok()?.value.entries;
+        let ours = |file: &FileMetadata| {
+            is_it(file)
+                && from_dropbox_time(&file.server_modified).is_some_and(|written| written >= whole_second(since))
+        };
+        revisions.into_iter().find(ours).and_then(settled)
+    }
+
+    async fn turn(&self, caller: &Caller, account: &Account<'_>, spec: &UploadSpec) -> Result<Turn> {
         let key = self.gates.key_for(account.owner.account, caller.root(), &spec.path);
         self.gates.turn(&[key], caller.deadline()).await
     }
@@ -159,10 +228,21 @@ impl Shared {
     }
 
     /// Tells an unclear failure from a refusal, and a refusal in full.
-    async fn settle_fault(&self, caller: &Caller, spec: &UploadSpec, whole: Whole, fault: Fault) -> Result<Settled> {
+    async fn settle_fault(
+        &self,
+        caller: &Caller,
+        spec: &UploadSpec,
+        whole: Whole,
+        since: SystemTime,
+        fault: Fault,
+    ) -> Result<Settled> {
         if is_unclear(&fault) {
-            return match self.look(caller, spec, whole).await {
+            return match self.look(caller, spec, whole, since).await {
                 Some(settled) => Ok(settled),
+                // The session is gone because a commit used it up, or because it ended: nobody can tell.
+                None if matches!(fault.reason(), Reason::UploadNotFound | Reason::UploadClosed) => {
+                    Err(outcome_unknown().source(fault))
+                }
                 None => Err(fault),
             };
         }
@@ -203,6 +283,23 @@ impl Shared {
     }
 }
 
+pub(super) fn outcome_unknown() -> Fault {
+    Fault::new(Reason::OutcomeUnknown, "the commit was sent and its answer was lost")
+}
+
+/// Dropbox keeps whole seconds.
+fn whole_second(at: SystemTime) -> SystemTime {
+    let whole = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(whole)
+}
+
+/// Whether Dropbox says that bytes, or the end, are missing.
+fn is_incomplete(fault: &Fault) -> bool {
+    const TAGS: [&str; 3] = ["concurrent_session_missing_data", "concurrent_session_not_closed", "not_closed"];
+    let tag = fault.get("dropboxTag").and_then(|tags| tags.rsplit('/').next());
+    tag.is_some_and(|tag| TAGS.contains(&tag))
+}
+
 /// Whether the commit may have happened in spite of the fault.
 fn is_unclear(fault: &Fault) -> bool {
     let gone = matches!(
@@ -234,6 +331,11 @@ impl UploadSpec {
 
     /// With these switches a second commit may write a second file, so it is never sent again.
     fn repeat(&self) -> Repeat {
-        if self.autorename || self.strict_conflict { Repeat::Never } else { Repeat::Verify }
+        if self.may_write_twice() { Repeat::Never } else { Repeat::Verify }
+    }
+
+    /// A second commit might write a second file, and a file at the path need not be this upload's.
+    pub(super) fn may_write_twice(&self) -> bool {
+        self.autorename || self.strict_conflict
     }
 }

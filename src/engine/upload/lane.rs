@@ -2,11 +2,7 @@
 //! parallel one. A lane is a task of its own, so that what is in flight is settled and written down even when the caller
 //! has gone; the part being filled is what a vanished caller loses.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use dropbox_sdk::files::{UploadSessionAppendArg, UploadSessionCursor};
@@ -16,7 +12,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::{Progress, Shared, pieces::Pieces};
+use super::{Progress, Shared, hold::Hold, pieces::Pieces};
 use crate::{
     dropbox::{Caller, routes},
     engine::{
@@ -33,7 +29,33 @@ pub(super) struct Lane {
     commands: mpsc::Sender<Command>,
     /// Bounds what is in flight and the one part being filled; so the channel always has a place.
     pub(super) room: Arc<Semaphore>,
-    task: JoinHandle<Result<u64>>,
+    task: JoinHandle<Result<Left>>,
+    hold: Arc<Hold>,
+}
+
+/// What a lane leaves behind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left {
+    /// Everything below is acknowledged.
+    pub prefix: u64,
+    pub doubt: Doubt,
+}
+
+/// Blocks that were sent to a concurrent session and may or may not be there: Dropbox refused to take them again after an
+/// attempt of unknown outcome. Whether a block may be sent twice is not documented (API-FACTS 21), so the commit decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Doubt {
+    /// Where the first of them begins.
+    pub from: Option<u64>,
+    /// The session is closed and would not take them either if they turned out to be missing.
+    pub closed: bool,
+}
+
+impl Doubt {
+    fn note(&mut self, offset: u64, closed: bool) {
+        self.from = Some(self.from.map_or(offset, |from| from.min(offset)));
+        self.closed |= closed;
+    }
 }
 
 /// What a lane is about.
@@ -78,10 +100,12 @@ impl Lane {
             dropbox_at: 0,
             unsaved: Vec::new(),
             unsaved_since: None,
+            doubt: Doubt::default(),
             progress: progress.clone(),
             plan,
         };
-        Lane { commands, room, task: shared.tasks.spawn(driver.run(orders)) }
+        let hold = Hold::new(shared, &driver.plan.id, driver.plan.writer, driver.plan.stored);
+        Lane { commands, room, task: shared.tasks.spawn(driver.run(orders, hold.clone())), hold }
     }
 
     pub(super) fn push(&self, part: Part, room: OwnedSemaphorePermit) {
@@ -100,18 +124,19 @@ impl Lane {
 
     /// Waits for everything in flight; the acknowledged prefix.
     pub(super) async fn settle(self) -> Result<u64> {
-        self.end(Command::Settle).await
+        drop(self.hold);
+        Ok(end(self.commands, self.task, Command::Settle).await?.prefix)
     }
 
-    /// Waits for everything in flight, then closes the session at `size`.
-    pub(super) async fn close(self, tail: Option<Part>, size: u64) -> Result<u64> {
-        self.end(Command::Close { tail, size }).await
+    /// Waits for everything in flight, then closes the session at `size`. The writer has not stopped: it may commit.
+    pub(super) async fn close(self, tail: Option<Part>, size: u64) -> Result<(Left, Arc<Hold>)> {
+        Ok((end(self.commands, self.task, Command::Close { tail, size }).await?, self.hold))
     }
+}
 
-    async fn end(self, command: Command) -> Result<u64> {
-        let _ = self.commands.send(command).await;
-        self.task.await.map_err(|error| Fault::bug("a lane broke down").source(error))?
-    }
+async fn end(commands: mpsc::Sender<Command>, task: JoinHandle<Result<Left>>, last: Command) -> Result<Left> {
+    let _ = commands.send(last).await;
+    task.await.map_err(|error| Fault::bug("a lane broke down").source(error))?
 }
 
 /// The inside of the lane's task.
@@ -126,33 +151,40 @@ struct Driver {
     dropbox_at: u64,
     unsaved: Vec<Piece>,
     unsaved_since: Option<tokio::time::Instant>,
+    doubt: Doubt,
     progress: watch::Sender<Progress>,
 }
 
-/// One acknowledged append.
+/// One append that came through.
 struct Sent {
     offset: u64,
     end: u64,
     digests: SmallVec<[BlockDigest; 2]>,
+    certainty: Certainty,
     /// Where Dropbox said it is, if it was ahead.
     dropbox_at: u64,
     _room: Option<OwnedSemaphorePermit>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    Acknowledged,
+    /// Sent, and not known to be there.
+    Unsure {
+        closed: bool,
+    },
+}
+
 impl Driver {
-    async fn run(mut self, mut orders: mpsc::Receiver<Command>) -> Result<u64> {
+    async fn run(mut self, mut orders: mpsc::Receiver<Command>, hold: Arc<Hold>) -> Result<Left> {
         let mut sending = JoinSet::new();
         let outcome = self.drive(&mut orders, &mut sending).await;
         if outcome.is_err() {
             self.abandoned(&mut sending).await;
         }
         self.save().await;
-        if self.plan.stored
-            && let Err(fault) = self.shared.store.release_upload(&self.plan.id, self.plan.writer).await
-        {
-            tracing::warn!(%fault, "an upload could not be released; a resume waits for it");
-        }
-        outcome
+        hold.end().await;
+        outcome.map(|prefix| Left { prefix, doubt: self.doubt })
     }
 
     async fn drive(
@@ -201,7 +233,8 @@ impl Driver {
     fn append(&mut self, part: Part, room: OwnedSemaphorePermit, sending: &mut JoinSet<Result<Sent>>) -> Result<()> {
         let end = part.offset + part.len();
         if !self.plan.parallel && end <= self.dropbox_at {
-            self.settled(Sent { offset: part.offset, end, digests: part.digests, dropbox_at: 0, _room: None });
+            let (offset, digests, certainty) = (part.offset, part.digests, Certainty::Acknowledged);
+            self.settled(Sent { offset, end, digests, certainty, dropbox_at: 0, _room: None });
             return Ok(());
         }
         let mut room = Some(room);
@@ -253,6 +286,11 @@ impl Driver {
 
     fn settled(&mut self, sent: Sent) {
         self.dropbox_at = self.dropbox_at.max(sent.dropbox_at);
+        if let Certainty::Unsure { closed } = sent.certainty {
+            // Neither counted nor written down: a resume sends it once more.
+            self.doubt.note(sent.offset, closed);
+            return;
+        }
         self.pieces.insert(sent.offset, sent.end);
         self.unsaved.push(Piece {
             offset: sent.offset,
@@ -283,14 +321,22 @@ impl Driver {
             close: true,
         };
         let sent = append.send(part, None).await?;
-        if sent.end > sent.offset {
+        if sent.end > sent.offset || sent.certainty != Certainty::Acknowledged {
             self.settled(sent);
         }
         self.save().await;
-        if self.plan.stored {
-            self.shared.store.set_upload_ready(&self.plan.id, self.plan.writer, size).await?;
+        if !self.plan.stored || self.doubt.from.is_some() {
+            return Ok(());
         }
-        Ok(())
+        match self.shared.store.set_upload_ready(&self.plan.id, self.plan.writer, size).await {
+            Err(fault) if fault.reason() == Reason::UploadTakenOver => Err(fault),
+            Err(fault) => {
+                // The bytes are there all the same; the commit's intent is what must be written.
+                tracing::warn!(%fault, "an upload whose bytes are all there could not be marked so");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Writes down what was acknowledged. A store that does not answer makes the upload "not resumable", not failed.
@@ -329,50 +375,96 @@ struct Append {
     close: bool,
 }
 
+/// What an answer to an append says.
+enum Reading {
+    /// It is there. `dropbox_at`: where Dropbox said it is, if it was ahead.
+    There {
+        dropbox_at: u64,
+    },
+    /// Go on from here.
+    From(u64),
+    Unsure {
+        closed: bool,
+    },
+    Failed(Fault),
+}
+
 impl Append {
     /// Sends the part and reads every answer that means "it is there". Bounded: each turn either ends or moves on.
     async fn send(self, part: Part, room: Option<OwnedSemaphorePermit>) -> Result<Sent> {
-        let end = part.offset + part.len();
-        let sent = |digests, dropbox_at| Sent { offset: part.offset, end, digests, dropbox_at, _room: room };
-        let mut from = part.offset;
-        let mut damaged = false;
+        let (offset, end) = (part.offset, part.offset + part.len());
+        let mut from = offset;
+        let (mut damaged, mut unclear, mut unsure) = (false, self.resumed, None);
         for _ in 0..limits::APPEND_TURNS {
             let body = rest_of(&part, from);
             let cursor = UploadSessionCursor::new(self.session.clone(), from);
             let arg = UploadSessionAppendArg::new(cursor)
                 .with_close(self.close)
                 .with_content_hash(hash_of(&part, from, &body).to_string());
-            let fault = match self.caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &body).await {
-                Ok(_) => return Ok(sent(part.digests, 0)),
-                Err(fault) => fault,
-            };
-            let correct = fault.get("correctOffset").and_then(|offset| offset.parse::<u64>().ok());
-            match (fault.reason(), correct) {
-                (Reason::ContentHashMismatch, _) if !damaged => damaged = true,
-                // Closed by an attempt whose answer was lost, or by a stream whose pieces could not be written down: all
-                // bytes are there, and the commit's hash tells whether they are these.
-                (Reason::UploadClosed, _) if self.close || self.resumed => return Ok(sent(part.digests, 0)),
-                _ if self.parallel && may_have_arrived(&fault) => return Ok(sent(part.digests, 0)),
-                // A lost acknowledgement: the bytes are there.
-                (_, Some(correct)) if correct == end && !self.close => return Ok(sent(part.digests, correct)),
-                (_, Some(correct)) if correct > from && correct <= end => from = correct,
-                (_, Some(correct)) if correct > end && self.resumed && !self.close => {
-                    return Ok(sent(part.digests, correct));
+            let reading = match self.caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &body).await {
+                Ok(_) => Reading::There { dropbox_at: 0 },
+                Err(fault) if fault.reason() == Reason::ContentHashMismatch && !damaged => {
+                    damaged = true;
+                    Reading::From(from)
                 }
-                (_, Some(correct)) => return Err(another_writer(correct)),
-                _ => return Err(fault),
-            }
+                Err(fault) => {
+                    unclear |= fault.get("earlierAttempt") == Some("unknown");
+                    if self.parallel { self.parallel(end, unclear, fault) } else { self.ordered(from, end, fault) }
+                }
+            };
+            let (certainty, dropbox_at) = match (reading, unsure) {
+                (Reading::There { dropbox_at }, _) => (Certainty::Acknowledged, dropbox_at),
+                (Reading::From(offset), _) => {
+                    from = offset;
+                    continue;
+                }
+                // Its bytes are at hand only now: once more, and what is refused again the commit decides.
+                (Reading::Unsure { closed }, None) => {
+                    unsure = Some(closed);
+                    continue;
+                }
+                (Reading::Unsure { closed }, Some(before)) => (Certainty::Unsure { closed: closed || before }, 0),
+                (Reading::Failed(fault), _) => return Err(fault),
+            };
+            return Ok(Sent { offset, end, digests: part.digests, certainty, dropbox_at, _room: room });
         }
         Err(Fault::new(Reason::DropboxUnavailable, "Dropbox does not take the bytes at their offset")
             .retry_after(limits::BUSY_RETRY))
     }
+
+    /// Dropbox itself counts the bytes of an ordered session.
+    fn ordered(&self, from: u64, end: u64, fault: Fault) -> Reading {
+        match (fault.reason(), correct_offset(&fault)) {
+            // Closed by an attempt whose answer was lost, or by a stream whose pieces could not be written down: all
+            // bytes are there, and the commit's hash tells whether they are these.
+            (Reason::UploadClosed, _) if self.close || self.resumed => Reading::There { dropbox_at: 0 },
+            // A lost acknowledgement: the bytes are there.
+            (_, Some(correct)) if correct == end && !self.close => Reading::There { dropbox_at: correct },
+            (_, Some(correct)) if correct > from && correct <= end => Reading::From(correct),
+            (_, Some(correct)) if correct > end && self.resumed && !self.close => {
+                Reading::There { dropbox_at: correct }
+            }
+            (_, Some(correct)) => Reading::Failed(another_writer(correct)),
+            _ => Reading::Failed(fault),
+        }
+    }
+
+    /// A concurrent session takes any offset from anybody, so a refusal that names this one may only mean that an earlier
+    /// attempt of ours, or of the stream before, came through. The store tells other writers apart, Dropbox does not.
+    fn parallel(&self, end: u64, unclear: bool, fault: Fault) -> Reading {
+        match (fault.reason(), correct_offset(&fault)) {
+            (Reason::UploadClosed, _) if self.close => Reading::There { dropbox_at: 0 },
+            (_, Some(correct)) if correct >= end && unclear && !self.close => Reading::There { dropbox_at: 0 },
+            (Reason::UploadClosed, _) if unclear => Reading::Unsure { closed: true },
+            (Reason::UploadConcurrentWriter | Reason::DropboxError, _) if unclear => Reading::Unsure { closed: false },
+            (_, Some(correct)) => Reading::Failed(another_writer(correct)),
+            _ => Reading::Failed(fault),
+        }
+    }
 }
 
-/// A second attempt of an append into a concurrent session was refused after a first one of unknown outcome: whether a
-/// block may be sent twice is not documented (API-FACTS 21). The commit's hash decides.
-fn may_have_arrived(fault: &Fault) -> bool {
-    fault.get("earlierAttempt") == Some("unknown")
-        && matches!(fault.reason(), Reason::UploadConcurrentWriter | Reason::UploadClosed | Reason::DropboxError)
+fn correct_offset(fault: &Fault) -> Option<u64> {
+    fault.get("correctOffset").and_then(|offset| offset.parse().ok())
 }
 
 fn another_writer(correct: u64) -> Fault {
@@ -422,10 +514,4 @@ async fn at(instant: Option<tokio::time::Instant>) {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
     }
-}
-
-/// Seconds since 1970 when an upload begun now ends.
-pub(super) fn expiry(now: SystemTime) -> u64 {
-    let end = now + limits::UPLOAD_SESSION_LIFE - Duration::from_secs(3600);
-    end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

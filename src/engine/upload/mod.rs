@@ -2,9 +2,12 @@
 //! A small file is one request; anything larger has a session, a row in the store and a sealed `upload_id`, so that it
 //! survives its caller, its connection and its server. Nothing is committed that is not what the caller said.
 
+mod admission;
 mod commit;
+mod hold;
 mod lane;
 mod pieces;
+mod ready;
 mod record;
 mod run;
 
@@ -12,7 +15,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dropbox_sdk::files::{
@@ -20,16 +23,19 @@ use dropbox_sdk::files::{
 };
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::admission::Arrival;
 use self::{
-    commit::Whole,
+    admission::Entrance,
+    commit::{Whole, outcome_unknown},
+    hold::UnderWay,
     record::{Handle, Record, Standing, not_found},
     run::{Resumed, Run},
 };
 use super::{
-    blocks::{Admission, Blocks},
+    blocks::Blocks,
     content_hash::{BlockDigest, ContentHash},
     gate::Gates,
     parts::Frame,
@@ -40,7 +46,7 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits,
     seal::Owner,
-    store::{NewUpload, Store},
+    store::{NewUpload, Store, UploadState},
 };
 
 /// Who the upload is for.
@@ -95,10 +101,9 @@ pub enum Outcome {
         settled: Box<Settled>,
         upload_id: Option<String>,
     },
-    /// Half-closed without `finish`: nothing is committed. No `upload_id`: nothing is kept either. `closed`: every byte is
-    /// there and only the commit is missing.
+    /// Half-closed without `finish`: nothing is committed. `closed`: every byte is there and only the commit is missing.
     Open {
-        upload_id: Option<String>,
+        upload_id: String,
         persisted: u64,
         closed: bool,
     },
@@ -155,6 +160,8 @@ pub enum State {
 pub struct Settings {
     pub append_bytes: usize,
     pub open_max: usize,
+    /// What streams may hold that are not let in yet, beside the budget of blocks.
+    pub waiting_bytes: usize,
     pub idle: Duration,
 }
 
@@ -175,10 +182,8 @@ struct Shared {
     store: Store,
     clock: SharedClock,
     settings: Settings,
-    /// Uploads open, uploads that want to be, and the share of the budget that open ones may be charged.
-    slots: Arc<Semaphore>,
-    queue: Arc<Semaphore>,
-    charges: Arc<Semaphore>,
+    entrance: Entrance,
+    commits: UnderWay,
     /// Streams that write now, by row: a second one ends the first.
     active: Mutex<HashMap<String, CancellationToken>>,
     tasks: TaskTracker,
@@ -193,17 +198,14 @@ impl fmt::Debug for Uploads {
 
 impl Uploads {
     pub fn new(blocks: Blocks, gates: Arc<Gates>, store: Store, clock: SharedClock, settings: Settings) -> Uploads {
-        // As much as `Blocks::admit` takes before it refuses: who waits here is never refused there.
-        let charges = blocks.budget_bytes() / limits::BUDGET_UNIT_BYTES / 4 * 3;
         Uploads(Arc::new(Shared {
+            entrance: Entrance::new(blocks.clone(), settings.open_max, settings.waiting_bytes),
             blocks,
             gates,
             store,
             clock,
             settings,
-            slots: Arc::new(Semaphore::new(settings.open_max)),
-            queue: Arc::new(Semaphore::new(limits::UPLOAD_QUEUE_MAX)),
-            charges: Arc::new(Semaphore::new(charges)),
+            commits: UnderWay::default(),
             active: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -215,6 +217,41 @@ impl Uploads {
         self.0.draining.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+
+    /// A place for a stream that has said nothing yet. It pays for what it may hold until [`Uploads::run`] lets it in.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUSY`.
+    pub fn arrive(&self) -> Result<Arrival> {
+        self.0.entrance.arrive()
+    }
+
+    /// Its first message is read: it is let in, or has a place to wait.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUSY`.
+    pub fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+        self.0.entrance.announce(arrival, size)
+    }
+
+    /// The memory of a stream that was answered early and is read on for a moment; `None`: there is none to spare.
+    pub fn leave(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.entrance.leave()
+    }
+
+    /// Bytes that streams are charged which are not let in yet.
+    pub fn waiting_bytes(&self) -> usize {
+        self.0.entrance.waiting_bytes()
+    }
+
+    /// Ends when a stream that still says nothing is to be given up, and says why.
+    pub async fn unheard(&self, deadline: Option<Instant>) -> Fault {
+        tokio::select! {
+            () = self.0.draining.cancelled() => draining(),
+            () = at(end_ahead(deadline)) => overdue(false),
+            () = self.0.clock.sleep(self.0.settings.idle) => silent(self.0.settings.idle),
+        }
     }
 
     /// What an `upload_id` is about, before it is used.
@@ -244,21 +281,18 @@ impl Uploads {
     /// Where an upload stands, from the store or, for an ordered session without a row, from Dropbox.
     ///
     /// # Errors
-    /// `UPLOAD_NOT_FOUND`, handle and common reasons.
+    /// `UPLOAD_NOT_FOUND`, `OUTCOME_UNKNOWN` after a torn commit that no look can settle, handle and common reasons.
     pub async fn status(&self, caller: &Caller, account: &Account<'_>, upload_id: &str) -> Result<Status> {
         let handle = self.0.open_handle(&account.owner, upload_id)?;
         let expires_at = handle.expires_at();
         let status = |state, persisted, file| Ok(Status { state, persisted, expires_at, file });
-        let standing = match self.0.store.upload(&handle.id).await? {
-            Some(row) => self.0.standing(&row).await?,
-            None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
-            None => self.0.probe(caller, &handle, upload_id).await?,
-        };
+        let standing = self.0.standing_of(caller, &handle, upload_id).await?;
         match standing {
             Standing::Committed(settled) => status(State::Committed, settled.file.size, Some(settled.file)),
             Standing::Open { prefix, .. } => status(State::Open, prefix, None),
             Standing::Ready { size, digests } => {
-                match self.0.look(caller, &handle.spec, whole_of(&handle.spec, size, digests.as_deref())).await {
+                let whole = whole_of(&handle.spec, size, digests.as_deref());
+                match self.0.look(caller, &handle.spec, whole, handle.begun_at()).await {
                     Some(settled) => status(State::Committed, size, Some(settled.file)),
                     None => status(State::Ready, size, None),
                 }
@@ -276,11 +310,13 @@ impl Uploads {
     /// `persistedOffset`.
     ///
     /// `finish_ends_stream`: the caller half-closes behind `finish`, so a frame behind it is always found.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct of them would only be taken apart again")]
     pub async fn run<S>(
         &self,
         caller: &Caller,
         account: &Account<'_>,
         opening: Opening,
+        arrival: Arrival,
         frames: S,
         progress: watch::Sender<Progress>,
         finish_ends_stream: bool,
@@ -289,49 +325,78 @@ impl Uploads {
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
         let shared = &self.0;
-        let size = match &opening {
-            Opening::New { spec, .. } => spec.total_size,
-            Opening::Resume(_) => None,
+        // Ahead of the caller's deadline, so that the answer, which says where to go on, still arrives.
+        let end = end_ahead(caller.deadline());
+        let caller = &caller.with_deadline(end);
+        let _admitted = tokio::select! {
+            biased;
+            admitted = shared.entrance.admit(account.parameter, arrival) => admitted?,
+            () = shared.draining.cancelled() => return Err(draining()),
+            () = at(end) => return Err(overdue(false)),
         };
-        let _admitted = shared.admit(account.parameter, size).await?;
         // A drain looks like a caller that half-closes: whole blocks go out, the rest is dropped.
         let frames = frames.take_until(Box::pin(shared.draining.clone().cancelled_owned()));
         let mut run = match opening {
             Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress),
             Opening::Resume(upload_id) => {
-                match Run::resume(shared, caller, account, &upload_id, progress.clone()).await? {
+                let resumed = tokio::select! {
+                    biased;
+                    resumed = Run::resume(shared, caller, account, &upload_id, progress.clone()) => resumed?,
+                    () = at(end) => return Err(overdue(false)),
+                };
+                match resumed {
                     Resumed::Stream(run) => *run,
                     Resumed::Closed { record, whole, writing } => {
                         progress.send_modify(|progress| *progress = closed_at(&upload_id, whole.size));
                         return shared.only_finish(caller, account, *record, whole, &writing, frames).await;
                     }
                     Resumed::Done(settled) => {
+                        progress.send_modify(|progress| *progress = closed_at(&upload_id, settled.file.size));
                         return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
                     }
                 }
             }
         };
         run.finish_ends_stream = finish_ends_stream;
-        let outcome = run.stream(frames).await;
-        let outcome = outcome.map_err(|fault| run.positioned(fault));
-        match outcome {
-            Ok(Outcome::Open { upload_id, persisted, .. }) if shared.draining.is_cancelled() => {
-                let fault = Fault::new(Reason::ServerDraining, "the server is going down; resume the upload elsewhere");
-                Err(run
-                    .positioned(fault.retry_after(limits::DRAINING_RETRY))
-                    .fact("persistedOffset", persisted)
-                    .fact_if("uploadId", upload_id))
-            }
-            outcome => outcome,
-        }
+        let outcome = tokio::select! {
+            biased;
+            outcome = run.stream(frames) => Some(outcome),
+            () = at(end) => None,
+        };
+        // What is in flight settles in the lane's own task, and a commit that was sent in its own.
+        outcome.unwrap_or_else(|| Err(overdue(run.committing))).map_err(|fault| run.positioned(fault))
     }
 }
 
-/// What an open upload holds beside its blocks.
-struct Admitted {
-    _slot: OwnedSemaphorePermit,
-    _share: OwnedSemaphorePermit,
-    _admission: Admission,
+/// When an upload ends itself, for a caller's deadline.
+fn end_ahead(deadline: Option<Instant>) -> Option<Instant> {
+    deadline.map(|deadline| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        deadline - limits::UPLOAD_END_AHEAD.min(left / 10)
+    })
+}
+
+async fn at(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// `sent`: the commit was, and may happen. Otherwise the upload goes on where it stands.
+fn overdue(sent: bool) -> Fault {
+    let fault =
+        Fault::new(Reason::DeadlineExceeded, "the deadline passed in the middle of the upload").fact("sent", sent);
+    if sent { fault } else { fault.retry_after(Duration::ZERO) }
+}
+
+fn draining() -> Fault {
+    Fault::new(Reason::ServerDraining, "the server is going down; resume the upload elsewhere")
+        .retry_after(limits::DRAINING_RETRY)
+}
+
+fn silent(idle: Duration) -> Fault {
+    Fault::new(Reason::UploadIdle, format!("nothing came for {} s", idle.as_secs())).retry_after(Duration::ZERO)
 }
 
 /// A stream's place as the writer of its upload. What is dropped is swept from the map of writers.
@@ -352,21 +417,6 @@ impl Drop for Writing {
 }
 
 impl Shared {
-    /// A slot, and what an open stream holds outside blocks: its stream window and its largest message, or its whole size
-    /// where that is less. Waits in turn; a queue that is full is refused.
-    async fn admit(&self, parameter: &str, size: Option<u64>) -> Result<Admitted> {
-        let busy = || Fault::new(Reason::ConnectorBusy, "too many uploads wait").retry_after(limits::BUSY_RETRY);
-        let _queued = self.queue.clone().try_acquire_owned().map_err(|_| busy())?;
-        let ended = |_| Fault::bug("a semaphore of uploads was closed");
-        let slot = self.slots.clone().acquire_owned().await.map_err(ended)?;
-        let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
-        let bytes = limits::UPLOAD_CHARGE_BYTES.min(size.saturating_mul(2)).max(1);
-        let units = u32::try_from(bytes.div_ceil(limits::BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
-        let share = self.charges.clone().acquire_many_owned(units).await.map_err(ended)?;
-        let admission = self.blocks.admit(parameter, bytes).await.ok_or_else(busy)?;
-        Ok(Admitted { _slot: slot, _share: share, _admission: admission })
-    }
-
     /// A session at Dropbox, its row and its handle.
     async fn open_session(
         &self,
@@ -376,10 +426,24 @@ impl Shared {
         context: Vec<u8>,
         parallel: bool,
     ) -> Result<Record> {
-        let expires = lane::expiry(self.clock.now());
+        // Before the session is made: it never ends before its handle does.
+        let expires_at = self.clock.now() + limits::UPLOAD_SESSION_LIFE;
         let mut arg = UploadSessionStartArg::default();
         arg.session_type = Some(if parallel { UploadSessionType::Concurrent } else { UploadSessionType::Sequential });
         let session = caller.upload(&routes::UPLOAD_SESSION_START, &arg, &[]).await?.value.session_id;
+        self.keep_session(account, session, parallel, expires_at, spec, context).await
+    }
+
+    /// The row and the handle of a session.
+    async fn keep_session(
+        &self,
+        account: &Account<'_>,
+        session: String,
+        parallel: bool,
+        expires_at: SystemTime,
+        spec: UploadSpec,
+        context: Vec<u8>,
+    ) -> Result<Record> {
         let sealed_spec =
             serde_json::to_vec(&spec).map_err(|error| Fault::bug("a spec could not be encoded").source(error))?;
         let new = NewUpload {
@@ -387,10 +451,11 @@ impl Shared {
             session: Some(&session),
             lane: if parallel { "parallel" } else { "ordered" },
             spec: &sealed_spec,
-            expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(expires),
+            expires_at,
         };
         // Without its row a parallel upload could not be resumed, and an ordered one not verified before its commit.
         let row = self.store.create_upload(new).await?;
+        let expires = expires_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let handle = Handle { id: row.id, session, parallel, expires, spec, context };
         let upload_id = handle.seal(self, &account.owner)?;
         Ok(Record { handle, upload_id, writer: row.writer, stored: true, intended: false })
@@ -417,6 +482,25 @@ impl Shared {
         }
     }
 
+    /// Where an upload stands that nobody here writes to now.
+    async fn standing_of(&self, caller: &Caller, handle: &Handle, upload_id: &str) -> Result<Standing> {
+        self.commits.ended(&handle.id).await;
+        let row = match self.store.upload(&handle.id).await? {
+            Some(row) => row,
+            None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
+            None => return self.probe(caller, handle, upload_id).await,
+        };
+        if row.state != UploadState::Committing || !handle.spec.may_write_twice() {
+            return self.standing(&row).await;
+        }
+        // No look tells what came of this commit; only its writer may still say so.
+        self.stopped(&handle.id, row.writer).await;
+        match self.store.upload(&handle.id).await? {
+            Some(row) if row.state != UploadState::Committing => self.standing(&row).await,
+            _ => Err(outcome_unknown()),
+        }
+    }
+
     /// Asks Dropbox how far an ordered session is: an empty append at 0 is refused with the offset that would be right.
     async fn probe(&self, caller: &Caller, handle: &Handle, upload_id: &str) -> Result<Standing> {
         let arg = UploadSessionAppendArg::new(UploadSessionCursor::new(handle.session.clone(), 0));
@@ -433,82 +517,13 @@ impl Shared {
             },
             (Reason::UploadNotFound, _) => {
                 let whole = whole_of(&handle.spec, handle.spec.total_size.unwrap_or_default(), None);
-                let settled = self.look(caller, &handle.spec, whole).await;
+                let settled = self.look(caller, &handle.spec, whole, handle.begun_at()).await;
                 settled
                     .map(|settled| Standing::Committed(Box::new(settled)))
                     .ok_or_else(|| not_found(upload_id, "expired"))
             }
             _ => Err(fault),
         }
-    }
-
-    /// A stream on an upload whose bytes are all there: it can only finish it.
-    async fn only_finish<S>(
-        self: &Arc<Self>,
-        caller: &Caller,
-        account: &Account<'_>,
-        record: Record,
-        mut whole: Whole,
-        writing: &Writing,
-        mut frames: S,
-    ) -> Result<Outcome>
-    where
-        S: Stream<Item = Result<Frame>> + Send + Unpin,
-    {
-        let open = Outcome::Open { upload_id: Some(record.upload_id.clone()), persisted: whole.size, closed: true };
-        let outcome = loop {
-            let frame = tokio::select! {
-                biased;
-                () = writing.taken_over() => break Err(run::taken_over_fault()),
-                frame = frames.next() => frame,
-                () = self.clock.sleep(self.settings.idle) => {
-                    let text = format!("nothing came for {} s", self.settings.idle.as_secs());
-                    break Err(Fault::new(Reason::UploadIdle, text)
-                        .retry_after(Duration::ZERO)
-                        .fact("uploadId", &record.upload_id)
-                        .fact("persistedOffset", whole.size));
-                }
-            };
-            match frame {
-                None => break Ok(open),
-                Some(Err(fault)) => break Err(fault),
-                Some(Ok(Frame::Chunk { offset, bytes, .. })) => {
-                    let end = offset.unwrap_or(whole.size).saturating_add(bytes.len() as u64);
-                    if end > whole.size {
-                        let text = format!("the upload is closed at {} bytes", whole.size);
-                        break Err(Fault::new(Reason::UploadClosed, text).fact("persistedOffset", whole.size));
-                    }
-                }
-                Some(Ok(Frame::Finish { content_hash, size })) => {
-                    if size.is_some_and(|size| size != whole.size) {
-                        let text = format!("total_size differs from the {} bytes of the upload", whole.size);
-                        break Err(Fault::new(Reason::SizeMismatch, text).violation(
-                            "finish.total_size",
-                            "MISMATCH",
-                            "not the bytes sent",
-                        ));
-                    }
-                    whole.expected = content_hash.or(whole.expected);
-                    if let (Some(own), Some(expected)) = (whole.hash, whole.expected)
-                        && own != expected
-                    {
-                        break Err(Fault::new(
-                            Reason::ContentHashMismatch,
-                            "the upload's bytes are not the ones the hash names",
-                        )
-                        .fact("expectedContentHash", expected)
-                        .fact("computedContentHash", own));
-                    }
-                    let settled = self.finish(caller, account, &record, whole).await;
-                    break settled.map(|settled| Outcome::Committed {
-                        settled: Box::new(settled),
-                        upload_id: Some(record.upload_id.clone()),
-                    });
-                }
-            }
-        };
-        self.release(&record).await;
-        outcome
     }
 }
 

@@ -67,6 +67,11 @@ impl Handle {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.expires)
     }
 
+    /// When its session was made.
+    pub(super) fn begun_at(&self) -> SystemTime {
+        self.expires_at() - limits::UPLOAD_SESSION_LIFE
+    }
+
     pub(super) fn seal(&self, shared: &Shared, owner: &Owner<'_>) -> Result<String> {
         shared.store.keys().seal_handle(HandleKind::Upload, owner, self)
     }
@@ -93,10 +98,21 @@ impl Shared {
             // Dropbox is asked by the caller of this function: it needs a `Caller`.
             return Ok((record, Standing::Open { prefix: 0, digests: None, beyond: Vec::new() }));
         }
+        // What a commit of this process does is known soon.
+        self.commits.ended(&handle.id).await;
         let claim = self.store.claim_upload(&handle.id).await?;
-        let row = claim.upload;
-        if !claim.former_released {
-            self.wait_for_release(&handle.id, row.writer).await;
+        let mut row = claim.upload;
+        if !claim.former_released && row.state != UploadState::Committed {
+            let (id, former) = (&handle.id, row.writer - 1);
+            if !self.stopped(id, former).await
+                && let Err(fault) = self.store.release_upload(id, former).await
+            {
+                tracing::warn!(%fault, "a former writer could not be locked out; a piece of it may be sent again");
+            }
+            // It may have closed or committed meanwhile.
+            if let Some(now) = self.store.upload(id).await? {
+                row = Upload { writer: row.writer, ..now };
+            }
         }
         let standing = self.standing(&row).await?;
         let intended = row.state == UploadState::Committing;
@@ -126,20 +142,18 @@ impl Shared {
         }
     }
 
-    /// Until the writer before `writer` has stopped. One that does not say so in time is locked out.
-    async fn wait_for_release(&self, id: &str, writer: i64) {
+    /// Whether a writer has stopped, or been passed by a second one, within the time that all writers keep to.
+    pub(super) async fn stopped(&self, id: &str, writer: i64) -> bool {
         let deadline = tokio::time::Instant::now() + limits::SETTLE_DEADLINE;
         while tokio::time::Instant::now() < deadline {
             match self.store.upload(id).await {
-                Ok(Some(row)) if row.released >= writer - 1 || row.writer != writer => return,
+                Ok(Some(row)) if row.released >= writer || row.writer > writer + 1 => return true,
                 Ok(Some(_)) => {}
-                _ => return,
+                _ => return true,
             }
             self.clock.sleep(limits::RELEASE_POLL).await;
         }
-        if let Err(fault) = self.store.release_upload(id, writer - 1).await {
-            tracing::warn!(%fault, "a former writer could not be locked out; a piece of it may be sent again");
-        }
+        false
     }
 }
 

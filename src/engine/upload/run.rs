@@ -1,13 +1,14 @@
 //! One stream of an upload: frames to parts to the lane, then the end. The whole control flow of an upload stands here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{
     Account, Outcome, Progress, Settled, Shared, UploadSpec, Writing,
-    commit::Whole,
+    commit::{Closing as Closed, Whole, outcome_unknown},
+    draining,
     lane::{Lane, Plan},
     record::{Record, Standing, short},
     whole_of,
@@ -37,6 +38,8 @@ pub(super) struct Run<'a> {
     beyond: Vec<Piece>,
     progress: watch::Sender<Progress>,
     writing: Writing,
+    /// The commit is sent, or about to be.
+    pub committing: bool,
     pub finish_ends_stream: bool,
 }
 
@@ -69,6 +72,7 @@ impl<'a> Run<'a> {
             beyond: Vec::new(),
             progress,
             writing: Writing::default(),
+            committing: false,
             finish_ends_stream: true,
         }
     }
@@ -91,12 +95,12 @@ impl<'a> Run<'a> {
             Standing::Committed(settled) => Ok(Resumed::Done(settled)),
             Standing::Ready { size, digests } => {
                 let whole = whole_of(&spec, size, digests.as_deref());
-                match shared.look(caller, &spec, whole).await {
+                match shared.look(caller, &spec, whole, record.handle.begun_at()).await {
                     Some(settled) => Ok(Resumed::Done(Box::new(settled))),
                     // A second commit could write a second file, and no look can tell whether there was a first.
-                    None if record.intended && (spec.autorename || spec.strict_conflict) => {
+                    None if record.intended && spec.may_write_twice() => {
                         shared.release(&record).await;
-                        Err(Fault::new(Reason::OutcomeUnknown, "the commit was sent and its answer was lost"))
+                        Err(outcome_unknown())
                     }
                     None => Ok(Resumed::Closed { record: Box::new(record), whole, writing }),
                 }
@@ -168,7 +172,12 @@ impl<'a> Run<'a> {
                     self.push(part, None).await?;
                 }
                 let persisted = self.settle().await?;
-                Ok(Outcome::Open { upload_id: self.upload_id(), persisted, closed: false })
+                if self.shared.draining.is_cancelled() {
+                    // What is told is what is there: nothing that a session would keep has come yet.
+                    return Err(draining());
+                }
+                let upload_id = self.kept().await?;
+                Ok(Outcome::Open { upload_id, persisted, closed: false })
             }
             Closing::Commit { hash, size, expected } => self.commit(last, Whole { size, hash, expected }).await,
         }
@@ -209,18 +218,36 @@ impl<'a> Run<'a> {
         next
     }
 
+    /// The handle of an upload that stays open. One that has nothing yet gets its session now, so that there is a handle: an
+    /// ordered one unless its size says otherwise, for it may turn out empty.
+    async fn kept(&mut self) -> Result<String> {
+        if self.record.is_none() {
+            let large = self.spec.total_size.is_some_and(|size| size >= limits::PARALLEL_FROM_BYTES);
+            self.open(self.spec.parallel_appends != 1 && large).await?;
+            if let Some(record) = &self.record {
+                self.shared.release(record).await;
+            }
+        }
+        self.upload_id().ok_or_else(|| Fault::bug("a session has no handle"))
+    }
+
+    async fn open(&mut self, parallel: bool) -> Result<()> {
+        let context = std::mem::take(&mut self.context);
+        let record = self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
+        let upload_id = record.upload_id.clone();
+        self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
+        self.record = Some(record);
+        Ok(())
+    }
+
     /// Hands a part to the lane. The first one decides how the upload travels.
     async fn push(&mut self, part: Part, room: Option<OwnedSemaphorePermit>) -> Result<()> {
         if self.lane.is_none() {
             let small = self.spec.total_size.is_some_and(|size| size < limits::PARALLEL_FROM_BYTES);
-            let parallel = self.spec.parallel_appends != 1 && !small;
-            let context = std::mem::take(&mut self.context);
-            let record =
-                self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
-            self.writing = self.shared.take_over(&record.handle.id);
-            let upload_id = record.upload_id.clone();
-            self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
-            self.record = Some(record);
+            self.open(self.spec.parallel_appends != 1 && !small).await?;
+            if let Some(record) = &self.record {
+                self.writing = self.shared.take_over(&record.handle.id);
+            }
             self.start_lane(false);
         }
         let Some(lane) = &mut self.lane else { return Err(Fault::bug("an upload has no lane")) };
@@ -270,14 +297,52 @@ impl<'a> Run<'a> {
 
     async fn commit(&mut self, last: Option<Part>, whole: Whole) -> Result<Outcome> {
         let Some(lane) = self.lane.take() else {
-            let settled = self.shared.send_single(self.caller, self.account, &self.spec, last, whole).await?;
-            return Ok(Outcome::Committed { settled: Box::new(settled), upload_id: None });
+            let digests = last.as_ref().map(|part| part.digests.clone()).unwrap_or_default();
+            self.committing = true;
+            let sent = self.shared.send_single(self.caller, self.account, &self.spec, last, whole).await;
+            return match sent {
+                Ok(settled) => Ok(Outcome::Committed { settled: Box::new(settled), upload_id: None }),
+                Err(fault) => {
+                    self.committing = fault.get("sent") == Some("true");
+                    self.keep_refused(&fault, whole.size, &digests).await;
+                    Err(fault)
+                }
+            };
         };
-        lane.close(last, whole.size).await?;
-        self.progress.send_modify(|progress| progress.persisted = whole.size);
+        let (left, hold) = lane.close(last, whole.size).await?;
+        if left.doubt.from.is_none() {
+            self.progress.send_modify(|progress| progress.persisted = whole.size);
+        }
         let Some(record) = &self.record else { return Err(Fault::bug("a lane has no record")) };
-        let settled = self.shared.finish(self.caller, self.account, record, whole).await?;
+        let closed = Closed { whole, doubt: left.doubt, hold };
+        self.committing = true;
+        let settled = self.shared.finish(self.caller, self.account, record, closed).await?;
         Ok(Outcome::Committed { settled: Box::new(settled), upload_id: self.upload_id() })
+    }
+
+    /// Dropbox keeps the bytes of a refused `files/upload` in a session of its own: with its handle the commit can be tried
+    /// again without them. Nothing is lost where that fails; the file is small.
+    async fn keep_refused(&mut self, fault: &Fault, size: u64, digests: &[BlockDigest]) {
+        let Some(session) = fault.get("uploadSessionId") else { return };
+        let expires_at = self.shared.clock.now() + limits::UPLOAD_SESSION_LIFE;
+        let (spec, context) = (self.spec.clone(), std::mem::take(&mut self.context));
+        let keep = async {
+            let record =
+                self.shared.keep_session(self.account, session.to_owned(), false, expires_at, spec, context).await?;
+            let (id, writer, store) = (&record.handle.id, record.writer, &self.shared.store);
+            let digests = digests.iter().map(|digest| *digest.as_bytes()).collect();
+            store.record_pieces(id, writer, &[Piece { offset: 0, length: size, digests }]).await?;
+            store.set_upload_ready(id, writer, size).await?;
+            self.shared.release(&record).await;
+            Ok::<_, Fault>(record)
+        };
+        match keep.await {
+            Ok(record) => {
+                self.record = Some(record);
+                self.progress.send_modify(|progress| progress.persisted = size);
+            }
+            Err(fault) => tracing::info!(%fault, "a refused upload is not kept; it is to be sent again whole"),
+        }
     }
 
     fn rules(&self) -> Result<Rules> {
@@ -303,24 +368,29 @@ impl<'a> Run<'a> {
 
     /// What the caller needs to go on: only a failure that leaves the upload whole carries it.
     pub(super) fn positioned(&self, fault: Fault) -> Fault {
+        // A request that the deadline cut off is no loss unless it was the commit.
+        let goes_on = fault.reason() == Reason::DeadlineExceeded && !self.committing;
+        let fault = if goes_on { fault.fact("sent", false).retry_after(Duration::ZERO) } else { fault };
         let Some(record) = &self.record else {
             // Nothing is kept yet, so the stream goes on from its beginning.
             let gap = fault.reason() == Reason::OffsetGap;
             return if gap { fault.fact("persistedOffset", 0) } else { fault };
         };
-        let spoilt =
-            matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
-        if fault.reason() == Reason::UploadNotFound && fault.about().is_none() {
-            return fault.resource("upload", short(&record.upload_id));
-        }
-        if spoilt || fault.get("uploadId").is_some() {
-            return fault;
-        }
-        let persisted = self.progress.borrow().persisted;
-        let fault =
-            if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };
-        fault.fact("uploadId", &record.upload_id)
+        located(fault, &record.upload_id, self.progress.borrow().persisted)
     }
+}
+
+/// A failure that leaves an upload whole says which one it is and where it goes on.
+pub(super) fn located(fault: Fault, upload_id: &str, persisted: u64) -> Fault {
+    let spoilt = matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
+    if fault.reason() == Reason::UploadNotFound && fault.about().is_none() {
+        return fault.resource("upload", short(upload_id));
+    }
+    if spoilt || fault.get("uploadId").is_some() {
+        return fault;
+    }
+    let fault = if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };
+    fault.fact("uploadId", upload_id)
 }
 
 /// Whether what was read of this stream should be kept: the caller is told to come back.

@@ -45,6 +45,27 @@ async fn a_link_opens_its_file_for_anyone_who_has_it_whole() {
 }
 
 #[tokio::test]
+async fn the_path_of_a_link_opens_a_page_and_the_file_on_the_www_host() {
+    let bench = Bench::start().await;
+    bench.file("/Docs/a <b>.txt", b"0123456789").await;
+    let made = bench.rpc("sharing/create_shared_link_with_settings", json!({"path": "/Docs/a <b>.txt"})).await.good();
+    let path = made["url"].as_str().expect("text").strip_prefix("https://www.dropbox.com").expect("Dropbox's address");
+    let open = async |path: &str| bench.send(bench.http.get(format!("{}{path}", bench.emulator.addresses().www))).await;
+    let page = open(path).await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(page.text().contains("a &lt;b&gt;.txt") && page.text().contains("10 bytes"), "{}", page.text());
+    let address = page.text().split("href=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a link");
+    let file = open(&address.replace("&amp;", "&")).await;
+    assert_eq!((file.status, file.text()), (200, "0123456789"));
+    assert!(file.header("content-disposition").starts_with("attachment"), "{}", file.header("content-disposition"));
+    let raw = open(&path.replace("dl=0", "raw=1")).await;
+    assert!(raw.text() == "0123456789" && raw.header("content-disposition").starts_with("inline"));
+    assert_eq!(open(path.split('?').next().expect("a path")).await.status, 403);
+    assert_eq!(open("/scl/fi/nothing/x?rlkey=y").await.status, 404);
+    bench.end();
+}
+
+#[tokio::test]
 async fn a_password_and_an_expiry_keep_others_out_and_the_owner_in() {
     let bench = Bench::start().await;
     bench.file("/a.txt", b"a").await;

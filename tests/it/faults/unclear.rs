@@ -225,6 +225,38 @@ async fn a_rejected_token_is_renewed_once_and_then_the_account_must_be_connected
 }
 
 #[tokio::test]
+async fn a_lost_answer_stays_unknown_when_the_token_cannot_be_renewed_for_the_repeat() {
+    let house = furnished().await;
+    let route = "sharing/create_shared_link_with_settings";
+    let gone = Action::Answer {
+        status: 400,
+        content_type: "application/json".into(),
+        body: json!({ "error": "invalid_grant", "error_description": "refresh token is invalid or revoked" })
+            .to_string(),
+        headers: Vec::new(),
+        executed: false,
+        unread: false,
+    };
+    let rules = [
+        Rule::nth(route, 1, Action::CutAfter),
+        Rule::nth(route, 2, Action::ExpiredToken),
+        Rule::always("oauth2/token", gone),
+    ];
+    house.control().script(rules).expect("sound rules");
+    let create = pb::CreateSharedLinkRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/a.txt".into(),
+        ..Default::default()
+    };
+    let status = house.client().create_shared_link(create).await.expect_err("nobody knows");
+    is(&status, Code::Unknown, "OUTCOME_UNKNOWN");
+    assert_eq!(retry_delay(&status), None, "the same must not be sent again unseen");
+    assert_eq!(fact(&status, "dropboxRoute").as_deref(), Some(route));
+    assert!(status.message().contains("authorized again"), "what happened: {}", status.message());
+    assert_eq!(house.control().counter(route).calls, 2);
+}
+
+#[tokio::test]
 async fn the_callers_deadline_ends_the_call_and_drops_the_request_to_dropbox() {
     let house = furnished().await;
     let routes = [(Via::GetItem, None), (Via::Create, Some("true"))];

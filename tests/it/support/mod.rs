@@ -2,9 +2,11 @@
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
 pub mod certs;
+pub mod postgres;
 pub mod process;
 pub mod streams;
 pub mod tap;
+pub mod victim;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -61,7 +63,7 @@ pub async fn start_bare_by(clock: SharedClock, edit: impl FnOnce(&mut Config)) -
     start_in(Options::default(), clock, edit).await
 }
 
-async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
+pub async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start(options).await.expect("emulator");
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -90,7 +92,7 @@ pub fn config_for(emulator: &Emulator, folder: &TempDir, edit: impl FnOnce(&mut 
     config.dropbox_api_url = addresses.api.parse().expect("url");
     config.dropbox_content_url = addresses.content.parse().expect("url");
     config.dropbox_notify_url = addresses.notify.parse().expect("url");
-    config.dropbox_oauth_url = addresses.api.parse().expect("url");
+    config.dropbox_oauth_url = addresses.www.parse().expect("url");
     config.allow_insecure_upstream = true;
     config.drain_delay = Duration::ZERO;
     edit(&mut config);
@@ -148,6 +150,13 @@ impl House {
         self.addresses = app.addresses();
         self.app = Some(app);
         self.channel = connect(&self.addresses).await;
+    }
+
+    /// Another connector on the same store, as in a fleet.
+    pub async fn replica(&self) -> (App, Channel) {
+        let app = App::start(self.config.clone()).await.expect("a second connector");
+        let channel = connect(&app.addresses()).await;
+        (app, channel)
     }
 
     /// The app itself, to be drained by a test.

@@ -1,5 +1,7 @@
 //! Upload streams that a test holds in its hand: frame by frame, half-closed, abandoned; and the duplex twin.
 
+use std::time::Duration;
+
 use dropbox_connector::api::v1::{
     self as pb, dropbox_connector_client::DropboxConnectorClient, upload_file_duplex_request as duplex,
     upload_file_request::Frame,
@@ -30,6 +32,23 @@ impl OpenUpload {
 
     pub fn new(house: &House) -> OpenUpload {
         OpenUpload::on(house.client())
+    }
+
+    /// With a deadline of its caller's.
+    pub fn within(house: &House, time: Duration) -> OpenUpload {
+        let (frames, receiver) = mpsc::channel(1);
+        let mut client = house.client();
+        let answer = tokio::spawn(async move {
+            let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+            request.set_timeout(time);
+            client.upload_file(request).await.map(tonic::Response::into_inner)
+        });
+        OpenUpload { frames: Some(frames), answer, first: true }
+    }
+
+    /// The answer has come.
+    pub fn is_answered(&self) -> bool {
+        self.answer.is_finished()
     }
 
     /// Opened with `spec`, nothing sent behind it.

@@ -93,6 +93,43 @@ async fn a_resumed_duplex_is_told_where_to_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_duplex_on_a_committed_upload_is_accepted_before_it_is_told_the_result() {
+    let house = support::start().await;
+    let bytes = noise(9 * MIB, 4);
+    let answer = upload(&house, spec("/done"), &bytes).await.expect("uploaded");
+    assert!(!answer.upload_id.is_empty());
+    let answers = duplex(&house, resume_frames(&answer.upload_id, &[], 0)).await.expect("committed before");
+    let [Payload::Accepted(accepted), .., Payload::Result(result)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((accepted.persisted_offset, &accepted.upload_id), (bytes.len() as i64, &answer.upload_id));
+    assert_eq!(result.state(), pb::UploadState::Committed);
+}
+
+/// Check 25 of the design at its full size.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-long"]
+async fn five_hundred_mebibytes_go_up_though_nothing_is_read_until_all_is_sent() {
+    let options = dropbox_connector::emulator::Options { contents_on_disk: true, ..Default::default() };
+    let house = support::start_bare(options, |_| {}).await;
+    house.make_parameter(PARAMETER, |_| {}).await;
+    let piece = noise(5 * MIB, 5);
+    let expected = content_hash(&piece.repeat(100));
+    let (frames_in, receiver) = mpsc::channel(1);
+    let answers = house.client().upload_file_duplex(ReceiverStream::new(receiver)).await.expect("open").into_inner();
+    let sending = async {
+        frames_in.send(duplex_request(true, Frame::Spec(spec("/large")))).await.expect("the server reads on");
+        for data in (0..100).flat_map(|_| piece.chunks(MIB)) {
+            frames_in.send(duplex_request(false, chunk(data))).await.expect("the server reads on");
+        }
+        frames_in.send(duplex_request(false, finish())).await.expect("the server reads on");
+        drop(frames_in);
+    };
+    tokio::time::timeout(10 * PATIENCE, sending).await.expect("all was sent though nothing was read");
+    let answers = rest(answers).await.expect("uploaded");
+    let Some(Payload::Result(result)) = answers.last() else { panic!("a result") };
+    assert_eq!((result.verified, &result.content_hash), (true, &expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_duplex_keeps_the_same_rules() {
     let house = support::start().await;
     for (frames, code, expected) in [

@@ -38,6 +38,7 @@ async fn frames_out_of_order_are_refused_and_nothing_is_committed() {
     let resume = || Frame::ResumeUploadId("x".into());
     for (what, frames) in [
         ("chunk first", vec![chunk(b"a"), finish()]),
+        ("a large chunk first", vec![chunk(&noise(MIB, 9)), finish()]),
         ("finish first", vec![finish()]),
         ("two specs", vec![spec(), spec(), finish()]),
         ("a resume behind a spec", vec![spec(), resume(), finish()]),
@@ -194,8 +195,20 @@ async fn a_half_close_commits_nothing_and_says_where_it_stands() {
     }
     let answer = upload_frames(&house, vec![Frame::Spec(spec("/open")), chunk(b"a")]).await.expect("half-closed");
     assert_eq!((answer.state(), answer.persisted_offset), (pb::UploadState::Open, 0));
-    assert!(answer.upload_id.is_empty(), "there is nothing to resume");
     assert_eq!(committed(&house), 0);
+    // Nothing is kept, yet there is a handle to go on with; the file may turn out empty as well.
+    for (frames, content) in
+        [(vec![Frame::Spec(spec("/later")), chunk(b"a")], &b"abc"[..]), (vec![Frame::Spec(spec("/none"))], b"")]
+    {
+        let open = upload_frames(&house, frames).await.expect("half-closed");
+        assert_eq!((open.state(), open.persisted_offset), (pb::UploadState::Open, 0));
+        let status = upload_status(&house, &open.upload_id).await.expect("status");
+        assert_eq!((status.state(), status.persisted_offset), (pb::UploadState::Open, 0));
+        let answer = upload_frames(&house, resume_frames(&open.upload_id, content, 0)).await.expect("resumed");
+        assert_eq!((answer.content_hash, answer.verified), (content_hash(content), true));
+    }
+    assert_eq!(house.control().read(None, "/later").as_deref(), Some(&b"abc"[..]));
+    assert_eq!(house.control().read(None, "/none"), Some(Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,14 @@
 //! What the cutter does with every kind of stream.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
-use futures::{channel::mpsc, poll, stream};
+use futures::{FutureExt as _, channel::mpsc, poll, stream};
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::blocks::Block, *};
 use crate::clock::{ManualClock, SystemClock};
 
 const BLOCK: usize = BLOCK_BYTES;

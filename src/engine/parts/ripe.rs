@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 
-use super::{
-    blocks::Units,
-    content_hash::{BlockDigest, ContentHasher, PairHasher},
-    parts::Part,
+use super::Part;
+use crate::{
+    engine::{
+        blocks::Units,
+        content_hash::{BlockDigest, ContentHasher, PairHasher},
+    },
+    limits::HASH_STEP_BYTES,
 };
-use crate::limits::HASH_STEP_BYTES;
 
 /// The bytes of a part, perhaps not hashed to the end.
 pub(super) struct Ripe {

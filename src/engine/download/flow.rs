@@ -1,0 +1,72 @@
+//! What a download does between header and trailer: read, hash, hand on. One step at a time under a lock and never across
+//! an await, so that whatever it holds can be let go while nobody comes for its bytes.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+
+use super::reader::Reader;
+use crate::{
+    engine::{content_hash::ContentHash, stream_hash::StreamHasher},
+    fault::Result,
+};
+
+/// One download's bytes on their way.
+#[derive(Debug)]
+pub(super) struct Flow {
+    reader: Reader,
+    /// Of a whole file.
+    hasher: Option<StreamHasher>,
+    /// Read and not handed on, since only `hashed` bytes of it are hashed.
+    chunk: Bytes,
+    hashed: usize,
+}
+
+impl Flow {
+    pub(super) fn new(reader: Reader, hasher: Option<StreamHasher>) -> Flow {
+        Flow { reader, hasher, chunk: Bytes::new(), hashed: 0 }
+    }
+
+    /// The next chunk, hashed; `None` when all were given. Gives the thread up after every 256 KiB of a lane.
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        if self.chunk.is_empty() {
+            match ready!(self.reader.poll_chunk(context))? {
+                Some(chunk) => self.chunk = chunk,
+                None if self.hasher.as_mut().is_none_or(StreamHasher::fold) => return Poll::Ready(Ok(None)),
+                None => return come_again(context),
+            }
+        }
+        if let Some(hasher) = &mut self.hasher {
+            self.hashed += hasher.take(&self.chunk[self.hashed..], self.reader.touched());
+            if self.hashed < self.chunk.len() {
+                return come_again(context);
+            }
+        }
+        self.hashed = 0;
+        Poll::Ready(Ok(Some(std::mem::take(&mut self.chunk))))
+    }
+
+    /// The hash of all that was given, once; `None` where not the whole file was read.
+    pub(super) fn finish(&mut self) -> Option<ContentHash> {
+        self.hasher.take().map(StreamHasher::finish)
+    }
+
+    /// Gives back what it holds at Dropbox and of the budget if its caller has not come for bytes for so long. Some of
+    /// that takes work: `false` asks to be called again.
+    pub(super) fn let_go(&mut self, now: SystemTime, idle: Duration) -> bool {
+        !self.reader.let_go(now, idle) || self.hasher.as_mut().is_none_or(StreamHasher::fold)
+    }
+}
+
+fn come_again<T>(context: &mut Context<'_>) -> Poll<T> {
+    context.waker().wake_by_ref();
+    Poll::Pending
+}
+
+pub(super) fn lock(flow: &Mutex<Flow>) -> MutexGuard<'_, Flow> {
+    flow.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,283 @@
+//! The bytes of one range, in order, whatever happens to the connection or to the caller's patience.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin as Pinned,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+
+use super::range::{self, Pin, Ranged};
+use crate::{
+    clock::SharedClock,
+    dropbox::Caller,
+    engine::blocks::{Block, Blocks, Tally},
+    fault::{Fault, Reason, Result},
+    limits,
+};
+
+/// What is to be read, and how.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub start: u64,
+    /// Exclusive.
+    pub end: u64,
+    /// Ranges under way together.
+    pub parallel: usize,
+    /// Largest piece handed on.
+    pub chunk_bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Reader {
+    caller: Caller,
+    pin: Arc<Pin>,
+    plan: Plan,
+    /// Of the next byte of the head.
+    next: u64,
+    head: Head,
+    /// Where the head ends; further ranges follow.
+    head_end: u64,
+    ahead: VecDeque<Ahead>,
+    /// Read and not handed on.
+    rest: Bytes,
+    resumes_left: u32,
+    blocks: Blocks,
+    tally: Tally,
+    clock: SharedClock,
+    /// When the caller last came for bytes.
+    touched: SystemTime,
+    /// The caller came and there was nothing for it yet.
+    waiting: Option<Waker>,
+    /// Let go, and not asked for again since.
+    is_let_go: bool,
+}
+
+/// The range that is being read.
+#[derive(Debug)]
+enum Head {
+    None,
+    /// A task of its own, so that its place in the account's queue can be given up while nobody waits for its answer.
+    Opening(AbortOnDropHandle<Result<Ranged>>),
+    Open(Ranged),
+}
+
+/// A range ahead of it.
+#[derive(Debug)]
+struct Ahead {
+    start: u64,
+    end: u64,
+    filling: AbortOnDropHandle<Result<Bytes>>,
+}
+
+impl Reader {
+    /// `head` is the body the download began with, and where it ends.
+    pub(super) fn new(
+        caller: Caller,
+        pin: Pin,
+        plan: Plan,
+        head: Option<(Ranged, u64)>,
+        blocks: Blocks,
+        tally: Tally,
+        clock: SharedClock,
+    ) -> Reader {
+        let (head, head_end) = head.map_or((Head::None, plan.start), |(body, end)| (Head::Open(body), end));
+        Reader {
+            caller,
+            pin: Arc::new(pin),
+            next: plan.start,
+            plan,
+            head,
+            head_end,
+            ahead: VecDeque::new(),
+            rest: Bytes::new(),
+            resumes_left: limits::DOWNLOAD_RESUMES_MAX,
+            blocks,
+            tally,
+            touched: clock.now(),
+            clock,
+            waiting: None,
+            is_let_go: false,
+        }
+    }
+
+    /// The next bytes of the range, `None` at its end. A break is mended here, out of the caller's sight.
+    pub(super) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.touched = self.clock.now();
+        if self.rest.is_empty() {
+            self.waiting = None;
+            match self.poll_bytes(context) {
+                Poll::Ready(Ok(Some(bytes))) => self.rest = bytes,
+                Poll::Ready(end) => return Poll::Ready(end),
+                Poll::Pending => {
+                    self.waiting = Some(context.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(Some(self.rest.split_to(self.plan.chunk_bytes.min(self.rest.len())))))
+    }
+
+    /// When the caller last came for bytes.
+    pub(super) fn touched(&self) -> SystemTime {
+        self.touched
+    }
+
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        loop {
+            if self.next >= self.plan.end {
+                return Poll::Ready(Ok(None));
+            }
+            self.reach_ahead();
+            match &mut self.head {
+                Head::None => match self.ahead.front_mut() {
+                    Some(segment) if segment.start == self.next => {
+                        let filled = ready!(Pinned::new(&mut segment.filling).poll(context));
+                        let end = segment.end;
+                        self.ahead.pop_front();
+                        match filled {
+                            Ok(Ok(bytes)) => {
+                                self.next = end;
+                                return Poll::Ready(Ok(Some(bytes)));
+                            }
+                            // The part that did not come is read again as the head, with the head's patience.
+                            Ok(Err(fault)) if fault.retry_delay().is_none() => return Poll::Ready(Err(fault)),
+                            _ => self.open_head(end),
+                        }
+                    }
+                    _ => self.open_head(self.end_of_head()),
+                },
+                Head::Opening(opening) => {
+                    let opened = ready!(Pinned::new(opening).poll(context));
+                    self.head = Head::None;
+                    match opened {
+                        Ok(Ok(body)) => self.head = Head::Open(body),
+                        Ok(Err(fault)) => return Poll::Ready(Err(fault)),
+                        Err(error) => {
+                            let fault = Fault::bug("the request for a range broke down").source(error);
+                            return Poll::Ready(Err(fault));
+                        }
+                    }
+                }
+                Head::Open(body) => match ready!(body.poll_next(context)) {
+                    Some(Ok(bytes)) if bytes.is_empty() => {}
+                    Some(Ok(mut bytes)) => {
+                        // A 200 where a part was asked for goes on beyond it; the rest is not ours.
+                        bytes.truncate(usize::try_from(self.head_end - self.next).unwrap_or(usize::MAX));
+                        self.next += bytes.len() as u64;
+                        if self.next >= self.head_end {
+                            self.head = Head::None;
+                        }
+                        return Poll::Ready(Ok(Some(bytes)));
+                    }
+                    Some(Err(fault)) => self.mend(fault)?,
+                    None => self.mend(Fault::new(Reason::DropboxUnavailable, "the body ended before its length"))?,
+                },
+            }
+        }
+    }
+
+    /// Drops the broken body, so that the next turn opens it again; gives up after a number of breaks.
+    fn mend(&mut self, fault: Fault) -> Result<()> {
+        self.head = Head::None;
+        if self.resumes_left == 0 || !matches!(*self.pin, Pin::Rev(_) | Pin::Link { .. }) {
+            return Err(fault.with_reason(Reason::DropboxUnavailable).retry_after(limits::BUSY_RETRY));
+        }
+        self.resumes_left -= 1;
+        resumed();
+        Ok(())
+    }
+
+    fn end_of_head(&self) -> u64 {
+        let until = if self.plan.parallel > 1 { self.next + limits::BLOCK_BYTES as u64 } else { self.plan.end };
+        self.ahead.front().map_or(until, |ahead| ahead.start).min(self.plan.end)
+    }
+
+    fn open_head(&mut self, end: u64) {
+        if std::mem::take(&mut self.is_let_go) {
+            resumed();
+        }
+        let opening = range::open(self.caller.clone(), self.pin.clone(), self.next, end).in_current_span();
+        self.head = Head::Opening(AbortOnDropHandle::new(tokio::spawn(opening)));
+        self.head_end = end;
+    }
+
+    /// Starts ranges ahead of the head while blocks are to be had without waiting.
+    fn reach_ahead(&mut self) {
+        while self.ahead.len() + 1 < self.plan.parallel {
+            let is_idle = matches!(self.head, Head::None);
+            let start =
+                self.ahead.back().map_or_else(|| if is_idle { self.next } else { self.head_end }, |ahead| ahead.end);
+            if start >= self.plan.end || (is_idle && self.ahead.is_empty()) {
+                return;
+            }
+            // Downloads side by side keep their ranges: all of them together never keep uploads from their blocks.
+            if self.tally.held() >= self.blocks.budget_bytes() / limits::BLOCK_BYTES / limits::AHEAD_SHARE {
+                return;
+            }
+            let Some(block) = self.blocks.more(self.ahead.len()) else { return };
+            let block = block.counted(&self.tally);
+            let end = self.plan.end.min(start + limits::BLOCK_BYTES as u64);
+            let filling = fill(self.caller.clone(), self.pin.clone(), start, end, block).in_current_span();
+            self.ahead.push_back(Ahead { start, end, filling: AbortOnDropHandle::new(tokio::spawn(filling)) });
+        }
+    }
+
+    /// Whether the caller has left bytes waiting for at least so long. If so, nothing is held at Dropbox or of the budget
+    /// any more: what was not handed on is read again when the caller comes back.
+    pub(super) fn let_go(&mut self, now: SystemTime, idle: Duration) -> bool {
+        // A clock that was set back begins the span anew.
+        self.touched = self.touched.min(now);
+        if now.duration_since(self.touched).unwrap_or_default() < idle || self.is_waited_for() {
+            return false;
+        }
+        if !matches!(self.head, Head::None) || !self.ahead.is_empty() {
+            tracing::debug!(at = self.next, "a download that nobody reads gives its place to others");
+            self.is_let_go = true;
+        }
+        self.head = Head::None;
+        self.ahead.clear();
+        self.next -= self.rest.len() as u64;
+        self.rest = Bytes::new();
+        // It came once and has not come again although there was something: should it have been on its way, it finds out.
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+        true
+    }
+
+    /// The caller waits for Dropbox, and not the other way round.
+    fn is_waited_for(&mut self) -> bool {
+        let Some(waiting) = self.waiting.clone() else { return false };
+        match &mut self.head {
+            Head::Opening(opening) => !opening.is_finished(),
+            // Asked on the caller's behalf: the next piece wakes it as before. A piece that was there is dropped with
+            // its body.
+            Head::Open(body) => body.poll_next(&mut Context::from_waker(&waiting)).is_pending(),
+            Head::None => self.ahead.front().is_some_and(|segment| !segment.filling.is_finished()),
+        }
+    }
+}
+
+fn resumed() {
+    metrics::counter!(crate::telemetry::TRANSFER_RESUMED, "direction" => "download").increment(1);
+}
+
+async fn fill(caller: Caller, pin: Arc<Pin>, start: u64, end: u64, mut block: Block) -> Result<Bytes> {
+    let mut body = range::open(caller, pin, start, end).await?;
+    let wanted = usize::try_from(end - start).unwrap_or(limits::BLOCK_BYTES);
+    while block.len() < wanted {
+        let cut = || {
+            Fault::new(Reason::DropboxUnavailable, "the body ended before its length").retry_after(limits::BUSY_RETRY)
+        };
+        let bytes = std::future::poll_fn(|context| body.poll_next(context)).await.ok_or_else(cut)??;
+        block.extend_from_slice(&bytes[..bytes.len().min(wanted - block.len())]);
+    }
+    Ok(block.freeze())
+}

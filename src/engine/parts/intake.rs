@@ -1,0 +1,93 @@
+//! What a frame must be to be taken: whole, in order, within what was allowed and declared.
+
+use bytes::{Buf as _, Bytes};
+use futures::{FutureExt as _, Stream, StreamExt as _};
+
+use super::{Frame, PartCutter, Stage};
+use crate::{
+    engine::content_hash::ContentHash,
+    fault::{Fault, Reason, Result},
+};
+
+impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
+    pub(super) fn accept(&mut self, offset: Option<u64>, mut bytes: Bytes, crc32c: Option<u32>) -> Result<()> {
+        if let Some(sent) = crc32c {
+            let arrived = crc_fast::crc32_iscsi(&bytes);
+            if arrived != sent {
+                return Err(Fault::new(
+                    Reason::ChunkCrcMismatch,
+                    format!("the chunk at offset {} arrived damaged", offset.unwrap_or(self.next_offset)),
+                )
+                .fact("expectedCrc32c", format_args!("{sent:08x}"))
+                .fact("actualCrc32c", format_args!("{arrived:08x}")));
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.rules.resumed && !self.seen_chunk && offset.is_none() {
+            return Err(Fault::field(
+                "chunk.write_offset",
+                "REQUIRED",
+                "the first chunk of a resumed stream names its offset",
+            ));
+        }
+        self.seen_chunk = true;
+        let offset = offset.unwrap_or(self.next_offset);
+        if offset > self.next_offset {
+            return Err(Fault::new(
+                Reason::OffsetGap,
+                format!("a chunk at offset {offset} came where {} was expected", self.next_offset),
+            )
+            .fact("writeOffset", offset)
+            .fact("expectedOffset", self.next_offset));
+        }
+        let known = self.next_offset - offset;
+        if known >= bytes.len() as u64 {
+            return Ok(());
+        }
+        bytes.advance(known as usize);
+        let reached = self.next_offset + bytes.len() as u64;
+        self.rules.allow("chunk.data", reached)?;
+        if self.rules.declared_size.is_some_and(|declared| reached > declared) {
+            return Err(self.rules.size_mismatch(reached));
+        }
+        self.next_offset = reached;
+        self.pace.bytes += bytes.len() as u64;
+        self.pending = bytes;
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self, content_hash: Option<ContentHash>, size: Option<u64>) -> Result<()> {
+        let rules = &mut self.rules;
+        if let (Some(declared), Some(size)) = (rules.declared_size, size)
+            && declared != size
+        {
+            let text = format!("is {size} but spec.total_size was {declared}");
+            return Err(Fault::field("finish.total_size", "CONTRADICTION", text));
+        }
+        if let (Some(declared), Some(hash)) = (rules.declared_hash, content_hash)
+            && declared != hash
+        {
+            return Err(Fault::field("finish.content_hash", "CONTRADICTION", "is not the content_hash of the spec"));
+        }
+        rules.declared_size = rules.declared_size.or(size);
+        rules.declared_hash = rules.declared_hash.or(content_hash);
+        if rules.declared_size.is_some_and(|declared| declared != self.next_offset) {
+            return Err(rules.size_mismatch(self.next_offset));
+        }
+        self.stage = Stage::Finishing;
+        Ok(())
+    }
+
+    pub(super) async fn expect_end(&mut self) -> Result<()> {
+        let behind = match self.rules.finish_ends_stream {
+            true => self.pull().await?,
+            false => self.frames.next().now_or_never().flatten().transpose()?,
+        };
+        match behind {
+            None => Ok(()),
+            Some(_) => Err(Fault::new(Reason::FrameOrder, "a frame came behind finish")),
+        }
+    }
+}

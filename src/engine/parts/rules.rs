@@ -1,0 +1,71 @@
+//! What an upload may be: the limits it is held to and what its caller declared.
+
+use std::time::Duration;
+
+use crate::{
+    engine::content_hash::ContentHash,
+    fault::{Fault, Reason, Result},
+    limits::{APPEND_BYTES, DROPBOX_FILE_BYTES_MAX, UPLOAD_IDLE},
+};
+
+/// What one upload allows and what its caller declared.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Bytes of a full part: 8 MiB, or 4 MiB (anything less counts as that).
+    pub append_bytes: usize,
+    /// `max_file_size` of the application parameter.
+    pub max_file_size: Option<u64>,
+    /// `total_size` of the spec.
+    pub declared_size: Option<u64>,
+    /// `content_hash` of the spec.
+    pub declared_hash: Option<ContentHash>,
+    /// A resumed stream names the offset of its first chunk.
+    pub resumed: bool,
+    /// The caller half-closes behind `finish` (client streaming): a frame behind it is then always found. A duplex caller
+    /// may wait for the answer first, so only what has already arrived is looked at.
+    pub finish_ends_stream: bool,
+    /// Silence after which the stream ends, resumable.
+    pub idle_max: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            append_bytes: APPEND_BYTES,
+            max_file_size: None,
+            declared_size: None,
+            declared_hash: None,
+            resumed: false,
+            finish_ends_stream: true,
+            idle_max: UPLOAD_IDLE,
+        }
+    }
+}
+
+impl Rules {
+    /// Whether a file of `size` bytes may be; `field` is what says so.
+    ///
+    /// # Errors
+    /// `FILE_TOO_LARGE`
+    pub fn allow(&self, field: &'static str, size: u64) -> Result<()> {
+        let limit = self.max_file_size.unwrap_or(u64::MAX).min(DROPBOX_FILE_BYTES_MAX);
+        if size <= limit {
+            return Ok(());
+        }
+        let text = format!("a file may have at most {limit} bytes");
+        Err(Fault::new(Reason::FileTooLarge, text.clone()).fact("limitBytes", limit).violation(
+            field,
+            "OUT_OF_RANGE",
+            text,
+        ))
+    }
+
+    pub(super) fn size_mismatch(&self, actual: u64) -> Fault {
+        let declared = self.declared_size.unwrap_or_default();
+        let text = format!("total_size is {declared} but {actual} bytes came");
+        Fault::new(Reason::SizeMismatch, text.clone())
+            .fact("expectedSize", declared)
+            .fact("actualSize", actual)
+            .violation("total_size", "MISMATCH", text)
+    }
+}

@@ -1,0 +1,74 @@
+//! A writer's hold on its upload: until it ends, whoever takes the upload over waits. A lane holds it while it sends, a commit
+//! until its outcome is written down; it ends with the last of them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::Shared;
+
+pub(super) struct Hold {
+    shared: Arc<Shared>,
+    id: String,
+    writer: i64,
+    /// Without a row there is nothing to let go.
+    ended: AtomicBool,
+}
+
+impl Hold {
+    pub(super) fn new(shared: &Arc<Shared>, id: &str, writer: i64, stored: bool) -> Arc<Hold> {
+        Arc::new(Hold { shared: shared.clone(), id: id.to_owned(), writer, ended: AtomicBool::new(!stored) })
+    }
+
+    /// Lets go here and now, if nobody else holds it.
+    pub(super) async fn end(self: Arc<Self>) {
+        if let Some(last) = Arc::into_inner(self)
+            && !last.ended.swap(true, Ordering::Relaxed)
+        {
+            release(last.shared.clone(), last.id.clone(), last.writer).await;
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            self.shared.tasks.spawn(release(self.shared.clone(), self.id.clone(), self.writer));
+        }
+    }
+}
+
+async fn release(shared: Arc<Shared>, id: String, writer: i64) {
+    if let Err(fault) = shared.store.release_upload(&id, writer).await {
+        tracing::warn!(%fault, "an upload could not be released; a resume waits for it");
+    }
+}
+
+/// Commits that this process has under way, by upload: what becomes of them is known soon, so others wait for that.
+#[derive(Default)]
+pub(super) struct UnderWay(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl UnderWay {
+    /// From the intent until the outcome is written down.
+    pub(super) async fn begin(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let commit = {
+            let mut commits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those nobody holds or waits for have ended.
+            commits.retain(|_, commit| Arc::strong_count(commit) > 1);
+            commits.entry(id.to_owned()).or_default().clone()
+        };
+        commit.lock_owned().await
+    }
+
+    /// Waits for the outcome of a commit, if there is one under way.
+    pub(super) async fn ended(&self, id: &str) {
+        let commit = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(commit) = commit {
+            drop(commit.lock().await);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! An upload whose bytes are all there: a stream can only finish it.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+
+use super::{
+    Account, Outcome, Shared, Writing, at,
+    commit::{Closing, Whole},
+    draining,
+    hold::Hold,
+    lane::Doubt,
+    overdue,
+    record::Record,
+    run::{located, taken_over_fault},
+    silent,
+};
+use crate::{
+    dropbox::Caller,
+    engine::parts::Frame,
+    fault::{Fault, Reason, Result},
+};
+
+impl Shared {
+    /// Waits for `finish`, then commits.
+    pub(super) async fn only_finish<S>(
+        self: &Arc<Self>,
+        caller: &Caller,
+        account: &Account<'_>,
+        record: Record,
+        whole: Whole,
+        writing: &Writing,
+        frames: S,
+    ) -> Result<Outcome>
+    where
+        S: Stream<Item = Result<Frame>> + Send + Unpin,
+    {
+        let hold = Hold::new(self, &record.handle.id, record.writer, record.stored);
+        let upload_id = record.upload_id.clone();
+        let outcome = match self.finish_frame(caller, whole, writing, frames).await {
+            Ok(Some(whole)) => {
+                let closing = Closing { whole, doubt: Doubt::default(), hold };
+                let committed = tokio::select! {
+                    biased;
+                    settled = self.finish(caller, account, &record, closing) => settled,
+                    () = at(caller.deadline()) => Err(overdue(true)),
+                };
+                committed.map(|settled| Outcome::Committed {
+                    settled: Box::new(settled),
+                    upload_id: Some(upload_id.clone()),
+                })
+            }
+            ended => {
+                hold.end().await;
+                match ended {
+                    Err(fault) => Err(fault),
+                    Ok(_) if self.draining.is_cancelled() => Err(draining()),
+                    Ok(_) => Ok(Outcome::Open { upload_id: upload_id.clone(), persisted: whole.size, closed: true }),
+                }
+            }
+        };
+        outcome.map_err(|fault| located(fault, &upload_id, whole.size))
+    }
+
+    /// What `finish` asks to be committed; `None`: the stream ended without it.
+    async fn finish_frame<S>(
+        &self,
+        caller: &Caller,
+        mut whole: Whole,
+        writing: &Writing,
+        mut frames: S,
+    ) -> Result<Option<Whole>>
+    where
+        S: Stream<Item = Result<Frame>> + Send + Unpin,
+    {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = writing.taken_over() => return Err(taken_over_fault()),
+                frame = frames.next() => frame,
+                () = at(caller.deadline()) => return Err(overdue(false)),
+                () = self.clock.sleep(self.settings.idle) => return Err(silent(self.settings.idle)),
+            };
+            match frame.transpose()? {
+                None => return Ok(None),
+                Some(Frame::Chunk { offset, bytes, .. }) => {
+                    let end = offset.unwrap_or(whole.size).saturating_add(bytes.len() as u64);
+                    if end > whole.size {
+                        let text = format!("the upload is closed at {} bytes", whole.size);
+                        return Err(Fault::new(Reason::UploadClosed, text).fact("persistedOffset", whole.size));
+                    }
+                }
+                Some(Frame::Finish { content_hash, size }) => {
+                    if size.is_some_and(|size| size != whole.size) {
+                        let text = format!("total_size differs from the {} bytes of the upload", whole.size);
+                        return Err(Fault::new(Reason::SizeMismatch, text).violation(
+                            "finish.total_size",
+                            "MISMATCH",
+                            "not the bytes sent",
+                        ));
+                    }
+                    whole.expected = content_hash.or(whole.expected);
+                    if let (Some(own), Some(expected)) = (whole.hash, whole.expected)
+                        && own != expected
+                    {
+                        return Err(Fault::new(
+                            Reason::ContentHashMismatch,
+                            "the upload's bytes are not the ones the hash names",
+                        )
+                        .fact("expectedContentHash", expected)
+                        .fact("computedContentHash", own));
+                    }
+                    return Ok(Some(whole));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The tables and their version: forward only, in steps that processes of the version before can live with, so that a fleet
+//! is updated one process after the other. Whoever migrates holds a lock; a program that is older than the tables refuses.
+
+use sqlx::{
+    Connection as _, Executor as _,
+    migrate::{MigrateError, Migrator},
+};
+
+use super::{
+    database::{Pool, Pools, query, unavailable},
+    wake,
+};
+use crate::fault::{Fault, Reason, Result};
+
+static SQLITE: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("src/store/migrations/postgres");
+
+/// Two processes may start on a new SQLite file at once: who comes second finds the work done when it looks again.
+const ATTEMPTS: u32 = 5;
+
+/// Brings the tables of a store up to date, making a SQLite file that is not there. What was done, in words.
+///
+/// # Errors
+/// `INVALID_FIELD` naming `store_url`; `STORE_UNAVAILABLE`, also for tables that a newer program has changed.
+pub async fn migrate(url: &str) -> Result<String> {
+    let pools = Pools::open(url, true).await?;
+    let before = version(&pools.durable).await?;
+    bring_up_to_date(&pools.durable).await?;
+    let now = version(&pools.durable).await?;
+    pools.close().await;
+    Ok(match before == now {
+        true => format!("the tables of the store are up to date (version {now})"),
+        false => format!("the tables of the store were brought from version {before} to {now}"),
+    })
+}
+
+/// Says whether this program can work with a store as it is, and changes nothing: its tables are up to date, and a database
+/// server tells its sessions what happened (a pooler that lends connections by transaction does not).
+///
+/// # Errors
+/// `INVALID_FIELD` naming `store_url`; `STORE_UNAVAILABLE` with what is wrong.
+pub async fn check(url: &str) -> Result<String> {
+    let pools = Pools::open(url, false).await?;
+    wake::require_notifications(&pools.durable).await?;
+    require_current(&pools.durable).await?;
+    let version = version(&pools.durable).await?;
+    pools.close().await;
+    Ok(format!("the tables of the store are up to date (version {version})"))
+}
+
+pub(super) async fn bring_up_to_date(pool: &Pool) -> Result<()> {
+    let mut attempt = 1;
+    loop {
+        let done = match pool {
+            Pool::Sqlite(pool) => SQLITE.run(pool).await,
+            Pool::Postgres(pool) => {
+                let mut own = pool.acquire().await.map_err(unavailable)?.detach();
+                // Another process may be at it, and a step may take as long as its tables are large.
+                own.execute("SET statement_timeout = 0").await.map_err(unavailable)?;
+                let done = POSTGRES.run(&mut own).await;
+                // Its lock goes with the session.
+                let _ = own.close().await;
+                done
+            }
+        };
+        match done {
+            Ok(()) => return Ok(()),
+            Err(MigrateError::VersionMissing(_)) => return require_current(pool).await,
+            Err(error @ MigrateError::VersionMismatch(_)) => {
+                return Err(refused("the store's tables were made by another build of this program").source(error));
+            }
+            Err(error) if attempt == ATTEMPTS => {
+                return Err(refused("the store's tables could not be brought up to date").source(error));
+            }
+            Err(_) => attempt += 1,
+        }
+    }
+}
+
+pub(super) async fn require_current(pool: &Pool) -> Result<()> {
+    let migrator = match pool {
+        Pool::Sqlite(_) => &SQLITE,
+        Pool::Postgres(_) => &POSTGRES,
+    };
+    let known = migrator.iter().map(|step| step.version).max().unwrap_or_default();
+    let found = version(pool).await?;
+    match found.cmp(&known) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Less => Err(refused(format!(
+            "the store's tables are of version {found} and this program needs {known}; run `dropbox-connector migrate`"
+        ))),
+        std::cmp::Ordering::Greater => Err(refused(format!(
+            "the store's tables are of version {found} and this program knows {known} only; run the newer program \
+             that changed them"
+        ))),
+    }
+}
+
+/// 0: there are no tables yet.
+async fn version(pool: &Pool) -> Result<i64> {
+    let there = match pool {
+        Pool::Sqlite(_) => "SELECT COUNT(*) AS found FROM sqlite_master WHERE name = '_sqlx_migrations'",
+        Pool::Postgres(_) => "SELECT COUNT(to_regclass('_sqlx_migrations')) AS found",
+    };
+    if query(there).fetch_one(pool).await?.get::<i64>("found")? == 0 {
+        return Ok(0);
+    }
+    let last = query("SELECT MAX(version) AS last FROM _sqlx_migrations").fetch_one(pool).await?;
+    Ok(last.get::<Option<i64>>("last")?.unwrap_or(0))
+}
+
+fn refused(text: impl Into<String>) -> Fault {
+    Fault::new(Reason::StoreUnavailable, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_databases_take_the_same_steps() {
+        let steps = |migrator: &Migrator| {
+            migrator.iter().map(|step| (step.version, step.description.to_string())).collect::<Vec<_>>()
+        };
+        assert_eq!(steps(&SQLITE), steps(&POSTGRES));
+    }
+}

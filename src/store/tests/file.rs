@@ -1,0 +1,95 @@
+//! Parameters from a read-only file.
+
+use super::*;
+
+const GOOD: &str = r#"
+    [[application_parameters]]
+    id = "docs"
+    app_key = "key1"
+    app_secret = "APP-clear"
+    refresh_token = "REFRESH-clear"
+    group = "g"
+    timeouts = { connect = 2.5 }
+    policy.allowed_principals = ["billing"]
+    policy.permissions = ["READ"]
+"#;
+
+async fn with_file(text: &str, name: &str) -> (House, Result<Store>) {
+    let house = House::sqlite().await;
+    let path = house.folder().join(name);
+    std::fs::write(&path, text).unwrap();
+    let store = house.store.clone().with_parameters_file(&path);
+    (house, store)
+}
+
+#[tokio::test]
+async fn a_file_gives_parameters_and_refuses_writes() {
+    let (_house, store) = with_file(GOOD, "parameters.toml").await;
+    let store = store.unwrap();
+    let docs = store.parameters(&id("docs")).await.unwrap().unwrap();
+    assert_eq!((docs.state(), refresh_token(&docs).as_deref()), (State::Active, Some("REFRESH-clear")));
+    assert_eq!(docs.settings.timeouts.connect, Some(Duration::from_millis(2500)));
+    assert_eq!(docs.settings.policy.allowed_principals, ["billing"]);
+    assert_eq!(store.list_parameters("g", None, 9).await.unwrap().len(), 1);
+    assert!(store.list_parameters("g", Some(&id("docs")), 9).await.unwrap().is_empty());
+    for refused in [
+        store.create_parameters(&id("a"), settings("g"), None).await.err(),
+        store.update_parameters(&id("docs"), None, SecretChange::Keep, |_| Ok(())).await.err(),
+        store.delete_parameters(&id("docs"), None).await.err(),
+        store.set_grant(&id("docs"), &docs.uid, linked("r")).await.err(),
+        store.rotate_parameters().await.err(),
+    ] {
+        assert_eq!(refused.unwrap().reason(), Reason::ReadOnlyStore);
+    }
+    assert!(store.lease_renewal(&docs.uid).await.unwrap());
+    assert_eq!(store.finish_renewal(&docs.uid, 0, &secret("sl.x"), None).await.unwrap(), None);
+    assert!(store.renewal(&docs.uid).await.unwrap().is_none());
+    assert!(store.require_reauthorization(&id("docs"), &docs.uid, 0, "invalid_grant").await.unwrap());
+    assert_eq!(store.parameters(&id("docs")).await.unwrap().unwrap().state(), State::ReauthorizationRequired);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_followed_and_a_broken_one_is_not() {
+    let (house, store) = with_file(GOOD, "parameters.toml").await;
+    let (store, path) = (store.unwrap(), house.folder().join("parameters.toml"));
+    let before = store.parameters(&id("docs")).await.unwrap().unwrap();
+    assert!(store.parameter_changes(0).await.unwrap().is_empty());
+    std::fs::write(&path, "[[application_parameters]\nnot toml").unwrap();
+    assert!(store.parameter_changes(0).await.unwrap().is_empty());
+    assert!(store.parameters(&id("docs")).await.unwrap().is_some());
+    std::fs::write(&path, GOOD.replace("REFRESH-clear", "another")).unwrap();
+    let changes = store.parameter_changes(0).await.unwrap();
+    assert_eq!(changes, [Change { seq: 0, id: id("docs"), uid: before.uid.to_string() }]);
+    let after = store.parameters(&id("docs")).await.unwrap().unwrap();
+    assert_ne!(after.uid, before.uid, "another token may be another account");
+}
+
+#[tokio::test]
+async fn json_works_and_secrets_may_stand_in_files_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "sl.legacy\n").unwrap();
+    let text =
+        serde_json::json!({ "application_parameters": [{ "id": "a", "app_key": "k", "access_token_file": token }] });
+    let (_house, store) = with_file(&text.to_string(), "parameters.json").await;
+    let read = store.unwrap().parameters(&id("a")).await.unwrap().unwrap();
+    let Some(Grant::ShortLived { bearer, expires_at: None }) = read.grant else { panic!("{read:?}") };
+    assert_eq!(bearer.reveal(), "sl.legacy");
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_refused_by_the_place_of_the_mistake_and_shows_no_secret() {
+    for (wrong, place) in [
+        (GOOD.replace("app_key", "app_kay"), "parameters_file.application_parameters[0].settings"),
+        (GOOD.replace("\"key1\"", "\"\""), "parameters_file.application_parameters[0].app_key"),
+        (GOOD.replace("\"docs\"", "\"Docs\""), "parameters_file.application_parameters[0].id"),
+        (format!("{GOOD}{GOOD}"), "parameters_file.application_parameters[1].id"),
+        (GOOD.replace("group", "access_token"), "parameters_file.application_parameters[0].access_token"),
+        (GOOD.replace("\"REFRESH-clear\"", "\"REFRESH-clear"), "parameters_file"),
+        (GOOD.replace("\"APP-clear\"", "[\"APP-clear\"]"), "parameters_file.application_parameters[0].app_secret"),
+    ] {
+        let fault = with_file(&wrong, "parameters.toml").await.1.unwrap_err();
+        assert_eq!(fault.violations()[0].field, place, "{fault:?}");
+        assert!(!format!("{fault:?}").contains("-clear"), "{fault:?}");
+    }
+}

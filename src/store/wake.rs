@@ -1,0 +1,72 @@
+//! How a process hears at once that another one changed application parameters: PostgreSQL's LISTEN and NOTIFY, on one
+//! connection of its own. It only makes the look at `parameter_changes` come sooner; nothing depends on it.
+
+use std::convert::Infallible;
+
+use sqlx::{
+    AssertSqlSafe, Executor as _, PgPool,
+    postgres::{PgListener, PgPoolOptions},
+};
+
+use super::{
+    Store,
+    database::{Pool, answered, unavailable},
+};
+use crate::{
+    fault::{Fault, Reason, Result},
+    limits::{STORE_CONNECT_TIMEOUT, STORE_LISTEN_AGAIN, STORE_NOTIFY_MAX},
+};
+
+/// The migrations name it too.
+const CHANNEL: &str = "dropbox_connector_parameter_changes";
+
+impl Store {
+    /// Calls `wake` whenever a process, this one included, has changed an application parameter. SQLite never does. Never
+    /// ends; drop it to stop.
+    pub async fn listen(&self, wake: impl Fn() + Send + Sync) -> Infallible {
+        let Pool::Postgres(pool) = &self.0.pools.durable else { return std::future::pending().await };
+        loop {
+            if let Err(error) = hear(pool, &wake).await {
+                tracing::warn!(%error, "changes are not told at once any more; they are still looked for");
+            }
+            tokio::time::sleep(STORE_LISTEN_AGAIN).await;
+        }
+    }
+}
+
+/// Until the connection is lost.
+async fn hear(pool: &PgPool, wake: &(impl Fn() + Sync)) -> sqlx::Result<()> {
+    let mut listener = listener(pool, CHANNEL).await?;
+    // What was told before it listened is looked for now.
+    wake();
+    while listener.try_recv().await?.is_some() {
+        wake();
+    }
+    Ok(())
+}
+
+async fn listener(pool: &PgPool, channel: &str) -> sqlx::Result<PgListener> {
+    let own = PgPoolOptions::new().max_connections(1).acquire_timeout(STORE_CONNECT_TIMEOUT).max_lifetime(None);
+    let own = own.connect_lazy_with((*pool.connect_options()).clone());
+    let mut listener = PgListener::connect_with(&own).await?;
+    listener.eager_reconnect(false);
+    answered(listener.listen(channel)).await?;
+    Ok(listener)
+}
+
+/// Whether one session hears what another one tells.
+pub(super) async fn require_notifications(pool: &Pool) -> Result<()> {
+    let Pool::Postgres(pool) = pool else { return Ok(()) };
+    let channel = format!("dropbox_connector_check_{}", uuid::Uuid::new_v4().simple());
+    let mut listener = listener(pool, &channel).await.map_err(unavailable)?;
+    // Not prepared: a pooler may have lost what was prepared before.
+    pool.execute(AssertSqlSafe(format!("NOTIFY {channel}"))).await.map_err(unavailable)?;
+    match tokio::time::timeout(STORE_NOTIFY_MAX, listener.recv()).await {
+        Ok(heard) => heard.map(drop).map_err(unavailable),
+        Err(_) => Err(Fault::new(
+            Reason::StoreUnavailable,
+            "store_url: LISTEN hears no NOTIFY; the URL leads through a pooler that lends connections by transaction \
+             (pgbouncer's pool_mode = transaction); give the address of the server itself, or pool by session",
+        )),
+    }
+}

@@ -1,0 +1,160 @@
+//! `connect` and `parameters` as people type them.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+use super::*;
+use crate::support::process::BINARY;
+
+fn program(house: &House, words: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args(words)
+        .env("DROPBOX_CONNECTOR_ADMIN_SERVER", format!("http://{}", house.addresses.admin))
+        .env_remove("DISPLAY")
+        .env_remove("WAYLAND_DISPLAY")
+        .env_remove("BROWSER")
+        .current_dir(house.folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn told(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[track_caller]
+fn ends(house: &House, code: i32, words: &[&str]) -> (String, String) {
+    let output = program(house, words).stdin(Stdio::null()).output().expect("it starts");
+    let (out, err) = told(&output);
+    assert_eq!(output.status.code(), Some(code), "{words:?}:\n{out}{err}");
+    (out, err)
+}
+
+/// A program called `xdg-open` that does what a browser would: opens the address and follows it.
+fn fake_browser(house: &House) -> String {
+    let folder = house.folder.path().join("bin");
+    fs::create_dir_all(&folder).expect("made");
+    let script = folder.join("xdg-open");
+    let text = "#!/bin/sh\nexec \"$FOLLOW\" -c 'import sys, urllib.request, urllib.error\n\
+                try: print(urllib.request.urlopen(sys.argv[1]).read().decode())\n\
+                except urllib.error.HTTPError as error: print(error.read().decode())' \"$1\" >\"$SEEN\"\n";
+    fs::write(&script, text).expect("written");
+    #[cfg(unix)]
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("allowed");
+    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+fn with_browser(house: &House, words: &[&str]) -> Command {
+    let mut command = program(house, words);
+    command
+        .env("PATH", fake_browser(house))
+        .env("BROWSER", "fake")
+        .env("FOLLOW", "python3")
+        .env("SEEN", house.folder.path().join("seen"));
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_connected_by_the_browser_and_its_loopback_redirect() {
+    let house = pending().await;
+    let output = with_browser(&house, &["connect", PARAMETER]).output().expect("it starts");
+    let (out, err) = told(&output);
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.starts_with("p is connected to ") && out.contains("files.content.write"), "{out}");
+    assert!(err.contains("register exactly this one") && err.contains("http://localhost:"), "{err}");
+    let seen = fs::read_to_string(house.folder.path().join("seen")).expect("the page");
+    assert!(seen.contains("Account connected"), "{seen}");
+    list(&house).await.expect("works");
+    // A code is worth nothing any more, but it is nobody's business either.
+    assert!(!out.contains("code=") && !err.contains("code="), "{out}{err}");
+
+    // Denied: said in the browser and by the program.
+    house.control().set_consent(Consent::Deny);
+    let output = with_browser(&house, &["connect", PARAMETER]).output().expect("it starts");
+    let (out, err) = told(&output);
+    assert!(!output.status.success() && err.contains("[AUTHORIZATION_DENIED]") && err.contains("→"), "{out}{err}");
+    let seen = fs::read_to_string(house.folder.path().join("seen")).expect("the page");
+    assert!(seen.contains("The account was not connected"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registered_loopback_address_is_used_where_there_is_one() {
+    let house = pending().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let uri = format!("http://localhost:{port}");
+    let output =
+        with_browser(&house, &["connect", PARAMETER, "--redirect-uri", &uri, "--json"]).output().expect("starts");
+    let (out, err) = told(&output);
+    assert!(output.status.success(), "{out}{err}");
+    let shown: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(shown["accountId"], house.emulator.account().account_id);
+    assert_eq!(shown["missingScopes"], serde_json::json!([]));
+    assert!(err.contains(&format!("{uri}\n")), "byte for byte as registered: {err}");
+    let (_, err) = ends(&house, 2, &["connect", PARAMETER, "--redirect-uri", "https://example.com/x"]);
+    assert!(err.contains("localhost"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_browser_the_code_is_pasted() {
+    let house = pending().await;
+    for flag in [&["connect", PARAMETER, "--no-browser"][..], &["connect", PARAMETER, "--force-reapprove"]] {
+        let mut child = program(&house, flag).spawn().expect("it starts");
+        let mut stderr = std::io::BufReader::new(child.stderr.take().expect("piped"));
+        let url = tokio::task::block_in_place(|| {
+            use std::io::BufRead as _;
+            let mut line = String::new();
+            while !line.trim().starts_with("http") {
+                line.clear();
+                assert!(stderr.read_line(&mut line).expect("text") > 0, "no address was printed");
+            }
+            line.trim().to_owned()
+        });
+        assert!(!url.contains("redirect_uri"), "{url}");
+        let code = shown_code(&url).await;
+        writeln!(child.stdin.take().expect("piped"), "{code}").expect("pasted");
+        let output = tokio::task::block_in_place(|| child.wait_with_output()).expect("its end");
+        assert!(output.status.success(), "{}", told(&output).0);
+        list(&house).await.expect("works");
+    }
+    let (_, err) = ends(&house, 2, &["connect", PARAMETER, "--no-browser"]);
+    assert!(err.contains("no code"), "{err}");
+    let (_, err) = ends(&house, 3, &["connect", "nobody", "--no-browser"]);
+    assert!(err.contains("parameters create nobody"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_made_shown_given_a_new_secret_and_disconnected_by_commands() {
+    let house = start_bare(Default::default(), |_| {}).await;
+    house.control().set_consent(Consent::Approve);
+    fs::write(house.folder.path().join("secret"), "emulatorsecret0\n").expect("written");
+    let create = ["parameters", "create", PARAMETER, "--app-key", "emulatorappkey0", "--app-secret-file", "secret"];
+    let (out, _) =
+        ends(&house, 0, &[&create[..], &["--redirect-uri", BACK, "--scope", "files.metadata.read"]].concat());
+    assert!(out.contains("PENDING") && !out.contains("emulatorsecret0"), "{out}");
+    assert!(ends(&house, 0, &["parameters", "list"]).0.contains("pending"));
+    let mut scoped = wish(PARAMETER, BACK);
+    scoped.force_reapprove = true;
+    let begun = begin(&house, scoped).await;
+    assert_eq!(query(&begun.authorize_url)["scope"], "files.metadata.read", "as the parameter says");
+    connect(&house).await;
+    assert!(ends(&house, 0, &["parameters", "list"]).0.contains("active"));
+    ends(&house, 0, &["parameters", "test", PARAMETER]);
+    house.control().set_app_secret("another");
+    house.control().expire_access_tokens();
+    assert!(ends(&house, 1, &["parameters", "test", PARAMETER]).1.contains("invalid_client"));
+    fs::write(house.folder.path().join("secret"), "another").expect("written");
+    ends(&house, 0, &["parameters", "secret", PARAMETER, "--app-secret-file", "secret"]);
+    ends(&house, 0, &["parameters", "test", PARAMETER]);
+    ends(&house, 0, &["parameters", "disconnect", PARAMETER]);
+    assert!(ends(&house, 0, &["parameters", "list"]).0.contains("pending"));
+    let (_, err) = ends(&house, 0, &["parameters", "revoke", PARAMETER]);
+    assert!(err.contains("unlink"), "{err}");
+    let (_, err) = ends(&house, 2, &["parameters", "create", "shared", "--shared-app"]);
+    assert!(err.contains("app_key"), "{err}");
+}

@@ -1,0 +1,107 @@
+//! What README and demo print, done as printed.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use dropbox_connector::telemetry;
+
+use crate::support::process::{BINARY, Served, root, succeed};
+
+fn readme() -> String {
+    fs::read_to_string(root().join("README.md")).expect("the README")
+}
+
+/// A shell with our program and the tools on its path.
+fn shell(script: &str) -> Command {
+    let own = std::path::Path::new(BINARY).parent().expect("a folder").to_owned();
+    let rest = std::env::var_os("PATH").expect("a path");
+    let path = std::env::join_paths([own, root().join(".tools/bin")].into_iter().chain(std::env::split_paths(&rest)));
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).env("PATH", path.expect("a path")).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn the_metrics_of_the_readme_are_those_there_are() {
+    let readme = readme();
+    let table = readme.split("<!-- metrics -->").nth(1).and_then(|rest| rest.split("<!-- /metrics -->").next());
+    let rows = table.expect("a table between its marks").lines().filter(|line| line.contains("| `"));
+    let told: Vec<Vec<&str>> =
+        rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')).collect()).collect();
+    let told: Vec<(&str, String, &str)> = told.iter().map(|cells| (cells[1], cells[2].to_owned(), cells[4])).collect();
+    let names: Vec<String> = telemetry::ALL.iter().map(|metric| metric.name.replace('.', "_")).collect();
+    let there = telemetry::ALL.iter().zip(&names);
+    let there: Vec<_> =
+        there.map(|(one, name)| (&**name, format!("{:?}", one.kind).to_lowercase(), one.help)).collect();
+    assert_eq!(told, there);
+}
+
+#[test]
+fn the_grpcurl_lines_of_the_demo_run_as_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("a.txt"), "a").expect("written");
+    let printed = succeed(Command::new(BINARY).arg("demo").arg(folder.path()));
+    let start = printed.find("  grpcurl ").expect("lines to run");
+    let end = printed.find("or with this program").expect("their end");
+    let lines = printed[start..end].lines().map(|line| line.strip_prefix("  ").unwrap_or(line));
+    let mut served = Served::start();
+    let script = lines.collect::<Vec<_>>().join("\n").replace("127.0.0.1:50051", &served.told("data"));
+    assert!(script.matches("grpcurl ").count() >= 9, "{script}");
+    succeed(&mut shell(&script));
+}
+
+/// Ends what the shell has left running.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The group: the shell and what it has started in the background.
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_emulator_in_a_process_of_its_own_is_started_and_used_as_the_readme_says() {
+    use std::os::unix::process::CommandExt as _;
+    let readme = readme();
+    let mut blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut script = blocks.find(|block| block.contains("--allow-insecure-upstream")).expect("the recipe").to_owned();
+    for port in 4100..4105 {
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        script = script.replace(&port.to_string(), &free.port().to_string());
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| fs::File::create(folder.path().join(name)).expect("a file");
+    let mut command = shell(&format!("{script}wait\n"));
+    command.current_dir(folder.path()).stdout(file("out")).stderr(file("err")).process_group(0);
+    for key in ["DATA", "ADMIN", "PROBE", "HTTP"] {
+        command.env(format!("DROPBOX_CONNECTOR_{key}_LISTEN"), "127.0.0.1:0");
+    }
+    let _running = Running(command.spawn().expect("it starts"));
+    let told = |name: &str| fs::read_to_string(folder.path().join(name)).expect("what it said");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !(told("out").contains("listening data=") && told("out").contains("Ctrl-C")) {
+        assert!(Instant::now() < deadline, "{}{}", told("out"), told("err"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let out = told("out");
+    let at = |name: &str| {
+        let line = out.lines().find(|line| line.starts_with("listening data=")).expect("its addresses");
+        let word = line.split(' ').find_map(|word| word.strip_prefix(&format!("{name}="))).expect("an address");
+        format!("http://{word}")
+    };
+    // The commands that the emulator prints, as they are.
+    let printed =
+        out.lines().map(str::trim).filter(|line| line.contains("parameters ") || line.ends_with("ls -p demo"));
+    let printed = printed.collect::<Vec<_>>().join("\n");
+    assert_eq!(printed.lines().count(), 3, "{out}");
+    let mut commands = shell(&printed);
+    commands.env("DROPBOX_CONNECTOR_SERVER", at("data")).env("DROPBOX_CONNECTOR_ADMIN_SERVER", at("admin"));
+    succeed(commands.current_dir(folder.path()));
+}
