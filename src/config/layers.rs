@@ -170,6 +170,11 @@ fn shown(key: &str, value: &Value) -> String {
         return "value redacted".into();
     }
     let text = value.to_string();
+    // A database's URL may have its password among the parameters.
+    let text = match text.split_once('?') {
+        Some((place, _)) if key.ends_with("_url") => format!("{place}?***\""),
+        _ => text,
+    };
     // The user and password of a URL.
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => format!("{}://***{}", &text[..scheme], &text[at..]),

@@ -98,7 +98,7 @@ fn everything_that_is_wrong_is_told_at_once_with_its_value_and_its_source() {
         format!("uploads_max: there is no such key; did you mean max_uploads? (from {at})"),
         format!("log_format: must be one of text, json (\"xml\", from {at})"),
         format!("auth_tokens: needs a principal and 64 lower-case hex digits of SHA-256 (value redacted, from {at})"),
-        format!("store_url: must begin with sqlite: (\"mysql://***@x/y\", from {at})"),
+        format!("store_url: must begin with sqlite: or postgres:// (\"mysql://***@x/y\", from {at})"),
         "max_uploads: must be a whole number (\"many\", from --max-uploads)".into(),
         "auth_mode: must be one of none, token, mtls, jwt, mtls-or-jwt (\"magic\", from --auth-mode)".into(),
     ] {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::Bytes,
     extract::{DefaultBodyLimit, Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
@@ -167,14 +166,11 @@ async fn list(State(page): State<Page>, RawQuery(query): RawQuery, request: Requ
 }
 
 async fn connect(State(page): State<Page>, Path(id): Path<String>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    let Some(visitor) = head.extensions.get::<Visitor>() else { return lost() };
-    let form = axum::body::to_bytes(body, CONNECT_FORM_BYTES_MAX).await.unwrap_or_else(|_| Bytes::new());
+    let Some(visitor) = request.extensions().get::<Visitor>() else { return lost() };
     let wish = Wish {
         redirect_uri: Some(visitor.site.callback()),
         // Who connects anew must be able to choose another account than the one their browser is signed in with.
         force_reapprove: true,
-        allow_account_change: field(&form, "change").is_some(),
         ..Wish::default()
     };
     let by = By::Browser { cookie: visitor.browser.digest("state"), principal: visitor.principal.name().to_owned() };

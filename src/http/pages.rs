@@ -233,7 +233,13 @@ pub(super) fn connected(completed: &Completed, has_page: bool) -> Markup {
 
 pub(super) fn failed(told: &Told<'_>) -> Markup {
     let fault = told.fault;
-    let remedy = fault.reason().remedy();
+    let remedy = match fault.reason() {
+        // Here there is no field to set.
+        Reason::AccountMismatch => {
+            "sign in at Dropbox with the account that is linked, or disconnect it here first and then connect the other one"
+        }
+        reason => reason.remedy(),
+    };
     let parameter = fault.get("applicationParameterId");
     frame(
         told.title,

@@ -10,7 +10,7 @@ use std::{str::FromStr as _, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, Connection as _, Database, Decode, Encode, Executor as _, IntoArguments, PgConnection, PgPool,
-    Postgres, Row as _, Sqlite, SqlitePool, Transaction, Type,
+    Postgres, Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction, Type,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgRow},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
@@ -213,13 +213,23 @@ impl Pools {
         let options = options.busy_timeout(STORE_BUSY_TIMEOUT).foreign_keys(false);
         let options = if memory { options } else { options.journal_mode(SqliteJournalMode::Wal) };
         let pool = |connections| {
-            PoolOptions::new()
+            let pool = PoolOptions::new()
                 .max_connections(connections)
                 .min_connections(1)
                 .acquire_timeout(STORE_ACQUIRE_TIMEOUT)
                 .test_before_acquire(false)
                 .idle_timeout(None)
-                .max_lifetime(None)
+                .max_lifetime(None);
+            if memory {
+                // A database in memory is its connection, and fills no disk.
+                return pool;
+            }
+            // A commit that fails on a full disk is rolled back by SQLite itself; the driver then fails to do it again, believes
+            // it is still in the transaction and would refuse every other one.
+            pool.before_acquire(|connection: &mut SqliteConnection, _| {
+                let sound = !connection.is_in_transaction();
+                Box::pin(async move { Ok(sound) })
+            })
         };
         let durable = pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await?;
         // A database in memory is its connection.

@@ -198,10 +198,12 @@ async fn migrate_brings_the_tables_up_to_date_and_its_check_tells_by_its_exit_co
     let file = format!("sqlite://{}", folder.path().join("store.db").display());
     told(&migrate(&file, &["--check"]), 1, "store_url: the store cannot be opened");
     for url in [file, Server::shared().database().await] {
-        told(&migrate(&url, &[]), 0, "from version 0 to 1");
-        told(&migrate(&url, &[]), 0, "up to date (version 1)");
-        told(&migrate(&url, &["--check"]), 0, "up to date (version 1)");
-        sql(&url, &["UPDATE _sqlx_migrations SET version = 9001"]).await;
+        told(&migrate(&url, &[]), 0, "from version 0 to ");
+        told(&migrate(&url, &[]), 0, "up to date (version ");
+        told(&migrate(&url, &["--check"]), 0, "up to date (version ");
+        let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                     SELECT 9001, description, success, checksum, execution_time FROM _sqlx_migrations WHERE version = 1";
+        sql(&url, &[newer]).await;
         told(&migrate(&url, &["--check"]), 1, "run the newer program");
         told(&migrate(&url, &[]), 1, "run the newer program");
     }

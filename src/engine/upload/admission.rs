@@ -149,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_pays_for_a_window_and_the_next_one_is_told_to_come_back() {
-        let (entrance, _first) = full(1, 4 * MIB).await;
+        let (entrance, _first) = full(1, 5 * MIB).await;
         let mut waiting = Vec::new();
         let refused = loop {
             let arrival = entrance.arrive().expect("a first message is small");
@@ -160,7 +160,7 @@ mod tests {
         };
         assert_eq!((refused.reason(), refused.retry_delay()), (Reason::ConnectorBusy, Some(limits::BUSY_RETRY)));
         let each = limits::UPLOAD_WAITING_BYTES + limits::FIRST_MESSAGE_BYTES_MAX;
-        assert_eq!(waiting.len(), 4 * MIB / each);
+        assert_eq!(waiting.len(), 5 * MIB / each);
         assert_eq!(entrance.waiting_bytes(), waiting.len() * each);
         // One that says how little it brings still finds a place.
         let small = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1000)));
