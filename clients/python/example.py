@@ -64,10 +64,27 @@ def download(stub, parameter, path, sink):
     return hasher.hexdigest()
 
 
+def open_channel(address):
+    """Plaintext, or TLS where the environment names files: CONNECTOR_CA (authorities of the server), CONNECTOR_CERT and
+    CONNECTOR_KEY (what we show). CONNECTOR_TOKEN is sent as bearer, over TLS only."""
+    files = [os.environ.get(name) for name in ("CONNECTOR_CA", "CONNECTOR_KEY", "CONNECTOR_CERT")]
+    if not files[0]:
+        return grpc.insecure_channel(address)
+
+    def read(name):
+        with open(name, "rb") as file:
+            return file.read()
+
+    credentials = grpc.ssl_channel_credentials(*(read(name) if name else None for name in files))
+    if token := os.environ.get("CONNECTOR_TOKEN"):
+        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
+    return grpc.secure_channel(address, credentials)
+
+
 def main():
     address, parameter, name = sys.argv[1:4]
     path = "/" + os.path.basename(name)
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         stub = connector_pb2_grpc.DropboxConnectorStub(channel)
         with open(name, "rb") as source:
             answer = upload(stub, parameter, path, source)

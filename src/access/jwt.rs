@@ -1,4 +1,4 @@
-//! Signed tokens (JWT): three pieces in base64, a signature by one of the issuer's keys, and five claims that must fit.
+//! Signed tokens (JWT): a signature by one of the issuer's keys, checked by `jsonwebtoken`, and five claims that must fit.
 //! The signature is checked before a claim is believed; what is refused is told by the name of the check and by nothing of
 //! the token. A token that was found good is remembered by its SHA-256 until it expires or the keys change, because the
 //! check of a signature costs more than the rest of a small call.
@@ -11,13 +11,13 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use serde::Deserialize;
+use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     is_name,
-    keys::{Algorithm, KeySet, Keys, Source},
+    keys::{Key, KeySet, Keys, Source},
     unauthenticated,
 };
 use crate::{
@@ -46,20 +46,12 @@ pub(super) struct Verifier {
     known: Mutex<Known>,
 }
 
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    kid: Option<String>,
-    /// Extensions the receiver must know. None is known here, so any is refused (RFC 7515, 4.1.11).
-    crit: Option<Value>,
-}
-
 impl Verifier {
     /// # Errors
     /// A setting that cannot be used, or a key set file, by its key. A url that does not answer is tried again later.
     pub(super) async fn from_config(config: &Config, clock: SharedClock) -> Result<Verifier> {
         let algorithms = config.jwt_algorithms.iter().map(|name| {
-            name.parse().map_err(|()| Fault::field("jwt_algorithms", "UNKNOWN", format!("{name} is not taken")))
+            name.parse().map_err(|_| Fault::field("jwt_algorithms", "UNKNOWN", format!("{name} is not taken")))
         });
         let rules = Rules {
             issuer: config.jwt_issuer.clone(),
@@ -103,21 +95,15 @@ impl Verifier {
         {
             return Ok(name);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
-        let (header, claims) =
-            signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or_else(malformed)?;
-        let header: Header = decoded(header)?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| unreadable(token))?;
         if header.crit.is_some() {
-            return Err(unauthenticated("extension_unknown", "the token has critical extensions; none is known here"));
+            // Extensions the receiver must know (RFC 7515, 4.1.11).
+            return Err(extension_unknown());
         }
-        let algorithm: Option<Algorithm> = header.alg.parse().ok();
-        let algorithm = algorithm.filter(|algorithm| self.rules.algorithms.contains(algorithm)).ok_or_else(|| {
-            unauthenticated(
-                "algorithm_not_allowed",
-                "the token's signature is of a kind that jwt_algorithms does not name",
-            )
-        })?;
-        let signature = BASE64.decode(signature).map_err(|_| malformed())?;
+        let algorithm = header.alg;
+        if !self.rules.algorithms.contains(&algorithm) {
+            return Err(algorithm_not_allowed());
+        }
         let has = |set: &Arc<KeySet>| set.find(header.kid.as_deref(), algorithm).is_some();
         if !set.as_ref().is_some_and(has) {
             let again = self.keys.look_again(set.as_ref()).await.map_err(|()| unavailable())?;
@@ -127,10 +113,7 @@ impl Verifier {
         let key = set.find(header.kid.as_deref(), algorithm).ok_or_else(|| {
             unauthenticated("key_unknown", "the token is signed with a key that the issuer does not publish (any more)")
         })?;
-        if !key.verifies(algorithm, signed.as_bytes(), &signature) {
-            return Err(unauthenticated("signature_wrong", "the token's signature is not by the key it names"));
-        }
-        let (name, expires_at) = self.rules.judge(&decoded(claims)?, self.clock.now())?;
+        let (name, expires_at) = self.rules.judge(token, key, algorithm, self.clock.now())?;
         self.known().remember(set, digest, Remembered { name: name.clone(), expires_at });
         Ok(name)
     }
@@ -147,30 +130,23 @@ impl fmt::Debug for Verifier {
 }
 
 impl Rules {
-    /// Whom claims name, and until when.
-    fn judge(&self, claims: &Map<String, Value>, now: SystemTime) -> Result<(Arc<str>, SystemTime)> {
+    /// Whom a token names, and until when.
+    fn judge(&self, token: &str, key: &Key, algorithm: Algorithm, now: SystemTime) -> Result<(Arc<str>, SystemTime)> {
+        // One algorithm, that of the key; time goes by our own clock, below.
+        let mut validation = Validation::new(algorithm);
+        validation.validate_exp = false;
+        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_audience(&self.audiences);
+        let claims: Map<String, Value> =
+            jsonwebtoken::decode(token, key.decoding(), &validation).map_err(|error| refusal(error.kind()))?.claims;
         let refused = |cause, text| Err(unauthenticated(cause, text));
-        let Some(expires_at) = time(claims, "exp")? else {
-            return refused("never_expires", "the token has no exp; one that never ends is not taken");
-        };
+        let Some(expires_at) = time(&claims, "exp")? else { return Err(refusal(&no_expiry())) };
         if now >= expires_at + self.leeway {
             return refused("expired", "the token has expired");
         }
-        if time(claims, "nbf")?.is_some_and(|begins_at| now + self.leeway < begins_at) {
+        if time(&claims, "nbf")?.is_some_and(|begins_at| now + self.leeway < begins_at) {
             return refused("not_yet_valid", "the token is not valid yet");
-        }
-        if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
-            return refused("issuer_wrong", "the token is not of the issuer that jwt_issuer names");
-        }
-        let ours =
-            |audience: &Value| audience.as_str().is_some_and(|one| self.audiences.iter().any(|ours| ours == one));
-        let for_us = match claims.get("aud") {
-            Some(Value::Array(audiences)) => audiences.iter().any(ours),
-            Some(audience) => ours(audience),
-            None => false,
-        };
-        if !for_us {
-            return refused("audience_wrong", "the token is for nobody that jwt_audiences names");
         }
         match claims.get(&self.principal_claim).and_then(Value::as_str).filter(|name| is_name(name)) {
             Some(name) => Ok((name.into(), expires_at)),
@@ -181,6 +157,33 @@ impl Rules {
     }
 }
 
+fn no_expiry() -> ErrorKind {
+    ErrorKind::MissingRequiredClaim("exp".into())
+}
+
+/// What the check of the library found, in words of our own: its words could quote the token.
+fn refusal(error: &ErrorKind) -> Fault {
+    let (cause, text) = match error {
+        ErrorKind::InvalidSignature
+        | ErrorKind::InvalidEcdsaKey
+        | ErrorKind::InvalidEddsaKey
+        | ErrorKind::InvalidRsaKey(_) => ("signature_wrong", "the token's signature is not by the key it names"),
+        ErrorKind::MissingRequiredClaim(claim) if claim == "exp" => {
+            ("never_expires", "the token has no exp that can be read; one that never ends is not taken")
+        }
+        ErrorKind::InvalidIssuer => ISSUER_WRONG,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => ISSUER_WRONG,
+        ErrorKind::InvalidAudience | ErrorKind::MissingRequiredClaim(_) => {
+            ("audience_wrong", "the token is for nobody that jwt_audiences names")
+        }
+        ErrorKind::InvalidAlgorithm => return algorithm_not_allowed(),
+        _ => return malformed(),
+    };
+    unauthenticated(cause, text)
+}
+
+const ISSUER_WRONG: (&str, &str) = ("issuer_wrong", "the token is not of the issuer that jwt_issuer names");
+
 /// A claim of seconds since 1970. A number that is none of these counts as malformed, not as missing.
 fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<SystemTime>> {
     let Some(value) = claims.get(claim) else { return Ok(None) };
@@ -189,9 +192,25 @@ fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<SystemTime>> 
     Ok(Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)))
 }
 
-fn decoded<T: serde::de::DeserializeOwned>(piece: &str) -> Result<T> {
-    let bytes = BASE64.decode(piece).map_err(|_| malformed())?;
-    serde_json::from_slice(&bytes).map_err(|_| malformed())
+/// A token whose header the library does not take: an algorithm it has no name for, as `none`, extensions, or no token at
+/// all. Whatever this finds, the token is refused.
+fn unreadable(token: &str) -> Fault {
+    let header = token.split('.').next().and_then(|header| BASE64.decode(header).ok()).unwrap_or_default();
+    let header: Value = serde_json::from_slice(&header).unwrap_or_default();
+    match header["alg"].as_str() {
+        _ if token.split('.').count() != 3 => malformed(),
+        Some(name) if name.parse::<Algorithm>().is_err() => algorithm_not_allowed(),
+        Some(_) if !header["crit"].is_null() => extension_unknown(),
+        _ => malformed(),
+    }
+}
+
+fn extension_unknown() -> Fault {
+    unauthenticated("extension_unknown", "the token has critical extensions; none is known here")
+}
+
+fn algorithm_not_allowed() -> Fault {
+    unauthenticated("algorithm_not_allowed", "the token's signature is of a kind that jwt_algorithms does not name")
 }
 
 fn malformed() -> Fault {

@@ -5,7 +5,6 @@
 use std::{
     fmt,
     path::PathBuf,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +14,10 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
+};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::Url;
@@ -26,135 +28,62 @@ use crate::{
     limits::{KEYS_AGE, KEYS_BYTES_MAX, KEYS_MAX, KEYS_REFETCH, KEYS_RETRY},
 };
 
-/// What a token may be signed with. HMAC and `none` have no name here, so nothing can choose them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Algorithm {
-    Rs256,
-    Rs384,
-    Rs512,
-    Ps256,
-    Ps384,
-    Ps512,
-    Es256,
-    Es384,
-    EdDsa,
-}
-
-impl FromStr for Algorithm {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Ok(match name {
-            "RS256" => Algorithm::Rs256,
-            "RS384" => Algorithm::Rs384,
-            "RS512" => Algorithm::Rs512,
-            "PS256" => Algorithm::Ps256,
-            "PS384" => Algorithm::Ps384,
-            "PS512" => Algorithm::Ps512,
-            "ES256" => Algorithm::Es256,
-            "ES384" => Algorithm::Es384,
-            "EdDSA" => Algorithm::EdDsa,
-            _ => return Err(()),
-        })
-    }
-}
-
 /// One key of a set.
 pub(super) struct Key {
     id: Option<String>,
-    /// The one algorithm the set ties it to, if it does.
-    only: Option<Algorithm>,
-    public: Public,
-}
-
-enum Public {
-    Rsa {
-        n: Vec<u8>,
-        e: Vec<u8>,
-    },
-    /// The uncompressed point.
-    P256(Vec<u8>),
-    P384(Vec<u8>),
-    Ed25519(Vec<u8>),
-}
-
-/// A key as the set tells it (RFC 7517). What a key of another kind says beside this is not looked at.
-#[derive(Deserialize)]
-struct Jwk {
-    kty: String,
-    kid: Option<String>,
-    alg: Option<String>,
-    #[serde(rename = "use")]
-    usage: Option<String>,
-    key_ops: Option<Vec<String>>,
-    crv: Option<String>,
-    n: Option<String>,
-    e: Option<String>,
-    x: Option<String>,
-    y: Option<String>,
+    /// What it may check: what its kind can, and of that the one algorithm the set ties it to, if it does.
+    algorithms: Vec<Algorithm>,
+    decoding: DecodingKey,
 }
 
 impl Key {
     /// `None` for a key that is not for checking signatures, or of a kind not known here.
-    fn from_jwk(jwk: Jwk) -> Option<Key> {
-        let signs = jwk.usage.as_deref().is_none_or(|usage| usage == "sig")
-            && jwk.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
+    fn from_jwk(jwk: &Jwk) -> Option<Key> {
+        let common = &jwk.common;
+        let signs = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature)
+            && common.key_operations.as_ref().is_none_or(|ops| ops.contains(&KeyOperations::Verify));
         if !signs {
             return None;
         }
-        let only = jwk.alg.as_deref().map(Algorithm::from_str).transpose().ok()?;
-        let bytes = |text: &Option<String>| BASE64.decode(text.as_deref()?.trim_end_matches('=')).ok();
-        let point = |size: usize| {
-            let (x, y) = (bytes(&jwk.x)?, bytes(&jwk.y)?);
-            (x.len() == size && y.len() == size).then(|| [&[4u8][..], &x, &y].concat())
-        };
-        let public = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-            ("RSA", _) => {
-                let (n, e) = (bytes(&jwk.n)?, bytes(&jwk.e)?);
-                // Shorter ones can be broken, and the check of a signature would refuse them later and less clearly.
+        let is_long = |text: &str, bytes: usize| BASE64.decode(text).is_ok_and(|found| found.len() == bytes);
+        let mut algorithms = match &jwk.algorithm {
+            AlgorithmParameters::RSA(key) => {
+                use Algorithm::*;
+                let n = BASE64.decode(&key.n).ok()?;
+                // Shorter ones can be broken.
                 let bits = n.iter().position(|byte| *byte != 0).map_or(0, |zeros| (n.len() - zeros) * 8);
-                (bits >= 2048).then_some(Public::Rsa { n, e })?
+                (bits >= 2048).then_some(vec![RS256, RS384, RS512, PS256, PS384, PS512])?
             }
-            ("EC", Some("P-256")) => Public::P256(point(32)?),
-            ("EC", Some("P-384")) => Public::P384(point(48)?),
-            ("OKP", Some("Ed25519")) => Public::Ed25519(bytes(&jwk.x).filter(|x| x.len() == 32)?),
-            _ => return None,
+            AlgorithmParameters::EllipticCurve(key) => {
+                let (bytes, algorithm) = match key.curve {
+                    EllipticCurve::P256 => (32, Algorithm::ES256),
+                    EllipticCurve::P384 => (48, Algorithm::ES384),
+                    _ => return None,
+                };
+                (is_long(&key.x, bytes) && is_long(&key.y, bytes)).then_some(vec![algorithm])?
+            }
+            AlgorithmParameters::OctetKeyPair(key) => {
+                let fits = key.curve == EllipticCurve::Ed25519 && is_long(&key.x, 32);
+                fits.then_some(vec![Algorithm::EdDSA])?
+            }
+            AlgorithmParameters::OctetKey(_) => return None,
         };
-        Some(Key { id: jwk.kid, only, public })
+        if let Some(only) = common.key_algorithm {
+            algorithms.retain(|algorithm| format!("{algorithm:?}") == only.to_string());
+        }
+        if algorithms.is_empty() {
+            return None;
+        }
+        Some(Key { id: common.key_id.clone(), algorithms, decoding: DecodingKey::from_jwk(jwk).ok()? })
     }
 
     /// A key checks the algorithms of its own kind only, whatever a token says of itself.
     fn fits(&self, algorithm: Algorithm) -> bool {
-        use Algorithm::*;
-        let kind = match self.public {
-            Public::Rsa { .. } => matches!(algorithm, Rs256 | Rs384 | Rs512 | Ps256 | Ps384 | Ps512),
-            Public::P256(_) => algorithm == Es256,
-            Public::P384(_) => algorithm == Es384,
-            Public::Ed25519(_) => algorithm == EdDsa,
-        };
-        kind && self.only.is_none_or(|only| only == algorithm)
+        self.algorithms.contains(&algorithm)
     }
 
-    pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        use Algorithm::*;
-        let rsa = match algorithm {
-            Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
-            Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
-            Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
-            Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
-            Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
-            _ => &signature::RSA_PKCS1_2048_8192_SHA256,
-        };
-        let plain = |by: &'static dyn signature::VerificationAlgorithm, key: &[u8]| {
-            UnparsedPublicKey::new(by, key).verify(message, signature).is_ok()
-        };
-        self.fits(algorithm)
-            && match &self.public {
-                Public::Rsa { n, e } => RsaPublicKeyComponents { n, e }.verify(rsa, message, signature).is_ok(),
-                Public::P256(point) => plain(&signature::ECDSA_P256_SHA256_FIXED, point),
-                Public::P384(point) => plain(&signature::ECDSA_P384_SHA384_FIXED, point),
-                Public::Ed25519(x) => plain(&signature::ED25519, x),
-            }
+    pub(super) fn decoding(&self) -> &DecodingKey {
+        &self.decoding
     }
 }
 
@@ -184,7 +113,7 @@ impl KeySet {
         }
         let all = set.keys.len();
         // A set may hold keys for other uses and of kinds that come later: those are passed over (RFC 7517, 5).
-        let keys = set.keys.into_iter().filter_map(|key| Key::from_jwk(serde_json::from_value(key).ok()?));
+        let keys = set.keys.into_iter().filter_map(|key| Key::from_jwk(&serde_json::from_value(key).ok()?));
         let keys: Vec<Key> = keys.collect();
         if keys.is_empty() {
             return Err(format!(
@@ -399,10 +328,10 @@ mod tests {
         let all = [&others[..], &[good]].concat();
         let found = set(&all).expect("one is good");
         assert_eq!(found.keys.len(), 1);
-        assert!(found.find(Some("a"), Algorithm::EdDsa).is_some());
-        assert!(found.find(None, Algorithm::EdDsa).is_some(), "the only one needs no name");
-        assert!(found.find(Some("a"), Algorithm::Rs256).is_none(), "a key checks its own kind only");
-        assert!(found.find(Some("b"), Algorithm::EdDsa).is_none());
+        assert!(found.find(Some("a"), Algorithm::EdDSA).is_some());
+        assert!(found.find(None, Algorithm::EdDSA).is_some(), "the only one needs no name");
+        assert!(found.find(Some("a"), Algorithm::RS256).is_none(), "a key checks its own kind only");
+        assert!(found.find(Some("b"), Algorithm::EdDSA).is_none());
         assert!(set(&others).err().expect("none").contains("of its 8 keys none"));
         for text in ["", "[]", "{}", r#"{"keys":{}}"#] {
             assert!(KeySet::parse(text.as_bytes()).is_err(), "{text}");
@@ -415,8 +344,8 @@ mod tests {
         let xy = BASE64.encode([9u8; 32]);
         let ec = format!(r#"{{"kty":"EC","crv":"P-256","x":"{xy}","y":"{xy}"}}"#);
         let one_each = KeySet::parse(format!(r#"{{"keys":[{ed},{ec}]}}"#).as_bytes()).expect("good");
-        assert!(one_each.find(None, Algorithm::Es256).is_some());
+        assert!(one_each.find(None, Algorithm::ES256).is_some());
         let two = KeySet::parse(format!(r#"{{"keys":[{ed},{ed}]}}"#).as_bytes()).expect("good");
-        assert!(two.find(None, Algorithm::EdDsa).is_none());
+        assert!(two.find(None, Algorithm::EdDSA).is_none());
     }
 }

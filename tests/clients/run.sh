@@ -12,9 +12,10 @@ BINARY=${CONNECTOR_BINARY:-target/debug/dropbox-connector}
 PAGE_PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
 work=$(mktemp -d)
-server=
+server= guarded=
 finish() {
     [ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null || true
+    [ -n "$guarded" ] && kill "$guarded" 2>/dev/null && wait "$guarded" 2>/dev/null || true
     rm -rf "$work"
 }
 trap finish EXIT
@@ -62,13 +63,23 @@ run_browser() {
         "$work/page.bin" "$PAGE_PORT" "$(command -v chromium)"
 }
 
-# What the kubelet sees: three names healthy, an unknown one and the data port's missing name not.
+# What the kubelet sees of a connector whose callers need TLS and a token: three names healthy, an unknown one not.
 run_probe() {
     (cd tests/clients/go/probe && GOWORK=off "$BIN/go" build -o "$TOOLS/gobin/probe" .)
-    local wanted service code
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+        -keyout "$work/tls.key" -out "$work/tls.crt" 2>"$work/openssl.err"
+    "$BINARY" serve --emulator --data-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --probe-listen 127.0.0.1:0 \
+        --http-listen 127.0.0.1:0 --tls-cert-file "$work/tls.crt" --tls-key-file "$work/tls.key" --auth-mode token \
+        --auth-tokens "nobody:$(printf x | openssl dgst -sha256 -r | cut -d' ' -f1)" >"$work/guarded.out" 2>&1 &
+    guarded=$!
+    local wanted service code probe=
+    for _ in $(seq 300); do
+        probe=$(grep -ohE ' probe=[^[:space:]]+' "$work/guarded.out" | cut -d= -f2) && break
+        sleep 0.1
+    done
     while read -r wanted service; do
         code=0
-        "$TOOLS/gobin/probe" "$CONNECTOR_PROBE" "$service" >"$work/kubelet.out" 2>&1 || code=$?
+        "$TOOLS/gobin/probe" "$probe" "$service" >"$work/kubelet.out" 2>&1 || code=$?
         if [ "$code" = "$wanted" ]; then echo "ok probe $service"; else echo "not ok probe $service: exit $code: $(cat "$work/kubelet.out")"; fi
     done <<<"0 readiness
 0 liveness

@@ -5,6 +5,7 @@ mod audit;
 mod certificates;
 mod recipes;
 mod signed;
+mod tenants;
 
 use dropbox_connector::{
     api::v1::{

@@ -132,7 +132,7 @@ impl Shared {
         let since = record.handle.begun_at();
         let settled = match sent {
             Ok(answer) => self.proven(answer.value, whole),
-            Err(fault) if is_incomplete(&fault) => return Err(self.incomplete(record, doubt, fault).await),
+            Err(fault) if is_incomplete(&fault, &doubt) => return Err(self.incomplete(record, doubt, fault).await),
             Err(fault) if record.intended && fault.get("earlierAttempt").is_none() => {
                 self.settle_fault(&own, spec, whole, since, fault.fact("earlierAttempt", "unknown")).await
             }
@@ -302,10 +302,11 @@ fn whole_second(at: SystemTime) -> SystemTime {
 }
 
 /// Whether Dropbox says that bytes, or the end, are missing.
-fn is_incomplete(fault: &Fault) -> bool {
-    const TAGS: [&str; 3] = ["concurrent_session_missing_data", "concurrent_session_not_closed", "not_closed"];
+fn is_incomplete(fault: &Fault, doubt: &Doubt) -> bool {
+    const TAGS: [&str; 2] = ["concurrent_session_missing_data", "concurrent_session_not_closed"];
     let tag = fault.get("dropboxTag").and_then(|tags| tags.rsplit('/').next());
-    tag.is_some_and(|tag| TAGS.contains(&tag))
+    // A session whose every append was acknowledged is closed, whatever is said of it: that is our mistake, and told as such.
+    tag.is_some_and(|tag| TAGS.contains(&tag) || (tag == "not_closed" && doubt.from.is_some()))
 }
 
 /// Whether the commit may have happened in spite of the fault.

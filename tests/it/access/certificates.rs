@@ -94,7 +94,7 @@ impl Reading {
         Reading { stream, bytes: Vec::new() }
     }
 
-    async fn to_its_end(mut self) -> Vec<u8> {
+    async fn finish(mut self) -> Vec<u8> {
         while let Some(message) = self.stream.message().await.expect("no break") {
             match message.payload.expect("a payload") {
                 Payload::Chunk(chunk) => self.bytes.extend_from_slice(&chunk.data),
@@ -124,7 +124,7 @@ async fn a_changed_certificate_is_shown_to_new_connections_and_ends_no_stream() 
     assert_ne!(before, certs::der(&second));
     let admin = certs::shown(sealed.house.addresses.admin, &sealed.authority).await.expect("trusted");
     assert_eq!(admin, certs::der(&second), "one certificate for both ports");
-    assert_eq!(reading.to_its_end().await, bytes);
+    assert_eq!(reading.finish().await, bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +185,7 @@ async fn a_certificate_that_expires_ends_no_stream_and_new_clients_refuse_it() {
     .await;
     assert!(certs::now() >= expires_at);
     who.gets(PARAMETER).await.expect("the connection that is up goes on");
-    assert_eq!(reading.to_its_end().await, bytes);
+    assert_eq!(reading.finish().await, bytes);
     let text = telemetry::render();
     assert!(text.contains("dropboxconnector_tls_certificate_expiry"), "{text}");
 }

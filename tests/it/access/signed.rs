@@ -155,10 +155,11 @@ impl Publisher {
                 tokio::spawn(async move {
                     match acceptor {
                         None => answer(tcp, &said, &count).await,
-                        Some(acceptor) => match acceptor.accept(tcp).await {
-                            Ok(tls) => answer(tls, &said, &count).await,
-                            Err(_) => {}
-                        },
+                        Some(acceptor) => {
+                            if let Ok(tls) = acceptor.accept(tcp).await {
+                                answer(tls, &said, &count).await;
+                            }
+                        }
                     }
                 });
             }

@@ -279,18 +279,17 @@ async fn uploads_that_are_refused_keep_what_can_be_kept() {
         &house,
         &[
             row(up, refused(json!({ ".tag": "insufficient_space" })), ResourceExhausted, "INSUFFICIENT_SPACE")
-                .details(QUOTA),
+                .details(QUOTA)
+                .facts(&[("uploadId", "*"), ("persistedOffset", "7")]),
             row(up, refused(json!({ ".tag": "no_write_permission" })), PermissionDenied, "NO_WRITE_PERMISSION")
-                .details(ITEM)
-                .facts(&[("rule", "no_write_permission")]),
+                .facts(&[("rule", "no_write_permission"), ("uploadId", "*"), ("persistedOffset", "7")]),
             row(
                 up,
                 refused(json!({ ".tag": "conflict", "conflict": { ".tag": "folder" } })),
                 AlreadyExists,
                 "PATH_CONFLICT",
             )
-            .details(ITEM)
-            .facts(&[("conflictKind", "folder")]),
+            .facts(&[("conflictKind", "folder"), ("uploadId", "*"), ("persistedOffset", "7")]),
             row(up, Status(403, "invalid_account_type/feature"), ResourceExhausted, "DATA_TRANSPORT_LIMIT")
                 .details(QUOTA),
             row(start, Status(403, "invalid_account_type/feature"), ResourceExhausted, "DATA_TRANSPORT_LIMIT")

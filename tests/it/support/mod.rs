@@ -56,12 +56,12 @@ pub async fn start_with(edit: impl FnOnce(&mut Config)) -> House {
 
 /// No parameter yet.
 pub async fn start_bare(options: Options, edit: impl FnOnce(&mut Config)) -> House {
-    start_in(options, Arc::new(SystemClock), edit).await
+    Box::pin(start_in(options, Arc::new(SystemClock), edit)).await
 }
 
 /// The same by a clock that the test moves; the emulator keeps its own.
 pub async fn start_bare_by(clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
-    start_in(Options::default(), clock, edit).await
+    Box::pin(start_in(Options::default(), clock, edit)).await
 }
 
 pub async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&mut Config)) -> House {
