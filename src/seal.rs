@@ -97,7 +97,7 @@ impl KeyRing {
     /// # Errors
     /// `INVALID_FIELD` naming the setting of the source. No message shows key material.
     pub async fn from_source(source: KeySource) -> Result<Self> {
-        let keys = parse(&*source.read().await?, source.key())?;
+        let keys = parse(&source.read().await?, source.key())?;
         Ok(Self::of(Some(source), keys))
     }
 
@@ -168,7 +168,7 @@ impl KeyRing {
             Some(KeySource::Command { .. }) if !asked && last.elapsed() < KEY_COMMAND_INTERVAL => return Ok(false),
             Some(source) => source,
         };
-        let keys = parse(&*source.read().await?, source.key())?;
+        let keys = parse(&source.read().await?, source.key())?;
         *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         // Same ids in the same order are the same keys: an id is never used for two keys.
         let changed = !keys.iter().map(|key| &key.id).eq(self.keys.load().iter().map(|key| &key.id));

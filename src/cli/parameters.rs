@@ -36,7 +36,7 @@ Example:
   dropbox-connector parameters create crm --app-key abc123 --app-secret-file ./secret
   dropbox-connector connect crm
   dropbox-connector parameters test crm")]
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// Show one, without its secrets.
     Get(OneArgs),
     /// List them, without their secrets.
@@ -245,7 +245,7 @@ pub struct RotateArgs {
 
 pub async fn run(command: ParametersCommand) -> Result<()> {
     match command {
-        ParametersCommand::Create(args) => create(args).await,
+        ParametersCommand::Create(args) => create(*args).await,
         ParametersCommand::Get(args) => {
             let request = GetApplicationParameterRequest { application_parameter_id: args.id };
             let admin = admin(&args.admin).await?;

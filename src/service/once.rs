@@ -57,7 +57,8 @@ where
         let (door, request) = (door.clone(), request.clone());
         // Under its caller's deadline it would end with its caller, and that would be the answer for 15 minutes.
         let call = if request_id.is_some() { call.outlasting(WRITE_TIME) } else { call.clone() };
-        async move { door.enter(&call, &request, extra, |site| body(site, request.clone())).await }
+        // On the heap: it is the size of a whole call, and every write passes through here.
+        Box::pin(async move { door.enter(&call, &request, extra, |site| body(site, request.clone())).await })
     };
     let Some(request_id) = request_id else { return Ok(run.await?) };
     // Whoever may not use the parameter learns nothing of others' requests.
