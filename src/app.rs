@@ -1,6 +1,8 @@
 //! The composition root and the life of the process: everything is built here, given its addresses, run and drained.
 //! Ports are bound only after the configuration, the keys and the store have been found good.
 
+mod offline;
+
 use std::{
     fmt,
     future::Future,
@@ -21,7 +23,7 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config::Config,
     credentials::{App as DropboxApp, Credential, OAuth, Resolver},
-    dropbox::{Endpoints, Transport},
+    dropbox::{Endpoints, Transport, read_roots},
     emulator::{self, Emulator},
     engine::{
         blocks::Blocks,
@@ -32,12 +34,14 @@ use crate::{
     fault::{Fault, Reason},
     http, limits,
     ready::Ready,
-    seal::KeyRing,
+    seal::{KeyRing, KeySource},
     secret::Secret,
     service::{self, Doors, OpenCalls, listener},
     store::{self, ParameterId, Store},
     telemetry,
 };
+
+pub use offline::{Imported, OnConflict, export, import, key_use, rotate};
 
 /// The application parameter that `--emulator` makes.
 pub const DEMO_PARAMETER: &str = "demo";
@@ -48,7 +52,7 @@ pub struct App {
     addresses: Addresses,
     emulator: Option<Emulator>,
     life: Life,
-    reread: Arc<Notify>,
+    reread: Reread,
     drain_delay: Duration,
     drain_grace: Duration,
 }
@@ -88,6 +92,20 @@ impl fmt::Display for AppError {
 }
 
 impl std::error::Error for AppError {}
+
+/// Wakes those who read files and commands again, as on SIGHUP, before their time.
+#[derive(Debug, Clone, Default)]
+pub struct Reread {
+    door: Arc<Notify>,
+    keys: Arc<Notify>,
+}
+
+impl Reread {
+    pub fn notify_one(&self) {
+        self.door.notify_one();
+        self.keys.notify_one();
+    }
+}
 
 /// What runs, and the switches that end it.
 #[derive(Debug)]
@@ -129,10 +147,10 @@ impl App {
         let tls = Tls::from_config(&config, clock.clone()).map_err(config_fault)?;
         // A first try needs no set-up and leaves nothing behind; whoever names a store or a key gets it.
         let fleeting = config.emulator && config.has_default_store();
-        let keys = match (config.emulator, fleeting) {
-            (true, true) => Ok(KeyRing::ephemeral()),
-            (true, false) => KeyRing::from_file_or_new(&config.sealing_key_file),
-            (false, _) => KeyRing::from_file(&config.sealing_key_file),
+        let keys = match (config.emulator, config.key_source()) {
+            (true, _) if fleeting => Ok(KeyRing::ephemeral()),
+            (true, KeySource::File(file)) => KeyRing::from_file_or_new(&file),
+            (_, source) => KeyRing::from_source(source).await,
         };
         let keys = Arc::new(keys.map_err(|fault| key_fault(&fault, &config))?);
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
@@ -148,9 +166,13 @@ impl App {
         };
         let bound = Bound::open(&config).await?;
         let emulator = if config.emulator { Some(start_emulator(&mut config, clock.clone()).await?) } else { None };
+        let roots = match config.upstream_ca_file.as_os_str().is_empty() {
+            true => Vec::new(),
+            false => read_roots(&config.upstream_ca_file).map_err(config_fault)?,
+        };
+        let insecure = config.allow_insecure_upstream || config.emulator;
         let transport =
-            Transport::new(endpoints(&config), config.allow_insecure_upstream || config.emulator, clock.clone())
-                .map_err(config_fault)?;
+            Transport::trusting(roots, endpoints(&config), insecure, clock.clone()).map_err(config_fault)?;
         transport.limit_requests(config.max_requests_per_account);
         let resolver = Resolver::new(store.clone(), transport, clock.clone(), oauth(&config)?);
         if let Some(emulator) = &emulator {
@@ -210,8 +232,9 @@ impl App {
         life.serve(&config, bound, &doors, tls.clone(), face);
         ready.set_callers(authenticator.is_ready());
         life.keep_house(clock.clone(), resolver, blocks, downloads);
-        let reread = Arc::new(Notify::new());
-        life.keep_door(clock, authenticator, tls, reread.clone());
+        let reread = Reread::default();
+        life.keep_keys(clock.clone(), reread.keys.clone());
+        life.keep_door(clock, authenticator, tls, reread.door.clone());
         ready.set_loaded();
         Ok(App { addresses, emulator, life, reread, drain_delay: config.drain_delay, drain_grace: config.drain_grace })
     }
@@ -225,7 +248,7 @@ impl App {
     }
 
     /// Notified, the process reads certificates and the keys of tokens' issuers again, without waiting for their turn.
-    pub fn reread(&self) -> Arc<Notify> {
+    pub fn reread(&self) -> Reread {
         self.reread.clone()
     }
 
@@ -309,13 +332,16 @@ impl Life {
             downloads.watch_stalled().await;
         }));
         let uploads = self.uploads.clone();
-        let (store, ready, keys) = (self.store.clone(), self.ready.clone(), self.store.keys().clone());
+        let (store, ready) = (self.store.clone(), self.ready.clone());
         let sweeper = clock.clone();
         until_end(Box::pin(async move {
             loop {
                 let followed = resolver.silence() < limits::CHANGES_UNHEARD_MAX;
                 ready.set_store(store.check().await.is_ok() && followed);
-                ready.set_keys(keys.reload().is_ok());
+                if let Some(good) = store.parameters_file_good() {
+                    ready.set_parameters_file(good);
+                    metrics::gauge!(telemetry::PARAMETERS_FILE_BROKEN).set(if good { 0.0 } else { 1.0 });
+                }
                 blocks.trim();
                 let used = blocks.used_bytes() + uploads.waiting_bytes();
                 metrics::gauge!(telemetry::BUFFER_BYTES).set(used as f64);
@@ -338,6 +364,28 @@ impl Life {
     }
 
     /// Keeps what tells callers apart up to date: certificates, and the keys of their tokens' issuer.
+    /// The sealing keys, which may come from a command that takes its time.
+    fn keep_keys(&self, clock: SharedClock, reread: Arc<Notify>) {
+        let (store, ready, ended) = (self.store.clone(), self.ready.clone(), self.ended.clone());
+        self.background.spawn(async move {
+            let mut asked = false;
+            loop {
+                let changed = tokio::select! {
+                    changed = follow_keys(store.keys(), &ready, asked) => changed,
+                    () = ended.cancelled() => return,
+                };
+                if changed && let Err(fault) = store.check().await {
+                    tracing::warn!(%fault, "which keys this process has was not told; it will be with the next heartbeat");
+                }
+                asked = tokio::select! {
+                    () = clock.sleep(limits::HOUSEKEEPING) => false,
+                    () = reread.notified() => true,
+                    () = ended.cancelled() => return,
+                };
+            }
+        });
+    }
+
     fn keep_door(&self, clock: SharedClock, authenticator: Authenticator, tls: Option<Arc<Tls>>, reread: Arc<Notify>) {
         let (ready, ended) = (self.ready.clone(), self.ended.clone());
         self.background.spawn(async move {
@@ -373,6 +421,8 @@ impl Life {
         self.closing.cancel();
         let streams = async {
             tokio::join!(self.uploads.drain(), futures::future::join_all(self.streams));
+            // The last of the streams may have begun a lane or a commit after nothing was to be waited for.
+            self.uploads.drain().await;
             self.tasks.close();
             self.tasks.wait().await;
         };
@@ -389,6 +439,23 @@ impl Life {
         self.store.close().await;
         ended.map_err(|_| AppError::Cut)
     }
+}
+
+/// Reads the sealing keys again; true if they are others now. The log hears of a change, not of every look.
+async fn follow_keys(keys: &KeyRing, ready: &Ready, asked: bool) -> bool {
+    let was_good = ready.facts().keys;
+    let read = keys.reload(asked).await;
+    match &read {
+        Ok(true) => tracing::info!(keys = keys.key_ids().join(", "), "the sealing keys changed; the first one seals"),
+        Ok(false) if !was_good => tracing::info!("the sealing keys can be read again"),
+        Err(fault) if was_good || asked => {
+            tracing::error!(%fault, "the sealing keys cannot be read again; those in memory hold");
+        }
+        _ => {}
+    }
+    ready.set_keys(read.is_ok());
+    metrics::gauge!(telemetry::KEYS_BROKEN).set(if read.is_ok() { 0.0 } else { 1.0 });
+    read.unwrap_or(false)
 }
 
 /// Takes a changed certificate, and says when the one that holds runs out.
@@ -418,24 +485,6 @@ fn keep_certificate(tls: &Tls, clock: &SharedClock, warned_at: &mut Option<Syste
         Some(left) => tracing::warn!(hours = left.as_secs() / 3600, "the certificate expires soon"),
     }
     *warned_at = Some(now);
-}
-
-/// Seals with the present sealing key what older ones sealed, beside a running server or without one. What was done, in
-/// words.
-///
-/// # Errors
-/// A key file or a store that cannot be used; a live server that does not have the key yet.
-pub async fn rotate(config: &Config) -> Result<String, Fault> {
-    let keys = Arc::new(KeyRing::from_file(&config.sealing_key_file)?);
-    // Never a new store: its nothing would be rotated with success.
-    let store = Store::open_as_it_is(&config.store_url, keys, Arc::new(SystemClock)).await?;
-    let rotation = store.rotate_parameters().await;
-    store.close().await;
-    let store::Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
-    Ok(format!(
-        "{parameters} application parameters: {resealed} secrets sealed anew, {current} were sealed by the present key, \
-         {changed_meanwhile} changed meanwhile, {lost} cannot be opened because their key is gone"
-    ))
 }
 
 /// Brings the tables of the store up to date, or only says whether they are and whether the store can do all that the
@@ -573,11 +622,11 @@ fn endpoints(config: &Config) -> Endpoints {
 
 /// The first error somebody with a real account meets says what to do.
 fn key_fault(fault: &Fault, config: &Config) -> AppError {
-    let file = config.sealing_key_file.display();
-    let remedy = if config.sealing_key_file.exists() {
-        String::new()
-    } else {
-        format!("; make it with `dropbox-connector keys generate {file}`")
+    let remedy = match config.key_source() {
+        KeySource::File(file) if !file.exists() => {
+            format!("; make it with `dropbox-connector keys generate {}`", file.display())
+        }
+        _ => String::new(),
     };
     AppError::Config(format!("{}{remedy}", fault.message()))
 }

@@ -14,6 +14,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::Url;
 
+use crate::seal::KeySource;
 use layers::Layers;
 pub use layers::unknown_variables;
 
@@ -37,12 +38,17 @@ pub struct Config {
     pub store_url: String,
     pub store_migrate: bool,
     pub sealing_key_file: PathBuf,
+    pub sealing_key_env: String,
+    pub sealing_key_command: String,
+    #[serde(deserialize_with = "span", serialize_with = "print_span")]
+    pub sealing_key_command_timeout: Duration,
     pub parameters_file: PathBuf,
     pub dropbox_api_url: Url,
     pub dropbox_content_url: Url,
     pub dropbox_notify_url: Url,
     pub dropbox_oauth_url: Url,
     pub allow_insecure_upstream: bool,
+    pub upstream_ca_file: PathBuf,
     pub emulator: bool,
     pub app_key: String,
     pub app_secret_file: PathBuf,
@@ -172,6 +178,18 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealing_key_file: Option<String>,
+    /// Name of an environment variable that holds the key ring, instead of a file.
+    #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_ENV", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_env: Option<String>,
+    /// Command that prints the key ring, instead of a file. No shell runs it.
+    #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_COMMAND", value_name = "COMMAND")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_command: Option<String>,
+    /// Time that command may take.
+    #[arg(long, env = "DROPBOX_CONNECTOR_SEALING_KEY_COMMAND_TIMEOUT", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_command_timeout: Option<String>,
     /// Read-only application parameters from a file.
     #[arg(long, env = "DROPBOX_CONNECTOR_PARAMETERS_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +214,10 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_ALLOW_INSECURE_UPSTREAM", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_insecure_upstream: Option<String>,
+    /// CA certificates (PEM) trusted beside the machine's: of a proxy that opens TLS.
+    #[arg(long, env = "DROPBOX_CONNECTOR_UPSTREAM_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_ca_file: Option<String>,
     /// Run an emulator of Dropbox in this process and use it.
     #[arg(long, env = "DROPBOX_CONNECTOR_EMULATOR", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -406,6 +428,12 @@ impl Config {
             check(key, url.username().is_empty() && url.password().is_none(), "must not hold a user or password");
         }
         check("store_url", store_url::is_known(&self.store_url), "must begin with sqlite: or postgres://");
+        let command = shlex::split(&self.sealing_key_command);
+        check("sealing_key_command", command.is_some(), "has a quote that does not end");
+        let both = !self.sealing_key_command.is_empty() && !self.sealing_key_env.is_empty();
+        check("sealing_key_command", !both, "give it or sealing_key_env, not both");
+        let within = (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sealing_key_command_timeout);
+        check("sealing_key_command_timeout", within, "must be 100ms to 1m");
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
         check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
@@ -553,7 +581,20 @@ impl Config {
     /// Neither the store nor the key file was named.
     pub fn has_default_store(&self) -> bool {
         let default = Config::load(&Overrides::default());
-        default.is_ok_and(|d| d.store_url == self.store_url && d.sealing_key_file == self.sealing_key_file)
+        let keys = KeySource::File(self.sealing_key_file.clone());
+        default.is_ok_and(|d| d.store_url == self.store_url && d.key_source() == keys && self.key_source() == keys)
+    }
+
+    /// Where the sealing keys come from.
+    pub fn key_source(&self) -> KeySource {
+        let words = shlex::split(&self.sealing_key_command).unwrap_or_default();
+        if !words.is_empty() {
+            KeySource::Command { words, timeout: self.sealing_key_command_timeout }
+        } else if !self.sealing_key_env.is_empty() {
+            KeySource::Environment(self.sealing_key_env.clone())
+        } else {
+            KeySource::File(self.sealing_key_file.clone())
+        }
     }
 
     pub fn app_secret_file(&self) -> Option<&Path> {

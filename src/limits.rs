@@ -234,6 +234,12 @@ pub const REFUSAL_BYTES_MAX: usize = 32 * 1024;
 pub const SEND_PIECE_BYTES: usize = 1024 * 1024;
 /// Idle connections kept per host: as many as one account may use.
 pub const IDLE_CONNECTIONS_MAX: usize = 64;
+/// Ways out whose HTTP clients are kept: more proxies than one installation knows, few enough to hold.
+pub const EGRESS_CLIENTS_MAX: usize = 256;
+/// A proxy that let no connection through is asked this long for the reason.
+pub const PROXY_ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of a proxy's answer this much is read.
+pub const PROXY_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// One refresh or code exchange, with its repeats.
 pub const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -331,6 +337,19 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 /// Without word of changed application parameters for this long the process is not ready: it may serve what was revoked.
 pub const CHANGES_UNHEARD_MAX: Duration = Duration::from_secs(30);
 
+// ---- keys and exports (HOUSE 5.3) ----
+
+/// A command that gives the sealing keys is run this often: it may ask a vault, whose answer changes by hand.
+pub const KEY_COMMAND_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Text of a key ring: a thousand keys.
+pub const KEY_TEXT_BYTES_MAX: usize = 64 * 1024;
+/// Shorter passphrases are guessed by whoever has the file.
+pub const PASSPHRASE_CHARS_MIN: usize = 12;
+/// What an export may ask for before anything of it is proven: 1 GiB, 16 passes.
+pub const PASSPHRASE_COST_KIB_MAX: u32 = 1024 * 1024;
+pub const PASSPHRASE_PASSES_MAX: u32 = 16;
+/// An export of ten thousand application parameters with long policies.
+pub const EXPORT_BYTES_MAX: u64 = 256 * MIB;
 // ---- who may call (API-DESIGN a.12) ----
 
 /// A handshake ends within this; who stalls it holds a place of `HANDSHAKES_MAX`.

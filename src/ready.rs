@@ -10,8 +10,11 @@ use tokio::sync::watch;
 pub struct Facts {
     /// The store answers, reads and writes.
     pub store: bool,
-    /// The sealing key is usable.
+    /// The sealing keys could be read when they were last looked at. Those in memory hold: not ready would only unroute every
+    /// process at once, for what none of them can mend.
     pub keys: bool,
+    /// The same of the parameters file.
+    pub parameters_file: bool,
     /// Callers can be told apart: the keys of their tokens' issuer were read.
     pub callers: bool,
     /// Everything needed at start is loaded and the ports are bound.
@@ -38,9 +41,6 @@ impl Facts {
         if !self.store {
             why.push("the store does not answer");
         }
-        if !self.keys {
-            why.push("the sealing key is not usable");
-        }
         if !self.callers {
             why.push("the keys of the tokens' issuer were not read yet");
         }
@@ -48,6 +48,18 @@ impl Facts {
             why.push("draining");
         }
         why
+    }
+
+    /// What an operator should mend though it does not stand in the way.
+    pub fn notes(&self) -> Vec<&'static str> {
+        let mut notes = Vec::new();
+        if !self.keys {
+            notes.push("the sealing keys cannot be read again; those in memory hold");
+        }
+        if !self.parameters_file {
+            notes.push("the parameters file is broken; the last good one holds");
+        }
+        notes
     }
 }
 
@@ -62,6 +74,7 @@ impl Ready {
         Self(Arc::new(watch::Sender::new(Facts {
             store: true,
             keys: true,
+            parameters_file: true,
             callers: true,
             loaded: false,
             draining: false,
@@ -72,8 +85,12 @@ impl Ready {
         self.set(|facts| facts.store = answers);
     }
 
-    pub fn set_keys(&self, usable: bool) {
-        self.set(|facts| facts.keys = usable);
+    pub fn set_keys(&self, readable: bool) {
+        self.set(|facts| facts.keys = readable);
+    }
+
+    pub fn set_parameters_file(&self, good: bool) {
+        self.set(|facts| facts.parameters_file = good);
     }
 
     pub fn set_callers(&self, known: bool) {
@@ -127,11 +144,15 @@ mod tests {
         ready.set_loaded();
         assert!(ready.is_ready());
         ready.set_store(false);
-        ready.set_keys(false);
-        assert_eq!(ready.why(), ["the store does not answer", "the sealing key is not usable"]);
+        assert_eq!(ready.why(), ["the store does not answer"]);
         ready.set_store(true);
+        ready.set_keys(false);
+        ready.set_parameters_file(false);
+        assert!(ready.is_ready(), "the old ones hold");
+        assert_eq!(ready.facts().notes().len(), 2);
         ready.set_keys(true);
-        assert!(ready.is_ready());
+        ready.set_parameters_file(true);
+        assert!(ready.facts().notes().is_empty());
         ready.set_draining();
         assert_eq!(ready.why(), ["draining"]);
     }

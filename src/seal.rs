@@ -2,10 +2,14 @@
 //! A blob is version, key id, nonce, ciphertext (XChaCha20-Poly1305). What it is and where it belongs is associated data,
 //! so rows, columns and kinds of handle cannot be swapped. A handle grants nothing; it only cannot be read or forged.
 
+mod passphrase;
+mod source;
+
 use std::{
     fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -22,9 +26,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+pub use passphrase::{open_with, seal_to};
+pub use source::KeySource;
+
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{HANDLE_BYTES_MAX, UPLOAD_ID_BYTES_MAX},
+    limits::{HANDLE_BYTES_MAX, KEY_COMMAND_INTERVAL, UPLOAD_ID_BYTES_MAX},
 };
 
 const VERSION: u8 = 1;
@@ -35,10 +42,12 @@ const KEY_ID_BYTES_MAX: usize = 16;
 
 /// One key that seals, any number that open.
 ///
-/// Key file: one `key-id:key` per line, the key 32 bytes in base64 or hex; the first line seals, all lines open. Empty lines
+/// Its text: one `key-id:key` per line, the key 32 bytes in base64 or hex; the first line seals, all lines open. Empty lines
 /// and lines that begin with `#` are skipped.
 pub struct KeyRing {
-    file: Option<PathBuf>,
+    source: Option<KeySource>,
+    /// When the source was last read well.
+    read_at: Mutex<Instant>,
     keys: ArcSwap<Vec<Key>>,
 }
 
@@ -78,8 +87,18 @@ impl KeyRing {
     /// # Errors
     /// `INVALID_FIELD` naming `sealing_key_file`: missing, unreadable, empty or malformed. No message shows key material.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let keys = read(path)?;
-        Ok(Self { file: Some(path.to_owned()), keys: ArcSwap::from_pointee(keys) })
+        let source = KeySource::File(path.to_owned());
+        let keys = parse(&source::read_file(path)?, source.key())?;
+        Ok(Self::of(Some(source), keys))
+    }
+
+    /// Reads the keys from wherever they are.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` naming the setting of the source. No message shows key material.
+    pub async fn from_source(source: KeySource) -> Result<Self> {
+        let keys = parse(&*source.read().await?, source.key())?;
+        Ok(Self::of(Some(source), keys))
     }
 
     /// A ring from the text of a key file.
@@ -87,7 +106,11 @@ impl KeyRing {
     /// # Errors
     /// `INVALID_FIELD` as [`KeyRing::from_file`].
     pub fn parse(text: &str) -> Result<Self> {
-        Ok(Self { file: None, keys: ArcSwap::from_pointee(parse(text)?) })
+        Ok(Self::of(None, parse(text, "sealing_key_file")?))
+    }
+
+    fn of(source: Option<KeySource>, keys: Vec<Key>) -> Self {
+        Self { source, read_at: Mutex::new(Instant::now()), keys: ArcSwap::from_pointee(keys) }
     }
 
     /// A ring with one new random key that lives as long as the process: for the emulator and tests.
@@ -102,6 +125,13 @@ impl KeyRing {
         Zeroizing::new(format!("{key_id}:{}", Zeroizing::new(STANDARD.encode(key.as_slice())).as_str()))
     }
 
+    /// A new id for a key.
+    pub fn new_id() -> String {
+        let mut stamp = [0u8; 4];
+        rand::rng().fill_bytes(&mut stamp);
+        format!("k{}", hex::encode(stamp))
+    }
+
     /// Makes a key file with one new key, readable by its owner only. An existing file is left alone and read.
     ///
     /// # Errors
@@ -114,9 +144,7 @@ impl KeyRing {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         match options.open(path) {
             Ok(mut file) => {
-                let mut stamp = [0u8; 4];
-                rand::rng().fill_bytes(&mut stamp);
-                let line = Self::new_line(&format!("k{}", hex::encode(stamp)));
+                let line = Self::new_line(&Self::new_id());
                 file.write_all(line.as_bytes())
                     .and_then(|()| file.write_all(b"\n"))
                     .and_then(|()| file.sync_all())
@@ -128,13 +156,20 @@ impl KeyRing {
         Self::from_file(path)
     }
 
-    /// Reads the key file again; true if the keys are others now. On failure the old keys stay.
+    /// Reads the source again; true if the keys are others now. A file is read each time; a command runs every few minutes,
+    /// until it works, and when `asked`; the environment cannot have changed. On failure the old keys stay.
     ///
     /// # Errors
-    /// `INVALID_FIELD` as [`KeyRing::from_file`].
-    pub fn reload(&self) -> Result<bool> {
-        let Some(path) = &self.file else { return Ok(false) };
-        let keys = read(path)?;
+    /// `INVALID_FIELD` as [`KeyRing::from_source`].
+    pub async fn reload(&self, asked: bool) -> Result<bool> {
+        let last = *self.read_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = match &self.source {
+            None | Some(KeySource::Environment(_)) => return Ok(false),
+            Some(KeySource::Command { .. }) if !asked && last.elapsed() < KEY_COMMAND_INTERVAL => return Ok(false),
+            Some(source) => source,
+        };
+        let keys = parse(&*source.read().await?, source.key())?;
+        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         // Same ids in the same order are the same keys: an id is never used for two keys.
         let changed = !keys.iter().map(|key| &key.id).eq(self.keys.load().iter().map(|key| &key.id));
         if changed {
@@ -303,14 +338,9 @@ fn split(blob: &[u8]) -> Option<Parts<'_>> {
     Some((std::str::from_utf8(id).ok()?, &blob[..2 + id.len()], *nonce, sealed))
 }
 
-fn read(path: &Path) -> Result<Vec<Key>> {
-    let text = std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|error| bad_file(format!("cannot read {}: {error}", path.display())))?;
-    parse(&text)
-}
-
-fn parse(text: &str) -> Result<Vec<Key>> {
+/// `source` is the setting that is named in what is wrong.
+fn parse(text: &str, source: &str) -> Result<Vec<Key>> {
+    let bad = |text: String| Fault::field(source, "MALFORMED", text);
     let mut keys: Vec<Key> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let (line, number) = (line.trim(), index + 1);
@@ -319,25 +349,25 @@ fn parse(text: &str) -> Result<Vec<Key>> {
         }
         let (id, encoded) = line
             .split_once(':')
-            .ok_or_else(|| bad_file(format!("line {number}: write key-id:key, key in base64 or hex")))?;
+            .ok_or_else(|| bad(format!("line {number}: write key-id:key, key in base64 or hex")))?;
         let (id, encoded) = (id.trim(), encoded.trim());
         let well_formed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
         if id.is_empty() || id.len() > KEY_ID_BYTES_MAX || !id.chars().all(well_formed) {
-            return Err(bad_file(format!("line {number}: a key id has 1 to 16 letters, digits, - _ or .")));
+            return Err(bad(format!("line {number}: a key id has 1 to 16 letters, digits, - _ or .")));
         }
         let bytes = if encoded.len() == 2 * KEY_BYTES { hex::decode(encoded).ok() } else { None };
         let bytes = bytes.or_else(|| STANDARD.decode(encoded).ok()).or_else(|| URL_SAFE_NO_PAD.decode(encoded).ok());
         let bytes = Zeroizing::new(bytes.unwrap_or_default());
         let Ok(cipher) = XChaCha20Poly1305::new_from_slice(&bytes) else {
-            return Err(bad_file(format!("line {number}: a key is {KEY_BYTES} bytes in base64 or hex")));
+            return Err(bad(format!("line {number}: a key is {KEY_BYTES} bytes in base64 or hex")));
         };
         if keys.iter().any(|key| key.id == id) {
-            return Err(bad_file(format!("line {number}: key id {id} stands twice")));
+            return Err(bad(format!("line {number}: key id {id} stands twice")));
         }
         keys.push(Key { id: id.to_owned(), cipher });
     }
     if keys.is_empty() {
-        return Err(bad_file("it holds no key; `dropbox-connector` can make one".to_owned()));
+        return Err(bad("it holds no key; `dropbox-connector keys generate FILE` makes one".to_owned()));
     }
     Ok(keys)
 }
@@ -400,25 +430,25 @@ mod tests {
         assert!(ring.seal_handle(HandleKind::Job, &ME, &long).unwrap().len() <= HANDLE_BYTES_MAX);
     }
 
-    #[test]
-    fn a_key_file_is_made_once_rotated_and_read_again() {
+    #[tokio::test]
+    async fn a_key_file_is_made_once_rotated_and_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         let ring = KeyRing::from_file_or_new(&path).unwrap();
         let blob = ring.seal("column", &[], b"hush");
         assert_eq!(KeyRing::from_file_or_new(&path).unwrap().open("column", &[], &blob).unwrap().as_slice(), b"hush");
-        assert!(!ring.reload().unwrap());
+        assert!(!ring.reload(false).await.unwrap());
 
         let old = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("# new first\n{}\n\n{old}", KeyRing::new_line("next").as_str())).unwrap();
-        assert!(ring.reload().unwrap());
+        assert!(ring.reload(false).await.unwrap());
         assert_eq!(ring.sealing_key_id(), "next");
         assert_eq!(ring.key_ids().len(), 2);
         assert_eq!(ring.open("column", &[], &blob).unwrap().as_slice(), b"hush");
         assert_eq!(KeyRing::key_id_of(&ring.seal("column", &[], b"")), Some("next"));
 
         std::fs::write(&path, "broken").unwrap();
-        assert_eq!(ring.reload().unwrap_err().violations()[0].field, "sealing_key_file");
+        assert_eq!(ring.reload(false).await.unwrap_err().violations()[0].field, "sealing_key_file");
         assert_eq!(ring.sealing_key_id(), "next");
     }
 

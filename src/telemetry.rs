@@ -57,6 +57,8 @@ names! {
     TRANSFER_UNRECORDED = Counter "dropboxconnector.transfer.unrecorded" Count: "Acknowledged pieces of uploads that the store did not take; after a break they are sent again.";
     BUFFER_BYTES = Gauge "dropboxconnector.buffer.bytes" Bytes: "Memory of the block budget in use.";
     OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
+    KEYS_BROKEN = Gauge "dropboxconnector.keys.broken" Count: "1 while the sealing keys cannot be read again; those in memory hold.";
+    PARAMETERS_FILE_BROKEN = Gauge "dropboxconnector.parameters_file.broken" Count: "1 while the parameters file cannot be used; the last good one holds.";
     TLS_HANDSHAKES = Counter "dropboxconnector.tls.handshakes" Count: "TLS handshakes of the data and admin ports, by outcome.";
     TLS_CERTIFICATE_EXPIRY = Gauge "dropboxconnector.tls.certificate.expiry" Seconds: "Unix time at which the certificate in use expires.";
     TLS_RELOADS = Counter "dropboxconnector.tls.reloads" Count: "Changes of certificate, key or authorities on disk, by outcome: changed, or refused and the old ones kept.";

@@ -3,7 +3,9 @@
 use prost_types::{Duration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::api::v1::{AccountSummary, ApplicationParameter, GetAccountResponse, Item, Link, SharedLink, item::Kind};
+use crate::api::v1::{
+    AccountSummary, ApplicationParameter, GetAccountResponse, Item, Link, Proxy, ProxyKind, SharedLink, item::Kind,
+};
 
 /// An item, with `kind` said in one word.
 pub fn item(item: &Item) -> Value {
@@ -89,6 +91,7 @@ pub fn parameter(parameter: &ApplicationParameter) -> Value {
         "scopes": parameter.scopes,
         "grantedScopes": parameter.granted_scopes,
         "pathPrefix": parameter.path_prefix,
+        "proxy": parameter.proxy.as_ref().map(proxy).unwrap_or_default(),
         "account": parameter.account.as_ref().map(account_summary),
         "allowedPrincipals": parameter.policy.as_ref().map(|policy| &policy.allowed_principals),
         "createTime": parameter.create_time.as_ref().map(time),
@@ -96,6 +99,21 @@ pub fn parameter(parameter: &ApplicationParameter) -> Value {
         "refreshTime": parameter.refresh_time.as_ref().map(time),
         "etag": parameter.etag,
     }))
+}
+
+/// `http://me@proxy.example:3128`; empty for none.
+fn proxy(proxy: &Proxy) -> String {
+    let scheme = match proxy.proxy_kind() {
+        ProxyKind::Unspecified | ProxyKind::None => return String::new(),
+        ProxyKind::System => return "system".to_owned(),
+        ProxyKind::Http => "http",
+        ProxyKind::Https => "https",
+        ProxyKind::Socks4 => "socks4",
+        ProxyKind::Socks5 => "socks5",
+    };
+    let domain = if proxy.domain.is_empty() { String::new() } else { format!("{}\\", proxy.domain) };
+    let user = if proxy.username.is_empty() { String::new() } else { format!("{domain}{}@", proxy.username) };
+    format!("{scheme}://{user}{}:{}", proxy.address, proxy.port)
 }
 
 /// RFC 3339, to the second.

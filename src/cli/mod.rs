@@ -1,6 +1,7 @@
 //! The command line: what a person or a container starts. It talks to the server as any client does, over gRPC, and
 //! starts `app` for `serve` and `demo`.
 
+mod bundle;
 mod client;
 mod connect;
 mod content_hash;
@@ -11,7 +12,9 @@ mod get;
 mod items;
 mod json;
 mod kept;
+mod keys;
 mod local;
+mod network;
 mod out;
 mod parameters;
 mod paths;
@@ -57,7 +60,7 @@ Examples:
     Config(server::ConfigCommand),
     /// Make the keys that seal secrets and handles.
     #[command(subcommand)]
-    Keys(server::KeysCommand),
+    Keys(keys::KeysCommand),
     /// Connect a Dropbox account: opens the browser, or takes a code where there is none.
     Connect(connect::ConnectArgs),
     /// Manage application parameters: which Dropbox accounts there are.
@@ -100,7 +103,8 @@ fn variables() -> Vec<String> {
         names.extend(read);
         command.get_subcommands().for_each(|command| collect(command, names));
     }
-    let mut names = Vec::new();
+    // Secrets that no flag takes.
+    let mut names = vec![bundle::VARIABLE.to_owned(), network::PASSWORD.to_owned()];
     collect(&Cli::command(), &mut names);
     names.sort();
     names.dedup();
@@ -156,8 +160,8 @@ async fn dispatch(command: Command, logs: Logs) -> Result<()> {
         Command::Emulator(args) => Box::pin(server::emulator(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args, logs)).await,
         Command::Migrate(args) => server::migrate(*args).await,
-        Command::Config(command) => server::config(command),
-        Command::Keys(command) => server::keys(command),
+        Command::Config(command) => server::config(command).await,
+        Command::Keys(command) => keys::run(command).await,
         Command::Health(args) => server::health(args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -238,7 +242,16 @@ mod tests {
             "link /photos/cat.jpg",
             "health --probe-addr 127.0.0.1:1 --service liveness",
             "parameters create crm --app-key k",
+            "parameters create crm --app-key k --proxy http://proxy:3128 --proxy-user me --proxy-password-file f",
+            "parameters network crm --proxy none --connect-timeout 5s",
             "parameters rotate",
+            "parameters export --to x.sealed --passphrase-file p --store-url sqlite://x.db",
+            "parameters export a b --to x.sealed",
+            "parameters import --from x.sealed --skip",
+            "parameters import crm --refresh-token-file t",
+            "keys generate --add --last x.keys",
+            "keys promote x.keys k1",
+            "keys status",
             "migrate --check --store-url postgres://me@db/x",
             "parameters create crm --shared-app --redirect-uri https://a.example/cb --scope files.content.read --team",
             "parameters disconnect crm",
@@ -254,9 +267,20 @@ mod tests {
             let words = std::iter::once("dropbox-connector").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in
-            ["put /", "ls a b", "rm", "health --service", "parameters import crm", "parameters create crm", "connect"]
-        {
+        for line in [
+            "put /",
+            "ls a b",
+            "rm",
+            "health --service",
+            "parameters import crm",
+            "parameters import",
+            "parameters import --from x --skip --replace",
+            "parameters import crm --from x",
+            "parameters export --to x --passphrase hush",
+            "keys generate --last x",
+            "parameters create crm",
+            "connect",
+        ] {
             let words = std::iter::once("dropbox-connector").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }

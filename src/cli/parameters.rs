@@ -19,10 +19,13 @@ use crate::{
 };
 
 use super::{
+    bundle::{self, BundleArgs, ExportArgs},
     client::{Admin, Identity, Repeat, TlsArgs, channel, repeated},
     exit::{Exit, Failure, Result},
     items::fields,
-    json, out,
+    json,
+    network::NetworkArgs,
+    out,
 };
 
 #[derive(Debug, Subcommand)]
@@ -38,8 +41,16 @@ Example:
     Get(OneArgs),
     /// List them, without their secrets.
     List(ListArgs),
-    /// Give it a refresh token or an access token. They are tried at Dropbox before they are kept.
-    Import(ImportArgs),
+    /// Give it a refresh token or an access token, tried at Dropbox before they are kept; or take over an export (--from).
+    Import(Box<ImportArgs>),
+    /// Write them with all their secrets into a file sealed to a passphrase. Takes the settings of `serve`.
+    Export(Box<ExportArgs>),
+    /// Set its proxy and its patience; what is not given stays.
+    #[command(after_help = "\
+Example:
+  dropbox-connector parameters network crm --proxy http://proxy.example:3128 --proxy-user me --proxy-password-file ./secret
+  dropbox-connector parameters network crm --proxy none --connect-timeout 5s")]
+    Network(SetNetworkArgs),
     /// Try it at Dropbox as a data call would.
     Test(OneArgs),
     /// Revoke its grant at Dropbox and forget it. Its uploads and downloads under way end.
@@ -129,6 +140,19 @@ pub struct CreateArgs {
     #[arg(long, value_enum)]
     permission: Vec<Permitted>,
     #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SetNetworkArgs {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
     admin: AdminArgs,
 }
 
@@ -194,9 +218,9 @@ pub struct ListArgs {
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("credential").required(true))]
 pub struct ImportArgs {
-    /// Its id.
-    #[arg(value_name = "ID")]
-    id: String,
+    /// Its id; not with --from.
+    #[arg(value_name = "ID", required_unless_present = "from")]
+    id: Option<String>,
     /// File with a refresh token; `-` is standard input.
     #[arg(long, value_name = "FILE", group = "credential")]
     refresh_token_file: Option<PathBuf>,
@@ -209,6 +233,8 @@ pub struct ImportArgs {
     access_token: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -228,7 +254,12 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
             show(&args.admin, answer.application_parameter)
         }
         ParametersCommand::List(args) => list(args).await,
-        ParametersCommand::Import(args) => import(args).await,
+        ParametersCommand::Import(mut args) => match args.bundle.from.take() {
+            Some(file) => bundle::import(args.bundle, &file).await,
+            None => import(*args).await,
+        },
+        ParametersCommand::Export(args) => bundle::export(*args).await,
+        ParametersCommand::Network(args) => set_network(args).await,
         ParametersCommand::Test(args) => test(args).await,
         ParametersCommand::Disconnect(args) => disconnect(args).await,
         ParametersCommand::Secret(args) => set_secret(args).await,
@@ -285,6 +316,7 @@ async fn create(args: CreateArgs) -> Result<()> {
         Access::Full => AccessType::Full,
         Access::AppFolder => AccessType::AppFolder,
     };
+    let (proxy, timeouts, _) = args.network.read(secret)?;
     let policy = ParameterPolicy {
         allowed_principals: args.allow,
         permissions: args.permission.iter().map(|one| Permission::from(*one).into()).collect(),
@@ -304,6 +336,8 @@ async fn create(args: CreateArgs) -> Result<()> {
         access_type: access.into(),
         path_prefix: args.path_prefix,
         policy: Some(policy),
+        proxy,
+        timeouts: Some(timeouts),
         ..Default::default()
     };
     let request =
@@ -346,7 +380,10 @@ async fn import(args: ImportArgs) -> Result<()> {
         (_, _, _, Some(text)) => token(text),
         _ => return Err(Failure::usage("give --refresh-token-file or --access-token-file")),
     };
-    let request = ImportCredentialsRequest { application_parameter_id: args.id, credential: Some(credential) };
+    let request = ImportCredentialsRequest {
+        application_parameter_id: args.id.unwrap_or_default(),
+        credential: Some(credential),
+    };
     let admin = admin(&args.admin).await?;
     let answer = repeated(Repeat::Free, async || admin.clone().import_credentials(request.clone()).await).await?;
     show(&args.admin, answer.application_parameter)
@@ -360,6 +397,7 @@ async fn test(args: OneArgs) -> Result<()> {
     let mut shown = answer.account.as_ref().map_or_else(|| json!({}), json::account_summary);
     shown["grantedScopes"] = json!(answer.granted_scopes);
     shown["latency"] = json!(answer.latency.as_ref().map(json::span));
+    shown["proxy"] = json!(answer.proxy);
     shown["clockSkew"] = json!(answer.clock_skew.as_ref().map(json::span));
     if args.admin.json {
         out::line(shown);
@@ -393,6 +431,27 @@ async fn set_secret(args: SecretArgs) -> Result<()> {
         update_mask: Some(FieldMask { paths: vec!["app_secret".into()] }),
         ..Default::default()
     };
+    let answer =
+        repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
+    show(&args.admin, answer.application_parameter)
+}
+
+async fn set_network(args: SetNetworkArgs) -> Result<()> {
+    let (proxy, timeouts, paths) = args.network.read(secret)?;
+    if paths.is_empty() {
+        return Err(Failure::usage("give --proxy or a timeout"));
+    }
+    let request = UpdateApplicationParameterRequest {
+        application_parameter: Some(ApplicationParameter {
+            application_parameter_id: args.id,
+            proxy,
+            timeouts: Some(timeouts),
+            ..Default::default()
+        }),
+        update_mask: Some(FieldMask { paths }),
+        ..Default::default()
+    };
+    let admin = admin(&args.admin).await?;
     let answer =
         repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
     show(&args.admin, answer.application_parameter)

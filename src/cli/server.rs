@@ -1,12 +1,6 @@
-//! What an operator starts: `serve`, `emulator`, `migrate`, `config`, `keys`, `health`.
+//! What an operator starts: `serve`, `emulator`, `migrate`, `config`, `health`.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 use serde_json::json;
@@ -16,13 +10,12 @@ use crate::{
     app::{self, App, AppError, DEMO_PARAMETER},
     config::{self, Config, Overrides, Problem},
     emulator::{Emulator, Options, Ports},
-    seal::KeyRing,
 };
 
 use super::{
     client::{TlsArgs, channel},
     exit::{Exit, Failure, Result},
-    out,
+    keys, out,
 };
 
 #[derive(Debug, clap::Args)]
@@ -154,13 +147,17 @@ impl Signals {
     /// The next SIGINT or SIGTERM.
     async fn next(&mut self) {
         #[cfg(unix)]
-        let terminate = self.terminate.recv();
+        ending(&mut self.terminate).await;
         #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate => {}
-        }
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+#[cfg(unix)]
+async fn ending(terminate: &mut tokio::signal::unix::Signal) {
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 
@@ -319,17 +316,16 @@ pub struct PrintArgs {
     overrides: Overrides,
 }
 
-pub fn config(command: ConfigCommand) -> Result<()> {
+pub async fn config(command: ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check(args) => {
             let (config, mut problems) = examine(&args.overrides);
-            let named = problems.iter().any(|problem| ["emulator", "sealing_key_file"].contains(&problem.key.as_str()));
+            let keys_named = |problem: &Problem| problem.key == "emulator" || problem.key.starts_with("sealing_key_");
             if !config.emulator
-                && !named
-                && let Err(fault) = KeyRing::from_file(&config.sealing_key_file)
+                && !problems.iter().any(keys_named)
+                && let Err(text) = keys::check(config.key_source()).await
             {
-                let text = format!("{}; `dropbox-connector keys generate FILE` makes a key file", fault.message());
-                problems.push(Problem { key: "sealing_key_file".into(), origin: String::new(), text });
+                problems.push(Problem { key: config.key_source().key().into(), origin: String::new(), text });
             }
             unusable(problems)?;
             out::note("the configuration can be used");
@@ -338,56 +334,6 @@ pub fn config(command: ConfigCommand) -> Result<()> {
         ConfigCommand::Print(args) => out::bytes(load(&args.overrides)?.print().as_bytes()),
     }
     Ok(())
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KeysCommand {
-    /// Make a key file with one new key, or put a new key before those of an existing one.
-    #[command(after_help = "\
-To change keys: `keys generate --add FILE` on every machine that has the file (servers read it again by themselves),
-then `parameters rotate`. Keep the old keys for 7 days: handles of uploads under way are sealed with them.")]
-    Generate {
-        /// The key file.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// The file is there: put a new key before the others.
-        #[arg(long)]
-        add: bool,
-    },
-}
-
-pub fn keys(command: KeysCommand) -> Result<()> {
-    let KeysCommand::Generate { file, add } = command;
-    let there = file.exists();
-    if there && !add {
-        let failure = Failure::new(Exit::Conflict, format!("{} is there already", file.display()));
-        return Err(failure.remedy("--add puts a new key before those it has"));
-    }
-    if there {
-        add_key(&file)?;
-    } else {
-        KeyRing::from_file_or_new(&file).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
-    }
-    let keys = KeyRing::from_file(&file).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
-    out::note(format_args!("{} seals with key {}", file.display(), keys.sealing_key_id()));
-    Ok(())
-}
-
-/// Puts a new key first. The file is replaced as a whole, so a server never reads half of it.
-fn add_key(file: &Path) -> Result<()> {
-    let wrong = |error: io::Error| Failure::local(file, &error);
-    // A malformed file is told before it is touched.
-    KeyRing::from_file(file).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
-    let draft = file.with_extension("new");
-    // A draft that a crash left behind must not lend its permissions to the new one.
-    let _ = fs::remove_file(&draft);
-    KeyRing::from_file_or_new(&draft).map_err(|fault| Failure::new(Exit::Config, fault.message()))?;
-    let before = fs::read(file).map_err(wrong)?;
-    let appended = fs::OpenOptions::new().append(true).open(&draft).and_then(|mut draft| {
-        draft.write_all(&before)?;
-        draft.sync_all()
-    });
-    appended.and_then(|()| fs::rename(&draft, file)).map_err(wrong)
 }
 
 #[derive(Debug, clap::Args)]
@@ -425,29 +371,5 @@ pub async fn health(args: HealthArgs) -> Result<()> {
         }
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::new(Exit::Unavailable, format!("no answer within {} s", args.timeout))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_that_is_added_seals_and_the_old_ones_stay() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("x.keys");
-        let generate = |add| keys(KeysCommand::Generate { file: file.clone(), add });
-        generate(false).expect("made");
-        let before = KeyRing::from_file(&file).expect("a key file").key_ids();
-        assert_eq!(generate(false).map_err(|failure| failure.exit), Err(Exit::Conflict));
-        generate(true).expect("added");
-        let after = KeyRing::from_file(&file).expect("a key file");
-        assert_eq!(after.key_ids()[1..], before);
-        assert_ne!(after.sealing_key_id(), before[0]);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
-        }
     }
 }

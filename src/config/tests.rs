@@ -14,6 +14,17 @@ fn load(edit: impl FnOnce(&mut Overrides)) -> Result<Config, ConfigError> {
 }
 
 #[test]
+fn a_command_is_split_as_a_shell_would_and_run_by_none() {
+    let source = |command: &str| load(|o| o.sealing_key_command = Some(command.into())).expect("valid").key_source();
+    let KeySource::Command { words, timeout } = source("vault kv get -field='a b' secret/x; $(id)") else {
+        panic!("a command");
+    };
+    assert_eq!(words, ["vault", "kv", "get", "-field=a b", "secret/x;", "$(id)"]);
+    assert_eq!(timeout, Duration::from_secs(10));
+    assert_eq!(source(""), KeySource::File("dropbox-connector.keys".into()));
+}
+
+#[test]
 fn the_defaults_are_valid_and_print_as_they_are_read() {
     let config = load(|_| {}).expect("defaults");
     assert_eq!(config.drain_grace, Duration::from_secs(25));
@@ -47,6 +58,9 @@ fn a_bad_value_is_refused_by_the_name_of_its_key() {
         ("auth_mode = \"magic\"", "auth_mode"),
         ("colour = 1", "colour"),
         ("store_url = \"mysql://x\"", "store_url"),
+        ("sealing_key_command = \"sh -c 'x\"", "sealing_key_command"),
+        ("sealing_key_command = \"x\"\nsealing_key_env = \"X\"", "sealing_key_command"),
+        ("sealing_key_command_timeout = \"2m\"", "sealing_key_command_timeout"),
         ("tls_cert_file = \"x\"", "tls_key_file"),
         ("tls_key_file = \"x\"", "tls_cert_file"),
         ("tls_client_ca_file = \"x\"", "tls_client_ca_file"),

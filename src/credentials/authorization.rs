@@ -319,7 +319,7 @@ impl Resolver {
         if let Some(uri) = &begun.redirect_uri {
             form.push(("redirect_uri", uri.as_str()));
         }
-        self.transport.token(&form).await.map_err(|fault| match fault.reason() {
+        self.transport_of(parameters).token(&form).await.map_err(|fault| match fault.reason() {
             Reason::ReauthorizationRequired | Reason::DropboxBadRequest => {
                 let text = match &begun.redirect_uri {
                     None => "Dropbox does not take this code: it is mistyped, used, expired or of another app".to_owned(),
@@ -418,7 +418,7 @@ impl Resolver {
 
     async fn revoke_bearer(&self, parameters: &Parameters, bearer: Bearer) -> Result<()> {
         let caller = Caller::new(
-            self.transport.clone(),
+            self.transport_of(parameters),
             Arc::new(Fixed(Arc::new(bearer))),
             AccountKey::new(&*parameters.uid),
             None,

@@ -15,7 +15,7 @@ use super::{
     not_found, ready, timeouts,
 };
 use crate::{
-    dropbox::{AccountKey, Bearer, Caller, TokenSource as _, routes},
+    dropbox::{AccountKey, ActAs, Bearer, Caller, TokenSource as _, routes},
     fault::{Fault, Reason, Result},
     limits::IMPORT_DEADLINE,
     secret::Secret,
@@ -44,6 +44,8 @@ pub struct TestReport {
     pub latency: Duration,
     /// Seconds that this machine's clock is ahead of Dropbox's; negative when it is behind. None if Dropbox did not say.
     pub clock_skew_seconds: Option<i64>,
+    /// Through which it went, as it may be shown; None: straight.
+    pub proxy: Option<String>,
 }
 
 impl Resolver {
@@ -93,18 +95,19 @@ impl Resolver {
             Some(account(&self.caller(&entry, act_as, None, deadline)).await?)
         };
         let latency = begun.elapsed();
-        let skew = match self.transport.server_time().await {
+        let skew = match entry.transport.server_time().await {
             Ok(theirs) => Some(seconds_ahead(self.clock.now(), theirs)),
             Err(fault) => {
                 tracing::debug!(%fault, "Dropbox's clock could not be read");
                 None
             }
         };
-        Ok(TestReport { account, scopes: parameters.granted_scopes.clone(), latency, clock_skew_seconds: skew })
+        let (scopes, proxy) = (parameters.granted_scopes.clone(), entry.transport.proxy());
+        Ok(TestReport { account, scopes, latency, clock_skew_seconds: skew, proxy })
     }
 
     async fn by_refresh_token(&self, parameters: &Parameters, token: Secret<String>) -> Result<Linked> {
-        let answer = refresh_token(&self.transport, parameters, &token).await?;
+        let answer = refresh_token(&self.transport_of(parameters), parameters, &token).await?;
         let ends = answer.expires_in.map(|span| self.clock.now() + span);
         let found = self.prove(parameters, answer.access_token.clone(), ends).await?;
         let told = answer.account_id.or(answer.team_id.clone());
@@ -145,25 +148,30 @@ impl Resolver {
         token: Secret<String>,
         expires_at: Option<SystemTime>,
     ) -> Result<Option<Account>> {
-        let tokens = Arc::new(Fixed(Arc::new(Bearer { token, expires_at, generation: 0 })));
-        let caller = |act_as| {
-            Caller::new(
-                self.transport.clone(),
-                tokens.clone(),
-                AccountKey::new(&*parameters.uid),
-                act_as,
-                None,
-                Some(Instant::now() + IMPORT_DEADLINE),
-                timeouts(parameters),
-            )
-        };
+        let bearer = Arc::new(Bearer { token, expires_at, generation: 0 });
+        let asking = self.prover(parameters, bearer.clone(), None);
         let chosen = members::chosen(parameters, None)?;
-        let act_as = Members::default().resolve(parameters, chosen, self.clock.now(), || caller(None)).await?;
-        match account(&caller(act_as)).await {
+        let act_as = Members::default().resolve(parameters, chosen, self.clock.now(), move || asking).await?;
+        match account(&self.prover(parameters, bearer, act_as)).await {
             Ok(account) => Ok(Some(account)),
             Err(fault) if matches!(fault.reason(), Reason::ScopeMissing | Reason::MemberRequired) => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+}
+
+impl Resolver {
+    /// Calls with a bearer that is not stored yet.
+    fn prover(&self, parameters: &Parameters, bearer: Arc<Bearer>, act_as: Option<ActAs>) -> Caller {
+        Caller::new(
+            self.transport_of(parameters),
+            Arc::new(Fixed(bearer)),
+            AccountKey::new(&*parameters.uid),
+            act_as,
+            None,
+            Some(Instant::now() + IMPORT_DEADLINE),
+            timeouts(parameters),
+        )
     }
 }
 

@@ -32,10 +32,10 @@ use tokio::sync::Notify;
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{AccountKey, ActAs, Caller, Places, Root, Timeouts, TokenSource, Transport},
+    dropbox::{AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
-    store::{AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
+    store::{self, AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
 };
 
 /// What a request says about itself beside the id.
@@ -87,6 +87,8 @@ struct Entry {
     parameters: Arc<Parameters>,
     tokens: Arc<Account>,
     ending: Ending,
+    /// By the parameter's own way out.
+    transport: Arc<Transport>,
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<Places>>,
@@ -233,7 +235,7 @@ impl Resolver {
                 Some(Grant::Refreshable(_)) => self.store.renewal(&parameters.uid).await.unwrap_or_default(),
                 _ => None,
             };
-            let (store, transport, clock) = (self.store.clone(), self.transport.clone(), self.clock.clone());
+            let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
             let parameters = Arc::new(parameters);
             let entry = Arc::new(Entry {
                 timeouts: timeouts(&parameters),
@@ -241,7 +243,8 @@ impl Resolver {
                     0 => None,
                     most => Some(Arc::new(Places::new(most as usize))),
                 },
-                tokens: Account::new(parameters.clone(), renewal, store, transport, clock),
+                tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
+                transport,
                 ending: Ending::of(&parameters),
                 parameters,
                 members: Members::default(),
@@ -258,6 +261,11 @@ impl Resolver {
         }
     }
 
+    /// Everything for a parameter goes its way out: calls, renewals, exchanges of codes.
+    fn transport_of(&self, parameters: &Parameters) -> Arc<Transport> {
+        self.transport.through(egress(parameters), timeouts(parameters))
+    }
+
     fn caller(&self, entry: &Entry, act_as: Option<ActAs>, root: Option<Root>, deadline: Option<Instant>) -> Caller {
         let parameters = &entry.parameters;
         let account = match (&act_as, parameters.account_id()) {
@@ -267,7 +275,7 @@ impl Resolver {
         };
         let tokens: Arc<dyn TokenSource> = entry.tokens.clone();
         let key = AccountKey::new(account);
-        Caller::new(self.transport.clone(), tokens, key, act_as, root, deadline, entry.timeouts)
+        Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, entry.timeouts)
             .limited(entry.in_flight.clone())
     }
 
@@ -367,6 +375,22 @@ fn timeouts(parameters: &Parameters) -> Timeouts {
         request: set.request.unwrap_or(default.request),
         idle_read: set.idle_read.unwrap_or(default.idle_read),
     }
+}
+
+fn egress(parameters: &Parameters) -> Egress {
+    let settings = &parameters.settings.proxy;
+    let kind = match settings.proxy_kind {
+        store::ProxyKind::None => return Egress::Direct,
+        store::ProxyKind::System => return Egress::System,
+        store::ProxyKind::Http => ProxyKind::Http,
+        store::ProxyKind::Https => ProxyKind::Https,
+        store::ProxyKind::Socks4 => ProxyKind::Socks4,
+        store::ProxyKind::Socks5 => ProxyKind::Socks5,
+    };
+    let password = || parameters.proxy_password.clone().unwrap_or_else(|| String::new().into());
+    let login = (!settings.username.is_empty()).then(|| (settings.user(), password()));
+    let host = settings.address.trim_matches(['[', ']']);
+    Egress::Proxy(Arc::new(Proxy::new(kind, host, settings.port, login)))
 }
 
 /// The same words for "you may not" and "there is none".

@@ -62,6 +62,8 @@ pub(super) enum Trouble {
     Refused { status: StatusCode, retry_after: Option<Duration>, body: Bytes },
     /// The connection failed. `sent`: the request may have arrived.
     Broken { sent: bool, error: reqwest::Error },
+    /// The proxy on the way let nothing through.
+    Proxy(Fault),
     /// One of our timeouts.
     Timeout { sent: bool, phase: &'static str },
     /// A success whose answer cannot be taken.
@@ -100,7 +102,8 @@ pub(super) async fn send(
     if !watched {
         progress.begin();
     }
-    let mut builder = transport.client(facts).post(transport.url(facts)?).headers(headers(request, bearer)?);
+    let url = transport.url(facts)?;
+    let mut builder = transport.client(facts.host)?.post(url.clone()).headers(headers(request, bearer)?);
     if let Some(body) = body {
         builder = builder.body(reqwest::Body::wrap(body));
     }
@@ -111,7 +114,9 @@ pub(super) async fn send(
         Ok(Err(error)) => {
             let sent = !error.is_connect() && progress.begun();
             let error = error.without_url();
-            return Ok(Outcome { request_id: None, status: None, result: Err(Trouble::Broken { sent, error }) });
+            let blamed = transport.blame(&url, &error).await;
+            let trouble = blamed.map_or(Trouble::Broken { sent, error }, Trouble::Proxy);
+            return Ok(Outcome { request_id: None, status: None, result: Err(trouble) });
         }
         Err(phase) => {
             let sent = phase != "connect";
@@ -120,6 +125,9 @@ pub(super) async fn send(
     };
     let status = response.status();
     let request_id = text(response.headers(), "x-dropbox-request-id");
+    if let Some(fault) = transport.challenged(&url, status, response.headers()) {
+        return Ok(Outcome { request_id: None, status: Some(status), result: Err(Trouble::Proxy(fault)) });
+    }
     let result = if !status.is_success() {
         let retry_after = retry_after(response.headers());
         // What cannot be read of a refusal is not worth another failure: the status stands.
@@ -187,7 +195,7 @@ fn headers(request: &Request<'_>, bearer: &Bearer) -> Result<HeaderMap> {
 
 /// Waits for the head of the answer: `connect` until the request begins to leave, then `request` from its start, or
 /// from the last piece of content that left. The error names the phase.
-async fn timed<T>(
+pub(super) async fn timed<T>(
     send: impl Future<Output = T>,
     progress: &Progress,
     watched: bool,
@@ -220,13 +228,18 @@ async fn timed<T>(
     }
 }
 
-enum Unread {
+pub(super) enum Unread {
     TooLong(Bytes),
     Trouble(Trouble),
 }
 
 /// Reads up to `most` bytes.
-async fn read(mut response: Response, most: usize, timeouts: Timeouts, started: Instant) -> Result<Bytes, Unread> {
+pub(super) async fn read(
+    mut response: Response,
+    most: usize,
+    timeouts: Timeouts,
+    started: Instant,
+) -> Result<Bytes, Unread> {
     let whole = started + timeouts.request.max(started.elapsed() + timeouts.idle_read);
     let mut first: Option<Bytes> = None;
     let mut joined = BytesMut::new();

@@ -21,7 +21,7 @@ use super::{
     TokenSource, Transport, Turn,
     attempt::{self, Outcome, Request, Success, Trouble},
     body::Progress,
-    header,
+    egress, header,
     pace::{Lane, Permit, Places},
     problem::{self, Refusal},
     retry::{self, Failure},
@@ -380,7 +380,11 @@ impl Caller {
     /// What a failed attempt means for a repeat; holds the account back if Dropbox asked for it.
     fn failure(&self, facts: &Facts, trouble: &Trouble, attempt: u32) -> Failure {
         match trouble {
+            Trouble::Broken { error, .. } if egress::is_untrusted(error) => Failure::Final,
             Trouble::Broken { sent: false, .. } => Failure::NotSent,
+            // It may be back in a moment; wrong credentials will not be right by then.
+            Trouble::Proxy(fault) if fault.retry_delay().is_some() => Failure::NotSent,
+            Trouble::Proxy(_) => Failure::Final,
             Trouble::Broken { sent: true, .. } => Failure::Unclear,
             // A connection that fell silent under an append: another one may do. More of that is the parameter's
             // timeout, as it is at once for calls, whose callers wait.
@@ -406,6 +410,7 @@ impl Trouble {
             Trouble::Refused { .. } => "refused",
             Trouble::Broken { sent: false, .. } => "connect",
             Trouble::Broken { sent: true, .. } => "cut",
+            Trouble::Proxy(_) => "proxy",
             Trouble::Timeout { phase, .. } => phase,
             Trouble::Unreadable(_) => "protocol",
         }
@@ -455,6 +460,8 @@ fn fault(request: &Request<'_>, trouble: Trouble, request_id: Option<String>) ->
             let status = status.as_u16();
             problem::fault(&Refusal { facts, status, body: &body, retry_after, arg: request.json, resumable })
         }
+        Trouble::Proxy(fault) => fault,
+        Trouble::Broken { error, .. } if egress::is_untrusted(&error) => egress::untrusted(error),
         Trouble::Broken { sent, error } if !sent || resumable => {
             Fault::new(Reason::DropboxUnavailable, "the connection to Dropbox failed")
                 .retry_after(Duration::from_secs(1))
@@ -490,7 +497,13 @@ fn outcome_unknown(last: &Fault) -> Fault {
 fn deadline_exceeded(facts: &Facts, trace: &Trace) -> Fault {
     let fault = Fault::new(Reason::DeadlineExceeded, "the deadline passed before Dropbox answered")
         .fact("dropboxRoute", &facts.path);
-    if facts.effect == Effect::Read { fault } else { fault.fact("sent", trace.may_have_happened()) }
+    if facts.effect == Effect::Read {
+        return fault;
+    }
+    let sent = trace.may_have_happened();
+    let fault = fault.fact("sent", sent);
+    // What was not sent may be sent again as it is.
+    if sent { fault } else { fault.retry_after(Duration::ZERO) }
 }
 
 fn protocol(facts: &Facts, what: &str, request_id: Option<&str>) -> Fault {

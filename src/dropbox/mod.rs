@@ -6,6 +6,7 @@ mod attempt;
 mod body;
 mod caller;
 mod date;
+mod egress;
 mod header;
 mod heard;
 mod pace;
@@ -34,6 +35,7 @@ use crate::{fault::Result, secret::Secret};
 
 pub use body::Body;
 pub use caller::{Answer, Caller, Download};
+pub use egress::{Egress, Proxy, ProxyKind, read_roots};
 pub use heard::Heard;
 pub use pace::Places;
 pub use problem::{entry_fault, tag_path};

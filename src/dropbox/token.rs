@@ -1,13 +1,21 @@
 //! The OAuth token endpoint: form in, JSON out, its own shape of errors. Used for refreshes and code exchanges.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
 use url::Url;
 
 use super::{
-    Repeat, attempt,
+    Host, Repeat,
+    attempt::{self, Trouble, Unread},
+    body::{Pieces, Progress},
+    egress,
     retry::{self, Failure},
     transport::{Transport, join},
 };
@@ -104,32 +112,74 @@ impl Transport {
     }
 
     async fn token_once(&self, form: &[(&str, &str)], repeat: Repeat) -> Result<TokenAnswer, (Failure, Fault)> {
-        let url = join(&self.endpoints.api, "oauth2/token").map_err(|fault| (Failure::Final, fault))?;
+        let stop = |fault| (Failure::Final, fault);
+        let url = join(&self.endpoints.api, "oauth2/token").map_err(stop)?;
+        let client = self.client(Host::Api).map_err(stop)?;
+        let progress = Arc::new(Progress::default());
+        let text = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let body = reqwest::Body::wrap(Pieces::new(&[Bytes::from(text)], progress.clone()));
+        let request = client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+        let lost = |sent: bool| sent && repeat == Repeat::Never;
+        let failure = |sent: bool| if sent { Failure::Unclear } else { Failure::NotSent };
         let broken = |error: reqwest::Error, sent: bool| {
-            let failure = if sent { Failure::Unclear } else { Failure::NotSent };
-            let lost = sent && repeat == Repeat::Never;
-            let fault = if lost {
+            if egress::is_untrusted(&error) {
+                return (Failure::Final, egress::untrusted(error.without_url()));
+            }
+            let fault = if lost(sent) {
                 Fault::new(Reason::OutcomeUnknown, "the connection to the token endpoint broke")
+                    .source(error.without_url())
             } else {
                 Fault::new(Reason::DropboxUnavailable, "the connection to the token endpoint failed")
                     .retry_after(Duration::from_secs(1))
+                    .source(error.without_url())
             };
-            (failure, fault.source(error.without_url()))
+            (failure(sent), fault)
         };
-        let response = self.api.post(url).form(form).send().await.map_err(|error| {
-            let sent = !error.is_connect();
-            broken(error, sent)
-        })?;
+        let late = |phase: &'static str| {
+            let sent = phase != "connect";
+            let fault = if lost(sent) {
+                Fault::new(Reason::OutcomeUnknown, "the token endpoint did not answer in time")
+            } else {
+                Fault::new(Reason::UpstreamTimeout, "the token endpoint did not answer in time")
+                    .retry_after(Duration::from_secs(1))
+            };
+            (failure(sent), fault.fact("phase", phase))
+        };
+        let started = Instant::now();
+        let response = match attempt::timed(request.send(), &progress, true, self.timeouts).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                let sent = !error.is_connect() && progress.begun();
+                let blamed = self.blame(&url, &error).await;
+                return Err(match blamed {
+                    Some(fault) => proxied(fault),
+                    None => broken(error, sent),
+                });
+            }
+            Err(phase) => return Err(late(phase)),
+        };
         let status = response.status();
         let request_id = attempt::text(response.headers(), "x-dropbox-request-id");
         let retry_after = attempt::retry_after(response.headers());
-        let body = response.bytes().await.map_err(|error| broken(error, true))?;
+        if let Some(fault) = self.challenged(&url, status, response.headers()) {
+            return Err(proxied(fault));
+        }
+        let body = match attempt::read(response, limits::REFUSAL_BYTES_MAX, self.timeouts, started).await {
+            Ok(body) | Err(Unread::TooLong(body)) => body,
+            Err(Unread::Trouble(Trouble::Broken { error, .. })) => return Err(broken(error, true)),
+            Err(Unread::Trouble(_)) => return Err(late("idle_read")),
+        };
         if status.is_success() {
             return granted(&body).map_err(|fault| (Failure::Final, named(fault, request_id.as_deref(), status)));
         }
         let (failure, fault) = denied(status, retry_after, &body, repeat);
         Err((failure, named(fault, request_id.as_deref(), status)))
     }
+}
+
+/// A proxy that is away may be back in a moment; one that wants other credentials will not.
+fn proxied(fault: Fault) -> (Failure, Fault) {
+    (if fault.retry_delay().is_some() { Failure::NotSent } else { Failure::Final }, fault)
 }
 
 fn granted(body: &[u8]) -> Result<TokenAnswer> {

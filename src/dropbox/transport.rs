@@ -1,33 +1,58 @@
-//! The HTTP clients, one pool per kind of host, shared by every caller of the process.
+//! The connections to Dropbox as one application parameter sees them: its way out and its patience, over what the whole
+//! process shares: the HTTP clients, the base URLs, the queues of the accounts.
 
 use std::sync::Arc;
 
-use reqwest::{Client, ClientBuilder, redirect};
+use http::{
+    HeaderMap, StatusCode,
+    header::{PROXY_AUTHENTICATE, WWW_AUTHENTICATE},
+};
+use reqwest::Client;
+use rustls::pki_types::CertificateDer;
 use url::Url;
 
-use super::{Endpoints, Facts, Host, pace::Pace};
+use super::{
+    Egress, Endpoints, Facts, Host, Timeouts,
+    egress::{self, Pool},
+    pace::Pace,
+};
 use crate::{
     clock::SharedClock,
-    fault::{Fault, Reason, Result},
-    limits,
+    fault::{Fault, Result},
 };
 
 /// The connections to Dropbox and the queues of its accounts.
 #[derive(Debug)]
 pub struct Transport {
-    pub(super) api: Client,
-    /// HTTP/1.1 only: parallel appends must not share one connection's window.
-    pub(super) content: Client,
-    pub(super) endpoints: Endpoints,
+    pool: Arc<Pool>,
+    egress: Egress,
+    /// Of calls that no `Caller` makes.
+    pub(super) timeouts: Timeouts,
+    pub(super) endpoints: Arc<Endpoints>,
     pub(super) clock: SharedClock,
-    pub(super) pace: Pace,
+    pub(super) pace: Arc<Pace>,
 }
 
 impl Transport {
+    /// Straight to the endpoints, trusting the machine's certificates.
+    ///
+    /// # Errors
+    /// As [`Transport::trusting`].
+    pub fn new(endpoints: Endpoints, allow_insecure: bool, clock: SharedClock) -> Result<Arc<Transport>> {
+        Transport::trusting(Vec::new(), endpoints, allow_insecure, clock)
+    }
+
+    /// The same, trusting `roots` beside the machine's certificates.
+    ///
     /// # Errors
     /// `INVALID_FIELD` for an endpoint that is not http(s), or not https without `allow_insecure`; `CONNECTOR_BUG` when
     /// TLS cannot be set up.
-    pub fn new(endpoints: Endpoints, allow_insecure: bool, clock: SharedClock) -> Result<Arc<Transport>> {
+    pub fn trusting(
+        roots: Vec<CertificateDer<'static>>,
+        endpoints: Endpoints,
+        allow_insecure: bool,
+        clock: SharedClock,
+    ) -> Result<Arc<Transport>> {
         let bases = [&endpoints.api, &endpoints.content, &endpoints.notify, &endpoints.oauth];
         for base in bases {
             let fit = base.scheme() == "https" || (base.scheme() == "http" && allow_insecure);
@@ -36,16 +61,28 @@ impl Transport {
                 return Err(Fault::field("endpoint", "MALFORMED", text));
             }
         }
-        // The first installation wins; every room would install the same provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let tls = bases.iter().any(|base| base.scheme() == "https");
+        let secure = bases.iter().any(|base| base.scheme() == "https");
         Ok(Arc::new(Transport {
-            api: build(Client::builder(), tls)?,
-            content: build(Client::builder().http1_only(), tls)?,
-            endpoints,
-            pace: Pace::new(clock.clone()),
+            pool: Arc::new(Pool::new(secure, roots)?),
+            egress: Egress::Direct,
+            timeouts: Timeouts::default(),
+            endpoints: Arc::new(endpoints),
+            pace: Arc::new(Pace::new(clock.clone())),
             clock,
         }))
+    }
+
+    /// The same connections by another way out, with other patience where no `Caller` has its own.
+    #[must_use]
+    pub fn through(&self, egress: Egress, timeouts: Timeouts) -> Arc<Transport> {
+        Arc::new(Transport {
+            pool: self.pool.clone(),
+            egress,
+            timeouts,
+            endpoints: self.endpoints.clone(),
+            clock: self.clock.clone(),
+            pace: self.pace.clone(),
+        })
     }
 
     /// Requests in flight for one account, three quarters of them with bodies. To be said before the first call.
@@ -53,11 +90,42 @@ impl Transport {
         self.pace.limit_requests(max);
     }
 
-    pub(super) fn client(&self, facts: &Facts) -> &Client {
-        match facts.host {
-            Host::Content => &self.content,
-            Host::Api | Host::Notify => &self.api,
+    /// The proxy on the way to the API host as it may be shown; none: straight.
+    pub fn proxy(&self) -> Option<String> {
+        self.egress.hop(&self.endpoints.api).map(|hop| hop.to_string())
+    }
+
+    pub(super) fn client(&self, host: Host) -> Result<Client> {
+        Ok(self.pool.clients(&self.egress)?.of(host).clone())
+    }
+
+    /// Why the proxy, if there is one, let no connection through to `target`. A request that broke off after it left was
+    /// refused by the proxy only where plain http is forwarded, and only for want of credentials: some close before their
+    /// answer can be read.
+    pub(super) async fn blame(&self, target: &Url, error: &reqwest::Error) -> Option<Fault> {
+        let hop = self.egress.hop(target)?;
+        if !error.is_connect() && target.scheme() == "https" {
+            return None;
         }
+        let fault = egress::ask(&hop, target, self.pool.tls().ok()).await?;
+        tracing::debug!(proxy = %hop, %fault, "no connection through the proxy");
+        (error.is_connect() || fault.retry_delay().is_none()).then_some(fault)
+    }
+
+    /// What the proxy wants, if it was the proxy that answered. Without one of ours somebody else on the way asks.
+    pub(super) fn challenged(&self, target: &Url, status: StatusCode, headers: &HeaderMap) -> Option<Fault> {
+        let name = match status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => PROXY_AUTHENTICATE,
+            // Tinyproxy says so to a wrong password. Dropbox never asks for basic authentication.
+            StatusCode::UNAUTHORIZED if target.scheme() == "http" => WWW_AUTHENTICATE,
+            _ => return None,
+        };
+        let offered: Vec<&str> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
+        if name == WWW_AUTHENTICATE && !offered.iter().any(|offer| offer.starts_with("Basic")) {
+            return None;
+        }
+        let hop = self.egress.hop(target)?;
+        Some(egress::challenged(&hop, offered.into_iter()))
     }
 
     pub(super) fn url(&self, facts: &Facts) -> Result<Url> {
@@ -76,27 +144,10 @@ pub(super) fn join(base: &Url, path: &str) -> Result<Url> {
         .map_err(|error| Fault::bug("a route does not make a url").source(error))
 }
 
-fn build(builder: ClientBuilder, tls: bool) -> Result<Client> {
-    let builder = builder
-        .tcp_nodelay(true)
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .pool_max_idle_per_host(limits::IDLE_CONNECTIONS_MAX)
-        .user_agent(concat!("dropbox-connector/", env!("CARGO_PKG_VERSION")));
-    // Without a TLS endpoint no certificate store is needed, and a bare container may have none.
-    let builder = if tls { builder } else { builder.tls_certs_only([]) };
-    builder.build().map_err(|error| {
-        Fault::new(Reason::ConnectorBug, "the HTTP client could not be set up; are there CA certificates?")
-            .source(error)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::{clock::SystemClock, fault::Reason};
 
     fn endpoints(api: &str) -> Endpoints {
         Endpoints { api: Url::parse(api).expect("a url"), ..Endpoints::dropbox() }

@@ -338,8 +338,8 @@ impl Drop for Charge {
 
 /// One open transfer; its charge ends when dropped.
 pub struct Admission {
-    _units: Units,
     _charge: Charge,
+    _units: Units,
 }
 
 /// How many blocks one transfer holds, those in requests included.

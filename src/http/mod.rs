@@ -113,7 +113,8 @@ async fn metrics(State(ready): State<Ready>) -> impl IntoResponse {
 
 async fn is_ready(State(ready): State<Ready>) -> impl IntoResponse {
     if ready.is_ready() {
-        (StatusCode::OK, "ready\n".to_owned())
+        let notes: String = ready.facts().notes().iter().map(|note| format!("but {note}\n")).collect();
+        (StatusCode::OK, format!("ready\n{notes}"))
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", ready.why().join(", ")))
     }

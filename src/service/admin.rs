@@ -72,7 +72,7 @@ impl Admin {
         let id = id(&call, named)?;
         let settings = parameters::settings(&asked)?;
         self.door.resolver.check_app(settings.app_source)?;
-        let made = self.door.store.create_parameters(&id, settings, parameters::app_secret(&asked)).await?;
+        let made = self.door.store.create_parameters(&id, settings, parameters::secrets(&asked)).await?;
         // The id may have been used before, and asked for since.
         self.door.resolver.forget(&id);
         Ok(api::CreateApplicationParameterResponse { application_parameter: Some(parameters::resource(&made)) })
@@ -131,13 +131,13 @@ impl Admin {
         let mask = Mask::new(request.update_mask.as_ref())?;
         let new = parameters::settings(&asked)?;
         let etag = parameters::etag(&request.etag)?;
-        let secret = mask.secret(&asked);
+        let secrets = mask.secrets(&asked);
         let resolver = &self.door.resolver;
         let edit = |settings: &mut store::Settings| {
             mask.apply(&asked, &new, settings)?;
             resolver.check_app(settings.app_source)
         };
-        let changed = self.door.store.update_parameters(&id, etag, secret, edit).await?;
+        let changed = self.door.store.update_parameters(&id, etag, secrets, edit).await?;
         self.door.resolver.forget(&id);
         Ok(api::UpdateApplicationParameterResponse { application_parameter: Some(parameters::resource(&changed)) })
     }
@@ -237,6 +237,7 @@ impl Admin {
             account: report.account.as_ref().map(parameters::summary),
             granted_scopes: report.scopes,
             latency: Some(duration(report.latency)),
+            proxy: report.proxy.unwrap_or_default(),
             clock_skew: report.clock_skew_seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
         })
     }

@@ -157,7 +157,8 @@ fn keep<A: Message>(outcome: &Result<&A, &Status>, fault: Option<&Fault>) -> Vec
             code: status.code() as i32,
             message: status.message().to_owned(),
             details: status.details().to_vec(),
-            unknown: fault.is_some_and(|fault| fault.reason() == Reason::OutcomeUnknown),
+            unknown: fault
+                .is_some_and(|fault| fault.reason() == Reason::OutcomeUnknown || fault.get("sent") == Some("true")),
             look_for: fault.and_then(|fault| fault.get("lookFor")).unwrap_or_default().to_owned(),
             ..Default::default()
         },

@@ -11,8 +11,8 @@ use crate::{
     limits::{TIMEOUT_MAX, TIMEOUT_MIN},
     secret::Secret,
     store::{
-        AccessType, AccountKind, ActAsMode, AppSource, Member, Parameters, PathRoot, Policy, SecretChange, Settings,
-        State, Timeouts,
+        AccessType, AccountKind, ActAsMode, AppSource, Member, Parameters, PathRoot, Policy, ProxyKind, ProxySettings,
+        SecretChange, SecretChanges, Secrets, Settings, State, Timeouts,
     },
 };
 
@@ -49,6 +49,7 @@ pub fn settings(asked: &api::ApplicationParameter) -> Result<Settings> {
         default_path_root: path_root(&mut fields, asked.default_path_root.as_ref()),
         default_act_as: member(&mut fields, asked.default_act_as.as_ref()),
         timeouts: timeouts(&mut fields, asked.timeouts.unwrap_or_default()),
+        proxy: proxy(&mut fields, asked.proxy.as_ref()),
         policy: parameter_policy(&mut fields, policy),
         disabled: fields.known::<api::ParameterState>(&at("state"), asked.state) == api::ParameterState::Disabled,
     };
@@ -98,6 +99,45 @@ fn timeouts(fields: &mut Fields, asked: api::Timeouts) -> Timeouts {
     }
 }
 
+fn proxy(fields: &mut Fields, asked: Option<&api::Proxy>) -> ProxySettings {
+    let Some(asked) = asked else { return ProxySettings::default() };
+    let port = u16::try_from(asked.port);
+    fields.check(port.is_ok(), "application_parameter.proxy.port", "OUT_OF_RANGE", "1 to 65535");
+    ProxySettings {
+        proxy_kind: match fields.known("application_parameter.proxy.proxy_kind", asked.proxy_kind) {
+            api::ProxyKind::None | api::ProxyKind::Unspecified => ProxyKind::None,
+            api::ProxyKind::System => ProxyKind::System,
+            api::ProxyKind::Http => ProxyKind::Http,
+            api::ProxyKind::Https => ProxyKind::Https,
+            api::ProxyKind::Socks4 => ProxyKind::Socks4,
+            api::ProxyKind::Socks5 => ProxyKind::Socks5,
+        },
+        address: asked.address.clone(),
+        port: port.unwrap_or_default(),
+        domain: asked.domain.clone(),
+        username: asked.username.clone(),
+    }
+}
+
+fn proxy_of(proxy: ProxySettings) -> api::Proxy {
+    api::Proxy {
+        proxy_kind: match proxy.proxy_kind {
+            ProxyKind::None => api::ProxyKind::None,
+            ProxyKind::System => api::ProxyKind::System,
+            ProxyKind::Http => api::ProxyKind::Http,
+            ProxyKind::Https => api::ProxyKind::Https,
+            ProxyKind::Socks4 => api::ProxyKind::Socks4,
+            ProxyKind::Socks5 => api::ProxyKind::Socks5,
+        }
+        .into(),
+        address: proxy.address,
+        port: proxy.port.into(),
+        domain: proxy.domain,
+        username: proxy.username,
+        password: String::new(),
+    }
+}
+
 fn parameter_policy(fields: &mut Fields, asked: api::ParameterPolicy) -> Policy {
     let at = |field: &str| format!("application_parameter.policy.{field}");
     let permissions = asked.permissions.iter().enumerate().filter_map(|(index, permission)| {
@@ -140,9 +180,13 @@ fn permission_of(permission: api::Permission) -> Option<Permission> {
     })
 }
 
-/// The secret of a resource: empty is none.
-pub fn app_secret(asked: &api::ApplicationParameter) -> Option<Secret<String>> {
-    (!asked.app_secret.is_empty()).then(|| Secret::from(asked.app_secret.clone()))
+/// The secrets of a resource: empty is none.
+pub fn secrets(asked: &api::ApplicationParameter) -> Secrets {
+    let secret = |text: &str| (!text.is_empty()).then(|| Secret::from(text.to_owned()));
+    Secrets {
+        app_secret: secret(&asked.app_secret),
+        proxy_password: asked.proxy.as_ref().and_then(|proxy| secret(&proxy.password)),
+    }
 }
 
 /// How an authorization is to go.
@@ -220,7 +264,7 @@ impl Mask {
         fields.check(!paths.is_empty(), "update_mask", "REQUIRED", "name the fields to change");
         for path in &paths {
             match path.as_str() {
-                "app_secret" | "state" => {}
+                "app_secret" | "proxy.password" | "state" => {}
                 "application_parameter_id"
                 | "granted_scopes"
                 | "account"
@@ -248,9 +292,14 @@ impl Mask {
         self.0.iter().any(|path| path == field)
     }
 
-    /// What the update does with the secret.
-    pub fn secret(&self, asked: &api::ApplicationParameter) -> SecretChange {
-        if self.names("app_secret") { SecretChange::Set(app_secret(asked)) } else { SecretChange::Keep }
+    /// What the update does with the secrets.
+    pub fn secrets(&self, asked: &api::ApplicationParameter) -> SecretChanges {
+        let Secrets { app_secret, proxy_password } = secrets(asked);
+        let change = |named, secret| if named { SecretChange::Set(secret) } else { SecretChange::Keep };
+        SecretChanges {
+            app_secret: change(self.names("app_secret"), app_secret),
+            proxy_password: change(self.names("proxy") || self.names("proxy.password"), proxy_password),
+        }
     }
 
     /// Puts what is named into `settings`.
@@ -302,6 +351,12 @@ fn copy(path: &str, to: &mut Settings, from: &Settings) -> bool {
         "timeouts.connect" => timeouts.connect;
         "timeouts.request" => timeouts.request;
         "timeouts.idle_read" => timeouts.idle_read;
+        "proxy" => proxy;
+        "proxy.proxy_kind" => proxy.proxy_kind;
+        "proxy.address" => proxy.address;
+        "proxy.port" => proxy.port;
+        "proxy.domain" => proxy.domain;
+        "proxy.username" => proxy.username;
         "policy" => policy;
         "policy.allowed_principals" => policy.allowed_principals;
         "policy.permissions" => policy.permissions;
@@ -371,6 +426,7 @@ pub fn resource(parameters: &Parameters) -> api::ApplicationParameter {
             request: settings.timeouts.request.map(duration),
             idle_read: settings.timeouts.idle_read.map(duration),
         }),
+        proxy: Some(proxy_of(settings.proxy)),
         policy: Some(policy_of(settings.policy)),
         state: match parameters.state() {
             State::Pending => api::ParameterState::Pending,
@@ -451,8 +507,18 @@ mod tests {
         assert_eq!((changed.display_name.as_str(), changed.group.as_str(), changed.disabled), ("new", "old", false));
         mask(&["state"]).unwrap().apply(&asked, &new, &mut changed).unwrap();
         assert!(changed.disabled);
-        assert!(matches!(mask(&["group"]).unwrap().secret(&asked), SecretChange::Keep));
-        assert!(matches!(mask(&["app_secret"]).unwrap().secret(&asked), SecretChange::Set(None)));
+        let kept = mask(&["group", "proxy.address"]).unwrap().secrets(&asked);
+        assert!(matches!((kept.app_secret, kept.proxy_password), (SecretChange::Keep, SecretChange::Keep)));
+        let removed = mask(&["app_secret", "proxy.password"]).unwrap().secrets(&asked);
+        assert!(matches!(
+            (removed.app_secret, removed.proxy_password),
+            (SecretChange::Set(None), SecretChange::Set(None))
+        ));
+        let replaced = mask(&["proxy"]).unwrap().secrets(&asked);
+        assert!(matches!(
+            (replaced.app_secret, replaced.proxy_password),
+            (SecretChange::Keep, SecretChange::Set(None))
+        ));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! among Dropbox's deleted files, and then the item takes its place, both in one turn of the gate. When the second step
 //! certainly failed and the name is still free the target is restored; else its rev is told. Nothing here deletes a folder.
 
+use std::time::Instant;
+
 use dropbox_sdk::types::files;
 
 use super::{changes::with_current, door::Site};
@@ -11,6 +13,7 @@ use crate::{
     dropbox::{Turn, routes},
     engine::verify,
     fault::{Fault, Reason, Result},
+    limits,
 };
 
 /// The file that has to go first; `None` if none is to be replaced, the name is free, or it is the source's own.
@@ -71,11 +74,16 @@ pub async fn with(
 
 async fn put_back(site: &Site, held: &Turn, target: &files::FileMetadata, to: &str, fault: Fault) -> Fault {
     // A step whose outcome is unclear may still land on the name, and a restored file would then be in its way.
-    let unclear = fault.reason() == Reason::OutcomeUnknown;
-    let free = !unclear && site.metadata(to).await.is_err_and(|look| look.reason() == Reason::PathNotFound);
+    let unclear =
+        matches!(fault.reason(), Reason::OutcomeUnknown | Reason::DropboxProtocol) || fault.get("sent") == Some("true");
+    // Whatever ended the step, a deadline or a pause that Dropbox asks for, must not keep the target from coming back.
+    let caller = site.caller().with_deadline(Some(Instant::now() + limits::DEADLINE_MAX));
+    let look = files::GetMetadataArg::new(to.to_owned());
+    let free = !unclear
+        && caller.call(&routes::GET_METADATA, &look).await.is_err_and(|look| look.reason() == Reason::PathNotFound);
     if free {
         let arg = files::RestoreArg::new(to.to_owned(), target.rev.clone());
-        match site.caller().commit(held, &routes::RESTORE, &arg).await {
+        match caller.commit(held, &routes::RESTORE, &arg).await {
             Ok(_) => return fault,
             Err(lost) => tracing::debug!(fault = %lost, "a replaced file could not be restored"),
         }

@@ -6,11 +6,14 @@
 //! app_key = "…"
 //! app_secret_file = "/run/secrets/docs"     # or app_secret
 //! refresh_token = "…"                       # or refresh_token_file, access_token, access_token_file
+//! proxy = { proxy_kind = "HTTP", address = "proxy.example", port = 3128, username = "me" }
+//! proxy_password_file = "/run/secrets/proxy" # or proxy_password
 //! account_id = "dbid:…"                     # optional: keeps handles good when the token is replaced
 //! policy.allowed_principals = ["billing"]   # and every other setting, by its name in the API
 //! ```
 //!
-//! It is looked at again with every turn of the change feed; a broken file is reported and the last good one stays.
+//! It and the files it names are looked at again with every turn of the change feed; a broken one is reported and the last
+//! good one stays.
 
 use std::{
     collections::BTreeMap,
@@ -41,12 +44,21 @@ pub(super) struct File {
 
 #[derive(Default)]
 struct Loaded {
-    /// What the file looked like when it was last read, well or not.
-    stamp: Stamp,
-    parameters: BTreeMap<ParameterId, Parameters>,
+    looks: Looks,
+    parameters: BTreeMap<ParameterId, Kept>,
+    /// The file as it now is cannot be used; `parameters` are those of the last one that could.
+    broken: bool,
 }
 
-type Stamp = Option<(SystemTime, u64)>;
+struct Kept {
+    digest: [u8; 32],
+    parameters: Parameters,
+}
+
+/// The file and those it names as they looked just before they were read, well or not. A mounted Secret is changed by
+/// another folder behind a link, so time and length alone could stay the same.
+type Looks = Vec<(PathBuf, Look)>;
+type Look = Option<(SystemTime, u64, u64)>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,55 +69,81 @@ struct Document {
 
 impl File {
     pub(super) fn read(path: &Path, now: SystemTime) -> Result<Self> {
-        let stamp = stamp(path);
-        let parameters = read(path, now)?;
-        Ok(Self { path: path.to_owned(), state: Mutex::new(Loaded { stamp, parameters }) })
+        let mut looks = Looks::new();
+        let parameters = read(path, now, &mut looks)?;
+        Ok(Self { path: path.to_owned(), state: Mutex::new(Loaded { looks, parameters, broken: false }) })
     }
 
     pub(super) fn get(&self, id: &ParameterId) -> Option<Parameters> {
-        self.state().parameters.get(id).cloned()
+        self.state().parameters.get(id).map(|kept| kept.parameters.clone())
     }
 
     pub(super) fn list(&self, group: &str, after: &str, limit: usize) -> Vec<Parameters> {
         let state = self.state();
+        let all = state.parameters.values().map(|kept| &kept.parameters);
         let wanted = |one: &&Parameters| one.id.as_str() > after && (group.is_empty() || one.settings.group == group);
-        state.parameters.values().filter(wanted).take(limit).cloned().collect()
+        all.filter(wanted).take(limit).cloned().collect()
     }
 
     pub(super) fn require_reauthorization(&self, id: &ParameterId, uid: &str, cause: &str) -> bool {
         let mut state = self.state();
-        let Some(parameters) = state.parameters.get_mut(id).filter(|parameters| *parameters.uid == *uid) else {
+        let Some(kept) = state.parameters.get_mut(id).filter(|kept| *kept.parameters.uid == *uid) else {
             return false;
         };
-        parameters.reauthorization_cause = Some(cause.to_owned());
+        kept.parameters.reauthorization_cause = Some(cause.to_owned());
         true
     }
 
-    pub(super) fn count_reauthorizations(&self) -> u64 {
-        self.state().parameters.values().filter(|one| one.reauthorization_cause.is_some()).count() as u64
+    pub(super) fn is_good(&self) -> bool {
+        !self.state().broken
     }
 
-    /// Reads the file again if it changed, and names what differs.
+    pub(super) fn count_reauthorizations(&self) -> u64 {
+        self.state().parameters.values().filter(|one| one.parameters.reauthorization_cause.is_some()).count() as u64
+    }
+
+    /// Reads the file again if it or a file it names changed, and names what differs. What stayed the same keeps its
+    /// bearers, and what Dropbox said about its grant.
     pub(super) fn changes(&self, seq: i64, now: SystemTime) -> Vec<Change> {
-        let stamp = stamp(&self.path);
-        if self.state().stamp == stamp {
+        if self.state().looks.iter().all(|(path, before)| look(path) == *before) {
             return Vec::new();
         }
-        let read = read(&self.path, now);
+        let mut looks = Looks::new();
+        let new = read(&self.path, now, &mut looks);
+        if looks.iter().any(|(path, before)| look(path) != *before) {
+            // Still being written: half of a file can look like a whole one.
+            return Vec::new();
+        }
         let mut state = self.state();
-        state.stamp = stamp;
-        let new = match read {
+        state.looks = looks;
+        let new = match new {
             Ok(new) => new,
             Err(fault) => {
+                state.broken = true;
                 tracing::error!(%fault, "the parameters file is broken; the last good one stays");
                 return Vec::new();
             }
         };
-        let old = std::mem::replace(&mut state.parameters, new);
-        let ids: std::collections::BTreeSet<&ParameterId> = old.keys().chain(state.parameters.keys()).collect();
-        let uid =
-            |id: &ParameterId| old.get(id).or_else(|| state.parameters.get(id)).map_or("", |one| &*one.uid).to_owned();
-        ids.into_iter().map(|id| Change { seq, id: id.clone(), uid: uid(id) }).collect()
+        state.broken = false;
+        let mut old = std::mem::take(&mut state.parameters);
+        let mut changes = Vec::new();
+        let mut tell = |parameters: &Parameters| {
+            changes.push(Change { seq, id: parameters.id.clone(), uid: (*parameters.uid).to_owned() });
+        };
+        for (id, kept) in new {
+            let kept = match old.remove(&id) {
+                Some(same) if same.digest == kept.digest => same,
+                former => {
+                    // By the former's uid: that is what is remembered of it.
+                    tell(&former.as_ref().unwrap_or(&kept).parameters);
+                    kept
+                }
+            };
+            state.parameters.insert(id, kept);
+        }
+        old.values().for_each(|gone| tell(&gone.parameters));
+        tracing::info!(changed = changes.len(), "the parameters file was read again");
+        changes
     }
 
     fn state(&self) -> MutexGuard<'_, Loaded> {
@@ -113,13 +151,17 @@ impl File {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
+fn look(path: &Path) -> Look {
     let facts = std::fs::metadata(path).ok()?;
-    Some((facts.modified().ok()?, facts.len()))
+    #[cfg(unix)]
+    let inode = std::os::unix::fs::MetadataExt::ino(&facts);
+    #[cfg(not(unix))]
+    let inode = 0;
+    Some((facts.modified().ok()?, facts.len(), inode))
 }
 
-fn read(path: &Path, now: SystemTime) -> Result<BTreeMap<ParameterId, Parameters>> {
-    let text = Zeroizing::new(read_text(path, "parameters_file")?);
+fn read(path: &Path, now: SystemTime, looks: &mut Looks) -> Result<BTreeMap<ParameterId, Kept>> {
+    let text = Zeroizing::new(read_text(path, "parameters_file", looks)?);
     let json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
     // A parser's message may quote a line of the file, and with it a secret: only its place is told.
     let document: Document = if json {
@@ -134,10 +176,11 @@ fn read(path: &Path, now: SystemTime) -> Result<BTreeMap<ParameterId, Parameters
     };
     let mut all = BTreeMap::new();
     for (index, entry) in document.application_parameters.into_iter().enumerate() {
-        let parameters = parameters_of(entry, now)
+        let parameters = parameters_of(entry, now, looks)
             .map_err(|(field, text)| bad(&format!("parameters_file.application_parameters[{index}].{field}"), text))?;
         let id = parameters.id.clone();
-        if all.insert(id.clone(), parameters).is_some() {
+        let kept = Kept { digest: digest(&parameters), parameters };
+        if all.insert(id.clone(), kept).is_some() {
             return Err(bad(
                 &format!("parameters_file.application_parameters[{index}].id"),
                 format!("{id} stands twice"),
@@ -147,9 +190,37 @@ fn read(path: &Path, now: SystemTime) -> Result<BTreeMap<ParameterId, Parameters
     Ok(all)
 }
 
+/// Of all that the file says about one.
+fn digest(parameters: &Parameters) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    add(format!("{:?}", parameters.settings).as_bytes());
+    add(parameters.uid.as_bytes());
+    for secret in [&parameters.app_secret, &parameters.proxy_password].into_iter().flatten() {
+        add(secret.reveal().as_bytes());
+    }
+    add(&[u8::from(parameters.app_secret.is_some()), u8::from(parameters.proxy_password.is_some())]);
+    match &parameters.grant {
+        Some(Grant::Refreshable(token)) => add(token.reveal().as_bytes()),
+        Some(Grant::ShortLived { bearer, expires_at }) => {
+            add(bearer.reveal().as_bytes());
+            add(format!("{expires_at:?}").as_bytes());
+        }
+        None => {}
+    }
+    hasher.finalize().into()
+}
+
 type Wrong = (String, String);
 
-fn parameters_of(mut entry: serde_json::Map<String, serde_json::Value>, now: SystemTime) -> Result<Parameters, Wrong> {
+fn parameters_of(
+    mut entry: serde_json::Map<String, serde_json::Value>,
+    now: SystemTime,
+    looks: &mut Looks,
+) -> Result<Parameters, Wrong> {
     let mut take = |key: &str| match entry.remove(key) {
         None => Ok(None),
         Some(serde_json::Value::String(text)) if !text.is_empty() => Ok(Some(text)),
@@ -161,8 +232,8 @@ fn parameters_of(mut entry: serde_json::Map<String, serde_json::Value>, now: Sys
             (Some(_), Some(_)) => Err((file_key, format!("give {key} or {key}_file, not both"))),
             (Some(text), None) => Ok(Some(Secret::new(text))),
             (None, Some(path)) => {
-                let text =
-                    read_text(Path::new(&path), &file_key).map_err(|fault| (file_key, fault.message().to_owned()))?;
+                let text = read_text(Path::new(&path), &file_key, looks)
+                    .map_err(|fault| (file_key, fault.message().to_owned()))?;
                 let text = Zeroizing::new(text);
                 Ok(Some(Secret::new(text.trim().to_owned())))
             }
@@ -170,7 +241,7 @@ fn parameters_of(mut entry: serde_json::Map<String, serde_json::Value>, now: Sys
         }
     };
     let (app_secret, refresh) = (take_secret("app_secret")?, take_secret("refresh_token")?);
-    let access = take_secret("access_token")?;
+    let (access, proxy_password) = (take_secret("access_token")?, take_secret("proxy_password")?);
     let id = take("id")?.ok_or_else(|| ("id".to_owned(), "required".to_owned()))?;
     let account_id = take("account_id")?;
     let ends = take("access_token_expires_at")?
@@ -189,7 +260,7 @@ fn parameters_of(mut entry: serde_json::Map<String, serde_json::Value>, now: Sys
     };
     let settings: Settings =
         serde_json::from_value(entry.into()).map_err(|error| ("settings".to_owned(), error.to_string()))?;
-    settings.check().map_err(|fault| {
+    settings.check().and_then(|()| settings.check_proxy_password(proxy_password.as_ref())).map_err(|fault| {
         let field = fault.violations().first().map_or("", |violation| &violation.field);
         (field.trim_start_matches("application_parameter.").to_owned(), fault.message().to_owned())
     })?;
@@ -199,6 +270,7 @@ fn parameters_of(mut entry: serde_json::Map<String, serde_json::Value>, now: Sys
         uid,
         settings,
         app_secret,
+        proxy_password,
         grant,
         grant_number: 0,
         reauthorization_cause: None,
@@ -225,7 +297,8 @@ fn uid_of(id: &ParameterId, app_key: &str, account_id: Option<&str>, grant: Opti
     hex::encode(&hasher.finalize()[..16]).into()
 }
 
-fn read_text(path: &Path, key: &str) -> Result<String> {
+fn read_text(path: &Path, key: &str, looks: &mut Looks) -> Result<String> {
+    looks.push((path.to_owned(), look(path)));
     std::fs::read_to_string(path).map_err(|error| bad(key, format!("cannot read {}: {error}", path.display())))
 }
 

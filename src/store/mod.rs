@@ -7,11 +7,13 @@ mod database;
 mod file;
 mod parameters;
 mod place;
+mod proxy;
 mod renewals;
 mod requests;
 mod rotation;
 mod schema;
 mod settings;
+mod transfer;
 mod uploads;
 mod wake;
 
@@ -27,14 +29,16 @@ use std::{
 
 pub use authorizations::Authorization;
 use database::{On, Pool, Pools, query};
-pub use parameters::{Change, Linked, SecretChange};
+pub use parameters::{AppSecret, Change, Linked, SecretChange};
+pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
 pub use requests::{RequestKey, RequestTurn};
-pub use rotation::Rotation;
+pub use rotation::{KeyUse, Rotation};
 pub use schema::{check, migrate};
 pub use settings::{
     AccessType, Account, AccountKind, ActAsMode, AppSource, Grant, Member, ParameterId, Parameters, PathRoot, Policy,
     Renewal, Settings, State, Timeouts,
 };
+pub use transfer::{Imported, OnConflict};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
 use crate::{clock::SharedClock, fault::Result, limits::STORE_WRITE_ROWS_MAX, seal::KeyRing};

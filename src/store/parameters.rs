@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
-    Account, Grant, ParameterId, Parameters, ROWS_MAX, Settings, Store,
+    Account, Grant, ParameterId, Parameters, ROWS_MAX, SecretChanges, Secrets, Settings, Store,
     database::{Row, Tx, query},
     millis, time,
 };
@@ -17,7 +17,9 @@ use crate::{
     secret::Secret,
 };
 
-/// What an update does with `app_secret`.
+pub type AppSecret = Option<Secret<String>>;
+
+/// What an update does with a secret.
 #[derive(Debug)]
 pub enum SecretChange {
     Keep,
@@ -44,20 +46,21 @@ pub struct Change {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum GrantColumn {
+pub(super) enum GrantColumn {
     RefreshToken(String),
     AccessToken { token: String, expires_at: Option<i64> },
 }
 
 pub(super) const APP_SECRET: &str = "app_secret_sealed";
+pub(super) const PROXY_PASSWORD: &str = "proxy_password_sealed";
 pub(super) const GRANT: &str = "grant_sealed";
 pub(super) const BEARER: &str = "bearer_sealed";
 
 /// By name: a statement prepared with `*` breaks in older processes when a migration adds a column.
 macro_rules! columns {
     () => {
-        "id, uid, etag, group_name, settings, app_secret_sealed, grant_sealed, grant_number, reauthorization_cause, \
-         granted_scopes, account, created_at, updated_at"
+        "id, uid, etag, group_name, settings, app_secret_sealed, proxy_password_sealed, grant_sealed, grant_number, \
+         reauthorization_cause, granted_scopes, account, created_at, updated_at"
     };
 }
 
@@ -77,10 +80,12 @@ impl Store {
         &self,
         id: &ParameterId,
         settings: Settings,
-        app_secret: Option<Secret<String>>,
+        secrets: impl Into<Secrets> + Send,
     ) -> Result<Parameters> {
         self.require_writable()?;
         settings.check()?;
+        let Secrets { app_secret, proxy_password } = secrets.into();
+        settings.check_proxy_password(proxy_password.as_ref())?;
         let (uid, now) = (uuid::Uuid::new_v4().simple().to_string(), self.now_millis());
         let mut tx = self.0.pools.durable.begin().await?;
         let created = query(
@@ -101,6 +106,9 @@ impl Store {
                 format!("application parameter {id} exists already"),
             )
             .resource("application_parameter", id.as_str()));
+        }
+        if let Some(password) = proxy_password {
+            self.set_proxy_password(&mut tx, id, &uid, Some(password)).await?;
         }
         self.finish_change(tx, id, &uid).await
     }
@@ -148,7 +156,7 @@ impl Store {
         &self,
         id: &ParameterId,
         etag: Option<i64>,
-        app_secret: SecretChange,
+        secrets: impl Into<SecretChanges> + Send,
         edit: impl FnOnce(&mut Settings) -> Result<()> + Send,
     ) -> Result<Parameters> {
         self.require_writable()?;
@@ -157,6 +165,11 @@ impl Store {
         let mut settings = before.settings.clone();
         edit(&mut settings)?;
         settings.check()?;
+        let SecretChanges { app_secret, proxy_password } = secrets.into();
+        settings.check_proxy_password(match &proxy_password {
+            SecretChange::Keep => before.proxy_password.as_ref(),
+            SecretChange::Set(password) => password.as_ref(),
+        })?;
         query(
             "UPDATE application_parameters SET etag = etag + 1, group_name = $2, settings = $3, updated_at = $4 WHERE id = $1",
         )
@@ -176,6 +189,9 @@ impl Store {
                 )
                 .execute(&mut tx)
                 .await?;
+        }
+        if let SecretChange::Set(password) = proxy_password {
+            self.set_proxy_password(&mut tx, id, &before.uid, password).await?;
         }
         if settings.app_key != before.settings.app_key || settings.account_kind != before.settings.account_kind {
             query(
@@ -316,7 +332,23 @@ impl Store {
         Ok(before)
     }
 
-    async fn note_change(&self, tx: &mut Tx, id: &ParameterId, uid: &str) -> Result<()> {
+    async fn set_proxy_password(
+        &self,
+        tx: &mut Tx,
+        id: &ParameterId,
+        uid: &str,
+        password: Option<Secret<String>>,
+    ) -> Result<()> {
+        let name = row_name(id, uid);
+        query("UPDATE application_parameters SET proxy_password_sealed = $2 WHERE uid = $1")
+            .bind(uid)
+            .bind(password.map(|password| self.seal_column(&name, PROXY_PASSWORD, password.reveal().as_bytes())))
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn note_change(&self, tx: &mut Tx, id: &ParameterId, uid: &str) -> Result<()> {
         query("INSERT INTO parameter_changes (parameter_id, uid, changed_at) VALUES ($1, $2, $3)")
             .bind(id.as_str())
             .bind(uid)
@@ -333,6 +365,11 @@ impl Store {
         let now = self.parameters_of(&row)?;
         tx.commit().await?;
         Ok(now)
+    }
+
+    /// Whether the parameters file was read well when it last changed; None without one.
+    pub fn parameters_file_good(&self) -> Option<bool> {
+        self.0.file.as_ref().map(|file| file.is_good())
     }
 
     /// # Errors
@@ -378,6 +415,7 @@ impl Store {
             }
         };
         let app_secret = open(APP_SECRET)?.map(|plain| secret_text(&plain)).transpose()?;
+        let proxy_password = open(PROXY_PASSWORD)?.map(|plain| secret_text(&plain)).transpose()?;
         let grant = open(GRANT)?.map(|plain| grant_of(&plain)).transpose()?;
         let text = |column: &str| row.get::<String>(column);
         let number = |column: &str| row.get::<i64>(column);
@@ -385,6 +423,7 @@ impl Store {
         Ok(Parameters {
             settings: from_json(&text("settings")?)?,
             app_secret,
+            proxy_password,
             grant,
             grant_number: number("grant_number")?,
             reauthorization_cause: cause,
@@ -425,7 +464,7 @@ fn grant_of(plain: &[u8]) -> Result<Grant> {
     })
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String> {
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Fault::bug("a row could not be written").source(error))
 }
 

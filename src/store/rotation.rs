@@ -2,11 +2,13 @@
 //! processes. Order for an operator: add the new key for opening everywhere, make it the first line everywhere, rotate, and
 //! keep the old key for opening at least 30 days, for handles.
 
+use std::collections::BTreeMap;
+
 use super::{
     ParameterId, ROWS_MAX, Store,
     database::{Row, query},
     millis_of,
-    parameters::{APP_SECRET, BEARER, GRANT, row_name},
+    parameters::{APP_SECRET, BEARER, GRANT, PROXY_PASSWORD, row_name},
 };
 use crate::{
     fault::{Fault, Result},
@@ -28,7 +30,59 @@ pub struct Rotation {
     pub lost: u64,
 }
 
+/// Who can open what: the basis of a rotation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Live processes and the keys each can open.
+    pub replicas: Vec<(String, Vec<String>)>,
+    /// Sealed columns by the key that sealed them.
+    pub sealed: BTreeMap<String, u64>,
+}
+
 impl Store {
+    /// Which process has which keys, and what is sealed with them.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn key_use(&self) -> Result<KeyUse> {
+        let mut told = KeyUse { replicas: self.live_replicas().await?, ..KeyUse::default() };
+        let mut after = String::new();
+        loop {
+            let rows = self.sealed_rows(&after).await?;
+            let Some(last) = rows.last() else { return Ok(told) };
+            after = last.get("id")?;
+            for row in &rows {
+                for column in [APP_SECRET, PROXY_PASSWORD, GRANT, BEARER] {
+                    let blob = row.get::<Option<Vec<u8>>>(column)?;
+                    if let Some(key) = blob.as_deref().and_then(KeyRing::key_id_of) {
+                        *told.sealed.entry(key.to_owned()).or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn live_replicas(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let alive_since = self.fleet_now(&self.0.pools.readers).await? - millis_of(REPLICA_SILENCE_MAX);
+        let rows = query("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1 ORDER BY id")
+            .bind(alive_since)
+            .fetch_all(&self.0.pools.readers)
+            .await?;
+        let words = |text: String| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        rows.iter().map(|row| Ok((row.get("id")?, words(row.get("key_ids")?)))).collect()
+    }
+
+    async fn sealed_rows(&self, after: &str) -> Result<Vec<Row>> {
+        query(
+            "SELECT id, uid, app_secret_sealed, proxy_password_sealed, grant_sealed, bearer_sealed FROM
+             application_parameters WHERE id > $1 ORDER BY id LIMIT $2",
+        )
+        .bind(after)
+        .bind(ROWS_MAX)
+        .fetch_all(&self.0.pools.readers)
+        .await
+    }
+
     /// Seals with the present sealing key whatever an older one sealed, row by row, by compare-and-set.
     ///
     /// # Errors
@@ -37,29 +91,22 @@ impl Store {
     pub async fn rotate_parameters(&self) -> Result<Rotation> {
         self.require_writable()?;
         let sealing = self.0.keys.sealing_key_id();
-        let alive_since = self.fleet_now(&self.0.pools.readers).await? - millis_of(REPLICA_SILENCE_MAX);
-        let replicas = query("SELECT id, key_ids FROM replicas WHERE heartbeat_at > $1")
-            .bind(alive_since)
-            .fetch_all(&self.0.pools.readers)
-            .await?;
-        for row in replicas {
-            let (replica, keys): (String, String) = (row.get("id")?, row.get("key_ids")?);
-            if keys.split(' ').all(|id| id != sealing) {
-                let text = format!("process {replica} cannot open key {sealing} yet; give it the key first");
-                return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
-            }
+        // Told of all at once: an operator goes round once.
+        let lacking: Vec<String> = self
+            .live_replicas()
+            .await?
+            .into_iter()
+            .filter(|(_, ids)| !ids.contains(&sealing))
+            .map(|(replica, ids)| format!("{replica} (has {})", ids.join(", ")))
+            .collect();
+        if !lacking.is_empty() {
+            let text = format!("key {sealing} cannot be opened yet by {}; give it the key first", lacking.join("; "));
+            return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
         }
         let mut rotation = Rotation::default();
         let mut after = String::new();
         loop {
-            let rows = query(
-                "SELECT id, uid, app_secret_sealed, grant_sealed, bearer_sealed FROM application_parameters
-                 WHERE id > $1 ORDER BY id LIMIT $2",
-            )
-            .bind(&after)
-            .bind(ROWS_MAX)
-            .fetch_all(&self.0.pools.readers)
-            .await?;
+            let rows = self.sealed_rows(&after).await?;
             let Some(last) = rows.last() else { return Ok(rotation) };
             after = last.get("id")?;
             for row in &rows {
@@ -70,10 +117,15 @@ impl Store {
     }
 
     async fn reseal(&self, row: &Row, sealing: &str, rotation: &mut Rotation) -> Result<()> {
-        const CAS: [(&str, &str); 3] = [
+        const CAS: [(&str, &str); 4] = [
             (
                 APP_SECRET,
                 "UPDATE application_parameters SET app_secret_sealed = $3 WHERE uid = $1 AND app_secret_sealed = $2",
+            ),
+            (
+                PROXY_PASSWORD,
+                "UPDATE application_parameters SET proxy_password_sealed = $3
+                 WHERE uid = $1 AND proxy_password_sealed = $2",
             ),
             (GRANT, "UPDATE application_parameters SET grant_sealed = $3 WHERE uid = $1 AND grant_sealed = $2"),
             (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),

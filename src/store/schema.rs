@@ -2,8 +2,8 @@
 //! is updated one process after the other. Whoever migrates holds a lock; a program that is older than the tables refuses.
 
 use sqlx::{
-    Connection as _, Executor as _,
     migrate::{MigrateError, Migrator},
+    postgres::PgPoolOptions,
 };
 
 use super::{
@@ -54,12 +54,13 @@ pub(super) async fn bring_up_to_date(pool: &Pool) -> Result<()> {
         let done = match pool {
             Pool::Sqlite(pool) => SQLITE.run(pool).await,
             Pool::Postgres(pool) => {
-                let mut own = pool.acquire().await.map_err(unavailable)?.detach();
-                // Another process may be at it, and a step may take as long as its tables are large.
-                own.execute("SET statement_timeout = 0").await.map_err(unavailable)?;
-                let done = POSTGRES.run(&mut own).await;
+                // A session without bounds: another process may be at it, and a step may take as long as its tables are
+                // large. As a pool, for of a connection of its own the compiler cannot tell that it may change threads.
+                let options = pool.connect_options().as_ref().clone();
+                let own = PgPoolOptions::new().max_connections(1).connect_with(options).await.map_err(unavailable)?;
+                let done = POSTGRES.run(&own).await;
                 // Its lock goes with the session.
-                let _ = own.close().await;
+                own.close().await;
                 done
             }
         };

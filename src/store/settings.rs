@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration, time::SystemTim
 
 use serde::{Deserialize, Serialize};
 
+use super::ProxySettings;
 use crate::{
     access::{Permission, Permissions, check_pattern},
     config::check_redirect_uri,
@@ -62,6 +63,7 @@ pub struct Parameters {
     pub settings: Settings,
     /// None: PKCE only.
     pub app_secret: Option<Secret<String>>,
+    pub proxy_password: Option<Secret<String>>,
     pub grant: Option<Grant>,
     /// Rises with each new grant.
     pub grant_number: i64,
@@ -169,6 +171,7 @@ pub struct Settings {
     pub default_path_root: PathRoot,
     pub default_act_as: Option<Member>,
     pub timeouts: Timeouts,
+    pub proxy: ProxySettings,
     pub policy: Policy,
     pub disabled: bool,
 }
@@ -357,6 +360,7 @@ impl Settings {
                 say(&format!("timeouts.{field}"), "OUT_OF_RANGE", "more than nothing and at most an hour");
             }
         }
+        self.proxy.check(|field, reason, text| bad.push((field.to_owned(), reason, text.to_owned())));
         let mut bad =
             bad.into_iter().map(|(field, reason, text)| (format!("application_parameter.{field}"), reason, text));
         let Some((field, reason, text)) = bad.next() else { return Ok(()) };

@@ -5,6 +5,7 @@ mod file;
 mod house;
 mod postgres;
 mod sqlite;
+mod transfer;
 
 use std::{
     sync::Arc,
@@ -12,6 +13,11 @@ use std::{
 };
 
 use house::House;
+use transfer::{
+    a_proxys_password_is_sealed_kept_resealed_and_removed,
+    an_export_brings_everything_to_another_store_all_of_it_or_nothing,
+    what_is_no_export_is_refused_whole_and_shows_nothing,
+};
 
 use super::*;
 use crate::{
@@ -66,6 +72,9 @@ on_both! {
     several_processes_may_start_on_an_empty_store_at_once,
     an_older_program_refuses_a_newer_store_and_says_so,
     a_store_that_is_not_up_to_date_is_told_and_left_alone_when_asked,
+    a_proxys_password_is_sealed_kept_resealed_and_removed,
+    an_export_brings_everything_to_another_store_all_of_it_or_nothing,
+    what_is_no_export_is_refused_whole_and_shows_nothing,
 }
 
 const KEY_1: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

@@ -60,13 +60,21 @@ pub(super) async fn require_notifications(pool: &Pool) -> Result<()> {
     let channel = format!("dropbox_connector_check_{}", uuid::Uuid::new_v4().simple());
     let mut listener = listener(pool, &channel).await.map_err(unavailable)?;
     // Not prepared: a pooler may have lost what was prepared before.
-    pool.execute(AssertSqlSafe(format!("NOTIFY {channel}"))).await.map_err(unavailable)?;
+    match pool.execute(AssertSqlSafe(format!("NOTIFY {channel}"))).await {
+        // The session that listened was lent to this one, which did not ask to be told.
+        Err(sqlx::Error::Protocol(_)) => return Err(pooled()),
+        told => told.map_err(unavailable)?,
+    };
     match tokio::time::timeout(STORE_NOTIFY_MAX, listener.recv()).await {
         Ok(heard) => heard.map(drop).map_err(unavailable),
-        Err(_) => Err(Fault::new(
-            Reason::StoreUnavailable,
-            "store_url: LISTEN hears no NOTIFY; the URL leads through a pooler that lends connections by transaction \
-             (pgbouncer's pool_mode = transaction); give the address of the server itself, or pool by session",
-        )),
+        Err(_) => Err(pooled()),
     }
+}
+
+fn pooled() -> Fault {
+    Fault::new(
+        Reason::StoreUnavailable,
+        "LISTEN hears no NOTIFY: the URL leads through a pooler that lends connections by transaction \
+         (pgbouncer's pool_mode = transaction); give the address of the server itself, or pool by session",
+    )
 }

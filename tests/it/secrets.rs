@@ -19,6 +19,7 @@ use tonic::Request;
 use crate::support::{
     self,
     process::{BINARY, Served, succeed, text},
+    proxies::{Running, proxy},
     spec,
 };
 
@@ -169,6 +170,43 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     told.hear(
         boss.import_credentials(import(Credential::RefreshToken(login.refresh_token.clone()))).await.expect("good"),
     );
+    // A proxy that takes no connection, one that takes no such password, and none again.
+    let mut tinyproxy = tokio::task::block_in_place(|| Running::tinyproxy(Some(("me", "right"))));
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    for port in [closed, tinyproxy.port] {
+        let update = |proxy| pb::UpdateApplicationParameterRequest {
+            application_parameter: Some(pb::ApplicationParameter {
+                application_parameter_id: "p".into(),
+                proxy,
+                ..Default::default()
+            }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["proxy".into()] }),
+            ..Default::default()
+        };
+        let through = proxy(pb::ProxyKind::Http, port, "me", "hush-proxy-password");
+        told.hear(boss.update_application_parameter(update(Some(through))).await.expect("updated"));
+        let mut test = timed(pb::TestApplicationParameterRequest { application_parameter_id: "p".into() });
+        test.set_timeout(std::time::Duration::from_secs(3));
+        told.refused(&boss.test_application_parameter(test).await.expect_err("no way through"));
+        told.hear(boss.update_application_parameter(update(None)).await.expect("straight again"));
+        let beyond = pb::Proxy { password: "hush-proxy-password".into(), ..Default::default() };
+        told.refused(&boss.update_application_parameter(update(Some(beyond))).await.expect_err("makes no sense"));
+    }
+    tinyproxy.stop();
+    told.0.push_str(&tinyproxy.log());
+    // All secrets leave sealed to a passphrase; wrong ones and the right one are shown nowhere.
+    let export = |file: &str, passphrase: &str| {
+        let mut run = Command::new(BINARY);
+        run.args(["parameters", "export", "--to"]).arg(served.folder().join(file));
+        run.arg(format!("--store-url=sqlite://{}", served.folder().join("store.db").display()));
+        run.arg(format!("--sealing-key-file={}", served.sealing_keys_file().display()));
+        run.env("DROPBOX_CONNECTOR_PASSPHRASE", passphrase);
+        text(&tokio::task::block_in_place(|| run.output()).expect("it runs"))
+    };
+    told.0.push_str(&export("a.sealed", "hush-short"));
+    let exported = export("b.sealed", "hush-passphrase-of-an-export");
+    assert!(exported.contains("1 application parameters"), "{exported}");
+    told.0.push_str(&exported);
 
     // Calls that go well, need a renewal, and fail in every way.
     let mut frames = support::requests(support::frames(spec("/a.txt"), b"hush-content"));
@@ -258,6 +296,9 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
         "hush-caller",
         "hush-password",
         "hush-content",
+        "hush-proxy",
+        "hush-short",
+        "hush-passphrase",
         &sealing,
     ];
     // A state is told to who begins, and stands nowhere else.

@@ -132,6 +132,20 @@ java_tools() {
     have mvn || apt maven || return 1
 }
 
+# Proxies to put in the way: HTTP with basic authentication, SOCKS5 with user and password, SOCKS4. None of these
+# packages starts a daemon; that of the last would, so it is only unpacked.
+proxies() {
+    have tinyproxy || apt tinyproxy-bin || return 1
+    have microsocks || apt microsocks || return 1
+    wrap tinyproxy "$(command -v tinyproxy)"
+    wrap microsocks "$(command -v microsocks)"
+    apt libwrap0 || return 1
+    rm -rf "$TOOLS/dante"
+    mkdir -p "$TOOLS/dante"
+    (cd "$TOOLS/dante" && apt-get download -q dante-server && dpkg-deb -x dante-server_*.deb .) >>"$TOOLS/apt.log" 2>&1 || return 1
+    wrap danted "$TOOLS/dante/usr/sbin/danted"
+}
+
 # PostgreSQL 15 or newer and pgbouncer, for the tests' own servers: the machine's, else Debian's. The programs of PostgreSQL
 # lie in a folder of their own, and the tests start them as another user, so these are links.
 postgres_server() {

@@ -40,9 +40,10 @@ enum Place {
 /// What an open upload holds beside its blocks.
 #[derive(Debug)]
 pub(super) struct Admitted {
-    _slot: OwnedSemaphorePermit,
-    _share: OwnedSemaphorePermit,
+    // In this order they are given back: who is woken by the slot finds the memory free already.
     _admission: blocks::Admission,
+    _share: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 fn busy() -> Fault {

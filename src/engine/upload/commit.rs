@@ -87,12 +87,14 @@ impl Shared {
         record: &Record,
         closing: Closing,
     ) -> Result<Settled> {
+        // Before the turn: a commit of this upload that lays its turn down to wait takes it up again, and must not find it with
+        // somebody who waits for that commit.
+        let under_way = self.commits.begin(&record.handle.id).await;
         let turn = self.turn(caller, account, &record.handle.spec).await?;
         // From here on it is a task of its own: a commit cannot be withdrawn, and its outcome must be written down,
         // whether or not its caller still waits.
         let (shared, caller, record) = (self.clone(), caller.clone(), record.clone());
         let commit = self.tasks.spawn(async move {
-            let under_way = shared.commits.begin(&record.handle.id).await;
             let settled = shared.commit_once(&caller, &record, closing.whole, closing.doubt, turn).await;
             drop(under_way);
             closing.hold.end().await;
@@ -243,6 +245,7 @@ impl Shared {
                 None if matches!(fault.reason(), Reason::UploadNotFound | Reason::UploadClosed) => {
                     Err(outcome_unknown().source(fault))
                 }
+                None if may_have_happened(&fault) => Err(outcome_unknown().source(fault)),
                 None => Err(fault),
             };
         }
@@ -267,20 +270,25 @@ impl Shared {
         }
     }
 
-    async fn write_down(&self, record: &Record, settled: &Result<Settled>) {
+    pub(super) async fn write_down(&self, record: &Record, settled: &Result<Settled>) {
         let written = match settled {
             Ok(settled) => match serde_json::to_string(settled) {
                 Ok(outcome) => self.store.upload_committed(&record.handle.id, &outcome).await,
                 Err(error) => Err(Fault::bug("an outcome could not be encoded").source(error)),
             },
             // Committed all the same: a later look must find it, so the intent stays.
-            Err(fault) if fault.get("committed").is_some() || fault.reason() == Reason::OutcomeUnknown => Ok(()),
+            Err(fault) if fault.get("committed").is_some() || may_have_happened(fault) => Ok(()),
             Err(_) => self.store.commit_refused(&record.handle.id, record.writer).await,
         };
         if let Err(fault) = written {
             tracing::warn!(%fault, "the outcome of a commit could not be written down; it will be looked up");
         }
     }
+}
+
+/// Whether the commit was sent and nothing that came back says what became of it.
+fn may_have_happened(fault: &Fault) -> bool {
+    matches!(fault.reason(), Reason::OutcomeUnknown | Reason::DropboxProtocol) || fault.get("sent") == Some("true")
 }
 
 pub(super) fn outcome_unknown() -> Fault {

@@ -207,8 +207,12 @@ impl Driver {
                 () = at(self.unsaved_since), if self.unsaved_since.is_some() => self.save_or_stop().await?,
             }
         };
-        while let Some(sent) = sending.join_next().await {
-            self.settled(flat(sent)?);
+        while !sending.is_empty() {
+            tokio::select! {
+                Some(sent) = sending.join_next() => self.settled(flat(sent)?),
+                // One that hangs must not keep what the others brought from being written down.
+                () = at(self.unsaved_since), if self.unsaved_since.is_some() => self.save_or_stop().await?,
+            }
         }
         self.save_or_stop().await?;
         if let Some((tail, size)) = closing {
@@ -220,9 +224,14 @@ impl Driver {
     /// The caller has gone, or one append failed: what is in flight gets a little time, what fails then is not there.
     async fn abandoned(&mut self, sending: &mut JoinSet<Result<Sent>>) {
         let settle = async {
-            while let Some(sent) = sending.join_next().await {
-                if let Ok(sent) = flat(sent) {
-                    self.settled(sent);
+            while !sending.is_empty() {
+                tokio::select! {
+                    Some(sent) = sending.join_next() => {
+                        if let Ok(sent) = flat(sent) {
+                            self.settled(sent);
+                        }
+                    }
+                    () = at(self.unsaved_since), if self.unsaved_since.is_some() => self.save().await,
                 }
             }
         };

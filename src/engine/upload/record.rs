@@ -90,6 +90,8 @@ impl Shared {
     /// Takes the upload over: raises its writer number and waits until the former writer has stopped, 10 s at most.
     /// Dropbox cannot arbitrate: a concurrent session takes any offset from anybody.
     pub(super) async fn claim(&self, handle: Handle, upload_id: &str) -> Result<(Record, Standing)> {
+        // What a commit of this process does is known soon.
+        self.commits.ended(&handle.id).await;
         if self.store.upload(&handle.id).await?.is_none() {
             if handle.parallel {
                 return Err(not_found(upload_id, "pieces_lost"));
@@ -98,8 +100,6 @@ impl Shared {
             // Dropbox is asked by the caller of this function: it needs a `Caller`.
             return Ok((record, Standing::Open { prefix: 0, digests: None, beyond: Vec::new() }));
         }
-        // What a commit of this process does is known soon.
-        self.commits.ended(&handle.id).await;
         let claim = self.store.claim_upload(&handle.id).await?;
         let mut row = claim.upload;
         if !claim.former_released && row.state != UploadState::Committed {

@@ -96,7 +96,13 @@ impl<'a> Run<'a> {
             Standing::Ready { size, digests } => {
                 let whole = whole_of(&spec, size, digests.as_deref());
                 match shared.look(caller, &spec, whole, record.handle.begun_at()).await {
-                    Some(settled) => Ok(Resumed::Done(Box::new(settled))),
+                    Some(settled) => {
+                        let settled = Ok(settled);
+                        if record.stored {
+                            shared.write_down(&record, &settled).await;
+                        }
+                        settled.map(|settled| Resumed::Done(Box::new(settled)))
+                    }
                     // A second commit could write a second file, and no look can tell whether there was a first.
                     None if record.intended && spec.may_write_twice() => {
                         shared.release(&record).await;

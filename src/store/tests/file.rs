@@ -64,6 +64,72 @@ async fn a_changed_file_is_followed_and_a_broken_one_is_not() {
     assert_ne!(after.uid, before.uid, "another token may be another account");
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_mounted_secret_is_followed_through_its_links_and_what_did_not_change_is_left_alone() {
+    let house = House::sqlite().await;
+    let at = |name: &str| house.folder().join(name);
+    let when = SystemTime::now();
+    // As Kubernetes lays it out: a file that is a link through a link to the folder of the present version.
+    let mount = |version: &str, token: &str| {
+        let text = format!(
+            "{}{}",
+            GOOD.replace("refresh_token", "access_token").replace("REFRESH-clear", token),
+            GOOD.replace("\"docs\"", "\"same\"").replace("\"REFRESH-clear\"", "\"stays\"")
+        );
+        std::fs::create_dir(at(version)).unwrap();
+        let file = at(version).join("parameters.toml");
+        std::fs::write(&file, text).unwrap();
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(when).unwrap();
+        std::os::unix::fs::symlink(version, at("..new")).unwrap();
+        std::fs::rename(at("..new"), at("..data")).unwrap();
+    };
+    mount("..v1", "token-1");
+    std::os::unix::fs::symlink("..data/parameters.toml", at("parameters.toml")).unwrap();
+    let store = house.store.clone().with_parameters_file(&at("parameters.toml")).unwrap();
+    let same = store.parameters(&id("same")).await.unwrap().unwrap();
+    assert!(store.require_reauthorization(&id("same"), &same.uid, 0, "invalid_grant").await.unwrap());
+    assert!(store.parameter_changes(0).await.unwrap().is_empty());
+
+    // The same length, the same time of change.
+    mount("..v2", "token-2");
+    let changes = store.parameter_changes(0).await.unwrap();
+    assert_eq!(changes.iter().map(|change| change.id.as_str()).collect::<Vec<_>>(), ["docs"]);
+    let docs = store.parameters(&id("docs")).await.unwrap().unwrap();
+    let Some(Grant::ShortLived { bearer, .. }) = docs.grant else { panic!("{docs:?}") };
+    assert_eq!(bearer.reveal(), "token-2");
+    let same = store.parameters(&id("same")).await.unwrap().unwrap();
+    assert_eq!(same.state(), State::ReauthorizationRequired, "what Dropbox said of it still holds");
+
+    std::fs::remove_file(at("..data")).unwrap();
+    assert!(store.parameter_changes(0).await.unwrap().is_empty());
+    assert_eq!(store.parameters_file_good(), Some(false));
+    assert!(store.parameters(&id("docs")).await.unwrap().is_some(), "the last good one stays");
+    mount("..v3", "token-3");
+    assert_eq!(store.parameter_changes(0).await.unwrap().len(), 1);
+    assert_eq!(store.parameters_file_good(), Some(true));
+}
+
+#[tokio::test]
+async fn a_secret_in_a_file_of_its_own_is_followed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first").unwrap();
+    let text = format!("{}\naccess_token_file = {token:?}\n", GOOD.replace("refresh_token = \"REFRESH-clear\"", ""));
+    let text =
+        text.replace("policy.allowed_principals = [\"billing\"]", "").replace("policy.permissions = [\"READ\"]", "");
+    let (_house, store) = with_file(&text, "parameters.toml").await;
+    let store = store.unwrap();
+    std::fs::write(&token, "the second").unwrap();
+    assert_eq!(store.parameter_changes(0).await.unwrap().len(), 1);
+    let docs = store.parameters(&id("docs")).await.unwrap().unwrap();
+    let Some(Grant::ShortLived { bearer, .. }) = docs.grant else { panic!("{docs:?}") };
+    assert_eq!(bearer.reveal(), "the second");
+    std::fs::remove_file(&token).unwrap();
+    assert!(store.parameter_changes(0).await.unwrap().is_empty());
+    assert_eq!(store.parameters_file_good(), Some(false));
+}
+
 #[tokio::test]
 async fn json_works_and_secrets_may_stand_in_files_of_their_own() {
     let folder = tempfile::tempdir().unwrap();

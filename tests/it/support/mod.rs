@@ -4,6 +4,7 @@
 pub mod certs;
 pub mod postgres;
 pub mod process;
+pub mod proxies;
 pub mod streams;
 pub mod tap;
 pub mod victim;
@@ -150,6 +151,10 @@ impl House {
         self.addresses = app.addresses();
         self.app = Some(app);
         self.channel = connect(&self.addresses).await;
+    }
+
+    pub fn app(&self) -> &App {
+        self.app.as_ref().expect("it runs")
     }
 
     /// Another connector on the same store, as in a fleet.

@@ -77,6 +77,10 @@ impl Served {
 
     /// Without an emulator of its own.
     pub fn start_bare(flags: &[&str]) -> Served {
+        Served::start_in(flags, &[])
+    }
+
+    fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
         let is_free = |default: &String| {
@@ -88,6 +92,7 @@ impl Served {
             .arg("serve")
             .args(defaults.filter(is_free))
             .args(flags)
+            .envs(environment.iter().copied())
             .current_dir(folder.path())
             .stdout(out.try_clone().expect("a second handle"))
             .stderr(out)
@@ -99,6 +104,11 @@ impl Served {
 
     /// In front of an emulator of the test's own, with a key file that it makes.
     pub fn before(emulator: &Emulator, flags: &[&str]) -> Served {
+        Served::before_in(emulator, flags, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn before_in(emulator: &Emulator, flags: &[&str], environment: &[(&str, &str)]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let keys = folder.path().join("sealing.keys");
         succeed(Command::new(BINARY).args(["keys", "generate"]).arg(&keys));
@@ -112,15 +122,19 @@ impl Served {
             format!("--sealing-key-file={}", keys.display()),
         ];
         let own = own.iter().map(String::as_str).chain(flags.iter().copied()).collect::<Vec<_>>();
-        let mut served = Served::start_bare(&own);
+        let mut served = Served::start_in(&own, environment);
         served.keys = Some(folder);
         served
     }
 
     /// The key file of [`Served::before`].
+    pub fn sealing_keys_file(&self) -> PathBuf {
+        self.keys.as_ref().expect("made before an emulator").path().join("sealing.keys")
+    }
+
+    /// What stands in it.
     pub fn sealing_keys(&self) -> String {
-        let folder = self.keys.as_ref().expect("made before an emulator");
-        fs::read_to_string(folder.path().join("sealing.keys")).expect("the keys")
+        fs::read_to_string(self.sealing_keys_file()).expect("the keys")
     }
 
     /// Bytes of the process in memory.
