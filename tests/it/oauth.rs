@@ -134,8 +134,9 @@ async fn an_account_is_connected_by_begin_consent_and_complete() {
     );
     assert!(!sent.contains_key("client_secret") && !sent.contains_key("scope"), "{sent:?}");
     assert_eq!((begun.state.len(), sent["code_challenge"].len()), (43, 43), "32 bytes each, in base64url");
-    let life =
-        begun.expire_time.expect("a time").seconds - prost_types::Timestamp::from(std::time::SystemTime::now()).seconds;
+    let life = begun.expire_time.expect("a time").seconds
+        - prost_types::Timestamp::from(dropbox_connector::clock::Clock::now(&dropbox_connector::clock::SystemClock))
+            .seconds;
     assert!((595..=600).contains(&life), "{life}");
 
     let back = consent(&begun.authorize_url).await;

@@ -88,7 +88,7 @@ fn an_emulator_in_a_process_of_its_own_is_started_and_used_as_the_readme_says() 
     let deadline = Instant::now() + Duration::from_secs(60);
     while !(told("out").contains("listening data=") && told("out").contains("Ctrl-C")) {
         assert!(Instant::now() < deadline, "{}{}", told("out"), told("err"));
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::yield_now();
     }
     let out = told("out");
     let at = |name: &str| {

@@ -38,6 +38,10 @@ impl Server {
             command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "sh"]);
         }
         command.args(["-c", include_str!("postgres.sh"), "postgres.sh"]).arg(programs).arg(port.to_string());
+        #[expect(
+            clippy::zombie_processes,
+            reason = "it outlives every test and ends when this process lets go of its line"
+        )]
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
         let line = (child.stdin.take().expect("piped"), BufReader::new(child.stdout.take().expect("piped")));
         let mut server = Server { port, folder: PathBuf::new(), line: Mutex::new(line) };
@@ -122,6 +126,7 @@ impl Pooler {
         if is_root() {
             command.args(["-u", "postgres"]);
         }
+        #[expect(clippy::zombie_processes, reason = "it ends when its line is dropped")]
         let mut child = command.arg(&file).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
         let pooler = Pooler { port, server: server.port, _line: child.stdin.take().expect("piped"), _folder: folder };
         let begun = std::time::Instant::now();

@@ -126,7 +126,7 @@ async fn a_torn_commit_is_found_among_the_revisions_when_somebody_wrote_behind_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handle_and_its_upload_end_seven_days_after_it_was_started() {
     let house = support::start().await;
-    let before = std::time::SystemTime::now();
+    let before = dropbox_connector::clock::Clock::now(&dropbox_connector::clock::SystemClock);
     let request = pb::StartUploadRequest {
         application_parameter_id: PARAMETER.into(),
         spec: Some(spec("/week")),
