@@ -147,7 +147,7 @@ impl House {
         if let Some(app) = self.app.take() {
             app.stop().await.expect("stop");
         }
-        let app = App::start(self.config.clone()).await.expect("connector");
+        let app = Box::pin(App::start(self.config.clone())).await.expect("connector");
         self.addresses = app.addresses();
         self.app = Some(app);
         self.channel = connect(&self.addresses).await;
@@ -159,7 +159,7 @@ impl House {
 
     /// Another connector on the same store, as in a fleet.
     pub async fn replica(&self) -> (App, Channel) {
-        let app = App::start(self.config.clone()).await.expect("a second connector");
+        let app = Box::pin(App::start(self.config.clone())).await.expect("a second connector");
         let channel = connect(&app.addresses()).await;
         (app, channel)
     }

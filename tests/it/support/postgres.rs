@@ -27,6 +27,7 @@ impl Server {
     }
 
     /// One of a test's own, to be stopped.
+    #[expect(clippy::zombie_processes, reason = "the shell ends when its standard input does, which is with the tests")]
     pub fn start() -> Server {
         let link = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/postgres");
         let programs = link.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
@@ -109,6 +110,7 @@ pub struct Pooler {
 
 impl Pooler {
     /// `mode` is `session` or `transaction`.
+    #[expect(clippy::zombie_processes, reason = "the shell ends when its standard input does, which is with the tests")]
     pub fn start(server: &Server, mode: &str) -> Pooler {
         let link = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/pgbouncer");
         assert!(link.exists(), "{} is missing: run make setup", link.display());
