@@ -128,7 +128,6 @@ impl Pooler {
         if is_root() {
             command.args(["-u", "postgres"]);
         }
-        #[expect(clippy::zombie_processes, reason = "it ends when its line is dropped")]
         let mut child = command.arg(&file).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
         let pooler = Pooler { port, server: server.port, _line: child.stdin.take().expect("piped"), _folder: folder };
         let begun = std::time::Instant::now();
