@@ -39,10 +39,6 @@ impl Server {
             command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "sh"]);
         }
         command.args(["-c", include_str!("postgres.sh"), "postgres.sh"]).arg(programs).arg(port.to_string());
-        #[expect(
-            clippy::zombie_processes,
-            reason = "it outlives every test and ends when this process lets go of its line"
-        )]
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
         let line = (child.stdin.take().expect("piped"), BufReader::new(child.stdout.take().expect("piped")));
         let mut server = Server { port, folder: PathBuf::new(), line: Mutex::new(line) };
