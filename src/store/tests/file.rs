@@ -69,7 +69,7 @@ async fn a_changed_file_is_followed_and_a_broken_one_is_not() {
 async fn a_mounted_secret_is_followed_through_its_links_and_what_did_not_change_is_left_alone() {
     let house = House::sqlite().await;
     let at = |name: &str| house.folder().join(name);
-    let when = SystemTime::now();
+    let when = crate::clock::SystemClock.now();
     // As Kubernetes lays it out: a file that is a link through a link to the folder of the present version.
     let mount = |version: &str, token: &str| {
         let text = format!(
