@@ -246,7 +246,7 @@ async fn the_check_finds_a_pooler_that_swallows_notifications() {
 /// Figures of a server with many tenants: how soon it starts, what they cost in memory, how soon the first call is answered.
 async fn ten_thousand_parameters(url: &str) {
     use dropbox_connector::{
-        clock::SystemClock,
+        clock::{Clock as _, SystemClock},
         emulator::{Emulator, Options},
         seal::KeyRing,
         secret::Secret,
@@ -311,19 +311,25 @@ async fn ten_thousand_parameters(url: &str) {
         assert!(calls.await.iter().all(Result::is_ok));
     }
     let grown = served.resident().saturating_sub(before);
-    assert!(started < Duration::from_secs(2), "{started:?}");
-    assert!(first_calls[94] < Duration::from_millis(50), "{first_calls:?}");
-    assert!(grown < 32 * 1024 * 1024, "{grown} bytes");
+    let figures = format!(
+        "started in {started:?}; first call {:?}, 95 of 100 within {:?}; {} KiB",
+        first_calls[50],
+        first_calls[94],
+        grown / 1024
+    );
+    assert!(started < Duration::from_secs(2), "{figures}");
+    assert!(first_calls[94] < Duration::from_millis(50), "{figures}");
+    assert!(grown < 32 * 1024 * 1024, "{figures}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "long: make test-long"]
+#[ignore = "not reached yet: 38 to 44 MiB were measured where 32 are wanted"]
 async fn ten_thousand_parameters_on_a_server_cost_little() {
     ten_thousand_parameters(&Server::shared().database().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "long: make test-long"]
+#[ignore = "not reached yet: 38 to 44 MiB were measured where 32 are wanted"]
 async fn ten_thousand_parameters_in_a_file_cost_little() {
     let folder = tempfile::tempdir().expect("a folder");
     ten_thousand_parameters(&format!("sqlite://{}", folder.path().join("store.db").display())).await;
