@@ -5,10 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dropbox_connector::{
-    api::v1::{self as pb, dropbox_connector_client::DropboxConnectorClient},
-    clock::Clock as _,
-};
+use dropbox_connector::api::v1::{self as pb, dropbox_connector_client::DropboxConnectorClient};
 use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
