@@ -9,7 +9,7 @@ mod keys;
 mod rights;
 pub mod tls;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
@@ -50,8 +50,8 @@ impl Authenticator {
     /// # Errors
     /// As [`Authenticator::new`]; a key set file that cannot be used, by its key.
     pub async fn from_config(config: &Config, clock: SharedClock) -> Result<Self> {
-        let tokens = config.auth_tokens.iter().map(|token| (token.principal.clone(), token.sha256.clone())).collect();
-        let door = Self::new(config.auth_mode, &tokens, &config.admin_principals)?;
+        let tokens = config.auth_tokens.iter().map(|token| (&token.principal, &token.sha256));
+        let door = Self::new(config.auth_mode, tokens, &config.admin_principals)?;
         if !config.auth_mode.takes_signed_tokens() {
             return Ok(door);
         }
@@ -59,14 +59,19 @@ impl Authenticator {
         Ok(Self { verifier: Some(Arc::new(verifier)), ..door })
     }
 
-    /// `tokens`: principal name → lowercase hex SHA-256 of its token. `admins`: patterns of the principals that may call
+    /// `tokens`: principal name and lowercase hex SHA-256 of its token; a principal that changes its token has two for a
+    /// while. `admins`: patterns of the principals that may call
     /// the admin service.
     ///
     /// # Errors
     /// `INVALID_FIELD` naming the configuration key: a hash that is none, a pattern with `*` elsewhere than at its end,
     /// mode `token` without a token.
-    pub fn new(mode: AuthMode, tokens: &BTreeMap<String, String>, admins: &[String]) -> Result<Self> {
-        let mut hashes = Vec::with_capacity(tokens.len());
+    pub fn new<'a>(
+        mode: AuthMode,
+        tokens: impl IntoIterator<Item = (&'a String, &'a String)>,
+        admins: &[String],
+    ) -> Result<Self> {
+        let mut hashes = Vec::new();
         for (name, hash) in tokens {
             let mut bytes = [0u8; 32];
             if name.is_empty() || hex::decode_to_slice(hash.trim(), &mut bytes).is_err() {
@@ -214,13 +219,15 @@ fn unauthenticated(cause: &'static str, message: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn door(admins: &[&str]) -> Authenticator {
-        let tokens = [("billing", "billing-token"), ("ops-1", "ops-token")]
+        let tokens = [("billing", "billing-token"), ("billing", "its-next-token"), ("ops-1", "ops-token")]
             .map(|(name, token)| (name.to_owned(), hex::encode(Sha256::digest(token))));
         let admins: Vec<String> = admins.iter().map(|&admin| admin.to_owned()).collect();
-        Authenticator::new(AuthMode::Token, &tokens.into(), &admins).unwrap()
+        Authenticator::new(AuthMode::Token, tokens.iter().map(|(name, hash)| (name, hash)), &admins).unwrap()
     }
 
     #[tokio::test]
@@ -231,6 +238,7 @@ mod tests {
         assert_eq!((ops.name(), ops.is_admin()), ("ops-1", true));
         let billing = ask(Some("Bearer billing-token")).await.unwrap();
         assert_eq!((billing.name(), billing.is_admin()), ("billing", false));
+        assert_eq!(ask(Some("Bearer its-next-token")).await.unwrap().name(), "billing");
         assert_eq!(billing.require_admin().unwrap_err().reason(), Reason::CallerNotAllowed);
         for value in
             [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Basic ops-token"), Some("Bearer ops-tokem")]

@@ -262,7 +262,8 @@ impl Resolver {
 
     async fn complete(&self, state: &str, outcome: Outcome, by: By) -> Result<Completed> {
         self.store.require_writable()?;
-        let begun = self.store.take_authorization(state).await?.filter(|begun| belongs(begun, &by));
+        let begun =
+            self.store.take_authorization(state).await?.filter(|begun| belongs(begun, &by, &self.oauth.redirect_uris));
         let begun = begun.ok_or_else(|| state_expired("unknown, used, expired, or begun by somebody else"))?;
         let id = &begun.parameter_id;
         self.complete_begun(&begun, outcome).await.map_err(|fault| fault.fact("applicationParameterId", id))
@@ -431,15 +432,20 @@ impl Resolver {
 }
 
 /// May who presents the state complete what was begun?
-fn belongs(begun: &Authorization, by: &By) -> bool {
+/// `own`: the redirect URIs of this server.
+fn belongs(begun: &Authorization, by: &By, own: &[String]) -> bool {
     match by {
         By::Principal(principal) => begun.browser.is_none() && begun.principal == *principal,
         By::Browser { cookie, .. } => begun.browser.as_ref() == Some(cookie),
         By::Callback(cookie) => {
-            let uri = begun.redirect_uri.as_deref().and_then(|uri| Url::parse(uri).ok());
-            let ours = uri.is_some_and(|uri| uri.path() == CALLBACK_PATH);
-            // What a program began, any browser may complete here: the program sent its user's there.
-            ours && (begun.browser.is_none() || begun.browser == *cookie)
+            let uri = begun.redirect_uri.as_deref().unwrap_or_default();
+            let ours = Url::parse(uri).is_ok_and(|uri| uri.path() == CALLBACK_PATH);
+            match &begun.browser {
+                Some(_) => ours && begun.browser == *cookie,
+                // What a program began, any browser may complete here if Dropbox was to send it here. An answer meant for the
+                // program's own address is the program's: it knows whose browser may bring it.
+                None => ours && own.iter().any(|one| one == uri),
+            }
         }
     }
 }

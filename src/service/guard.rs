@@ -543,8 +543,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_without_a_token_is_unauthenticated() {
-        let tokens = [("ci".to_owned(), "ab".repeat(32))].into();
-        let authenticator = Authenticator::new(crate::config::AuthMode::Token, &tokens, &[]).unwrap();
+        let (name, hash) = ("ci".to_owned(), "ab".repeat(32));
+        let authenticator = Authenticator::new(crate::config::AuthMode::Token, [(&name, &hash)], &[]).unwrap();
         let layer = GuardLayer { authenticator, ..layer() };
         for headers in [&[][..], &[("authorization", "Bearer wrong")]] {
             assert_eq!(code(&call(&layer, true, headers).await), Code::Unauthenticated);
