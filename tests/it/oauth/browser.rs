@@ -3,6 +3,7 @@
 
 use std::{
     net::TcpListener,
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -24,9 +25,10 @@ struct Chromium {
 impl Chromium {
     async fn start() -> Chromium {
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-        let driver =
-            tool("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let driver = driver.expect("chromedriver starts");
+        let mut command = tool("chromedriver");
+        command.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null());
+        // With every process of the browser it starts, so that all of them can be ended.
+        let driver = command.process_group(0).spawn().expect("chromedriver starts");
         let (http, base) = (reqwest::Client::new(), format!("http://127.0.0.1:{port}"));
         until("chromedriver answers", async || http.get(format!("{base}/status")).send().await.is_ok()).await;
         let arguments =
@@ -112,11 +114,8 @@ impl Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        // Asked to end it takes its browser along; killed it would leave it.
-        let ended = Command::new("kill").args(["-TERM", &self.driver.id().to_string()]).status();
-        if !ended.is_ok_and(|status| status.success()) {
-            let _ = self.driver.kill();
-        }
+        // The driver leaves its browser behind; the group is both.
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.driver.id())]).status();
         let _ = self.driver.wait();
     }
 }
