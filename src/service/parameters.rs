@@ -298,13 +298,7 @@ impl Mask {
         let change = |named, secret| if named { SecretChange::Set(secret) } else { SecretChange::Keep };
         SecretChanges {
             app_secret: change(self.names("app_secret"), app_secret),
-            // A password that was given for one proxy is sent to no other.
-            proxy_password: change(
-                ["proxy", "proxy.password", "proxy.proxy_kind", "proxy.address", "proxy.port"]
-                    .iter()
-                    .any(|name| self.names(name)),
-                proxy_password,
-            ),
+            proxy_password: change(self.names("proxy") || self.names("proxy.password"), proxy_password),
         }
     }
 
@@ -513,16 +507,13 @@ mod tests {
         assert_eq!((changed.display_name.as_str(), changed.group.as_str(), changed.disabled), ("new", "old", false));
         mask(&["state"]).unwrap().apply(&asked, &new, &mut changed).unwrap();
         assert!(changed.disabled);
-        let kept = mask(&["group", "proxy.username"]).unwrap().secrets(&asked);
+        let kept = mask(&["group", "proxy.address"]).unwrap().secrets(&asked);
         assert!(matches!((kept.app_secret, kept.proxy_password), (SecretChange::Keep, SecretChange::Keep)));
         let removed = mask(&["app_secret", "proxy.password"]).unwrap().secrets(&asked);
         assert!(matches!(
             (removed.app_secret, removed.proxy_password),
             (SecretChange::Set(None), SecretChange::Set(None))
         ));
-        // What was given for one proxy is sent to no other.
-        let moved = mask(&["proxy.address"]).unwrap().secrets(&asked);
-        assert!(matches!(moved.proxy_password, SecretChange::Set(None)));
         let replaced = mask(&["proxy"]).unwrap().secrets(&asked);
         assert!(matches!(
             (replaced.app_secret, replaced.proxy_password),
