@@ -174,6 +174,8 @@ pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
 /// A statement waits this long for another process's write before the store counts as not answering.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A new SQLite file that another process is making is looked at again after this: it takes some milliseconds.
+pub const STORE_LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Connections that read a SQLite store at once.
 pub const STORE_READERS: u32 = 4;
 /// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
@@ -252,6 +254,8 @@ pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
 // ---- credentials and store (API-DESIGN a.2, HOUSE 5.3) ----
 // ---- requests (API-DESIGN a.2) ----
 
+/// A look at what became of a write has this long, however late it is: some attempts of one small call.
+pub const LOOK_TIME: Duration = Duration::from_secs(10);
 /// No call runs longer, whatever it asks for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Delay told with `SERVER_DRAINING`: by then a balancer has taken the process out.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    telemetry,
+    limits, telemetry,
 };
 
 /// Calls Dropbox on one account's behalf. Clones are cheap.
@@ -126,6 +126,12 @@ impl Caller {
     #[must_use]
     pub fn with_deadline(&self, deadline: Option<Instant>) -> Caller {
         Caller { deadline, ..self.clone() }
+    }
+
+    /// The same caller with time for a look at what a write did: the write's deadline may be what ended it.
+    #[must_use]
+    pub fn for_a_look(&self) -> Caller {
+        self.with_deadline(self.deadline.map(|at| at.max(Instant::now() + limits::LOOK_TIME)))
     }
 
     /// The same caller, whose answers are noted there.

@@ -1,8 +1,6 @@
 //! Writes whose answer was lost: was it done? One look settles it where Dropbox's rules allow (API-FACTS 3.4).
 //! What stays unclear is `OUTCOME_UNKNOWN`; what certainly did not happen may be sent again.
 
-use std::time::{Duration, Instant};
-
 use dropbox_sdk::types::{files, sharing};
 
 use crate::{
@@ -10,9 +8,6 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits::BUSY_RETRY,
 };
-
-/// A look has this long, however late it is.
-const LOOK_TIME: Duration = Duration::from_secs(10);
 
 /// What a write's failure says about the write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +40,7 @@ fn not_done(fault: Fault) -> Fault {
 }
 
 async fn look(caller: &Caller, path: &str) -> Result<Option<files::Metadata>> {
-    // The deadline of the write may be what ended it.
-    let caller = caller.with_deadline(caller.deadline().map(|at| at.max(Instant::now() + LOOK_TIME)));
-    match caller.call(&routes::GET_METADATA, &files::GetMetadataArg::new(path.to_owned())).await {
+    match caller.for_a_look().call(&routes::GET_METADATA, &files::GetMetadataArg::new(path.to_owned())).await {
         Ok(answer) => Ok(Some(answer.value)),
         Err(fault) if fault.reason() == Reason::PathNotFound => Ok(None),
         Err(fault) => Err(fault),

@@ -6,7 +6,10 @@
 //! PostgreSQL: `READ COMMITTED`; a transaction that decides by what it read takes the row's lock by reading it with an
 //! `UPDATE … RETURNING` that changes nothing.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{
+    str::FromStr as _,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     AssertSqlSafe, Connection as _, Database, Decode, Encode, Executor as _, IntoArguments, PgConnection, PgPool,
@@ -21,7 +24,7 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits::{
         STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT, STORE_IDLE_TRUST,
-        STORE_QUICK_CONNECTIONS, STORE_READERS, STORE_SERVER_CONNECTIONS, STORE_TRANSACTION_IDLE_MAX,
+        STORE_LOCK_RETRY, STORE_QUICK_CONNECTIONS, STORE_READERS, STORE_SERVER_CONNECTIONS, STORE_TRANSACTION_IDLE_MAX,
     },
 };
 
@@ -206,7 +209,16 @@ impl Pools {
         if may_make && !memory && (!url.contains("mode=") || url.contains("mode=rwc")) {
             place::make_private(options.get_filename())?;
         }
-        Pools::sqlite(options, memory).await.map_err(unavailable)
+        // SQLite waits for a lock, but not for the one that turns a new file into a WAL: two processes may start on it at once.
+        let give_up = Instant::now() + STORE_BUSY_TIMEOUT;
+        loop {
+            match Pools::sqlite(options.clone(), memory).await {
+                Err(error) if is_locked(&error) && Instant::now() < give_up => {
+                    tokio::time::sleep(STORE_LOCK_RETRY).await
+                }
+                done => return done.map_err(unavailable),
+            }
+        }
     }
 
     async fn sqlite(options: SqliteConnectOptions, memory: bool) -> sqlx::Result<Pools> {
@@ -295,6 +307,13 @@ fn served(connections: u32, settings: String) -> PoolOptions<Postgres> {
 pub(super) async fn answered<T>(asking: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer"));
     tokio::time::timeout(STORE_ANSWER_MAX, asking).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// `SQLITE_BUSY` in any of its forms: another process is at it.
+fn is_locked(error: &sqlx::Error) -> bool {
+    const BUSY: i32 = 5;
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == BUSY)
 }
 
 /// What went wrong in the database, as a fault that tells callers nothing of SQL.

@@ -2,21 +2,19 @@
 //! is updated one process after the other. Whoever migrates holds a lock; a program that is older than the tables refuses.
 
 use sqlx::{
+    PgPool, SqlitePool,
     migrate::{MigrateError, Migrator},
     postgres::PgPoolOptions,
 };
 
 use super::{
-    database::{Pool, Pools, query, unavailable},
+    database::{Pool, Pools, query},
     wake,
 };
 use crate::fault::{Fault, Reason, Result};
 
 static SQLITE: Migrator = sqlx::migrate!("src/store/migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("src/store/migrations/postgres");
-
-/// Two processes may start on a new SQLite file at once: who comes second finds the work done when it looks again.
-const ATTEMPTS: u32 = 5;
 
 /// Brings the tables of a store up to date, making a SQLite file that is not there. What was done, in words.
 ///
@@ -49,33 +47,36 @@ pub async fn check(url: &str) -> Result<String> {
 }
 
 pub(super) async fn bring_up_to_date(pool: &Pool) -> Result<()> {
-    let mut attempt = 1;
-    loop {
-        let done = match pool {
-            Pool::Sqlite(pool) => SQLITE.run(pool).await,
-            Pool::Postgres(pool) => {
-                // A session without bounds: another process may be at it, and a step may take as long as its tables are
-                // large. As a pool, for of a connection of its own the compiler cannot tell that it may change threads.
-                let options = pool.connect_options().as_ref().clone();
-                let own = PgPoolOptions::new().max_connections(1).connect_with(options).await.map_err(unavailable)?;
-                let done = POSTGRES.run(&own).await;
-                // Its lock goes with the session.
-                own.close().await;
-                done
-            }
-        };
-        match done {
-            Ok(()) => return Ok(()),
-            Err(MigrateError::VersionMissing(_)) => return require_current(pool).await,
-            Err(error @ MigrateError::VersionMismatch(_)) => {
-                return Err(refused("the store's tables were made by another build of this program").source(error));
-            }
-            Err(error) if attempt == ATTEMPTS => {
-                return Err(refused("the store's tables could not be brought up to date").source(error));
-            }
-            Err(_) => attempt += 1,
+    let done = match pool {
+        Pool::Sqlite(pool) => on_file(pool).await,
+        Pool::Postgres(pool) => on_server(pool).await,
+    };
+    match done {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(_)) => require_current(pool).await,
+        Err(error @ MigrateError::VersionMismatch(_)) => {
+            Err(refused("the store's tables were made by another build of this program").source(error))
         }
+        Err(error) => Err(refused("the store's tables could not be brought up to date").source(error)),
     }
+}
+
+/// One transaction that has the write lock from its start: of several processes on a new file one makes the tables, and the
+/// others wait and find them.
+async fn on_file(pool: &SqlitePool) -> Result<(), MigrateError> {
+    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+    SQLITE.run(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// A session without bounds: another process may hold the migrator's lock, and a step may take as long as its tables are
+/// large. As a pool, for of a connection of its own the compiler cannot tell that it may change threads.
+async fn on_server(pool: &PgPool) -> Result<(), MigrateError> {
+    let own = PgPoolOptions::new().max_connections(1).connect_with(pool.connect_options().as_ref().clone()).await?;
+    let done = POSTGRES.run(&own).await;
+    // Its lock goes with the session.
+    own.close().await;
+    done
 }
 
 pub(super) async fn require_current(pool: &Pool) -> Result<()> {

@@ -187,6 +187,7 @@ impl Shared {
         if spec.may_write_twice() {
             return None;
         }
+        let caller = caller.for_a_look();
         let hash = whole.hash.or(whole.expected)?.to_string();
         let is_it = |file: &FileMetadata| file.size == whole.size && file.content_hash.as_ref() == Some(&hash);
         let settled = |file| Some(Settled { file, content_hash: Some(hash.clone()), verified: true });
@@ -245,6 +246,8 @@ impl Shared {
                 None if matches!(fault.reason(), Reason::UploadNotFound | Reason::UploadClosed) => {
                     Err(outcome_unknown().source(fault))
                 }
+                // It says so itself, and more of it.
+                None if fault.reason() == Reason::OutcomeUnknown => Err(fault),
                 None if may_have_happened(&fault) => Err(outcome_unknown().source(fault)),
                 None => Err(fault),
             };
