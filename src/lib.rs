@@ -5,6 +5,7 @@
 //! ```text
 //! gRPC → service → engine → dropbox → (Dropbox | emulator)
 //!          ├→ convert            proto ⇄ Dropbox types, field checks; pure
+//!          ├→ events             the watch hub → dropbox, store
 //!          └→ credentials        application-parameter id → Caller
 //! http (live, ready, metrics) → telemetry, ready
 //! store ← credentials, engine, service
@@ -24,6 +25,7 @@ pub mod credentials;
 pub mod dropbox;
 pub mod emulator;
 pub mod engine;
+pub mod events;
 pub mod fault;
 pub mod http;
 pub mod limits;

@@ -72,6 +72,8 @@ pub enum HandleKind {
     Page(&'static str),
     Upload,
     Job,
+    /// A place in the changes of a watched folder.
+    Resume,
 }
 
 /// Whose handle it is: the application parameter's `uid` and the Dropbox account linked to it (empty if none is known).
@@ -294,6 +296,7 @@ impl HandleKind {
             HandleKind::Page(_) => "page token",
             HandleKind::Upload => "upload id",
             HandleKind::Job => "job id",
+            HandleKind::Resume => "resume token",
         }
     }
 

@@ -1,0 +1,139 @@
+//! What is told: one change of one item, and the entry of the log that carries it.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+use dropbox_sdk::types::files;
+use serde::{Deserialize, Serialize};
+
+use super::{ResumePoint, Scope};
+use crate::{fault::Result, seal::KeyRing};
+
+/// Wire forms of one entry: as it is, and with the children of folders told behind them.
+pub const VARIANTS: usize = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ChangeKind {
+    Created,
+    /// Other content.
+    Updated,
+    /// Same content: shared, unshared, made read-only, or renamed in case only.
+    MetadataChanged,
+    /// A folder's stands for everything in it.
+    Deleted,
+    /// A rename too. A folder's stands for everything in it.
+    Moved,
+    /// RAW: it is so now, whatever it was.
+    Upserted,
+}
+
+/// What a change is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Basis {
+    /// The stored index: the kind is right.
+    Index,
+    /// There was no index for it: the kind is a good guess.
+    Inferred,
+    /// It was found by comparing after a reset.
+    Synthetic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ItemKind {
+    File,
+    Folder,
+    /// Of a deletion without an index.
+    Unknown,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub kind: ChangeKind,
+    pub basis: Basis,
+    pub item_kind: ItemKind,
+    /// As it is now, whole, as Dropbox showed it; of a deletion `Metadata::Deleted` with its paths.
+    pub item: files::Metadata,
+    /// Also of a deletion, if it is known.
+    pub id: Option<String>,
+    /// Of a move: where it was, in its own case, from the root as `item`'s paths are.
+    pub previous_path: Option<String>,
+    /// Of files, if known: the revision before this change.
+    pub previous_rev: Option<String>,
+    /// It is told only to those who asked for the children of folders.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expanded: bool,
+}
+
+/// What an entry tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Told {
+    Change(Box<Change>),
+    /// The drain that the changes before it came from is over.
+    BatchEnd,
+    /// Dropbox forgot the cursor: what follows up to `Resynced` was found by comparing.
+    CursorReset {
+        cause: String,
+    },
+    Resynced,
+}
+
+/// One entry of a scope's log, the same for every watcher: it carries nothing that depends on who reads it.
+pub struct Entry {
+    pub point: ResumePoint,
+    pub observed: SystemTime,
+    pub told: Told,
+    /// False: it came from a cursor older than the log, and its number says nothing.
+    pub logged: bool,
+    token: OnceLock<Arc<str>>,
+    /// Filled by the service for the first watcher that needs the form.
+    pub encoded: [OnceLock<Bytes>; VARIANTS],
+}
+
+impl Entry {
+    pub(super) fn new(point: ResumePoint, observed: SystemTime, told: Told, logged: bool) -> Entry {
+        Entry { point, observed, told, logged, token: OnceLock::new(), encoded: Default::default() }
+    }
+
+    /// `<log epoch>-<sequence>`: equal on every replica and in every replay of the log. What did not come from the log has an
+    /// id made of what it tells.
+    pub fn event_id(&self) -> String {
+        if self.logged {
+            return format!("{:x}-{}", self.point.epoch, self.point.sequence);
+        }
+        let told = serde_json::to_vec(&(&self.point.cursor, &self.told)).unwrap_or_default();
+        format!("i-{}", hex::encode(&<sha2::Sha256 as sha2::Digest>::digest(told)[..12]))
+    }
+
+    pub fn change(&self) -> Option<&Change> {
+        match &self.told {
+            Told::Change(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    /// Its place as it goes out, sealed for the first who asks.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUG` for a cursor that makes no handle.
+    pub fn token(&self, keys: &KeyRing, scope: &Scope) -> Result<Arc<str>> {
+        if let Some(token) = self.token.get() {
+            return Ok(token.clone());
+        }
+        let token = self.point.seal(keys, scope)?;
+        Ok(self.token.get_or_init(|| token).clone())
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("sequence", &self.point.sequence)
+            .field("told", &self.told)
+            .finish_non_exhaustive()
+    }
+}

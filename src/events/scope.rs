@@ -1,0 +1,236 @@
+//! What is watched, and a place in its changes. A place is bound to its scope: a token of one scope opens for no other.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    dropbox::{ActAs, Root},
+    fault::{Fault, Reason, Result},
+    seal::{HandleKind, KeyRing, Owner},
+    store::{ParameterId, Parameters},
+};
+
+/// One folder as one application parameter sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    pub parameter: ParameterId,
+    /// Never used again, unlike the id.
+    pub uid: Arc<str>,
+    /// The account whose changes these are: the linked one, or the member acted for.
+    pub account: Arc<str>,
+    /// What the parameter is linked to; it binds handles.
+    pub linked: Arc<str>,
+    pub act_as: Option<ActAs>,
+    pub root: Option<Root>,
+    /// As Dropbox takes it: empty for the root.
+    pub path: Arc<str>,
+    pub recursive: bool,
+    /// Entries as Dropbox tells them, neither classified nor joined to moves. Such a scope has no index, and a log of its own.
+    pub raw: bool,
+}
+
+impl Scope {
+    /// `path` is where the folder lies at Dropbox, inside the parameter's jail already.
+    pub fn of(parameters: &Parameters, act_as: Option<&ActAs>, root: Option<&Root>, path: &str) -> Scope {
+        let linked = parameters.account_id();
+        let account = match act_as {
+            Some(ActAs::User(member) | ActAs::Admin(member)) => member.as_str(),
+            None => linked,
+        };
+        Scope {
+            parameter: parameters.id.clone(),
+            uid: parameters.uid.clone(),
+            account: account.into(),
+            linked: linked.into(),
+            act_as: act_as.cloned(),
+            root: root.cloned(),
+            path: path.into(),
+            recursive: true,
+            raw: false,
+        }
+    }
+
+    #[must_use]
+    pub fn recursive(self, recursive: bool) -> Scope {
+        Scope { recursive, ..self }
+    }
+
+    #[must_use]
+    pub fn raw(self, raw: bool) -> Scope {
+        Scope { raw, ..self }
+    }
+
+    /// What a token is bound to. Whether entries are classified is not part of it: a token of the one kind is read by its
+    /// cursor in the other.
+    fn binding(&self) -> [u8; 16] {
+        let folder = (&self.uid, self.act_name(), self.root_name(), self.path.to_lowercase(), self.recursive);
+        let text = serde_json::to_vec(&folder).expect("strings are JSON");
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&Sha256::digest(text)[..16]);
+        tag
+    }
+
+    /// Its name in the store.
+    pub(super) fn key(&self) -> String {
+        let mode = if self.raw { "raw" } else { "full" };
+        format!("{}-{mode}", hex::encode(self.binding()))
+    }
+
+    fn act_name(&self) -> String {
+        match &self.act_as {
+            None => String::new(),
+            Some(ActAs::User(member)) => format!("user {member}"),
+            Some(ActAs::Admin(member)) => format!("admin {member}"),
+        }
+    }
+
+    fn root_name(&self) -> String {
+        match &self.root {
+            None => String::new(),
+            Some(Root::Home) => "home".to_owned(),
+            Some(Root::Root(id)) => format!("root {id}"),
+            Some(Root::Namespace(id)) => format!("namespace {id}"),
+        }
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner { uid: &self.uid, account: &self.linked }
+    }
+}
+
+/// A place in the changes of a scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumePoint {
+    /// This life of the scope's log.
+    #[serde(rename = "e")]
+    pub(super) epoch: i64,
+    /// The newest entry it has.
+    #[serde(rename = "s")]
+    pub(super) sequence: i64,
+    /// Of that entry, random: a store that was put back to an earlier state may give the same numbers to other entries.
+    #[serde(rename = "m")]
+    pub(super) mark: i64,
+    /// Where Dropbox goes on if the log does not. Of an entry the cursor before its drain, so that what was told in part is
+    /// told again.
+    #[serde(rename = "c")]
+    pub(super) cursor: Arc<str>,
+    /// Inside a snapshot: how many items were told; the cursor is the listing's.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub(super) listed: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Bound {
+    #[serde(rename = "b")]
+    binding: [u8; 16],
+    #[serde(flatten)]
+    point: ResumePoint,
+}
+
+impl ResumePoint {
+    /// # Errors
+    /// `CONNECTOR_BUG` for a cursor that is too long to be kept in a handle.
+    pub fn seal(&self, keys: &KeyRing, scope: &Scope) -> Result<Arc<str>> {
+        let bound = Bound { binding: scope.binding(), point: self.clone() };
+        let token = keys.seal_handle(HandleKind::Resume, &scope.owner(), &bound);
+        Ok(token
+            .map_err(|fault| Fault::bug("Dropbox's cursor does not fit into a token").source(fault.to_string()))?
+            .into())
+    }
+
+    /// # Errors
+    /// `HANDLE_MALFORMED`, `HANDLE_KEY_RETIRED`; `RESUME_TOKEN_MISMATCH` for a token of another parameter, account or
+    /// folder.
+    pub fn unseal(keys: &KeyRing, scope: &Scope, token: &str) -> Result<ResumePoint> {
+        let mismatch = |text: &str| Fault::new(Reason::ResumeTokenMismatch, text).fact("handleKind", "resume token");
+        let bound: Bound = keys.open_handle(HandleKind::Resume, &scope.owner(), token).map_err(|fault| {
+            if fault.reason() == Reason::HandleNotYours {
+                return mismatch(
+                    "the resume token was given for another application parameter or another linked account",
+                );
+            }
+            fault
+        })?;
+        if bound.binding != scope.binding() {
+            return Err(mismatch(
+                "the resume token was given for another path, path root, act_as or value of recursive; repeat what it \
+                 was given for (recursive defaults to true here, and to false in ListFolder and WalkFolder)",
+            ));
+        }
+        Ok(bound.point)
+    }
+}
+
+/// `[a-z0-9._-]{1,64}`, per application parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CheckpointName(Arc<str>);
+
+impl CheckpointName {
+    /// # Errors
+    /// `INVALID_FIELD` naming `checkpoint_name`.
+    pub fn new(name: &str) -> Result<CheckpointName> {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
+            let text = "1 to 64 of the characters a to z, 0 to 9, point, underscore and hyphen";
+            return Err(Fault::field("checkpoint_name", "MALFORMED", text));
+        }
+        Ok(CheckpointName(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(path: &str) -> Scope {
+        Scope {
+            parameter: ParameterId::new("docs").unwrap(),
+            uid: "u1".into(),
+            account: "dbid:A".into(),
+            linked: "dbid:A".into(),
+            act_as: None,
+            root: Some(Root::Home),
+            path: path.into(),
+            recursive: true,
+            raw: false,
+        }
+    }
+
+    #[test]
+    fn a_token_opens_for_its_own_folder_in_either_mode_and_for_no_other() {
+        let keys = KeyRing::ephemeral();
+        let point = ResumePoint { epoch: 7, sequence: 9, mark: -3, cursor: "AAH".into(), listed: None };
+        let token = point.seal(&keys, &scope("/Docs")).unwrap();
+        for same in [scope("/Docs"), scope("/docs"), scope("/Docs").raw(true)] {
+            assert_eq!(ResumePoint::unseal(&keys, &same, &token).unwrap(), point);
+        }
+        let others = [
+            scope("/Docs/a"),
+            scope("/Docs").recursive(false),
+            Scope { uid: "u2".into(), ..scope("/Docs") },
+            Scope { linked: "dbid:B".into(), ..scope("/Docs") },
+            Scope { act_as: Some(ActAs::User("dbmid:1".into())), ..scope("/Docs") },
+            Scope { root: None, ..scope("/Docs") },
+        ];
+        for other in others {
+            let fault = ResumePoint::unseal(&keys, &other, &token).unwrap_err();
+            assert_eq!(fault.reason(), Reason::ResumeTokenMismatch);
+        }
+        let damaged = ResumePoint::unseal(&keys, &scope("/Docs"), &token[1..]).unwrap_err();
+        assert_eq!(damaged.reason(), Reason::HandleMalformed);
+    }
+
+    #[test]
+    fn a_checkpoint_name_has_few_characters_and_is_not_long() {
+        assert_eq!(CheckpointName::new("mirror-1.eu_west").unwrap().as_str(), "mirror-1.eu_west");
+        for wrong in ["", "Mirror", "a b", "ä", &"a".repeat(65)] {
+            assert_eq!(CheckpointName::new(wrong).unwrap_err().reason(), Reason::InvalidField);
+        }
+    }
+}
