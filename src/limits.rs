@@ -384,3 +384,61 @@ pub const KEYS_REFETCH: Duration = Duration::from_secs(10);
 pub const KEYS_RETRY: Duration = Duration::from_secs(5);
 /// One reading of a key set: callers wait for it.
 pub const KEYS_TIMEOUT: Duration = Duration::from_secs(5);
+
+// ---- events (API-DESIGN a.10, HOUSE 5.2) ----
+
+/// Entries a scope's log keeps in the store, and how long: some 100 MiB of the busiest folder.
+pub const EVENT_LOG_ROWS: i64 = 100_000;
+pub const EVENT_LOG_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Entries of a scope kept in memory: what the watchers that keep up read.
+pub const EVENT_TAIL_ENTRIES: usize = 256;
+pub const EVENT_TAIL_BYTES: usize = 1024 * 1024;
+/// Of all scopes of the process together.
+pub const EVENT_TAILS_BYTES: usize = 64 * 1024 * 1024;
+/// Entries read from the store at once, for those who do not keep up.
+pub const EVENT_CHUNK: usize = 256;
+/// Chunks of a scope remembered: a thousand slow watchers at few places cost few reads.
+pub const EVENT_CHUNKS_KEPT: usize = 4;
+/// A process that polls a scope holds it this long without renewing: what a fleet loses when a process dies.
+pub const EVENT_LEASE: Duration = Duration::from_secs(10);
+/// Renewed this often: three times within its life.
+pub const EVENT_LEASE_RENEW: Duration = Duration::from_secs(3);
+/// Those who do not poll look this often for what the one who does has saved; a lost notification costs no more.
+pub const EVENT_FOLLOW: Duration = Duration::from_secs(1);
+/// A scope nobody watches keeps its index and cursor this long.
+pub const SCOPE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A checkpoint nobody uses is kept this long.
+pub const CHECKPOINT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Items of one snapshot message (API-DESIGN a.10).
+pub const SNAPSHOT_ITEMS_MAX: u32 = 500;
+/// Entries of one transaction at the end of a drain.
+pub const EVENT_SLICE: usize = 2000;
+/// Rounds at once in which a new index is brought to the place of the log; after that one with each news.
+pub const INDEX_ROUNDS_MAX: u32 = 8;
+/// Pages of a listing between two looks at what changed meanwhile.
+pub const INDEX_PAGES_BETWEEN: u32 = 16;
+/// Of one page without an index, files whose revisions are asked for to tell new from changed; one call each.
+pub const INFERRED_LOOKS_MAX: usize = 20;
+/// How long Dropbox is asked to wait for news; 30 to 480 s. With what Dropbox adds it stays below what proxies allow.
+pub const LONGPOLL_WAIT: Duration = Duration::from_secs(120);
+/// Dropbox adds up to so much to it, so that not all come back at once (API-FACTS 5.3).
+pub const LONGPOLL_JITTER_MAX: Duration = Duration::from_secs(90);
+/// And its answer takes its way.
+pub const LONGPOLL_MARGIN: Duration = Duration::from_secs(15);
+/// Longpolls of one process at once; each holds a connection. Further scopes are asked in turn.
+pub const LONGPOLLS_MAX: usize = 1000;
+/// Between two looks at a scope that has no longpoll.
+pub const POLL_TURN: Duration = Duration::from_secs(30);
+/// Scopes of one process that ask Dropbox or write at once.
+pub const FEEDS_AT_WORK_MAX: usize = 256;
+/// With webhooks a scope is asked by itself only this often, give or take a fifth: the net under lost notifications.
+pub const SAFETY_POLL: Duration = Duration::from_secs(10 * 60);
+/// A feed whose last watcher left stays this long: most come back.
+pub const FEED_LINGER: Duration = Duration::from_secs(30);
+/// Begins of feeds are spread: each that is there already adds this to the longest wait, 5 minutes for 10,000.
+pub const FEED_SPREAD: Duration = Duration::from_millis(30);
+/// Up to here nobody waits.
+pub const FEEDS_AT_ONCE: usize = 64;
+/// Between two attempts after a failure that passes, doubled up to the second.
+pub const FEED_RETRY: Duration = Duration::from_secs(1);
+pub const FEED_RETRY_MAX: Duration = Duration::from_secs(60);

@@ -147,6 +147,23 @@ impl Resolver {
         Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root, ending: entry.ending.clone() })
     }
 
+    /// The gate again, for what goes on behind the calls that were let in: permissions were settled there. The parameter must
+    /// still be the one of this `uid`.
+    ///
+    /// # Errors
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `PARAMETER_DISABLED`, `REAUTHORIZATION_REQUIRED`, `STORE_UNAVAILABLE`.
+    pub async fn reopen(
+        &self,
+        id: &ParameterId,
+        uid: &str,
+        act_as: Option<ActAs>,
+        root: Option<Root>,
+    ) -> Result<(Caller, Ending)> {
+        let entry = self.entry(id).await?.filter(|entry| &*entry.parameters.uid == uid).ok_or_else(|| not_found(id))?;
+        ready(&entry.parameters)?;
+        Ok((self.caller(&entry, act_as, root, None), entry.ending.clone()))
+    }
+
     /// The parameter changed, was disabled or deleted: the next `open` reads it again.
     pub fn forget(&self, id: &ParameterId) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);

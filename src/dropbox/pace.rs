@@ -54,12 +54,17 @@ pub(super) struct Place {
 /// A place among the requests in flight, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    _account: Place,
+    _account: Option<Place>,
     /// Of the application parameter's own limit.
     _own: Option<Place>,
 }
 
 impl Permit {
+    /// For what waits at Dropbox and asks for nothing.
+    pub(super) fn unlimited() -> Permit {
+        Permit { _account: None, _own: None }
+    }
+
     pub(super) fn within(mut self, own: Option<Place>) -> Permit {
         self._own = own;
         self
@@ -133,7 +138,7 @@ impl Lane {
             self.pause_over(deadline).await?;
             let place = self.place(carries_body).await?;
             if self.pause_left().is_zero() {
-                return Ok(Permit { _account: place, _own: None });
+                return Ok(Permit { _account: Some(place), _own: None });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Behaviours of the store, each on a real SQLite file and on a real PostgreSQL server. What only one of them has stands in
 //! files of their names.
 
+mod events;
 mod file;
 mod house;
 mod postgres;
@@ -12,6 +13,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use events::{
+    a_checkpoint_has_one_holder_and_keeps_its_place, a_log_is_read_behind_a_place_and_swept_by_age_and_number,
+    a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else,
+    an_index_is_a_tree_that_is_read_by_place_and_by_id, what_nobody_watches_is_forgotten,
+};
 use house::House;
 use transfer::{
     a_proxys_password_is_sealed_kept_resealed_and_removed,
@@ -75,6 +81,11 @@ on_both! {
     a_proxys_password_is_sealed_kept_resealed_and_removed,
     an_export_brings_everything_to_another_store_all_of_it_or_nothing,
     what_is_no_export_is_refused_whole_and_shows_nothing,
+    a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else,
+    a_log_is_read_behind_a_place_and_swept_by_age_and_number,
+    an_index_is_a_tree_that_is_read_by_place_and_by_id,
+    a_checkpoint_has_one_holder_and_keeps_its_place,
+    what_nobody_watches_is_forgotten,
 }
 
 const KEY_1: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -405,7 +416,7 @@ async fn what_has_expired_is_not_found_and_is_swept(house: House) {
     house.store.check().await.unwrap();
     let kept = house.upload_ending(start() + Duration::from_secs(8 * 24 * 3600)).await;
     let swept = house.store.sweep().await.unwrap();
-    assert_eq!(swept, Swept { uploads: 1, requests: 1, changes: 1, replicas: 0 });
+    assert_eq!(swept, Swept { uploads: 1, requests: 1, changes: 1, replicas: 0, events: EventsSwept::default() });
     assert!(house.store.pieces(&upload.id).await.unwrap().is_empty());
     assert!(house.store.upload(&kept.id).await.unwrap().is_some());
 }
