@@ -102,7 +102,7 @@ async fn drive(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Option<Fault> 
         let waited = match work(hub, feed, poller).await {
             Ok(Turn::UpToDate) => {
                 failures = 0;
-                feed.set_hot(true);
+                feed.set_hot(poller.looked_at);
                 wait_for_news(hub, feed, poller).await
             }
             Ok(Turn::Elsewhere) => {
@@ -114,7 +114,7 @@ async fn drive(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Option<Fault> 
         match waited {
             Ok(()) => {}
             Err(fault) if fault.retry_delay().is_some() => {
-                feed.set_hot(false);
+                feed.set_cold();
                 back_off(feed, &fault, &mut failures).await;
             }
             Err(fault) => return Some(fault),
@@ -165,7 +165,7 @@ async fn follow(feed: &Feed) -> Result<()> {
             .retry_after(FEED_RETRY));
     }
     // Its watchers may drain cursors of their own: the log goes on where it is now.
-    feed.set_hot(true);
+    feed.set_hot(Some(feed.clock.now()));
     tokio::select! {
         () = feed.clock.sleep(EVENT_FOLLOW) => {}
         () = feed.bell.notified() => {}
@@ -186,7 +186,12 @@ async fn wait_for_news(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Result
         Some(Poll::Interval(interval)) => pause(feed, poller, interval, true).await,
         Some(Poll::Longpoll) => match hub.longpolls.try_acquire() {
             Err(_) => pause(feed, poller, POLL_TURN, true).await,
-            Ok(_place) => longpoll(feed, poller).await,
+            Ok(_place) => {
+                feed.set_listening(true);
+                let heard = longpoll(feed, poller).await;
+                feed.set_listening(false);
+                heard
+            }
         },
     }
 }
@@ -199,7 +204,8 @@ async fn pause(feed: &Feed, poller: &mut Poller, wait: Duration, keep_lease: boo
         tokio::select! {
             () = &mut time => break,
             () = feed.bell.notified() => break,
-            () = feed.wishes_changed.notified() => return Ok(()),
+            // Whoever joins wants to know what is now.
+            () = feed.wishes_changed.notified() => break,
             () = feed.clock.sleep(EVENT_LEASE_RENEW), if keep_lease && feed.store.is_shared() => {
                 if !poller.lease().await? {
                     return Ok(());

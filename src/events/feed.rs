@@ -57,8 +57,10 @@ pub(super) struct State {
     pub(super) cursor: Option<Arc<str>>,
     /// The log has been brought up to date since this process follows it.
     pub(super) hot: bool,
-    /// When it last was.
+    /// When Dropbox was last asked for the last thing that is told.
     pub(super) fresh_at: Option<SystemTime>,
+    /// A longpoll is out: Dropbox would say if there were anything.
+    pub(super) listening: bool,
     pub(super) ended: Option<Arc<Ended>>,
 }
 
@@ -151,16 +153,25 @@ impl Feed {
         });
     }
 
-    /// Whether the log is brought up to date.
-    pub(super) fn set_hot(&self, hot: bool) {
-        let now = self.clock.now();
+    /// The log is up to date as of then.
+    pub(super) fn set_hot(&self, looked_at: Option<SystemTime>) {
         self.state.send_if_modified(|state| {
-            let changed = state.hot != hot;
-            state.hot = hot;
-            if hot {
-                state.fresh_at = Some(now);
-            }
+            let changed = !state.hot;
+            state.hot = true;
+            state.fresh_at = looked_at.or(state.fresh_at);
             changed
+        });
+    }
+
+    /// It cannot be brought up to date for now.
+    pub(super) fn set_cold(&self) {
+        self.state.send_if_modified(|state| std::mem::take(&mut state.hot));
+    }
+
+    pub(super) fn set_listening(&self, listening: bool) {
+        self.state.send_if_modified(|state| {
+            state.listening = listening;
+            false
         });
     }
 

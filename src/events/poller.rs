@@ -91,6 +91,8 @@ pub(super) struct Poller {
     progress: Progress,
     /// Dropbox is to be asked what changed.
     pub(super) news: bool,
+    /// When Dropbox was last asked what changed.
+    pub(super) looked_at: Option<std::time::SystemTime>,
     /// Pages of the listing since the log was last looked after.
     pages: u32,
     /// While a drain ends: rows up to this number are still needed by moves.
@@ -112,7 +114,7 @@ impl Poller {
     pub(super) async fn open(feed: Arc<Feed>) -> Result<Poller> {
         let row = feed.row().await?;
         let progress = read_progress(&row.progress)?;
-        Ok(Poller { feed, row, progress, news: true, pages: 0, gone_after: 0 })
+        Ok(Poller { feed, row, progress, news: true, looked_at: None, pages: 0, gone_after: 0 })
     }
 
     /// Takes the scope, or goes on holding it; false while another process polls it.
@@ -192,6 +194,7 @@ impl Poller {
     }
 
     async fn begin(&mut self) -> Result<Step> {
+        self.looked_at = Some(self.feed.clock.now());
         let cursor = self.feed.latest().await?;
         let progress = Progress { cursor: Some(cursor), stage: Stage::Idle, from: None, ..self.progress.clone() };
         self.news = false;
@@ -200,10 +203,12 @@ impl Poller {
 
     /// The next page of what the log is made of.
     async fn page(&mut self) -> Result<Step> {
+        let asked_at = self.feed.clock.now();
         let page = match self.ask(self.progress.cursor.as_ref()).await {
             Ok(page) => page,
             Err(fault) => return self.reset_by(fault).await,
         };
+        self.looked_at = Some(asked_at);
         let mut progress = self.progress.clone();
         if progress.from.is_none() {
             progress.from = progress.cursor.clone();

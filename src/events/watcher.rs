@@ -39,8 +39,14 @@ pub struct Watcher {
     entries: Arc<[Arc<Entry>]>,
     told: usize,
     checkpoint: Option<Held>,
-    /// The log was not where this watcher is; it is looked at again in a moment.
-    patient: bool,
+}
+
+/// What a turn of a watcher came to.
+enum Worked {
+    Told(Box<Happening>),
+    More,
+    /// Nothing before something happens.
+    Waits,
 }
 
 #[derive(Debug, Clone)]
@@ -121,7 +127,6 @@ impl Watcher {
             entries: Arc::default(),
             told: 0,
             checkpoint: None,
-            patient: false,
             feed,
         };
         metrics::gauge!(crate::telemetry::WATCH_STREAMS).increment(1.0);
@@ -183,41 +188,61 @@ impl Watcher {
     /// then the same call may be made again.
     pub async fn next(&mut self) -> Result<Happening> {
         loop {
-            if let Some(happening) = self.ready.pop_front() {
-                self.last = happening.point().clone();
-                return Ok(happening);
-            }
-            if let Some(entry) = self.entries.get(self.told).cloned() {
-                self.told += 1;
-                if let Some(happening) = self.tell(entry)? {
-                    self.last = happening.point().clone();
-                    return Ok(happening);
-                }
-                continue;
-            }
-            if let Some(ended) = &self.state.borrow().ended {
-                return Err(ended.fault());
-            }
-            self.hold().await?;
-            match self.mode.clone() {
-                Mode::Log { epoch, sequence } => self.read(epoch, sequence).await?,
-                Mode::Cursor(cursor) => self.drain(cursor).await?,
-                Mode::Listing { cursor, count } => match self.feed.list(cursor.as_deref()).await {
-                    Ok(page) => self.listed(page, count),
-                    Err(fault) => self.reset(fault)?,
-                },
+            match self.work().await? {
+                Worked::Told(happening) => return Ok(*happening),
+                Worked::More => {}
+                Worked::Waits => self.wait().await,
             }
         }
     }
 
-    async fn read(&mut self, epoch: i64, sequence: i64) -> Result<()> {
+    /// What can be told without waiting for anything to happen.
+    #[cfg(test)]
+    pub(super) async fn try_next(&mut self) -> Result<Option<Happening>> {
+        loop {
+            match self.work().await? {
+                Worked::Told(happening) => return Ok(Some(*happening)),
+                Worked::More => {}
+                Worked::Waits => return Ok(None),
+            }
+        }
+    }
+
+    async fn work(&mut self) -> Result<Worked> {
+        if let Some(happening) = self.ready.pop_front() {
+            self.last = happening.point().clone();
+            return Ok(Worked::Told(Box::new(happening)));
+        }
+        if let Some(entry) = self.entries.get(self.told).cloned() {
+            self.told += 1;
+            let Some(happening) = self.tell(entry)? else { return Ok(Worked::More) };
+            self.last = happening.point().clone();
+            return Ok(Worked::Told(Box::new(happening)));
+        }
+        if let Some(ended) = &self.state.borrow().ended {
+            return Err(ended.fault());
+        }
+        self.hold().await?;
+        match self.mode.clone() {
+            Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
+            Mode::Cursor(cursor) => self.drain(cursor).await,
+            Mode::Listing { cursor, count } => match self.feed.list(cursor.as_deref()).await {
+                Ok(page) => {
+                    self.listed(page, count);
+                    Ok(Worked::More)
+                }
+                Err(fault) => self.reset(fault),
+            },
+        }
+    }
+
+    async fn read(&mut self, epoch: i64, sequence: i64) -> Result<Worked> {
         let head = self.state.borrow_and_update().head;
         if head.epoch != epoch {
             return self.reset(forgotten());
         }
         if head.newest <= sequence {
-            self.wait().await;
-            return Ok(());
+            return Ok(Worked::Waits);
         }
         match self.feed.behind(sequence).await? {
             Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
@@ -228,36 +253,33 @@ impl Watcher {
                 (self.entries, self.told) = (entries, 0);
             }
         }
-        Ok(())
+        Ok(Worked::More)
     }
 
-    async fn drain(&mut self, cursor: Arc<str>) -> Result<()> {
-        // While the log itself is behind, what it is about to tell would come twice.
-        if !self.state.borrow_and_update().hot || self.patient {
-            self.patient = false;
-            self.wait_a_little().await;
-            return Ok(());
+    async fn drain(&mut self, cursor: Arc<str>) -> Result<Worked> {
+        // While the log itself is behind, the two cannot meet.
+        if !self.state.borrow_and_update().hot {
+            return Ok(Worked::Waits);
         }
-        match self.feed.drain(&cursor).await {
-            Ok(page) => {
-                (self.entries, self.told) = (page.entries.clone(), 0);
-                self.mode = match page.joins {
-                    Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
-                    None => Mode::Cursor(page.next.clone()),
-                };
-                if page.entries.is_empty() {
-                    let cursor = page.next.clone();
-                    self.last = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None };
-                }
-                if !page.has_more && page.joins.is_none() {
-                    // Something is on its way into the log: it is there first, then both are compared again.
-                    self.feed.bell.notify_one();
-                    self.patient = page.entries.is_empty();
-                }
-                Ok(())
-            }
-            Err(fault) => self.reset(fault),
+        let page = match self.feed.drain(&cursor).await {
+            Ok(page) => page,
+            Err(fault) => return self.reset(fault),
+        };
+        (self.entries, self.told) = (page.entries.clone(), 0);
+        self.mode = match page.joins {
+            Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
+            None => Mode::Cursor(page.next.clone()),
+        };
+        if page.entries.is_empty() {
+            let cursor = page.next.clone();
+            self.last = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None };
         }
+        if page.has_more || page.joins.is_some() || !page.entries.is_empty() {
+            return Ok(Worked::More);
+        }
+        // Something is on its way into the log: it is there in a moment, then both are compared again.
+        self.feed.bell.notify_one();
+        Ok(Worked::Waits)
     }
 
     fn listed(&mut self, page: Page, count: u64) {
@@ -295,7 +317,7 @@ impl Watcher {
     }
 
     /// Whether a fault is one that a snapshot makes good.
-    fn reset(&mut self, fault: Fault) -> Result<()> {
+    fn reset(&mut self, fault: Fault) -> Result<Worked> {
         if fault.reason() != Reason::CursorReset {
             return Err(fault);
         }
@@ -306,27 +328,20 @@ impl Watcher {
         let point = self.last.clone();
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
         self.mode = Mode::Listing { cursor: None, count: 0 };
-        Ok(())
+        Ok(Worked::More)
     }
 
-    /// Until the log has moved; with a checkpoint also until it is time to look whether it is still ours.
+    /// Until the log has moved, or it is time to look again.
     async fn wait(&mut self) {
+        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Cursor(_));
         let changed = self.state.changed();
-        if self.checkpoint.is_some() {
-            let look = self.feed.clock.sleep(EVENT_FOLLOW);
-            tokio::select! {
-                _ = changed => {}
-                () = look => {}
-            }
-        } else {
+        if !looks {
             let _ = changed.await;
+            return;
         }
-    }
-
-    async fn wait_a_little(&mut self) {
         let look = self.feed.clock.sleep(EVENT_FOLLOW);
         tokio::select! {
-            _ = self.state.changed() => {}
+            _ = changed => {}
             () = look => {}
         }
     }
@@ -362,18 +377,6 @@ impl Watcher {
         at_end && self.ready.is_empty() && self.told >= self.entries.len()
     }
 
-    /// Whether `next` would wait for the feed.
-    #[cfg(test)]
-    pub(super) fn would_wait(&mut self) -> bool {
-        self.patient = false;
-        let waits = match &self.mode {
-            Mode::Log { .. } => self.is_caught_up(),
-            Mode::Cursor(_) => !self.state.borrow().hot,
-            Mode::Listing { .. } => false,
-        };
-        waits && self.ready.is_empty() && self.told >= self.entries.len()
-    }
-
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
     pub fn point(&self) -> ResumePoint {
         let state = self.state.borrow();
@@ -386,13 +389,13 @@ impl Watcher {
         self.last.clone()
     }
 
-    /// How long ago what this watcher has was all there was to have: zero while Dropbox is asked and it has everything.
+    /// How long ago what this watcher has was all there was to have: zero while a longpoll is out and it has everything.
     pub fn lag(&self) -> Duration {
         let now = self.feed.clock.now();
         let state = self.state.borrow();
         let since = match self.entries.get(self.told) {
             Some(entry) => Some(entry.observed),
-            None if state.hot => None,
+            None if state.hot && state.listening => None,
             None => state.fresh_at,
         };
         since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()

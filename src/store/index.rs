@@ -329,12 +329,13 @@ impl Store {
         if !writes.sweep.is_empty() {
             let sweeps: Vec<_> = writes.sweep.iter().map(|&(n, s)| Sweep { n, s }).collect();
             let sql = self.said(
-                "UPDATE index_items SET gone = MAX(COALESCE(gone, 0), json_extract(w.value, '$.s'))
-                 FROM json_each($2) AS w WHERE scope = $1 AND parent = json_extract(w.value, '$.n')
-                   AND (stamp < json_extract(w.value, '$.s') OR kind = 1)",
+                "UPDATE index_items SET gone = MAX(COALESCE(gone, 0), json_extract(w.value, '$.s')) FROM json_each($2) AS w
+                 WHERE index_items.scope = $1 AND index_items.parent = json_extract(w.value, '$.n')
+                   AND (index_items.stamp < json_extract(w.value, '$.s') OR index_items.kind = 1)",
                 "UPDATE index_items SET gone = GREATEST(COALESCE(gone, 0), w.s)
-                 FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, s BIGINT) WHERE scope = $1 AND parent = w.n
-                   AND (stamp < w.s OR kind = 1)",
+                 FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, s BIGINT)
+                 WHERE index_items.scope = $1 AND index_items.parent = w.n
+                   AND (index_items.stamp < w.s OR index_items.kind = 1)",
             );
             query(sql).bind(scope).bind(json(&sweeps)?).execute(&mut *tx).await?;
         }

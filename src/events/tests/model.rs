@@ -188,7 +188,7 @@ impl Story {
     async fn step(&mut self) -> bool {
         match self.poller.step().await {
             Ok(Step::Idle) => {
-                self.feed.set_hot(true);
+                self.feed.set_hot(self.poller.looked_at);
                 true
             }
             Ok(Step::Worked) => false,
@@ -231,11 +231,9 @@ impl Story {
         }
         for _ in 0..most {
             let watcher = self.watcher.as_mut().unwrap();
-            if watcher.would_wait() {
-                return true;
-            }
-            let happening = match watcher.next().await {
-                Ok(happening) => happening,
+            let happening = match watcher.try_next().await {
+                Ok(Some(happening)) => happening,
+                Ok(None) => return true,
                 Err(fault) => panic!("{fault:?}"),
             };
             self.apply(&happening);

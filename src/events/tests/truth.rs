@@ -89,10 +89,10 @@ impl Truth {
         self.nodes.keys().filter(|key| *key == path || key.starts_with(&prefix)).cloned().collect()
     }
 
-    fn remove(&mut self, path: &str, whole: bool) -> Vec<(String, Node)> {
+    fn remove(&mut self, path: &str) -> Vec<(String, Node)> {
         let paths = self.under(path);
         let removed: Vec<_> = paths.iter().map(|path| (path.clone(), self.nodes.remove(path).unwrap())).collect();
-        for path in if whole { &paths[..1] } else { &paths[..] } {
+        for path in &paths {
             self.touch(path);
         }
         removed
@@ -130,8 +130,7 @@ impl Truth {
             }
             5 => {
                 if let Some(path) = some {
-                    let whole = dice.random_bool(0.5);
-                    self.remove(&path, whole);
+                    self.remove(&path);
                 }
             }
             6..=9 => {
@@ -141,10 +140,9 @@ impl Truth {
                     return;
                 }
                 if self.nodes.contains_key(&target) {
-                    self.remove(&target, true);
+                    self.remove(&target);
                 }
-                let whole = dice.random_bool(0.5);
-                for (old, node) in self.remove(&path, whole) {
+                for (old, node) in self.remove(&path) {
                     let new = format!("{target}{}", &old[path.len()..]);
                     self.nodes.insert(new.clone(), node);
                     self.touch(&new);
@@ -162,17 +160,23 @@ impl Truth {
         }
     }
 
-    /// A page of what changed since `cursor`: each path once, as it is now, in any order.
+    /// A page of what changed since `cursor`: each path once, as it is now, in any order. A deletion may stand for what lay
+    /// beneath.
     pub fn delta(&self, cursor: u64, limit: usize, dice: &mut StdRng) -> (Vec<Metadata>, u64, bool) {
         let mut newest = BTreeMap::new();
         for (sequence, path) in self.touched.iter().filter(|(sequence, _)| *sequence > cursor) {
             newest.insert(path.as_str(), *sequence);
         }
-        let mut changes: Vec<(u64, &str)> = newest.into_iter().map(|(path, sequence)| (sequence, path)).collect();
+        let mut changes: Vec<(u64, &str)> = newest.iter().map(|(path, sequence)| (*sequence, *path)).collect();
         changes.sort_unstable();
         let more = changes.len() > limit;
         changes.truncate(limit);
         let next = if more { changes.last().map_or(cursor, |(sequence, _)| *sequence) } else { self.sequence };
+        if dice.random_bool(0.5) {
+            let told = |path: &str| !self.nodes.contains_key(path) && newest.get(path).is_some_and(|at| *at <= next);
+            let stood_for = |path: &str| path.match_indices('/').any(|(at, _)| told(&path[..at]));
+            changes.retain(|(_, path)| self.nodes.contains_key(*path) || !stood_for(path));
+        }
         if dice.random_bool(0.5) {
             changes.shuffle(dice);
         }
