@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use dropbox_connector::{
     api::v1::{
         self as pb, download_file_response::Payload, dropbox_admin_connector_client::DropboxAdminConnectorClient,
-        dropbox_connector_client::DropboxConnectorClient,
+        dropbox_connector_client::DropboxConnectorClient, upload_file_duplex_response,
     },
     emulator::{
         Emulator, Options,
@@ -238,4 +238,41 @@ async fn what_is_cut_is_named_in_the_log_and_the_exit_code_says_so() {
     let named = named.unwrap_or_else(|| panic!("it is not named in:\n{text}"));
     assert!(named.contains("DropboxConnector/DownloadFile") && named.contains(PARAMETER), "{named}");
     assert!(text.contains("drain_grace"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_begins_while_the_server_drains_is_waited_for_though_its_caller_leaves() {
+    const START: &str = "files/upload_session/start";
+    const APPEND: &str = "files/upload_session/append_v2";
+    let mut house = support::start().await;
+    let control = house.control();
+    let rules = [
+        Rule::once(START, Action::Delay { millis: 1000 }),
+        Rule::once(APPEND, Action::DelayAnswer { millis: 3000 }),
+    ];
+    control.script(rules).expect("script");
+    let bytes = noise(5 * MIB, 1);
+    let (frames_in, receiver) = tokio::sync::mpsc::channel(1);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut answers = house.other_client().await.upload_file_duplex(stream).await.expect("open").into_inner();
+    let mut sent = frames(spec("/late"), &bytes);
+    sent.pop();
+    for frame in duplex_requests(sent) {
+        frames_in.send(frame).await.expect("the server reads on");
+    }
+    loop {
+        let told = answers.message().await.expect("progress").and_then(|answer| answer.payload);
+        let Some(upload_file_duplex_response::Payload::Progress(progress)) = told else { continue };
+        if progress.received_offset == bytes.len() as i64 {
+            break;
+        }
+    }
+    // Nothing is at Dropbox when it is told to stop: what is read of it gets its session then.
+    assert_eq!(control.counter(START).calls, 0);
+    let draining = tokio::spawn(house.take_app().stop());
+    until("its append is under way", async || control.counter(APPEND).running == 1).await;
+    drop((frames_in, answers));
+    draining.await.expect("no panic").expect("nothing cut");
+    let append = control.counter(APPEND);
+    assert_eq!((append.good, append.running), (1, 0), "the process did not end before it");
 }
