@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use dropbox_connector::{
     api::v1::{
         self as pb, download_file_response::Payload, dropbox_admin_connector_client::DropboxAdminConnectorClient,
-        dropbox_connector_client::DropboxConnectorClient, upload_file_duplex_response,
+        dropbox_connector_client::DropboxConnectorClient,
     },
     emulator::{
         Emulator, Options,
@@ -251,27 +251,17 @@ async fn a_lane_that_begins_while_the_server_drains_is_waited_for_though_its_cal
         Rule::once(APPEND, Action::DelayAnswer { millis: 3000 }),
     ];
     control.script(rules).expect("script");
-    let bytes = noise(5 * MIB, 1);
-    let (frames_in, receiver) = tokio::sync::mpsc::channel(1);
-    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-    let mut answers = house.other_client().await.upload_file_duplex(stream).await.expect("open").into_inner();
-    let mut sent = frames(spec("/late"), &bytes);
-    sent.pop();
-    for frame in duplex_requests(sent) {
-        frames_in.send(frame).await.expect("the server reads on");
-    }
-    loop {
-        let told = answers.message().await.expect("progress").and_then(|answer| answer.payload);
-        let Some(upload_file_duplex_response::Payload::Progress(progress)) = told else { continue };
-        if progress.received_offset == bytes.len() as i64 {
-            break;
-        }
+    let mut stream = OpenUpload::on(house.other_client().await);
+    assert!(stream.send(pb::upload_file_request::Frame::Spec(spec("/late"))).await);
+    // Less than a part, and so much that the server has read a block: a window of 1 MiB may be behind.
+    for piece in noise(15 * MIB / 2, 1).chunks(MIB / 4) {
+        assert!(stream.send(chunk(piece)).await);
     }
     // Nothing is at Dropbox when it is told to stop: what is read of it gets its session then.
     assert_eq!(control.counter(START).calls, 0);
     let draining = tokio::spawn(house.take_app().stop());
     until("its append is under way", async || control.counter(APPEND).running == 1).await;
-    drop((frames_in, answers));
+    stream.abandon().await;
     draining.await.expect("no panic").expect("nothing cut");
     let append = control.counter(APPEND);
     assert_eq!((append.good, append.running), (1, 0), "the process did not end before it");
