@@ -23,7 +23,8 @@ use crate::{
 const LEFTOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
 
-const FIRST: &str = "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB, decompressed";
+const FIRST: &str =
+    "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB, decompressed";
 
 /// A message of an upload stream; the two RPCs have messages of their own with the same fields.
 pub trait Message: Addressed + Send + Unpin + 'static {

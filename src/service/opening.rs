@@ -77,8 +77,7 @@ impl Opening {
     fn check(&mut self, mut data: Bytes) -> Result<Option<Bytes>, Status> {
         if matches!(self.stage, Stage::Untouched) && !data.is_empty() {
             let compressed = self.coding.is_some() && data[0] == 1;
-            self.stage =
-                if compressed { Stage::Compressed(BytesMut::new()) } else { Stage::Plain([0; PREFIX], 0) };
+            self.stage = if compressed { Stage::Compressed(BytesMut::new()) } else { Stage::Plain([0; PREFIX], 0) };
         }
         match &mut self.stage {
             Stage::Untouched | Stage::Through(_) => Ok(Some(data)),

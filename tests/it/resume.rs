@@ -486,10 +486,8 @@ async fn an_append_that_hangs_at_the_end_does_not_keep_the_others_from_being_wri
         let left = std::time::Instant::now();
         let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
         let written = loop {
-            let count: i64 = sqlx::query_scalar("SELECT count(*) FROM upload_pieces")
-                .fetch_one(&mut store)
-                .await
-                .expect("a number");
+            let count: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM upload_pieces").fetch_one(&mut store).await.expect("a number");
             if count == 3 {
                 break left.elapsed();
             }

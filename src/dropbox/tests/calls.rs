@@ -103,7 +103,9 @@ async fn a_429_is_repeated_even_where_nothing_else_is() {
 /// The namespace's gate is free for the others, also when the call looks at it again.
 async fn lets_others_go(bench: &Bench, queue: &Arc<tokio::sync::Mutex<()>>, call: impl Future<Output = Result<()>>) {
     let mut call = std::pin::pin!(call);
+    let bound = Instant::now() + Duration::from_secs(20);
     let others = loop {
+        assert!(Instant::now() < bound, "it keeps its turn");
         assert!(futures::poll!(call.as_mut()).is_pending());
         match queue.clone().try_lock_owned() {
             Ok(others) => break others,

@@ -71,7 +71,7 @@ impl Place {
 }
 
 fn busy(text: &'static str) -> Fault {
-    Fault::new(Reason::ConnectorBusy, text).retry_after(limits::BUSY_RETRY)
+    Fault::new(Reason::ConnectorBusy, text).fact("limit", "max_downloads").retry_after(limits::BUSY_RETRY)
 }
 
 #[cfg(test)]

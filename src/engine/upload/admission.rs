@@ -60,7 +60,9 @@ pub(super) struct Admitted {
 }
 
 fn busy() -> Fault {
-    Fault::new(Reason::ConnectorBusy, "too many uploads wait to be let in").retry_after(limits::BUSY_RETRY)
+    Fault::new(Reason::ConnectorBusy, "too many uploads wait to be let in")
+        .fact("limit", "transfer_buffer_mib")
+        .retry_after(limits::BUSY_RETRY)
 }
 
 /// What an open stream holds outside blocks.

@@ -201,12 +201,7 @@ impl fmt::Debug for Uploads {
 impl Uploads {
     pub fn new(blocks: Blocks, gates: Arc<Gates>, store: Store, clock: SharedClock, settings: Settings) -> Uploads {
         Uploads(Arc::new(Shared {
-            entrance: Entrance::new(
-                blocks.clone(),
-                settings.open_max,
-                settings.waiting_bytes,
-                settings.leaving_bytes,
-            ),
+            entrance: Entrance::new(blocks.clone(), settings.open_max, settings.waiting_bytes, settings.leaving_bytes),
             blocks,
             gates,
             store,

@@ -68,11 +68,7 @@ pub async fn started_at(victim: &Victim, spec: pb::UploadSpec) -> String {
     victim.client().await.start_upload(start_request(spec)).await.expect("started").into_inner().upload_id
 }
 
-pub async fn upload_at(
-    victim: &Victim,
-    spec: pb::UploadSpec,
-    bytes: &[u8],
-) -> Result<pb::UploadFileResponse, Status> {
+pub async fn upload_at(victim: &Victim, spec: pb::UploadSpec, bytes: &[u8]) -> Result<pb::UploadFileResponse, Status> {
     let stream = tokio_stream::iter(requests(frames(spec, bytes)));
     victim.client().await.upload_file(stream).await.map(tonic::Response::into_inner)
 }
