@@ -467,6 +467,10 @@ impl Config {
         let text = "is not a loopback address and connect_page is on: what proves an administrator would travel in \
                     plaintext; set i_know where TLS ends before it";
         check("http_listen", guarded, text);
+        let enterable = !self.connect_page || self.auth_mode != AuthMode::Mtls || !read(&["auth_mode"]);
+        let text = "nobody could enter: its port asks for no certificate, and auth_mode mtls takes nothing else; use token, jwt \
+                    or mtls-or-jwt, whose token the browser sends as the password";
+        check("connect_page", enterable, text);
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
         check("log_level", filter.is_ok(), "not a log filter, as in info or dropbox_connector=debug,warn");
     }
