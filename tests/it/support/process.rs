@@ -80,7 +80,8 @@ impl Served {
         Served::start_in(flags, &[])
     }
 
-    fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Served {
+    /// The same with more in its environment.
+    pub fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
         let is_free = |default: &String| {
