@@ -367,10 +367,18 @@ pub const PASSPHRASE_PASSES_MAX: u32 = 16;
 pub const EXPORT_BYTES_MAX: u64 = 256 * MIB;
 // ---- who may call (API-DESIGN a.12) ----
 
-/// A handshake ends within this; who stalls it holds a place of `HANDSHAKES_MAX`.
+/// A peer says its first word within this, and ends its handshake within this from then on.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way on one listener; more wait in the kernel's queue.
+/// Handshakes under way on one listener: some 20 KiB each, and more would only wait for a core.
 pub const HANDSHAKES_MAX: usize = 256;
+/// Of them, those of one address: a client that opens many connections at once is not slowed down, and it takes four hosts to
+/// fill the places.
+pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
+/// Connections of one listener that have said nothing, or wait for a place: a socket each. Beyond, the address with the most
+/// loses one.
+pub const HANDSHAKES_WAITING_MAX: usize = 1024;
+/// While others wait for a place, a handshake has this long: some round trips of a bad line.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of certificates or a key is far smaller; what is larger was named by mistake.
 pub const TLS_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A certificate that ends sooner than this, or than a fifth of its life, is warned of.
