@@ -2,10 +2,12 @@
 
 mod browser;
 mod command;
+mod fleet;
 mod grants;
 mod page;
 mod refusals;
 mod streams;
+mod teams;
 
 use std::collections::HashMap;
 
