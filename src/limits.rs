@@ -159,6 +159,8 @@ pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
 /// Members of a team whose e-mail address or id was looked up are remembered so long, per application parameter: an address
 /// may be given to another member.
 pub const MEMBER_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Members asked for in one call; a list of 1,000 takes ten.
+pub const MEMBERS_ASKED_MAX: usize = 100;
 /// Names of members remembered per application parameter; about 200 bytes each.
 pub const MEMBER_NAMES_MAX: usize = 10_000;
 /// Members of a team whose root namespace is remembered per application parameter.
@@ -206,6 +208,9 @@ pub const STORE_TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
 pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
 /// Between two attempts to listen to a database server for changes.
 pub const STORE_LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Told to callers of an application parameter whose row another version wrote: a replica of that version may take the next
+/// call, and this one is about to be replaced.
+pub const STORE_UNREADABLE_RETRY: Duration = Duration::from_secs(5);
 /// `migrate --check` waits this long for a notification it sent itself.
 pub const STORE_NOTIFY_MAX: Duration = Duration::from_secs(5);
 /// Rows of one write transaction: other writers wait no longer than some 20 ms.
