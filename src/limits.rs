@@ -159,6 +159,8 @@ pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
 /// Members of a team whose e-mail address or id was looked up are remembered so long, per application parameter: an address
 /// may be given to another member.
 pub const MEMBER_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Members asked for in one call; a list of 1,000 takes ten.
+pub const MEMBERS_ASKED_MAX: usize = 100;
 /// Names of members remembered per application parameter; about 200 bytes each.
 pub const MEMBER_NAMES_MAX: usize = 10_000;
 /// Members of a team whose root namespace is remembered per application parameter.
@@ -206,6 +208,9 @@ pub const STORE_TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
 pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
 /// Between two attempts to listen to a database server for changes.
 pub const STORE_LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Told to callers of an application parameter whose row another version wrote: a replica of that version may take the next
+/// call, and this one is about to be replaced.
+pub const STORE_UNREADABLE_RETRY: Duration = Duration::from_secs(5);
 /// `migrate --check` waits this long for a notification it sent itself.
 pub const STORE_NOTIFY_MAX: Duration = Duration::from_secs(5);
 /// Rows of one write transaction: other writers wait no longer than some 20 ms.
@@ -367,10 +372,18 @@ pub const PASSPHRASE_PASSES_MAX: u32 = 16;
 pub const EXPORT_BYTES_MAX: u64 = 256 * MIB;
 // ---- who may call (API-DESIGN a.12) ----
 
-/// A handshake ends within this; who stalls it holds a place of `HANDSHAKES_MAX`.
+/// A peer says its first word within this, and ends its handshake within this from then on.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way on one listener; more wait in the kernel's queue.
+/// Handshakes under way on one listener: some 20 KiB each, and more would only wait for a core.
 pub const HANDSHAKES_MAX: usize = 256;
+/// Of them, those of one address: a client that opens many connections at once is not slowed down, and it takes four hosts to
+/// fill the places.
+pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
+/// Connections of one listener that have said nothing, or wait for a place: a socket each. Beyond, the address with the most
+/// loses one.
+pub const HANDSHAKES_WAITING_MAX: usize = 1024;
+/// While others wait for a place, a handshake has this long: some round trips of a bad line.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of certificates or a key is far smaller; what is larger was named by mistake.
 pub const TLS_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A certificate that ends sooner than this, or than a fifth of its life, is warned of.

@@ -277,7 +277,7 @@ async fn ten_thousand_parameters(url: &str) {
             account: Some(Account { account_id: format!("dbid:{n}"), ..Account::default() }),
             bearer: Some((bearer, Some(SystemClock.now() + Duration::from_secs(14_000)))),
         };
-        store.set_grant(&id, &made.uid, linked).await.expect("linked");
+        store.set_grant(&made, linked).await.expect("linked");
     };
     for first in (0..COUNT).step_by(50) {
         futures::future::join_all((first..first + 50).map(&make)).await;
