@@ -28,6 +28,7 @@ use self::{
 use super::{
     blocks::{Blocks, Tally},
     content_hash::ContentHash,
+    fair::{Fair, Held},
     stream_hash::StreamHasher,
 };
 use crate::{
@@ -130,6 +131,8 @@ pub struct Trailer {
 #[derive(Debug, Clone)]
 pub struct Downloads {
     slots: Arc<Semaphore>,
+    /// Of the slots, the shares of application parameters.
+    shares: Fair,
     blocks: Blocks,
     /// Blocks of ranges ahead, of all downloads.
     ahead: Tally,
@@ -147,13 +150,15 @@ pub struct Download {
     sent: u64,
     _listed: Listed,
     _slot: OwnedSemaphorePermit,
+    _share: Held,
 }
 
 impl Downloads {
     /// `idle`: how long a caller may leave bytes waiting before its place at Dropbox is given to others.
     pub fn new(open_max: usize, idle: Duration, blocks: Blocks, clock: SharedClock) -> Downloads {
         let stalled = Arc::new(Stalled::new(idle, clock));
-        Downloads { slots: Arc::new(Semaphore::new(open_max)), blocks, ahead: Tally::default(), stalled }
+        let (slots, shares) = (Arc::new(Semaphore::new(open_max)), Fair::new(open_max));
+        Downloads { slots, shares, blocks, ahead: Tally::default(), stalled }
     }
 
     /// Asks Dropbox for the item and returns when its header is known.
@@ -161,7 +166,11 @@ impl Downloads {
     /// # Errors
     /// `PATH_NOT_FOUND`, `NOT_A_FILE`, `NOT_DOWNLOADABLE`, `RESTRICTED_CONTENT`, `READ_OFFSET_BEYOND_END`, `REVISION_GONE`,
     /// `INVALID_FIELD` (a range of an export), `CONNECTOR_BUSY`, link rows of the error table, common ones.
-    pub async fn open(&self, caller: &Caller, request: DownloadRequest) -> Result<Download> {
+    pub async fn open(&self, parameter: &str, caller: &Caller, request: DownloadRequest) -> Result<Download> {
+        let share = self.shares.try_take(parameter, 1).ok_or_else(|| {
+            let text = "too many downloads of this application parameter are open";
+            Fault::new(Reason::ConnectorBusy, text).retry_after(limits::BUSY_RETRY)
+        })?;
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
             Fault::new(Reason::ConnectorBusy, "too many downloads are open").retry_after(limits::BUSY_RETRY)
         })?;
@@ -179,7 +188,7 @@ impl Downloads {
         let reader = Reader::new(caller.clone(), pin, plan, head, self.blocks.clone(), self.ahead.clone(), clock);
         let flow = Arc::new(Mutex::new(Flow::new(reader, hasher)));
         let listed = self.stalled.list(&flow);
-        Ok(Download { header, flow, found: None, expected, sent: 0, _listed: listed, _slot: slot })
+        Ok(Download { header, flow, found: None, expected, sent: 0, _listed: listed, _slot: slot, _share: share })
     }
 
     /// Lets go, again and again, of what callers left waiting for too long. Never ends; drop it to stop.

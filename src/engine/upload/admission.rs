@@ -6,7 +6,10 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    engine::blocks::{self, Blocks},
+    engine::{
+        blocks::{self, Blocks},
+        fair::{Fair, Held},
+    },
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -16,9 +19,11 @@ pub(super) struct Entrance {
     /// What streams may hold that are not let in yet, in units of the budget.
     waiting: Arc<Semaphore>,
     waiting_units: usize,
+    /// Of what waiting streams may hold, the shares of application parameters.
+    waiting_shares: Fair,
     /// Uploads open, and the share of the budget that they may be charged.
-    slots: Arc<Semaphore>,
-    charges: Arc<Semaphore>,
+    slots: Fair,
+    charges: Fair,
     blocks: Blocks,
 }
 
@@ -31,6 +36,8 @@ pub struct Arrival(Place);
 enum Place {
     Waiting {
         _paid: OwnedSemaphorePermit,
+        /// Of the application parameter, once its name has been read.
+        _share: Option<Held>,
         /// What an open upload of its size is charged.
         charge: usize,
     },
@@ -42,8 +49,8 @@ enum Place {
 pub(super) struct Admitted {
     // In this order they are given back: who is woken by the slot finds the memory free already.
     _admission: blocks::Admission,
-    _share: OwnedSemaphorePermit,
-    _slot: OwnedSemaphorePermit,
+    _share: Held,
+    _slot: Held,
 }
 
 fn busy() -> Fault {
@@ -62,8 +69,9 @@ impl Entrance {
         Entrance {
             waiting: Arc::new(Semaphore::new(waiting_units)),
             waiting_units,
-            slots: Arc::new(Semaphore::new(open_max)),
-            charges: Arc::new(Semaphore::new(charges)),
+            waiting_shares: Fair::new(waiting_units),
+            slots: Fair::new(open_max),
+            charges: Fair::new(charges),
             blocks,
         }
     }
@@ -74,7 +82,7 @@ impl Entrance {
     /// `CONNECTOR_BUSY`.
     pub(super) fn arrive(&self) -> Result<Arrival> {
         let paid = self.pay(limits::FIRST_MESSAGE_BYTES_MAX)?;
-        Ok(Arrival(Place::Waiting { _paid: paid, charge: limits::UPLOAD_CHARGE_BYTES }))
+        Ok(Arrival(Place::Waiting { _paid: paid, _share: None, charge: limits::UPLOAD_CHARGE_BYTES }))
     }
 
     /// The first message is read: the stream is let in at once, or it waits and may fill its window before anybody reads on,
@@ -82,15 +90,16 @@ impl Entrance {
     ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub(super) fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+    pub(super) fn announce(&self, parameter: &str, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
         let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
         let charge = limits::UPLOAD_CHARGE_BYTES.min(size.saturating_mul(2)).max(1);
-        if let Some(admitted) = self.admit_now(charge) {
+        if let Some(admitted) = self.admit_now(parameter, charge) {
             return Ok(Arrival(Place::LetIn(admitted)));
         }
         drop(arrival);
         let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
-        Ok(Arrival(Place::Waiting { _paid: self.pay(waiting)?, charge }))
+        let share = self.waiting_shares.try_take(parameter, units(waiting) as usize).ok_or_else(busy)?;
+        Ok(Arrival(Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge }))
     }
 
     /// The memory of a stream that was answered and is read on for a moment; `None`: there is none to spare.
@@ -103,22 +112,21 @@ impl Entrance {
         (self.waiting_units - self.waiting.available_permits()) * limits::BUDGET_UNIT_BYTES
     }
 
-    /// Waits in turn for a slot and for the memory that an open stream holds outside blocks. Until then the arrival pays.
+    /// Waits in turn, parameter by parameter, for a slot and for the memory that an open stream holds outside blocks. Until then the arrival pays.
     pub(super) async fn admit(&self, parameter: &str, arrival: Arrival) -> Result<Admitted> {
-        let (charge, _paid) = match arrival.0 {
+        let (charge, _paid, _share) = match arrival.0 {
             Place::LetIn(admitted) => return Ok(admitted),
-            Place::Waiting { charge, _paid } => (charge, _paid),
+            Place::Waiting { charge, _paid, _share } => (charge, _paid, _share),
         };
-        let ended = |_| Fault::bug("a semaphore of uploads was closed");
-        let slot = self.slots.clone().acquire_owned().await.map_err(ended)?;
-        let share = self.charges.clone().acquire_many_owned(units(charge)).await.map_err(ended)?;
+        let slot = self.slots.take(parameter, 1).await;
+        let share = self.charges.take(parameter, units(charge) as usize).await;
         let admission = self.blocks.admit(parameter, charge).await.ok_or_else(busy)?;
         Ok(Admitted { _slot: slot, _share: share, _admission: admission })
     }
 
-    fn admit_now(&self, charge: usize) -> Option<Admitted> {
-        let slot = self.slots.clone().try_acquire_owned().ok()?;
-        let share = self.charges.clone().try_acquire_many_owned(units(charge)).ok()?;
+    fn admit_now(&self, parameter: &str, charge: usize) -> Option<Admitted> {
+        let slot = self.slots.try_take(parameter, 1)?;
+        let share = self.charges.try_take(parameter, units(charge) as usize)?;
         let admission = self.blocks.admit_now(charge)?;
         Some(Admitted { _slot: slot, _share: share, _admission: admission })
     }
@@ -142,7 +150,7 @@ mod tests {
     /// One of that size that is let in, and none beyond it.
     async fn full(open_max: usize, waiting_bytes: usize) -> (Entrance, Admitted) {
         let entrance = entrance(open_max, waiting_bytes);
-        let arrival = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1))).expect("room");
+        let arrival = entrance.arrive().and_then(|arrival| entrance.announce("p", arrival, Some(1))).expect("room");
         let admitted = entrance.admit("p", arrival).await.expect("let in");
         assert_eq!(entrance.waiting_bytes(), 0, "who is let in at once does not wait");
         (entrance, admitted)
@@ -154,7 +162,7 @@ mod tests {
         let mut waiting = Vec::new();
         let refused = loop {
             let arrival = entrance.arrive().expect("a first message is small");
-            match entrance.announce(arrival, None) {
+            match entrance.announce("p", arrival, None) {
                 Ok(arrival) => waiting.push(arrival),
                 Err(fault) => break fault,
             }
@@ -164,7 +172,7 @@ mod tests {
         assert_eq!(waiting.len(), 5 * MIB / each);
         assert_eq!(entrance.waiting_bytes(), waiting.len() * each);
         // One that says how little it brings still finds a place.
-        let small = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1000)));
+        let small = entrance.arrive().and_then(|arrival| entrance.announce("p", arrival, Some(1000)));
         small.expect("a small one");
         drop(waiting);
         assert_eq!(entrance.waiting_bytes(), 0);
@@ -173,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_pays_until_it_is_let_in() {
         let (entrance, first) = full(1, 4 * MIB).await;
-        let arrival = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1))).expect("room");
+        let arrival = entrance.arrive().and_then(|arrival| entrance.announce("p", arrival, Some(1))).expect("room");
         let mut second = std::pin::pin!(entrance.admit("p", arrival));
         assert!(futures::poll!(second.as_mut()).is_pending(), "one slot");
         assert_eq!(entrance.waiting_bytes(), 2 * limits::BUDGET_UNIT_BYTES);
@@ -186,7 +194,7 @@ mod tests {
     fn what_is_let_in_at_once_is_within_the_charges_of_the_budget() {
         let entrance = entrance(1000, 4 * MIB);
         let mut open = Vec::new();
-        while let Ok(arrival) = entrance.arrive().and_then(|arrival| entrance.announce(arrival, None)) {
+        while let Ok(arrival) = entrance.arrive().and_then(|arrival| entrance.announce("p", arrival, None)) {
             open.push(arrival);
         }
         let let_in = open.iter().filter(|arrival| matches!(arrival.0, Place::LetIn(_))).count();
