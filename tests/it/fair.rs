@@ -91,7 +91,7 @@ async fn one_tenants_uploads_leave_places_to_the_other_and_its_queue_keeps_nobod
     let house = two_tenants(|_| {}).await;
     list(&house, PARAMETER).await.expect("it is known");
     list(&house, OTHER).await.expect("it is known");
-    let bytes = Arc::new(noise(BLOCK + MIB, 2));
+    let bytes = Arc::new(noise(3 * BLOCK + MIB, 2));
     let sent = Arc::new(Mutex::new(Vec::new()));
     let mut open = Vec::new();
     for n in 0..12 {
@@ -108,7 +108,7 @@ async fn one_tenants_uploads_leave_places_to_the_other_and_its_queue_keeps_nobod
     until("all are open that may be", async || started() == 7).await;
     for n in 0..3 {
         upload_as(&house, OTHER, &format!("/{n}"), b"small").await.expect("the other is let in at once");
-        let large = noise(2 * BLOCK, 3);
+        let large = noise(4 * BLOCK, 3);
         upload_as(&house, OTHER, &format!("/large-{n}"), &large).await.expect("with a large file, too");
     }
     let before = started();
