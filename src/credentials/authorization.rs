@@ -117,6 +117,8 @@ impl From<Incomplete> for Fault {
 #[derive(Debug)]
 pub struct Revoked {
     pub parameters: Parameters,
+    /// There was a grant.
+    pub was_connected: bool,
     /// Dropbox said so.
     pub at_dropbox: bool,
 }
@@ -429,7 +431,7 @@ impl Resolver {
         };
         let cleared = self.store.clear_grant(id, &parameters.uid).await?;
         self.forget(id);
-        Ok(Revoked { parameters: cleared, at_dropbox })
+        Ok(Revoked { parameters: cleared, was_connected: parameters.grant.is_some(), at_dropbox })
     }
 
     async fn revoke_at_dropbox(&self, entry: &super::Entry) -> Result<()> {
