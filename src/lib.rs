@@ -10,7 +10,7 @@
 //! store ← credentials, engine, service
 //! ```
 //!
-//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready`.
+//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready page`.
 //! `tests/it/rooms.rs` holds these arrows.
 
 pub mod access;
@@ -27,6 +27,7 @@ pub mod engine;
 pub mod fault;
 pub mod http;
 pub mod limits;
+pub mod page;
 pub mod ready;
 pub mod seal;
 pub mod secret;

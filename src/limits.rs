@@ -119,18 +119,29 @@ pub const RELEASE_POLL: Duration = Duration::from_millis(100);
 pub const APPEND_TURNS: u32 = 5;
 /// What admission charges an open upload outside blocks: its stream window and one largest message.
 pub const UPLOAD_CHARGE_BYTES: usize = STREAM_WINDOW_BYTES as usize + MESSAGE_BYTES_MAX;
+/// The same where messages may be compressed: one lies there as it came beside what is in it.
+pub const UPLOAD_INFLATED_CHARGE_BYTES: usize = UPLOAD_CHARGE_BYTES + MESSAGE_BYTES_MAX;
 /// What an upload may hold that is not let in yet: its stream window fills while nobody reads, and one frame of HTTP/2 may
 /// have come along with the first message.
 pub const UPLOAD_WAITING_BYTES: usize = STREAM_WINDOW_BYTES as usize + FRAME_BYTES_MAX as usize;
 /// The first message of an upload holds a spec or an `upload_id` and a context: ids, paths and hashes, some 20 KiB at most.
 /// A larger one is refused before it is collected, so that a stream which has said nothing yet holds no more than this.
 pub const FIRST_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// What a first message compressed with zstd may look back on: 8 MiB, as RFC 8878 asks of every decoder. The memory is
+/// reserved and only touched as far as the message goes.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// This part of the transfer budget pays for uploads that are not let in yet: 64 MiB by default, which is 1,024 streams that
 /// have said nothing yet, or 48 of unknown size. Further ones are told to come back.
 pub const WAITING_SHARE: usize = 8;
+/// This part of the transfer budget pays for uploads that were answered before they had ended and are read on for a second:
+/// 32 MiB by default, which is six of them. Further ones are reset with their answer; nobody waits for this memory.
+pub const LEAVING_SHARE: usize = 16;
 /// An upload ends itself this long before its caller's deadline, or a tenth of what is left if that is less: its answer says
 /// where to go on, and has to arrive.
 pub const UPLOAD_END_AHEAD: Duration = Duration::from_millis(200);
+/// This long before that end, or a third of what is left if that is less, its parts become single blocks, so that it loses
+/// less than 4 MiB: time enough for some appends.
+pub const UPLOAD_HURRY_AHEAD: Duration = Duration::from_secs(3);
 /// Revisions looked through for a commit whose answer was lost and whose file is no longer the current one.
 pub const REVISIONS_LOOKED_AT: u64 = 10;
 /// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
@@ -370,10 +381,18 @@ pub const PASSPHRASE_PASSES_MAX: u32 = 16;
 pub const EXPORT_BYTES_MAX: u64 = 256 * MIB;
 // ---- who may call (API-DESIGN a.12) ----
 
-/// A handshake ends within this; who stalls it holds a place of `HANDSHAKES_MAX`.
+/// A peer says its first word within this, and ends its handshake within this from then on.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way on one listener; more wait in the kernel's queue.
+/// Handshakes under way on one listener: some 20 KiB each, and more would only wait for a core.
 pub const HANDSHAKES_MAX: usize = 256;
+/// Of them, those of one address: a client that opens many connections at once is not slowed down, and it takes four hosts to
+/// fill the places.
+pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
+/// Connections of one listener that have said nothing, or wait for a place: a socket each. Beyond, the address with the most
+/// loses one.
+pub const HANDSHAKES_WAITING_MAX: usize = 1024;
+/// While others wait for a place, a handshake has this long: some round trips of a bad line.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of certificates or a key is far smaller; what is larger was named by mistake.
 pub const TLS_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A certificate that ends sooner than this, or than a fifth of its life, is warned of.

@@ -89,6 +89,28 @@ pub struct Completed {
     pub parameters: Parameters,
     /// Asked for, or needed by the policy, and not granted.
     pub missing_scopes: Vec<String>,
+    /// The principal who began.
+    pub begun_by: String,
+}
+
+/// No account was connected.
+#[derive(Debug)]
+pub struct Incomplete {
+    pub fault: Fault,
+    /// The principal who began, where the state was theirs to complete; told to the audit log, not to who brought it.
+    pub begun_by: Option<String>,
+}
+
+impl From<Fault> for Incomplete {
+    fn from(fault: Fault) -> Incomplete {
+        Incomplete { fault, begun_by: None }
+    }
+}
+
+impl From<Incomplete> for Fault {
+    fn from(incomplete: Incomplete) -> Fault {
+        incomplete.fault
+    }
 }
 
 /// A grant is forgotten.
@@ -254,19 +276,22 @@ impl Resolver {
         state: String,
         outcome: Outcome,
         by: By,
-    ) -> Result<Completed> {
+    ) -> Result<Completed, Incomplete> {
         let me = self.clone();
         let work = tokio::spawn(async move { me.complete(&state, outcome, by).await });
         work.await.map_err(|error| Fault::bug("an authorization broke down").source(error))?
     }
 
-    async fn complete(&self, state: &str, outcome: Outcome, by: By) -> Result<Completed> {
+    async fn complete(&self, state: &str, outcome: Outcome, by: By) -> Result<Completed, Incomplete> {
         self.store.require_writable()?;
         let begun =
             self.store.take_authorization(state).await?.filter(|begun| belongs(begun, &by, &self.oauth.redirect_uris));
         let begun = begun.ok_or_else(|| state_expired("unknown, used, expired, or begun by somebody else"))?;
         let id = &begun.parameter_id;
-        self.complete_begun(&begun, outcome).await.map_err(|fault| fault.fact("applicationParameterId", id))
+        self.complete_begun(&begun, outcome).await.map_err(|fault| Incomplete {
+            fault: fault.fact("applicationParameterId", id),
+            begun_by: Some(begun.principal.clone()),
+        })
     }
 
     async fn complete_begun(&self, begun: &Authorization, outcome: Outcome) -> Result<Completed> {
@@ -298,7 +323,7 @@ impl Resolver {
         };
         self.forget(id);
         let stored = self.name_members_by_id(stored).await;
-        Ok(Completed { parameters: stored, missing_scopes })
+        Ok(Completed { parameters: stored, missing_scopes, begun_by: begun.principal.clone() })
     }
 
     /// Nobody is to keep a grant that we refuse, or could not store.

@@ -23,7 +23,7 @@ use std::{
 };
 
 use account::{Account, reauthorization};
-pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, OAuth, Outcome, Revoked, Wish};
+pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, Incomplete, OAuth, Outcome, Revoked, Wish};
 pub use ending::Ending;
 pub use link::{Credential, TestReport};
 use members::Members;

@@ -345,7 +345,7 @@ async fn the_three_timeouts_act_per_parameter() {
     .expect("set");
     let began = Instant::now();
     late(&list(&secure, "hasty").await.expect_err("no tunnel"), "connect");
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(9), "less than the default of 10 s: {:?}", began.elapsed());
     // And a renewal of the token has the same patience.
     secure.control().expire_access_tokens();
     let status = list(&secure, "hasty").await.expect_err("no tunnel");

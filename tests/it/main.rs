@@ -8,6 +8,7 @@ mod ambiguous;
 mod cli;
 mod cli_tls;
 mod deadlines;
+mod deploy;
 mod doors;
 mod drain;
 mod egress;

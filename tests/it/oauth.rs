@@ -1,5 +1,6 @@
 //! Connecting accounts by OAuth, against the emulator's consent page.
 
+mod audited;
 mod browser;
 mod command;
 mod fleet;

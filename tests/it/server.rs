@@ -167,7 +167,7 @@ async fn health(address: SocketAddr, service: &str) -> ServingStatus {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_of_health_hear_of_the_drain_and_liveness_stays() {
-    let mut house = start_with(|config| config.drain_delay = std::time::Duration::from_secs(2)).await;
+    let mut house = start_with(|config| config.drain_delay = std::time::Duration::from_secs(8)).await;
     let probe = house.addresses.probe;
     let channel = tonic::transport::Channel::from_shared(format!("http://{probe}")).expect("a uri");
     let mut client = HealthClient::new(channel.connect().await.expect("connect"));
