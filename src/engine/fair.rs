@@ -67,6 +67,11 @@ impl Fair {
         Some(self.0.take(&mut state, parameter.into(), places))
     }
 
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.0.lock().free
+    }
+
     /// Waits for them in turn. Dropping the future leaves the queue.
     pub(super) async fn take(&self, parameter: &str, places: usize) -> Held {
         let places = places.min(self.0.total);
@@ -196,7 +201,7 @@ mod tests {
         first.truncate(200);
         assert!(fair.try_take("b", 1).is_some() && fair.try_take("d", 1).is_some());
         drop((first, second));
-        assert_eq!(fair.0.lock().free, 512);
+        assert_eq!(fair.free(), 512);
         assert!(fair.0.lock().held.is_empty());
     }
 
@@ -223,7 +228,7 @@ mod tests {
             now = waiting[turn].as_mut().now_or_never().unwrap_or_else(|| panic!("it is the turn of {turn}"));
         }
         drop(now);
-        assert_eq!(fair.0.lock().free, 1);
+        assert_eq!(fair.free(), 1);
     }
 
     #[tokio::test]

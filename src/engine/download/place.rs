@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use crate::{
     engine::fair::{self, Fair},
     fault::{Fault, Reason, Result},
@@ -17,7 +15,7 @@ pub(super) struct Places {
     open: Fair,
     /// As many may lie there unread. HTTP/2 holds a chunk of each until its caller reads or leaves, and nothing but the end of
     /// its connection frees that; so beyond these a download that nobody reads keeps its place.
-    left: Arc<Semaphore>,
+    left: Fair,
 }
 
 /// A place; given back when dropped.
@@ -53,9 +51,9 @@ impl Place {
     /// Its caller does not read: the place is for others.
     pub(super) fn lay_down(&mut self) {
         if matches!(self.held, Held::Open { .. })
-            && let Ok(left) = self.places.left.clone().try_acquire_owned()
+            && let Some(left) = self.places.left.try_take(&self.parameter, 1)
         {
-            self.held = Held::Left { _permit: left };
+            self.held = Held::Left { _place: left };
         }
     }
 
