@@ -16,6 +16,7 @@ mod rotation;
 mod schema;
 mod settings;
 mod transfer;
+mod unknown;
 mod uploads;
 mod wake;
 
@@ -37,6 +38,7 @@ pub use events::{Checkpoint, DrainRow, EventsSwept, LogHead, LogRow, ReadRow, Sa
 pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, WaitingRow};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
+pub use renewals::Lease;
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::{KeyUse, Rotation};
 pub use schema::{check, migrate};
@@ -45,6 +47,7 @@ pub use settings::{
     Renewal, Settings, State, Timeouts,
 };
 pub use transfer::{Imported, OnConflict};
+pub use unknown::{is_unreadable, unreadable};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
 use crate::{clock::SharedClock, fault::Result, limits::STORE_WRITE_ROWS_MAX, seal::KeyRing};
