@@ -131,14 +131,16 @@ impl App {
             emulated::make_demo_parameter(&store, &resolver, emulator).await.map_err(start_fault)?;
         }
         let budget = usize::try_from(config.transfer_buffer_mib * limits::MIB).unwrap_or(usize::MAX);
-        // One budget: what waits to be let in is paid for beside what was.
+        // One budget: what waits to be let in, and what is read on behind an answer, is paid for beside what was let in.
         let waiting_bytes = budget / limits::WAITING_SHARE;
-        let blocks = Blocks::new(budget - waiting_bytes, clock.clone());
+        let leaving_bytes = (budget / limits::LEAVING_SHARE).max(limits::UPLOAD_INFLATED_CHARGE_BYTES);
+        let blocks = Blocks::new(budget.saturating_sub(waiting_bytes + leaving_bytes), clock.clone());
         let gates = Arc::new(Gates::new());
         let settings = Settings {
             append_bytes: usize::try_from(config.append_mib * limits::MIB).unwrap_or(limits::APPEND_BYTES),
             open_max: config.max_uploads,
             waiting_bytes,
+            leaving_bytes,
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);

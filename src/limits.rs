@@ -119,18 +119,29 @@ pub const RELEASE_POLL: Duration = Duration::from_millis(100);
 pub const APPEND_TURNS: u32 = 5;
 /// What admission charges an open upload outside blocks: its stream window and one largest message.
 pub const UPLOAD_CHARGE_BYTES: usize = STREAM_WINDOW_BYTES as usize + MESSAGE_BYTES_MAX;
+/// The same where messages may be compressed: one lies there as it came beside what is in it.
+pub const UPLOAD_INFLATED_CHARGE_BYTES: usize = UPLOAD_CHARGE_BYTES + MESSAGE_BYTES_MAX;
 /// What an upload may hold that is not let in yet: its stream window fills while nobody reads, and one frame of HTTP/2 may
 /// have come along with the first message.
 pub const UPLOAD_WAITING_BYTES: usize = STREAM_WINDOW_BYTES as usize + FRAME_BYTES_MAX as usize;
 /// The first message of an upload holds a spec or an `upload_id` and a context: ids, paths and hashes, some 20 KiB at most.
 /// A larger one is refused before it is collected, so that a stream which has said nothing yet holds no more than this.
 pub const FIRST_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// What a first message compressed with zstd may look back on: 8 MiB, as RFC 8878 asks of every decoder. The memory is
+/// reserved and only touched as far as the message goes.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// This part of the transfer budget pays for uploads that are not let in yet: 64 MiB by default, which is 1,024 streams that
 /// have said nothing yet, or 48 of unknown size. Further ones are told to come back.
 pub const WAITING_SHARE: usize = 8;
+/// This part of the transfer budget pays for uploads that were answered before they had ended and are read on for a second:
+/// 32 MiB by default, which is six of them. Further ones are reset with their answer; nobody waits for this memory.
+pub const LEAVING_SHARE: usize = 16;
 /// An upload ends itself this long before its caller's deadline, or a tenth of what is left if that is less: its answer says
 /// where to go on, and has to arrive.
 pub const UPLOAD_END_AHEAD: Duration = Duration::from_millis(200);
+/// This long before that end, or a third of what is left if that is less, its parts become single blocks, so that it loses
+/// less than 4 MiB: time enough for some appends.
+pub const UPLOAD_HURRY_AHEAD: Duration = Duration::from_secs(3);
 /// Revisions looked through for a commit whose answer was lost and whose file is no longer the current one.
 pub const REVISIONS_LOOKED_AT: u64 = 10;
 /// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
@@ -148,6 +159,8 @@ pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
 /// Members of a team whose e-mail address or id was looked up are remembered so long, per application parameter: an address
 /// may be given to another member.
 pub const MEMBER_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Members asked for in one call; a list of 1,000 takes ten.
+pub const MEMBERS_ASKED_MAX: usize = 100;
 /// Names of members remembered per application parameter; about 200 bytes each.
 pub const MEMBER_NAMES_MAX: usize = 10_000;
 /// Members of a team whose root namespace is remembered per application parameter.
@@ -195,6 +208,9 @@ pub const STORE_TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
 pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
 /// Between two attempts to listen to a database server for changes.
 pub const STORE_LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Told to callers of an application parameter whose row another version wrote: a replica of that version may take the next
+/// call, and this one is about to be replaced.
+pub const STORE_UNREADABLE_RETRY: Duration = Duration::from_secs(5);
 /// `migrate --check` waits this long for a notification it sent itself.
 pub const STORE_NOTIFY_MAX: Duration = Duration::from_secs(5);
 /// Rows of one write transaction: other writers wait no longer than some 20 ms.

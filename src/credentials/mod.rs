@@ -12,7 +12,7 @@ mod members;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     convert::Infallible,
     fmt,
     sync::{
@@ -27,6 +27,7 @@ pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, Incomplete, OA
 pub use ending::Ending;
 pub use link::{Credential, TestReport};
 use members::Members;
+pub use members::put_ids;
 use tokio::sync::Notify;
 
 use crate::{
@@ -204,9 +205,11 @@ impl Resolver {
         };
         loop {
             let changes = self.store.parameter_changes(seq).await?;
-            for change in &changes {
-                self.forget(&change.id);
-                self.end_what_may_not_go_on(&change.id).await?;
+            let changed: BTreeSet<&ParameterId> = changes.iter().map(|change| &change.id).collect();
+            // All of them before anything that can fail: nothing that changed is served from memory.
+            changed.iter().for_each(|id| self.forget(id));
+            for id in changed {
+                self.end_what_may_not_go_on(id).await?;
             }
             match changes.last() {
                 Some(change) if change.seq > seq => seq = change.seq,
@@ -229,28 +232,7 @@ impl Resolver {
                 return Ok(Some(entry.clone()));
             }
             let Some(parameters) = self.store.parameters(id).await? else { return Ok(None) };
-            let parameters = self.with_app(parameters);
-            let renewal = match &parameters.grant {
-                // Without the row's bearer one is made from the grant.
-                Some(Grant::Refreshable(_)) => self.store.renewal(&parameters.uid).await.unwrap_or_default(),
-                _ => None,
-            };
-            let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
-            let parameters = Arc::new(parameters);
-            let entry = Arc::new(Entry {
-                timeouts: timeouts(&parameters),
-                in_flight: match parameters.settings.policy.max_concurrency {
-                    0 => None,
-                    most => Some(Arc::new(Places::new(most as usize))),
-                },
-                tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
-                transport,
-                ending: Ending::of(&parameters),
-                parameters,
-                members: Members::default(),
-                roots: RwLock::default(),
-                asking: tokio::sync::Mutex::new(()),
-            });
+            let entry = self.entry_of(self.with_app(parameters)).await;
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
@@ -259,6 +241,33 @@ impl Resolver {
                 return Ok(Some(entry));
             }
         }
+    }
+
+    /// What is kept in memory of a parameter.
+    async fn entry_of(&self, parameters: Parameters) -> Arc<Entry> {
+        let renewal = match &parameters.grant {
+            // Without the row's bearer one is made from the grant.
+            Some(Grant::Refreshable(_)) => {
+                self.store.renewal(&parameters.uid, parameters.grant_number).await.unwrap_or_default()
+            }
+            _ => None,
+        };
+        let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
+        let parameters = Arc::new(parameters);
+        Arc::new(Entry {
+            timeouts: timeouts(&parameters),
+            in_flight: match parameters.settings.policy.max_concurrency {
+                0 => None,
+                most => Some(Arc::new(Places::new(most as usize))),
+            },
+            tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
+            transport,
+            ending: Ending::of(parameters.clone()),
+            parameters,
+            members: Members::default(),
+            roots: RwLock::default(),
+            asking: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Everything for a parameter goes its way out: calls, renewals, exchanges of codes.

@@ -198,7 +198,7 @@ impl Caller {
         Ok(Download { value, request_id, status, content_length, content_type, content_range, body })
     }
 
-    /// Calls a route that changes a namespace. The turn is laid down while it waits to repeat.
+    /// Calls a route that changes a namespace. The turn is laid down while it waits to repeat, or for the end of a pause.
     ///
     /// # Errors
     /// As [`Caller::call`], and `OUTCOME_UNKNOWN` when it may have happened.
@@ -311,23 +311,33 @@ impl Caller {
             attempt += 1;
             metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
             tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
-            // Others of the namespace need not wait for it.
+            // Others of the namespace need not wait for it. It is taken up again where the attempt enters.
             request.turn.inspect(|turn| turn.lay_down());
             shared.transport.clock.sleep(wait).await;
-            if let Some(turn) = request.turn {
-                turn.take_up().await;
-            }
         }
     }
 
-    /// Waits for a place among the requests of the application parameter, then among those of its account.
+    /// Waits for the end of a pause of the account, for a place among the requests of the application parameter, then among
+    /// those of its account. A commit enters with its turn: it lies down while the account may not send, since the others of
+    /// the namespace may be of other accounts.
     async fn enter(&self, request: &Request<'_>) -> Result<Permit> {
         let shared = &*self.shared;
-        let own = match &shared.own_limit {
-            Some(places) => Some(places.enter(request.carries_body()).await),
-            None => None,
-        };
-        Ok(shared.lane.enter(request.carries_body(), self.deadline).await?.within(own))
+        loop {
+            if shared.lane.is_paused() {
+                request.turn.inspect(|turn| turn.lay_down());
+                shared.lane.pause_over(self.deadline).await?;
+            }
+            if let Some(turn) = request.turn {
+                turn.take_up().await;
+            }
+            let own = match &shared.own_limit {
+                Some(places) => Some(places.enter(request.carries_body()).await),
+                None => None,
+            };
+            if let Some(permit) = shared.lane.enter(request.carries_body()).await? {
+                return Ok(permit.within(own));
+            }
+        }
     }
 
     async fn bearer(&self, facts: &Facts) -> Result<Arc<Bearer>> {

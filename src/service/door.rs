@@ -69,6 +69,7 @@ addressed! {
 #[derive(Clone)]
 pub struct Site(Arc<Inside>);
 
+#[derive(Clone)]
 struct Inside {
     door: Door,
     opened: Opened,
@@ -166,6 +167,14 @@ impl Site {
 
     pub fn parameters(&self) -> &Arc<Parameters> {
         &self.0.opened.parameters
+    }
+
+    /// The same with time for a look at what a write did: its caller's deadline may be what ended that.
+    #[must_use]
+    pub fn for_a_look(&self) -> Site {
+        let mut inside = (*self.0).clone();
+        inside.opened.caller = inside.opened.caller.for_a_look();
+        Site(Arc::new(inside))
     }
 
     pub fn jail(&self) -> &Jail {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status, Streaming};
 
 use super::{active::Active, door::Addressed};
@@ -16,7 +15,7 @@ use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
     credentials::Ending,
-    engine::parts::Frame,
+    engine::{parts::Frame, upload::Leaving},
     fault::{Fault, Reason, Result},
 };
 
@@ -24,7 +23,8 @@ use crate::{
 const LEFTOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
 
-const FIRST: &str = "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB";
+const FIRST: &str =
+    "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB, decompressed";
 
 /// A message of an upload stream; the two RPCs have messages of their own with the same fields.
 pub trait Message: Addressed + Send + Unpin + 'static {
@@ -120,7 +120,7 @@ impl<M: Message> Frames<M> {
 
     /// The answer is there: what the caller still sends is read for a moment and dropped. Without the memory for that the
     /// stream is reset at once.
-    pub fn leave(self, memory: Option<OwnedSemaphorePermit>) {
+    pub fn leave(self, memory: Option<Leaving>) {
         let (false, Some(memory)) = (self.ended, memory) else { return };
         let mut stream = self.stream;
         tokio::spawn(async move {
@@ -145,7 +145,10 @@ impl<M: Message> Frames<M> {
         match status.code() {
             // tonic judges by the length prefix; other stacks call it RESOURCE_EXHAUSTED.
             Code::OutOfRange | Code::ResourceExhausted => convert::chunk_too_large(),
-            Code::Internal | Code::InvalidArgument if status.message().contains("decode") => {
+            // What cannot be decoded, or not be decompressed.
+            Code::Internal | Code::InvalidArgument
+                if ["decode", "decompress"].iter().any(|what| status.message().contains(what)) =>
+            {
                 Fault::new(Reason::FrameOrder, "a message of the stream is not an upload frame")
             }
             _ => Fault::new(Reason::Cancelled, "the caller's stream broke off"),

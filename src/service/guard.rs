@@ -22,7 +22,7 @@ use super::{
     call::{Call, Facts},
     listener::Peer,
     open_calls::{Entered, OpenCalls},
-    opening::Opening,
+    opening::{Coding, Opening},
     status,
     stranger::Stranger,
 };
@@ -142,7 +142,8 @@ where
         request.headers_mut().remove("grpc-accept-encoding");
     }
     if UPLOADS.contains(&call.method()) {
-        request = request.map(Opening::guard);
+        let coding = call.facts().coding;
+        request = request.map(|body| Opening::guard(body, coding));
     }
     request.extensions_mut().insert(call.clone());
     let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
@@ -200,6 +201,7 @@ impl GuardLayer {
             remote,
             deadline,
             parameter_metadata,
+            coding: Coding::of(headers),
             heard: Arc::default(),
             parameter: OnceLock::new(),
             ending: OnceLock::new(),

@@ -69,10 +69,10 @@ impl Transfer {
         call: Call,
         stream: Streaming<api::UploadFileRequest>,
     ) -> Result<api::UploadFileResponse> {
-        let arrival = self.uploads.arrive()?;
+        let arrival = self.uploads.arrive(call.inflates())?;
         let mut frames = Frames::new(stream);
         let outcome = self.upload(&call, &mut frames, arrival, watch::Sender::default()).await;
-        frames.leave(self.uploads.leave());
+        frames.leave(self.uploads.leave(call.inflates()));
         outcome
     }
 

@@ -14,6 +14,7 @@ mod rotation;
 mod schema;
 mod settings;
 mod transfer;
+mod unknown;
 mod uploads;
 mod wake;
 
@@ -31,6 +32,7 @@ pub use authorizations::Authorization;
 use database::{On, Pool, Pools, query};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
+pub use renewals::Lease;
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::{KeyUse, Rotation};
 pub use schema::{check, migrate};
@@ -39,6 +41,7 @@ pub use settings::{
     Renewal, Settings, State, Timeouts,
 };
 pub use transfer::{Imported, OnConflict};
+pub use unknown::{is_unreadable, unreadable};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
 use crate::{clock::SharedClock, fault::Result, limits::STORE_WRITE_ROWS_MAX, seal::KeyRing};

@@ -134,7 +134,7 @@ impl Store {
             (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
         ];
         let uid: String = row.get("uid")?;
-        let name = row_name(&ParameterId::new(&row.get::<String>("id")?)?, &uid);
+        let name = row_name(&ParameterId::of_row(&row.get::<String>("id")?), &uid);
         for (column, sql) in CAS {
             let bound_to = if column == BEARER { &uid } else { &name };
             let Some(old) = row.get::<Option<Vec<u8>>>(column)? else { continue };

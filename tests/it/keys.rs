@@ -1,12 +1,12 @@
 //! Where sealing keys come from, how they are changed beside running servers, and how parameters move between stores.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command};
 
 use dropbox_connector::{api::v1 as pb, app, config::Config, emulator::Emulator, seal::KeyRing};
 use tonic::Code;
 
 use crate::support::{
-    House, PARAMETER,
+    House, PARAMETER, PATIENCE,
     process::{BINARY, Served, succeed, text},
     proxies::{Running, proxy},
     reason, start, start_bare, start_with, until,
@@ -283,5 +283,5 @@ async fn a_key_file_that_breaks_is_told_and_the_keys_in_memory_hold() {
     fs::write(&file, good).expect("mended");
     house.reread();
     until("it is over", || async { house.app().ready().facts().notes().is_empty() }).await;
-    tokio::time::timeout(Duration::from_secs(1), list(&house, PARAMETER)).await.expect("at once").expect("works");
+    tokio::time::timeout(PATIENCE, list(&house, PARAMETER)).await.expect("an answer").expect("works");
 }

@@ -3,10 +3,12 @@
 mod audited;
 mod browser;
 mod command;
+mod fleet;
 mod grants;
 mod page;
 mod refusals;
 mod streams;
+mod teams;
 
 use std::collections::HashMap;
 

@@ -195,7 +195,7 @@ async fn what_a_page_can_have_a_browser_send_changes_nothing_on_any_port() {
     upload(&house, spec("/a.txt"), b"hello").await.expect("upload");
     let admin = "/dropboxconnector.v1.DropboxAdminConnector/DeleteApplicationParameter";
     let data = "/dropboxconnector.v1.DropboxConnector/DeleteItem";
-    let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into() };
+    let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into(), revoke: false };
     let item = pb::DeleteItemRequest {
         application_parameter_id: PARAMETER.into(),
         path: "/a.txt".into(),
