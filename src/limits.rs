@@ -191,6 +191,9 @@ pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STORE_LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Connections that read a SQLite store at once.
 pub const STORE_READERS: u32 = 4;
+/// Pages that each of them keeps, as SQLite counts it: 512 KiB. What is read often is kept as values, and the machine keeps
+/// the file.
+pub const STORE_READER_CACHE: &str = "-512";
 /// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
 /// fit into a server's default of 100.
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;
@@ -223,6 +226,12 @@ pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
 pub const ACCOUNT_REQUESTS_MAX: usize = 64;
 /// Of them, requests that carry content: a quarter stays free for small calls.
 pub const ACCOUNT_BODIES_MAX: usize = 48;
+/// Places for uploads and downloads are shared: an application parameter that has some gets another while it has less than so
+/// many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
+/// finds some.
+pub const FAIR_SHARE: usize = 7;
+/// An upload that waits because of its parameter's bytes per second is not silent: so often it says that it is there.
+pub const RATE_ALIVE: Duration = Duration::from_secs(15);
 /// Calls waiting for one account before a further one is told that the connector is busy.
 pub const ACCOUNT_QUEUE_MAX: usize = 4096;
 /// Accounts whose queues are kept while nobody uses them; a pause after a 429 outlives this.

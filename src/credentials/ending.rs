@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use super::{Resolver, account::reauthorization, not_found, ready};
 use crate::{
@@ -19,9 +19,9 @@ pub struct Ending(Arc<Inside>);
 pub(super) struct Inside {
     /// As it was when the stream began.
     former: Arc<Parameters>,
-    ended: CancellationToken,
-    /// As it is now; set before `ended`.
+    /// As it is now; set when it may not go on.
     now: OnceLock<Now>,
+    ended: Notify,
 }
 
 #[derive(Clone)]
@@ -33,7 +33,7 @@ enum Now {
 
 impl Ending {
     pub(super) fn of(former: Arc<Parameters>) -> Ending {
-        Ending(Arc::new(Inside { former, ended: CancellationToken::new(), now: OnceLock::new() }))
+        Ending(Arc::new(Inside { former, now: OnceLock::new(), ended: Notify::new() }))
     }
 
     pub(super) fn downgrade(&self) -> Weak<Inside> {
@@ -42,8 +42,12 @@ impl Ending {
 
     /// Ends when the parameter may not be used any more, and says why.
     pub async fn ended(self) -> Fault {
-        self.0.ended.cancelled().await;
-        let Inside { former, now, .. } = &*self.0;
+        let Inside { former, now, ended } = &*self.0;
+        // It hears of what is told from here on, and what was told before stands in `now`.
+        let told = ended.notified();
+        if now.get().is_none() {
+            told.await;
+        }
         now.get().and_then(|now| now.forbids(former)).unwrap_or_else(|| not_found(&former.id))
     }
 }
@@ -98,7 +102,7 @@ impl std::fmt::Debug for Ending {
 }
 
 impl Resolver {
-    /// Remembers whom to tell. Those that nobody waits for any more make room.
+    /// Its parameter is not kept in memory as it was: remembers whom to tell. Those that nobody waits for any more make room.
     pub(super) fn watch_over(&self, ending: &Ending) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let of_this = running.entry(ending.0.former.id.clone()).or_default();
@@ -130,7 +134,7 @@ impl Resolver {
         };
         for Ending(one) in running {
             if now.forbids(&one.former).is_some() && one.now.set(now.clone()).is_ok() {
-                one.ended.cancel();
+                one.ended.notify_waiters();
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ use std::{
     convert::Infallible,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -33,7 +33,9 @@ use tokio::sync::Notify;
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
+    dropbox::{
+        AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Rate, Root, Timeouts, TokenSource, Transport,
+    },
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
     store::{self, AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
@@ -65,6 +67,9 @@ pub struct Opened {
     pub auto_root: bool,
     /// For streams, which outlive what the gate has seen.
     pub ending: Ending,
+    /// `policy.max_bytes_per_second`, each way.
+    pub up: Option<Arc<Rate>>,
+    pub down: Option<Arc<Rate>>,
 }
 
 /// Opens application parameters. One per process.
@@ -74,7 +79,7 @@ pub struct Resolver {
     clock: SharedClock,
     oauth: OAuth,
     entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
-    /// Everything that was opened and may still run, by parameter.
+    /// What was opened, is not kept in `entries` any more and may still run, by parameter.
     running: Mutex<HashMap<ParameterId, Vec<Weak<ending::Inside>>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
@@ -83,7 +88,7 @@ pub struct Resolver {
     followed: AtomicU64,
 }
 
-/// One parameter in memory.
+/// One parameter in memory. There may be tens of thousands: what few of them need is made when it is needed.
 struct Entry {
     parameters: Arc<Parameters>,
     tokens: Arc<Account>,
@@ -93,11 +98,52 @@ struct Entry {
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<Places>>,
-    members: Members,
-    /// Root namespace by member; `None` is the linked account itself.
-    roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
+    /// `policy.max_bytes_per_second`, up and down.
+    rates: Option<Box<[Arc<Rate>; 2]>>,
+    /// The root namespace of the linked account.
+    root: RwLock<Option<Arc<str>>>,
     /// Held by whoever asks Dropbox for a root.
     asking: tokio::sync::Mutex<()>,
+    team: OnceLock<Box<Team>>,
+}
+
+/// What is known of the members of a team.
+#[derive(Default)]
+struct Team {
+    members: Members,
+    roots: RwLock<HashMap<ActAs, Arc<str>>>,
+}
+
+impl Entry {
+    fn team(&self) -> &Team {
+        self.team.get_or_init(Box::default)
+    }
+
+    fn root_of(&self, act_as: Option<&ActAs>) -> Option<Arc<str>> {
+        match act_as {
+            None => self.root.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            Some(member) => self.team.get()?.roots.read().unwrap_or_else(PoisonError::into_inner).get(member).cloned(),
+        }
+    }
+
+    fn keep_root(&self, act_as: Option<&ActAs>, root: Arc<str>) {
+        let Some(member) = act_as else {
+            *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(root);
+            return;
+        };
+        let mut roots = self.team().roots.write().unwrap_or_else(PoisonError::into_inner);
+        if roots.len() >= MEMBER_ROOTS_MAX {
+            roots.clear();
+        }
+        roots.insert(member.clone(), root);
+    }
+
+    fn forget_roots(&self) {
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(team) = self.team.get() {
+            team.roots.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
 }
 
 impl Resolver {
@@ -145,21 +191,32 @@ impl Resolver {
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
         };
         let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
-        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root, ending: entry.ending.clone() })
+        let [up, down] = entry.rates.as_deref().cloned().map_or([None, None], |rates| rates.map(Some));
+        let (parameters, ending) = (parameters.clone(), entry.ending.clone());
+        Ok(Opened { caller, parameters, act_as, root, auto_root, ending, up, down })
+    }
+
+    /// Does the policy of this parameter name the principal? No for one that is not in memory. Grants nothing.
+    pub fn admits(&self, id: &ParameterId, principal: &Principal) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let policy = entries.get(id).map(|entry| &entry.parameters.settings.policy);
+        policy.is_some_and(|policy| principal.is_one_of(&policy.allowed_principals))
     }
 
     /// The parameter changed, was disabled or deleted: the next `open` reads it again.
     pub fn forget(&self, id: &ParameterId) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         self.forgotten.fetch_add(1, Ordering::AcqRel);
-        entries.remove(id);
+        if let Some(entry) = entries.remove(id) {
+            self.watch_over(&entry.ending);
+        }
     }
 
     /// Dropbox said `PATH_ROOT_CHANGED`: the next `open` asks for the root again.
     pub fn forget_root(&self, id: &ParameterId) {
         let entry = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         if let Some(entry) = entry {
-            entry.roots.write().unwrap_or_else(PoisonError::into_inner).clear();
+            entry.forget_roots();
         }
     }
 
@@ -200,7 +257,7 @@ impl Resolver {
             // What was cached before the feed began may have changed since.
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             self.forgotten.fetch_add(1, Ordering::AcqRel);
-            entries.clear();
+            entries.drain().for_each(|(_, entry)| self.watch_over(&entry.ending));
             return Ok(last);
         };
         loop {
@@ -236,9 +293,7 @@ impl Resolver {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
-                let entry = entries.entry(id.clone()).or_insert(entry).clone();
-                self.watch_over(&entry.ending);
-                return Ok(Some(entry));
+                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
             }
         }
     }
@@ -260,19 +315,27 @@ impl Resolver {
                 0 => None,
                 most => Some(Arc::new(Places::new(most as usize))),
             },
+            rates: {
+                let each = || Rate::new(parameters.settings.policy.max_bytes_per_second).map(Arc::new);
+                each().zip(each()).map(|(up, down)| Box::new([up, down]))
+            },
             tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
             transport,
             ending: Ending::of(parameters.clone()),
             parameters,
-            members: Members::default(),
-            roots: RwLock::default(),
+            root: RwLock::default(),
             asking: tokio::sync::Mutex::new(()),
+            team: OnceLock::new(),
         })
     }
 
     /// Everything for a parameter goes its way out: calls, renewals, exchanges of codes.
     fn transport_of(&self, parameters: &Parameters) -> Arc<Transport> {
-        self.transport.through(egress(parameters), timeouts(parameters))
+        match (egress(parameters), timeouts(parameters)) {
+            // The process's own, as it was made.
+            (Egress::Direct, timeouts) if timeouts == Timeouts::default() => self.transport.clone(),
+            (egress, timeouts) => self.transport.through(egress, timeouts),
+        }
     }
 
     fn caller(&self, entry: &Entry, act_as: Option<ActAs>, root: Option<Root>, deadline: Option<Instant>) -> Caller {
@@ -291,26 +354,23 @@ impl Resolver {
     /// As whom, by member id: a request narrows what the policy allows.
     async fn act_as(&self, entry: &Entry, asked: Option<ActAs>, deadline: Option<Instant>) -> Result<Option<ActAs>> {
         let chosen = members::chosen(&entry.parameters, asked)?;
+        if chosen == members::Chosen::Nobody {
+            return Ok(None);
+        }
         let caller = || self.caller(entry, None, None, deadline);
-        entry.members.resolve(&entry.parameters, chosen, self.clock.now(), caller).await
+        entry.team().members.resolve(&entry.parameters, chosen, self.clock.now(), caller).await
     }
 
     async fn auto_root(&self, entry: &Entry, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {
-        let member = act_as.cloned();
-        let known = || entry.roots.read().unwrap_or_else(PoisonError::into_inner).get(&member).cloned();
-        if let Some(root) = known() {
+        if let Some(root) = entry.root_of(act_as) {
             return Ok(Root::Root(root.to_string()));
         }
         let _turn = entry.asking.lock().await;
-        if let Some(root) = known() {
+        if let Some(root) = entry.root_of(act_as) {
             return Ok(Root::Root(root.to_string()));
         }
-        let account = link::account(&self.caller(entry, member.clone(), None, deadline)).await?;
-        let mut roots = entry.roots.write().unwrap_or_else(PoisonError::into_inner);
-        if roots.len() >= MEMBER_ROOTS_MAX {
-            roots.clear();
-        }
-        roots.insert(member, account.root_namespace_id.as_str().into());
+        let account = link::account(&self.caller(entry, act_as.cloned(), None, deadline)).await?;
+        entry.keep_root(act_as, account.root_namespace_id.as_str().into());
         Ok(Root::Root(account.root_namespace_id))
     }
 }

@@ -501,6 +501,10 @@ impl Store {
         let text = |column: &str| row.get::<String>(column);
         let number = |column: &str| row.get::<i64>(column);
         let account: Option<String> = row.get("account")?;
+        let mut granted_scopes: Vec<String> =
+            unknown::column(&id, "granted scopes", text("granted_scopes")?.as_bytes())?;
+        // It may be kept, ten thousand times.
+        granted_scopes.shrink_to_fit();
         Ok(Parameters {
             settings: unknown::column(&id, "settings", text("settings")?.as_bytes())?,
             app_secret,
@@ -508,7 +512,7 @@ impl Store {
             grant,
             grant_number: number("grant_number")?,
             reauthorization_cause: cause,
-            granted_scopes: unknown::column(&id, "granted scopes", text("granted_scopes")?.as_bytes())?,
+            granted_scopes,
             account: account.map(|text| unknown::column::<Account>(&id, "account", text.as_bytes())).transpose()?,
             created_at: time(number("created_at")?),
             updated_at: time(number("updated_at")?),

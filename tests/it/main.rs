@@ -13,6 +13,7 @@ mod doors;
 mod drain;
 mod egress;
 mod emulator;
+mod fair;
 mod faults;
 mod full_disk;
 mod items;

@@ -306,34 +306,54 @@ async fn ten_thousand_parameters(url: &str) {
         first_calls.push(begun.elapsed());
     }
     first_calls.sort_unstable();
-    let before = served.resident();
-    for first in (100..COUNT).step_by(20) {
+    let twenty_from = async |first: usize| {
         let calls = futures::future::join_all((first..first + 20).map(|n| {
             let (channel, id) = (&channel, name(n));
             async move { list(channel, &id).await }
         }));
         assert!(calls.await.iter().all(Result::is_ok));
+    };
+    // So are the connections and buffers of twenty calls at once, whomever they are for.
+    for round in 0..100 {
+        twenty_from(round % 5 * 20).await;
     }
-    let grown = served.resident().saturating_sub(before);
+    // What the allocator keeps of memory given back goes within ten seconds, while calls go on.
+    let settled = async || {
+        let (begun, mut least) = (Instant::now(), usize::MAX);
+        while begun.elapsed() < Duration::from_secs(15) {
+            twenty_from(0).await;
+            least = least.min(served.resident());
+        }
+        least
+    };
+    let before = settled().await;
+    for first in (100..COUNT).step_by(20) {
+        twenty_from(first).await;
+    }
+    let grown = settled().await.saturating_sub(before);
     let figures = format!(
         "started in {started:?}; first call {:?}, 95 of 100 within {:?}; {} KiB",
         first_calls[50],
         first_calls[94],
         grown / 1024
     );
+    #[expect(clippy::print_stdout, reason = "a figure is there to be read")]
+    {
+        println!("{figures}");
+    }
     assert!(started < Duration::from_secs(2), "{figures}");
     assert!(first_calls[94] < Duration::from_millis(50), "{figures}");
     assert!(grown < 32 * 1024 * 1024, "{figures}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not reached yet: 38 to 44 MiB were measured where 32 are wanted"]
+#[ignore = "makes ten thousand parameters: make test-long"]
 async fn ten_thousand_parameters_on_a_server_cost_little() {
     ten_thousand_parameters(&Server::shared().database().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not reached yet: 38 to 44 MiB were measured where 32 are wanted"]
+#[ignore = "makes ten thousand parameters: make test-long"]
 async fn ten_thousand_parameters_in_a_file_cost_little() {
     let folder = tempfile::tempdir().expect("a folder");
     ten_thousand_parameters(&format!("sqlite://{}", folder.path().join("store.db").display())).await;

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use crate::{
+    engine::fair::{self, Fair},
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -13,35 +12,38 @@ use crate::{
 /// The places of a process. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
-    open: Arc<Semaphore>,
+    open: Fair,
     /// As many may lie there unread. HTTP/2 holds a chunk of each until its caller reads or leaves, and nothing but the end of
     /// its connection frees that; so beyond these a download that nobody reads keeps its place.
-    left: Arc<Semaphore>,
+    left: Fair,
 }
 
 /// A place; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Places,
+    parameter: Arc<str>,
     held: Held,
 }
 
 #[derive(Debug)]
 enum Held {
-    Open { _permit: OwnedSemaphorePermit },
+    Open { _place: fair::Held },
     Left { _permit: OwnedSemaphorePermit },
 }
 
 impl Places {
     pub(super) fn new(open_max: usize) -> Places {
-        Places { open: Arc::new(Semaphore::new(open_max)), left: Arc::new(Semaphore::new(open_max)) }
+        Places { open: Fair::new(open_max), left: Arc::new(Semaphore::new(open_max)) }
     }
 
+    /// One of the places, within the share of this application parameter.
+    ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub(super) fn enter(&self) -> Result<Place> {
-        let open = self.open.clone().try_acquire_owned().map_err(|_| busy("too many downloads are open"))?;
-        Ok(Place { places: self.clone(), held: Held::Open { _permit: open } })
+    pub(super) fn enter(&self, parameter: &str) -> Result<Place> {
+        let open = self.open.try_take(parameter, 1).ok_or_else(|| busy("too many downloads are open"))?;
+        Ok(Place { places: self.clone(), parameter: parameter.into(), held: Held::Open { _place: open } })
     }
 }
 
@@ -49,9 +51,9 @@ impl Place {
     /// Its caller does not read: the place is for others.
     pub(super) fn lay_down(&mut self) {
         if matches!(self.held, Held::Open { .. })
-            && let Ok(left) = self.places.left.clone().try_acquire_owned()
+            && let Some(left) = self.places.left.try_take(&self.parameter, 1)
         {
-            self.held = Held::Left { _permit: left };
+            self.held = Held::Left { _place: left };
         }
     }
 
@@ -61,10 +63,10 @@ impl Place {
     /// `CONNECTOR_BUSY` if others have all places now; the download ends with it and goes on in another call.
     pub(super) fn take_up(&mut self) -> Result<()> {
         if matches!(self.held, Held::Left { .. }) {
-            let open = self.places.open.clone().try_acquire_owned().map_err(|_| {
+            let open = self.places.open.try_take(&self.parameter, 1).ok_or_else(|| {
                 busy("the download was left unread and others have its place; go on at the offset that was reached")
             })?;
-            self.held = Held::Open { _permit: open };
+            self.held = Held::Open { _place: open };
         }
         Ok(())
     }
@@ -81,21 +83,21 @@ mod tests {
     #[test]
     fn a_place_that_is_laid_down_is_for_others_until_it_is_taken_up_again() {
         let places = Places::new(1);
-        let mut first = places.enter().expect("free");
+        let mut first = places.enter("p").expect("free");
         first.take_up().expect("it has one");
-        let full = places.enter().expect_err("full");
+        let full = places.enter("p").expect_err("full");
         assert_eq!((full.reason(), full.retry_delay()), (Reason::ConnectorBusy, Some(limits::BUSY_RETRY)));
         first.lay_down();
         first.lay_down();
-        let mut second = places.enter().expect("given to others");
+        let mut second = places.enter("p").expect("given to others");
         let gone = first.take_up().expect_err("others have it");
         assert_eq!((gone.reason(), gone.retry_delay()), (Reason::ConnectorBusy, Some(limits::BUSY_RETRY)));
         // No more lie there unread than may be open.
         second.lay_down();
-        assert!(places.enter().is_err());
+        assert!(places.enter("p").is_err());
         drop(second);
         first.take_up().expect("free again");
         drop(first);
-        places.enter().expect("free again");
+        places.enter("p").expect("free again");
     }
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    engine::blocks::{self, Blocks},
+    engine::{
+        blocks::{self, Blocks},
+        fair::{Fair, Held},
+    },
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -16,9 +19,11 @@ pub(super) struct Entrance {
     /// What streams may hold that are not let in yet, in units of the budget.
     waiting: Arc<Semaphore>,
     waiting_units: usize,
+    /// Of what waiting streams may hold, the shares of application parameters.
+    waiting_shares: Fair,
     /// Uploads open, and the share of the budget that they may be charged.
-    slots: Arc<Semaphore>,
-    charges: Arc<Semaphore>,
+    slots: Fair,
+    charges: Fair,
     /// What streams may hold that were answered and are read on. Apart from the waiting ones: however many are answered early,
     /// as all of a folder that is there already, nobody is refused for that.
     leaving: Arc<Semaphore>,
@@ -44,6 +49,8 @@ pub struct Arrival {
 enum Place {
     Waiting {
         _paid: OwnedSemaphorePermit,
+        /// Of the application parameter, once its name has been read.
+        _share: Option<Held>,
         /// What an open upload of its size is charged.
         charge: usize,
     },
@@ -55,8 +62,8 @@ enum Place {
 pub(super) struct Admitted {
     // In this order they are given back: who is woken by the slot finds the memory free already.
     _admission: blocks::Admission,
-    _share: OwnedSemaphorePermit,
-    _slot: OwnedSemaphorePermit,
+    _share: Held,
+    _slot: Held,
 }
 
 fn busy() -> Fault {
@@ -82,8 +89,9 @@ impl Entrance {
         Entrance {
             waiting: Arc::new(Semaphore::new(waiting_units)),
             waiting_units,
-            slots: Arc::new(Semaphore::new(open_max)),
-            charges: Arc::new(Semaphore::new(charges)),
+            waiting_shares: Fair::new(waiting_units),
+            slots: Fair::new(open_max),
+            charges: Fair::new(charges),
             leaving: Arc::new(Semaphore::new(leaving_bytes / limits::BUDGET_UNIT_BYTES)),
             blocks,
         }
@@ -95,7 +103,7 @@ impl Entrance {
     /// `CONNECTOR_BUSY`.
     pub(super) fn arrive(&self, inflates: bool) -> Result<Arrival> {
         let first = if inflates { 2 * limits::FIRST_MESSAGE_BYTES_MAX } else { limits::FIRST_MESSAGE_BYTES_MAX };
-        let place = Place::Waiting { _paid: self.pay(first)?, charge: charge(inflates) };
+        let place = Place::Waiting { _paid: self.pay(first)?, _share: None, charge: charge(inflates) };
         Ok(Arrival { place, inflates })
     }
 
@@ -104,17 +112,18 @@ impl Entrance {
     ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub(super) fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+    pub(super) fn announce(&self, parameter: &str, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
         let inflates = arrival.inflates;
         let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
         let copies = if inflates { 3 } else { 2 };
         let charge = charge(inflates).min(size.saturating_mul(copies)).max(1);
-        if let Some(admitted) = self.admit_now(charge) {
+        if let Some(admitted) = self.admit_now(parameter, charge) {
             return Ok(Arrival { place: Place::LetIn(admitted), inflates });
         }
         drop(arrival);
         let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
-        Ok(Arrival { place: Place::Waiting { _paid: self.pay(waiting)?, charge }, inflates })
+        let share = self.waiting_shares.try_take(parameter, units(waiting) as usize).ok_or_else(busy)?;
+        Ok(Arrival { place: Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge }, inflates })
     }
 
     /// The memory of a stream that was answered and is read on for a moment; `None`: there is none to spare.
@@ -128,22 +137,22 @@ impl Entrance {
         (self.waiting_units - self.waiting.available_permits()) * limits::BUDGET_UNIT_BYTES
     }
 
-    /// Waits in turn for a slot and for the memory that an open stream holds outside blocks. Until then the arrival pays.
+    /// Waits in turn, parameter by parameter, for a slot and for the memory that an open stream holds outside blocks. Until
+    /// then the arrival pays.
     pub(super) async fn admit(&self, parameter: &str, arrival: Arrival) -> Result<Admitted> {
-        let (charge, _paid) = match arrival.place {
+        let (charge, _paid, _share) = match arrival.place {
             Place::LetIn(admitted) => return Ok(admitted),
-            Place::Waiting { charge, _paid } => (charge, _paid),
+            Place::Waiting { charge, _paid, _share } => (charge, _paid, _share),
         };
-        let ended = |_| Fault::bug("a semaphore of uploads was closed");
-        let slot = self.slots.clone().acquire_owned().await.map_err(ended)?;
-        let share = self.charges.clone().acquire_many_owned(units(charge)).await.map_err(ended)?;
+        let slot = self.slots.take(parameter, 1).await;
+        let share = self.charges.take(parameter, units(charge) as usize).await;
         let admission = self.blocks.admit(parameter, charge).await.ok_or_else(busy)?;
         Ok(Admitted { _slot: slot, _share: share, _admission: admission })
     }
 
-    fn admit_now(&self, charge: usize) -> Option<Admitted> {
-        let slot = self.slots.clone().try_acquire_owned().ok()?;
-        let share = self.charges.clone().try_acquire_many_owned(units(charge)).ok()?;
+    fn admit_now(&self, parameter: &str, charge: usize) -> Option<Admitted> {
+        let slot = self.slots.try_take(parameter, 1)?;
+        let share = self.charges.try_take(parameter, units(charge) as usize)?;
         let admission = self.blocks.admit_now(charge)?;
         Some(Admitted { _slot: slot, _share: share, _admission: admission })
     }
@@ -165,7 +174,7 @@ mod tests {
     }
 
     fn announced(entrance: &Entrance, size: Option<u64>) -> Result<Arrival> {
-        entrance.announce(entrance.arrive(false)?, size)
+        entrance.announce("p", entrance.arrive(false)?, size)
     }
 
     /// One of that size that is let in, and none beyond it.
@@ -183,7 +192,7 @@ mod tests {
         let mut waiting = Vec::new();
         let refused = loop {
             let arrival = entrance.arrive(false).expect("a first message is small");
-            match entrance.announce(arrival, None) {
+            match entrance.announce("p", arrival, None) {
                 Ok(arrival) => waiting.push(arrival),
                 Err(fault) => break fault,
             }
@@ -193,8 +202,7 @@ mod tests {
         assert_eq!(waiting.len(), 5 * MIB / each);
         assert_eq!(entrance.waiting_bytes(), waiting.len() * each);
         // One that says how little it brings still finds a place.
-        let small = announced(&entrance, Some(1000));
-        small.expect("a small one");
+        announced(&entrance, Some(1000)).expect("a small one");
         drop(waiting);
         assert_eq!(entrance.waiting_bytes(), 0);
     }
@@ -238,7 +246,7 @@ mod tests {
         let entrance = entrance(1000, 4 * MIB);
         let arrival = entrance.arrive(true).expect("room");
         assert_eq!(entrance.waiting_bytes(), 2 * limits::FIRST_MESSAGE_BYTES_MAX);
-        let arrival = entrance.announce(arrival, None).expect("let in");
+        let arrival = entrance.announce("p", arrival, None).expect("let in");
         assert_eq!(entrance.blocks.used_bytes(), limits::UPLOAD_INFLATED_CHARGE_BYTES);
         drop(arrival);
         assert_eq!((entrance.blocks.used_bytes(), entrance.waiting_bytes()), (0, 0));
@@ -246,14 +254,14 @@ mod tests {
 
     /// Notes, the moment a task is woken, what it would find.
     struct Woken {
-        charges: Arc<Semaphore>,
+        charges: Fair,
         blocks: Blocks,
         found: std::sync::Mutex<Option<(usize, usize)>>,
     }
 
     impl std::task::Wake for Woken {
         fn wake(self: Arc<Self>) {
-            let found = (self.charges.available_permits(), self.blocks.used_bytes());
+            let found = (self.charges.free(), self.blocks.used_bytes());
             self.found.lock().expect("unpoisoned").get_or_insert(found);
         }
     }
@@ -261,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_woken_by_a_free_slot_finds_the_memory_free_already() {
         let (entrance, first) = full(1, 4 * MIB).await;
-        let free = entrance.charges.available_permits() + 1;
+        let free = entrance.charges.free() + 1;
         let arrival = announced(&entrance, Some(1)).expect("room to wait");
         let woken = Arc::new(Woken {
             charges: entrance.charges.clone(),

@@ -234,8 +234,8 @@ impl Uploads {
     ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
-        self.0.entrance.announce(arrival, size)
+    pub fn announce(&self, parameter: &str, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+        self.0.entrance.announce(parameter, arrival, size)
     }
 
     /// The memory of a stream that was answered early and is read on for a moment; `None`: there is none to spare.

@@ -175,6 +175,22 @@ async fn parameters_are_made_shown_given_a_new_secret_and_disconnected_by_comman
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_is_deleted_with_its_grant_only_if_told_to() {
+    let house = pending().await;
+    connect(&house).await;
+    ends(&house, 0, &["parameters", "delete", PARAMETER]);
+    assert_eq!(house.control().counter("auth/token/revoke").calls, 0);
+    create(&house, PARAMETER, |_| {}).await;
+    connect(&house).await;
+    let (_, err) = ends(&house, 0, &["parameters", "delete", PARAMETER, "--revoke"]);
+    assert!(!err.contains("did not confirm"), "{err}");
+    assert_eq!(house.control().counter("auth/token/revoke").calls, 1);
+    create(&house, PARAMETER, |_| {}).await;
+    let (_, err) = ends(&house, 0, &["parameters", "delete", PARAMETER, "--revoke"]);
+    assert!(err.contains("Dropbox did not confirm that the grant is gone"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_test_says_at_once_what_is_wrong_and_does_not_wait_for_better_times() {
     let house = crate::support::start().await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
