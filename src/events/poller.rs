@@ -243,6 +243,8 @@ impl Poller {
                 false => self.save(progress, Draft::default()).await,
             };
         }
+        // What the log tells now the index may not have: they are not at one place.
+        progress.quiet = false;
         let mut draft = Draft::default();
         if indexed {
             let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
