@@ -281,6 +281,9 @@ impl Feed {
     /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
     pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
         let mut drained = self.drained.lock().await;
+        // A last page is good while the log is where it met it.
+        let head = self.state.borrow().head;
+        drained.retain(|page| page.has_more || page.joins == Some(head));
         if let Some(found) = drained.iter().find(|page| page.from == *cursor) {
             return Ok(found.clone());
         }
@@ -302,10 +305,6 @@ impl Feed {
             entries: entries.collect(),
             joins,
         });
-        if found.entries.is_empty() && found.joins.is_none() {
-            // It says nothing to anybody else.
-            return Ok(found);
-        }
         if drained.len() >= EVENT_CHUNKS_KEPT {
             drained.pop_front();
         }

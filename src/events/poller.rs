@@ -382,8 +382,10 @@ impl Poller {
     }
 
     /// The log's drain is over.
-    fn finish(&self, progress: &mut Progress, draft: &mut Draft) {
+    fn finish(&mut self, progress: &mut Progress, draft: &mut Draft) {
         if progress.phase == Phase::Comparing {
+            // What changed while it was listed comes with the cursor of the listing.
+            self.news = true;
             progress.phase = Phase::Standing;
             draft.told.push((Told::Resynced, true));
         } else if progress.told || !draft.told.is_empty() {

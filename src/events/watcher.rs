@@ -168,6 +168,7 @@ impl Watcher {
 
     async fn go_to(&mut self, point: ResumePoint) -> Result<()> {
         self.mode = match point.listed {
+            Some(_) if point.cursor.is_empty() => Mode::Listing { cursor: None, count: 0 },
             Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
             None if self.feed.holds(&point).await? => Mode::Log { epoch: point.epoch, sequence: point.sequence },
             None => Mode::Cursor(point.cursor.clone()),
@@ -325,7 +326,8 @@ impl Watcher {
             return Err(expired());
         }
         let cause = "cursor_reset".to_owned();
-        let point = self.last.clone();
+        // Whoever comes back with this place has nothing, and gets the snapshot from its beginning.
+        let point = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: "".into(), listed: Some(0) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
         self.mode = Mode::Listing { cursor: None, count: 0 };
         Ok(Worked::More)
