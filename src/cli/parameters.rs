@@ -281,7 +281,7 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
         ParametersCommand::Rotate(args) => {
             let config = super::server::load(&args.overrides)?;
             let told = crate::app::rotate(&config).await;
-            let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.to_string()))?;
+            let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.message()))?;
             out::line(told);
             Ok(())
         }
@@ -398,8 +398,8 @@ async fn import(args: ImportArgs) -> Result<()> {
 async fn test(args: OneArgs) -> Result<()> {
     let admin = admin(&args.admin).await?;
     let request = TestApplicationParameterRequest { application_parameter_id: args.id };
-    let answer =
-        repeated(Repeat::Free, async || admin.clone().test_application_parameter(request.clone()).await).await?;
+    // Once: whoever tests wants to hear how it is now, not in a minute.
+    let answer = admin.clone().test_application_parameter(request).await.map_err(Failure::from)?.into_inner();
     let mut shown = answer.account.as_ref().map_or_else(|| json!({}), json::account_summary);
     shown["grantedScopes"] = json!(answer.granted_scopes);
     shown["latency"] = json!(answer.latency.as_ref().map(json::span));
@@ -415,9 +415,14 @@ async fn test(args: OneArgs) -> Result<()> {
 
 async fn disconnect(args: OneArgs) -> Result<()> {
     let admin = admin(&args.admin).await?;
+    let get = GetApplicationParameterRequest { application_parameter_id: args.id.clone() };
+    let before = repeated(Repeat::Free, async || admin.clone().get_application_parameter(get.clone()).await).await?;
+    let was_connected = before.application_parameter.is_some_and(|one| one.account.is_some());
     let request = RevokeAuthorizationRequest { application_parameter_id: args.id };
     let answer = repeated(Repeat::Free, async || admin.clone().revoke_authorization(request.clone()).await).await?;
-    if !answer.revoked_at_dropbox {
+    if !was_connected {
+        out::note("no account was connected");
+    } else if !answer.revoked_at_dropbox {
         out::note(UNCONFIRMED);
     }
     show(&args.admin, answer.application_parameter)

@@ -279,7 +279,10 @@ pub(super) async fn refresh_token(
 /// The linked account must be connected again.
 pub(super) fn reauthorization(parameters: &Parameters, cause: &str) -> Fault {
     let id = parameters.id.as_str();
-    let message = format!("application parameter {id} must be authorized again ({cause})");
+    let message = match cause {
+        "not_yet_authorized" => format!("no Dropbox account is connected to application parameter {id} yet"),
+        _ => format!("application parameter {id} must be authorized again ({cause})"),
+    };
     Fault::new(Reason::ReauthorizationRequired, message).fact("cause", cause).resource("application_parameter", id)
 }
 

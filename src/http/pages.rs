@@ -314,7 +314,7 @@ pub(super) fn disconnected(revoked: &Revoked) -> Markup {
             div.outcome.good role="status" {
                 h1 { "Account disconnected" }
                 p { strong { (title_of(&revoked.parameters)) } " stands for no Dropbox account any more." }
-                @if !revoked.at_dropbox {
+                @if revoked.was_connected && !revoked.at_dropbox {
                     p.remedy {
                         strong { "What is left to do: " }
                         "Dropbox did not confirm that the grant is gone. Unlink the app in the account's settings at Dropbox, "

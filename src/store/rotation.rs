@@ -100,7 +100,10 @@ impl Store {
             .map(|(replica, ids)| format!("{replica} (has {})", ids.join(", ")))
             .collect();
         if !lacking.is_empty() {
-            let text = format!("key {sealing} cannot be opened yet by {}; give it the key first", lacking.join("; "));
+            let text = format!(
+                "key {sealing} cannot be opened yet by {}; give it the key first (a server looks at its key file every 5 s)",
+                lacking.join("; ")
+            );
             return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
         }
         let mut rotation = Rotation::default();

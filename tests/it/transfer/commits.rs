@@ -86,7 +86,8 @@ async fn a_stream_that_resumes_while_the_commit_waits_for_its_turn_gets_its_outc
     let second = async {
         // From then on whoever asks waits for what comes of the commit.
         until("the commit waits for its turn", async || {
-            timeout(Duration::from_secs(1), upload_status(&house, &upload_id)).await.is_err()
+            control.counter("files/upload_session/append_v2").good == 2
+                && timeout(Duration::from_secs(1), upload_status(&house, &upload_id)).await.is_err()
         })
         .await;
         assert_eq!(control.counter(FINISH).calls, 0);

@@ -57,7 +57,8 @@ async fn a_deadline_costs_less_than_a_block_of_what_was_read() {
     // In the first part, before there is a session; in a later one of one lane, and of several.
     let stalled = async |appends: i32, read: usize, kept: usize| {
         let path = format!("/kept{appends}-{read}");
-        let mut stream = OpenUpload::within(&house, TIME);
+        // Time enough for a busy machine to read all of it.
+        let mut stream = OpenUpload::within(&house, 2 * TIME);
         assert!(stream.send(Frame::Spec(pb::UploadSpec { parallel_appends: appends, ..spec(&path) })).await);
         assert!(stream.send_range(&bytes, 0, read * MIB).await);
         let (upload_id, persisted) = goes_on(&stream.early_answer().await.expect_err("no more time"));
