@@ -293,7 +293,9 @@ impl Resolver {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
-                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
+                // The name is kept once.
+                let name = entry.parameters.id.clone();
+                return Ok(Some(entries.entry(name).or_insert(entry).clone()));
             }
         }
     }
