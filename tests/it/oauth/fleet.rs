@@ -193,8 +193,10 @@ async fn lost_grants_are_counted_until_they_are_connected_again() {
     let gauge = async |count: u32| {
         let line = format!("dropboxconnector_oauth_reauthorization_required {count}\n");
         let url = format!("http://{http}/metrics");
-        until(&line, async || reqwest::get(&url).await.expect("metrics").text().await.expect("a text").contains(&line))
-            .await;
+        until(&line, async || {
+            browser().get(&url).send().await.expect("metrics").text().await.expect("a text").contains(&line)
+        })
+        .await;
     };
     gauge(0).await;
     emulator.control().revoke(None);
