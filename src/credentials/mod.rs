@@ -95,7 +95,6 @@ struct Entry {
     ending: Ending,
     /// By the parameter's own way out.
     transport: Arc<Transport>,
-    timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<Places>>,
     /// `policy.max_bytes_per_second`, up and down.
@@ -312,7 +311,6 @@ impl Resolver {
         let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
         let parameters = Arc::new(parameters);
         Arc::new(Entry {
-            timeouts: timeouts(&parameters),
             in_flight: match parameters.settings.policy.max_concurrency {
                 0 => None,
                 most => Some(Arc::new(Places::new(most as usize))),
@@ -349,7 +347,7 @@ impl Resolver {
         };
         let tokens: Arc<dyn TokenSource> = entry.tokens.clone();
         let key = AccountKey::new(account);
-        Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, entry.timeouts)
+        Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, timeouts(parameters))
             .limited(entry.in_flight.clone())
     }
 
