@@ -31,6 +31,7 @@ use crate::{
         gate::Gates,
         upload::{Settings, Uploads},
     },
+    events::{self, Hub},
     fault::{Fault, Reason},
     http, limits,
     ready::Ready,
@@ -194,7 +195,16 @@ impl App {
         let ready = Ready::new();
         let refusing = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let (background, ended) = (TaskTracker::new(), CancellationToken::new());
+        let hub = Hub::new(events::Parts {
+            store: store.clone(),
+            upstream: events::Dropbox::new(resolver.clone()),
+            tasks: background.clone(),
+            ended: ended.clone(),
+            webhooks: config.webhooks,
+        });
         let doors = Doors::new(service::Parts {
+            hub: hub.clone(),
             resolver: resolver.clone(),
             store: store.clone(),
             uploads: uploads.clone(),
@@ -217,9 +227,9 @@ impl App {
             closing: CancellationToken::new(),
             cut: CancellationToken::new(),
             open_calls: doors.open_calls(),
-            ended: CancellationToken::new(),
+            ended,
             streams: Vec::new(),
-            background: TaskTracker::new(),
+            background,
         };
         let addresses = bound.addresses()?;
         let face = http::Parts {
@@ -228,6 +238,7 @@ impl App {
             store: store.clone(),
             authenticator: authenticator.clone(),
             connect_page: config.connect_page,
+            webhooks: config.webhooks.then_some(hub),
         };
         life.serve(&config, bound, &doors, tls.clone(), face);
         ready.set_callers(authenticator.is_ready());
@@ -306,7 +317,9 @@ impl Life {
         );
         self.background.spawn(told("probe listener", probe));
         if let Some(listener) = bound.public_http {
-            let public = http::serve_public(listener, face.resolver.clone(), self.ended.clone().cancelled_owned());
+            let webhooks = face.webhooks.clone();
+            let public =
+                http::serve_public(listener, face.resolver.clone(), webhooks, self.ended.clone().cancelled_owned());
             self.background.spawn(told("public HTTP listener", public));
         }
         let side = http::serve(bound.http, face, self.ended.clone().cancelled_owned());

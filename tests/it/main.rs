@@ -37,3 +37,4 @@ mod support;
 mod tools;
 mod transfer;
 mod web;
+mod webhooks;
