@@ -114,9 +114,7 @@ impl Hub {
     }
 
     /// From a webhook: these accounts (`dbid:` of users, `dbmid:` of team members) have news. Coalesces; never waits.
-    pub fn wake(&self, _accounts: &[&str]) {
-        todo!()
-    }
+    pub fn wake(&self, _accounts: &[&str]) {}
 
     /// The sealed form of a place, as it goes out.
     ///

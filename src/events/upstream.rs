@@ -38,3 +38,15 @@ impl Dropbox {
         Arc::new(Dropbox { resolver })
     }
 }
+
+impl Upstream for Dropbox {
+    fn list<'a>(&'a self, _: &'a Scope, _: u32) -> BoxFuture<'a, Result<Page>> {
+        unreachable!()
+    }
+    fn go_on<'a>(&'a self, _: &'a Scope, _: &'a str) -> BoxFuture<'a, Result<Page>> {
+        unreachable!()
+    }
+    fn latest<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>> {
+        unreachable!()
+    }
+}

@@ -93,6 +93,7 @@ for language in "$@"; do
     case $language in
         probe) expected=4 ;;
         browser) expected=4 && bash tests/clients/generate.sh browser || true ;;
+        python) expected=8 && bash tests/clients/generate.sh python || true ;; # and a watch
         java) ;;
         *) bash tests/clients/generate.sh "$language" || true ;;
     esac

@@ -12,6 +12,7 @@ mod doors;
 mod drain;
 mod egress;
 mod emulator;
+mod events;
 mod faults;
 mod full_disk;
 mod items;

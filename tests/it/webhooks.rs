@@ -1,6 +1,6 @@
 //! The webhook address on the public port: challenges, signatures, bodies of every kind, and how much of it can be borne.
 
-use dropbox_connector::config::Config;
+use dropbox_connector::{api::v1 as pb, config::Config};
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 
@@ -95,8 +95,16 @@ async fn only_what_the_apps_secret_signed_is_believed() {
 #[tokio::test]
 async fn a_parameters_own_app_has_its_own_address_and_a_new_secret_holds_at_once() {
     let house = support::start_with(with_webhooks).await;
-    house.make_parameter("other", |parameter| parameter.app_secret = "newer".into()).await;
     let caller = Caller::of(&house);
+    assert_eq!(caller.signed("{}").await.0, 200);
+    let parameter = pb::ApplicationParameter {
+        application_parameter_id: "other".into(),
+        app_key: house.emulator.account().app_key,
+        app_secret: "newer".into(),
+        ..Default::default()
+    };
+    let create = pb::CreateApplicationParameterRequest { application_parameter: Some(parameter), ..Default::default() };
+    house.admin().await.create_application_parameter(create).await.expect("created");
     let newer = Caller { secret: "newer".into(), ..Caller::of(&house) };
     // Both parameters name the same app: until the older one is changed, too, both secrets hold.
     support::until("the newer secret is known", || async { newer.signed("{}").await.0 == 200 }).await;
@@ -135,9 +143,6 @@ async fn bodies_of_ten_megabytes_and_a_thousand_calls_harm_nobody() {
     let said: Vec<u16> = calls.buffer_unordered(64).collect().await;
     assert_eq!(said.iter().filter(|status| **status == 200).count(), 500);
     assert_eq!(said.iter().filter(|status| **status == 403).count(), 500);
-    let request = dropbox_connector::api::v1::GetAccountRequest {
-        application_parameter_id: PARAMETER.into(),
-        ..Default::default()
-    };
+    let request = pb::GetAccountRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
     house.client().get_account(request).await.expect("others are served");
 }
