@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut builder = tonic_prost_build::configure()
         .skip_debug(SECRET)
         .extern_path(format!(".{PACKAGE}.{ENCODED}"), "crate::api::Encoded")
+        .codec_path("crate::api::Codec")
         .emit_rerun_if_changed(false);
     for field in SHARED_BYTES {
         builder = builder.bytes(field);

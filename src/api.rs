@@ -1,12 +1,16 @@
 //! The wire contract: messages, services and clients generated from `proto/`, and their descriptors.
 
-use std::fmt;
+use std::{any::TypeId, fmt, marker::PhantomData};
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message,
     encoding::{DecodeContext, WireType},
 };
+use tonic::codec::BufferSettings;
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::limits::{WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
 
 /// Package `dropboxconnector.v1`. Its manual is the comments of the proto files.
 #[allow(clippy::all, missing_debug_implementations, rustdoc::all)]
@@ -44,6 +48,42 @@ impl Encoded {
             Some(read) => *read,
             None => plain::WatchEventsResponse::decode(self.bytes).unwrap_or_default(),
         }
+    }
+}
+
+/// The codec of every RPC. A watch gets a small buffer: it is most of what a quiet one costs.
+#[derive(Debug)]
+pub struct Codec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Codec(PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::raw_encoder(buffers::<T>())
+    }
+
+    fn decoder(&mut self) -> ProstDecoder<U> {
+        ProstCodec::<T, U>::raw_decoder(buffers::<U>())
+    }
+}
+
+fn buffers<M: 'static>() -> BufferSettings {
+    match TypeId::of::<M>() == TypeId::of::<Encoded>() {
+        true => BufferSettings::new(WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES),
+        false => BufferSettings::default(),
     }
 }
 

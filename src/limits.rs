@@ -326,6 +326,10 @@ pub const SETTLE_PATHS_MAX: usize = 1024;
 pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
 /// Ages of watches differ by this part either way, so that they do not all come again at once.
 pub const STREAM_AGE_SPREAD: f64 = 0.2;
+/// Buffer of one watch; it grows with a message and is given back with it.
+pub const WATCH_BUFFER_BYTES: usize = 512;
+/// Events that are ready together are sent together up to this, as tonic does by default.
+pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
 /// A watch that has a deadline ends so long before it, so that its last message arrives.
 pub const WATCH_END_AHEAD: Duration = Duration::from_secs(1);
 

@@ -297,7 +297,7 @@ fn line(change: &ChangeEvent) -> String {
     format!("{:<17} {path}{folder}{from}", word(change.change_type()))
 }
 
-fn word(event_type: EventType) -> String {
+pub fn word(event_type: EventType) -> String {
     event_type.as_str_name().trim_start_matches("EVENT_TYPE_").to_lowercase()
 }
 

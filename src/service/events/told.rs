@@ -150,8 +150,7 @@ mod tests {
             (api::ItemKind::Deleted, ItemKind::File, true),
             (api::ItemKind::File, ItemKind::Unknown, true),
         ] {
-            let mut asked = api::ItemFilter::default();
-            asked.kinds = vec![kinds.into()];
+            let asked = api::ItemFilter { kinds: vec![kinds.into()], ..Default::default() };
             let taste = Taste { filter: filter::compile(Some(&asked)).unwrap(), ..taste(|_| (), &[]) };
             assert_eq!(taste.wants(&change(ChangeKind::Deleted, item_kind, "/in/x", None)), wanted, "{kinds:?}");
         }
