@@ -34,7 +34,7 @@ use crate::{
     events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Scope, Start},
     fault::{Fault, Reason, Result},
     limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_MAX, STREAM_AGE_SPREAD, WATCH_END_AHEAD},
-    telemetry::WATCH_EVENTS,
+    telemetry::WATCH_DELIVERED,
 };
 
 /// The four RPCs of events.
@@ -61,7 +61,7 @@ const TYPES: [(api::EventType, &str); 6] = [
 
 impl Events {
     pub fn new(door: Door, hub: Hub, watches_max: usize, stream_age: Duration, draining: CancellationToken) -> Events {
-        let delivered = Arc::new(TYPES.map(|(_, label)| counter!(WATCH_EVENTS, "type" => label)));
+        let delivered = Arc::new(TYPES.map(|(_, label)| counter!(WATCH_DELIVERED, "type" => label)));
         Events { door, hub, places: Arc::new(Semaphore::new(watches_max)), stream_age, draining, delivered }
     }
 

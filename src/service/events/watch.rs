@@ -11,7 +11,6 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use dropbox_sdk::types::files;
 use futures::{StreamExt as _, future::BoxFuture, stream};
-use metrics::gauge;
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
@@ -33,7 +32,6 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX},
     service::{call::Call, door::Site, items::Answers, pages},
-    telemetry::WATCH_STREAMS,
 };
 
 /// Items of one message of a snapshot.
@@ -66,23 +64,6 @@ pub(super) struct Watch {
     end: Option<Fault>,
     ended: bool,
     _place: OwnedSemaphorePermit,
-    _counted: Counted,
-}
-
-/// Counts watches; dropping it is the end of one.
-struct Counted;
-
-impl Counted {
-    fn new() -> Counted {
-        gauge!(WATCH_STREAMS).increment(1.0);
-        Counted
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        gauge!(WATCH_STREAMS).decrement(1.0);
-    }
 }
 
 enum Next {
@@ -125,7 +106,6 @@ impl Watch {
             end: None,
             ended: false,
             _place: place,
-            _counted: Counted::new(),
             events: events.clone(),
             call,
             site,
