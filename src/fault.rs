@@ -29,7 +29,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    AccountMismatch, "ACCOUNT_MISMATCH", "authorize with the Dropbox account that is linked, or set allow_account_change";
+    AccountMismatch, "ACCOUNT_MISMATCH", "authorize with the account that is linked, or set allow_account_change; begin a stream again from its start";
     AccountSuspended, "ACCOUNT_SUSPENDED", "ask the owner of the Dropbox account to have it reinstated, then call again";
     AccountType, "ACCOUNT_TYPE", "use an account of the kind and plan that this needs";
     ActAsInvalid, "ACT_AS_INVALID", "set context.act_as to an active member of the linked team";
@@ -72,7 +72,7 @@ reasons! {
     DuplicatePaths, "DUPLICATE_PATHS", "name each path once and do not nest them";
     EmailUnverified, "EMAIL_UNVERIFIED", "verify the e-mail address of the Dropbox account";
     EncryptedFolder, "ENCRYPTED_FOLDER", "use a folder without end-to-end encryption";
-    EtagMismatch, "ETAG_MISMATCH", "read the application parameter again and repeat the change with its etag";
+    EtagMismatch, "ETAG_MISMATCH", "read the application parameter again, and repeat the change if it is still wanted";
     ExportFormat, "EXPORT_FORMAT", "ask for one of the item's export formats";
     ExtractionFailed, "EXTRACTION_FAILED", "use another source file";
     ExtractionUnsupported, "EXTRACTION_UNSUPPORTED", "use a format this extraction supports";

@@ -11,7 +11,7 @@
 //! store ← credentials, engine, service
 //! ```
 //!
-//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready`.
+//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready page`.
 //! `tests/it/rooms.rs` holds these arrows.
 
 pub mod access;
@@ -29,6 +29,7 @@ pub mod events;
 pub mod fault;
 pub mod http;
 pub mod limits;
+pub mod page;
 pub mod ready;
 pub mod seal;
 pub mod secret;

@@ -119,18 +119,29 @@ pub const RELEASE_POLL: Duration = Duration::from_millis(100);
 pub const APPEND_TURNS: u32 = 5;
 /// What admission charges an open upload outside blocks: its stream window and one largest message.
 pub const UPLOAD_CHARGE_BYTES: usize = STREAM_WINDOW_BYTES as usize + MESSAGE_BYTES_MAX;
+/// The same where messages may be compressed: one lies there as it came beside what is in it.
+pub const UPLOAD_INFLATED_CHARGE_BYTES: usize = UPLOAD_CHARGE_BYTES + MESSAGE_BYTES_MAX;
 /// What an upload may hold that is not let in yet: its stream window fills while nobody reads, and one frame of HTTP/2 may
 /// have come along with the first message.
 pub const UPLOAD_WAITING_BYTES: usize = STREAM_WINDOW_BYTES as usize + FRAME_BYTES_MAX as usize;
 /// The first message of an upload holds a spec or an `upload_id` and a context: ids, paths and hashes, some 20 KiB at most.
 /// A larger one is refused before it is collected, so that a stream which has said nothing yet holds no more than this.
 pub const FIRST_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// What a first message compressed with zstd may look back on: 8 MiB, as RFC 8878 asks of every decoder. The memory is
+/// reserved and only touched as far as the message goes.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// This part of the transfer budget pays for uploads that are not let in yet: 64 MiB by default, which is 1,024 streams that
 /// have said nothing yet, or 48 of unknown size. Further ones are told to come back.
 pub const WAITING_SHARE: usize = 8;
+/// This part of the transfer budget pays for uploads that were answered before they had ended and are read on for a second:
+/// 32 MiB by default, which is six of them. Further ones are reset with their answer; nobody waits for this memory.
+pub const LEAVING_SHARE: usize = 16;
 /// An upload ends itself this long before its caller's deadline, or a tenth of what is left if that is less: its answer says
 /// where to go on, and has to arrive.
 pub const UPLOAD_END_AHEAD: Duration = Duration::from_millis(200);
+/// This long before that end, or a third of what is left if that is less, its parts become single blocks, so that it loses
+/// less than 4 MiB: time enough for some appends.
+pub const UPLOAD_HURRY_AHEAD: Duration = Duration::from_secs(3);
 /// Revisions looked through for a commit whose answer was lost and whose file is no longer the current one.
 pub const REVISIONS_LOOKED_AT: u64 = 10;
 /// A bearer is renewed in the background from this long before it ends, so that no call waits for it.
@@ -148,6 +159,8 @@ pub const IMPORT_DEADLINE: Duration = Duration::from_secs(30);
 /// Members of a team whose e-mail address or id was looked up are remembered so long, per application parameter: an address
 /// may be given to another member.
 pub const MEMBER_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Members asked for in one call; a list of 1,000 takes ten.
+pub const MEMBERS_ASKED_MAX: usize = 100;
 /// Names of members remembered per application parameter; about 200 bytes each.
 pub const MEMBER_NAMES_MAX: usize = 10_000;
 /// Members of a team whose root namespace is remembered per application parameter.
@@ -184,6 +197,9 @@ pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STORE_LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Connections that read a SQLite store at once.
 pub const STORE_READERS: u32 = 4;
+/// Pages that each of them keeps, as SQLite counts it: 512 KiB. What is read often is kept as values, and the machine keeps
+/// the file.
+pub const STORE_READER_CACHE: &str = "-512";
 /// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
 /// fit into a server's default of 100.
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;
@@ -201,6 +217,9 @@ pub const STORE_TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
 pub const STORE_IDLE_TRUST: Duration = Duration::from_secs(1);
 /// Between two attempts to listen to a database server for changes.
 pub const STORE_LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Told to callers of an application parameter whose row another version wrote: a replica of that version may take the next
+/// call, and this one is about to be replaced.
+pub const STORE_UNREADABLE_RETRY: Duration = Duration::from_secs(5);
 /// `migrate --check` waits this long for a notification it sent itself.
 pub const STORE_NOTIFY_MAX: Duration = Duration::from_secs(5);
 /// Rows of one write transaction: other writers wait no longer than some 20 ms.
@@ -213,6 +232,12 @@ pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
 pub const ACCOUNT_REQUESTS_MAX: usize = 64;
 /// Of them, requests that carry content: a quarter stays free for small calls.
 pub const ACCOUNT_BODIES_MAX: usize = 48;
+/// Places for uploads and downloads are shared: an application parameter that has some gets another while it has less than so
+/// many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
+/// finds some.
+pub const FAIR_SHARE: usize = 7;
+/// An upload that waits because of its parameter's bytes per second is not silent: so often it says that it is there.
+pub const RATE_ALIVE: Duration = Duration::from_secs(15);
 /// Calls waiting for one account before a further one is told that the connector is busy.
 pub const ACCOUNT_QUEUE_MAX: usize = 4096;
 /// Accounts whose queues are kept while nobody uses them; a pause after a 429 outlives this.
@@ -309,8 +334,6 @@ pub const HEARTBEAT_SPREAD: f64 = 0.15;
 pub const POLL_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
 pub const POLL_INTERVAL_MIN: Duration = Duration::from_secs(5);
 pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(3600);
-/// Longpolls of one process at once; scopes beyond take turns.
-pub const LONGPOLLS_MAX: usize = 1000;
 /// Changes of one `PullEvents`.
 pub const PULL_EVENTS_DEFAULT: usize = 100;
 pub const PULL_EVENTS_MAX: usize = 1000;
@@ -400,10 +423,18 @@ pub const PASSPHRASE_PASSES_MAX: u32 = 16;
 pub const EXPORT_BYTES_MAX: u64 = 256 * MIB;
 // ---- who may call (API-DESIGN a.12) ----
 
-/// A handshake ends within this; who stalls it holds a place of `HANDSHAKES_MAX`.
+/// A peer says its first word within this, and ends its handshake within this from then on.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way on one listener; more wait in the kernel's queue.
+/// Handshakes under way on one listener: some 20 KiB each, and more would only wait for a core.
 pub const HANDSHAKES_MAX: usize = 256;
+/// Of them, those of one address: a client that opens many connections at once is not slowed down, and it takes four hosts to
+/// fill the places.
+pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
+/// Connections of one listener that have said nothing, or wait for a place: a socket each. Beyond, the address with the most
+/// loses one.
+pub const HANDSHAKES_WAITING_MAX: usize = 1024;
+/// While others wait for a place, a handshake has this long: some round trips of a bad line.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of certificates or a key is far smaller; what is larger was named by mistake.
 pub const TLS_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A certificate that ends sooner than this, or than a fifth of its life, is warned of.
@@ -428,3 +459,61 @@ pub const KEYS_REFETCH: Duration = Duration::from_secs(10);
 pub const KEYS_RETRY: Duration = Duration::from_secs(5);
 /// One reading of a key set: callers wait for it.
 pub const KEYS_TIMEOUT: Duration = Duration::from_secs(5);
+
+// ---- events (API-DESIGN a.10, HOUSE 5.2) ----
+
+/// Entries a scope's log keeps in the store, and how long: some 100 MiB of the busiest folder.
+pub const EVENT_LOG_ROWS: i64 = 100_000;
+pub const EVENT_LOG_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Entries of a scope kept in memory: what the watchers that keep up read.
+pub const EVENT_TAIL_ENTRIES: usize = 256;
+pub const EVENT_TAIL_BYTES: usize = 1024 * 1024;
+/// Of all scopes of the process together.
+pub const EVENT_TAILS_BYTES: usize = 64 * 1024 * 1024;
+/// Entries read from the store at once, for those who do not keep up.
+pub const EVENT_CHUNK: usize = 256;
+/// Chunks of a scope remembered: a thousand slow watchers at few places cost few reads.
+pub const EVENT_CHUNKS_KEPT: usize = 4;
+/// A process that polls a scope holds it this long without renewing: what a fleet loses when a process dies.
+pub const EVENT_LEASE: Duration = Duration::from_secs(10);
+/// Renewed this often: three times within its life.
+pub const EVENT_LEASE_RENEW: Duration = Duration::from_secs(3);
+/// Those who do not poll look this often for what the one who does has saved; a lost notification costs no more.
+pub const EVENT_FOLLOW: Duration = Duration::from_secs(1);
+/// A scope nobody watches keeps its index and cursor this long.
+pub const SCOPE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A checkpoint nobody uses is kept this long.
+pub const CHECKPOINT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Items of one snapshot message (API-DESIGN a.10).
+pub const SNAPSHOT_ITEMS_MAX: u32 = 500;
+/// Entries of one transaction at the end of a drain.
+pub const EVENT_SLICE: usize = 2000;
+/// Rounds at once in which a new index is brought to the place of the log; after that one with each news.
+pub const INDEX_ROUNDS_MAX: u32 = 8;
+/// Pages of a listing between two looks at what changed meanwhile.
+pub const INDEX_PAGES_BETWEEN: u32 = 16;
+/// Of one page without an index, files whose revisions are asked for to tell new from changed; one call each.
+pub const INFERRED_LOOKS_MAX: usize = 20;
+/// How long Dropbox is asked to wait for news; 30 to 480 s. With what Dropbox adds it stays below what proxies allow.
+pub const LONGPOLL_WAIT: Duration = Duration::from_secs(120);
+/// Dropbox adds up to so much to it, so that not all come back at once (API-FACTS 5.3).
+pub const LONGPOLL_JITTER_MAX: Duration = Duration::from_secs(90);
+/// And its answer takes its way.
+pub const LONGPOLL_MARGIN: Duration = Duration::from_secs(15);
+/// Longpolls of one process at once; each holds a connection. Further scopes are asked in turn.
+pub const LONGPOLLS_MAX: usize = 1000;
+/// Between two looks at a scope that has no longpoll.
+pub const POLL_TURN: Duration = Duration::from_secs(30);
+/// Scopes of one process that ask Dropbox or write at once.
+pub const FEEDS_AT_WORK_MAX: usize = 256;
+/// With webhooks a scope is asked by itself only this often, give or take a fifth: the net under lost notifications.
+pub const SAFETY_POLL: Duration = Duration::from_secs(10 * 60);
+/// A feed whose last watcher left stays this long: most come back.
+pub const FEED_LINGER: Duration = Duration::from_secs(30);
+/// Begins of feeds are spread: each that is there already adds this to the longest wait, 5 minutes for 10,000.
+pub const FEED_SPREAD: Duration = Duration::from_millis(30);
+/// Up to here nobody waits.
+pub const FEEDS_AT_ONCE: usize = 64;
+/// Between two attempts after a failure that passes, doubled up to the second.
+pub const FEED_RETRY: Duration = Duration::from_secs(1);
+pub const FEED_RETRY_MAX: Duration = Duration::from_secs(60);

@@ -67,6 +67,11 @@ names! {
     AUTH_KEYS_READS = Counter "dropboxconnector.auth.keys.reads" Count: "Readings of the token issuer's key set, by outcome: same, changed or failed.";
     REAUTHORIZATION_REQUIRED = Gauge "dropboxconnector.oauth.reauthorization.required" Count: "Application parameters whose Dropbox account must be connected again.";
     HEALTH_STATUS = Gauge "dropboxconnector.health.status" Count: "1 while the named service is serving.";
+    WATCH_STREAMS = Gauge "dropboxconnector.watch.streams" Count: "Watchers of folders.";
+    WATCH_LAG = Histogram "dropboxconnector.watch.lag" Seconds: "Time from learning of a change to handing it to a watcher.";
+    WATCH_EVENTS = Counter "dropboxconnector.watch.events" Count: "Changes written to logs of watched folders, by type.";
+    WATCH_RESETS = Counter "dropboxconnector.watch.resets" Count: "Watched folders that had to be listed anew because Dropbox forgot the cursor or the folder went.";
+    WATCH_DETACHED = Counter "dropboxconnector.watch.detached" Count: "Watchers that fell behind what memory holds of a log and went on from its rows or from Dropbox.";
     LOG_DROPPED = Counter "dropboxconnector.log.dropped" Count: "Log lines lost because nobody read them fast enough.";
 }
 

@@ -1,4 +1,5 @@
-//! Work on the store itself, beside a running server or without one: keys rotated, application parameters moved.
+//! Work on the store itself, beside a running server or without one: tables brought up to date, keys rotated, application
+//! parameters moved.
 
 use std::sync::Arc;
 
@@ -9,10 +10,22 @@ use crate::{
     config::Config,
     fault::Result,
     seal::KeyRing,
-    store::{KeyUse, ParameterId, Rotation, Store},
+    store::{self, KeyUse, ParameterId, Rotation, Store},
 };
 
+use super::{AppError, error::store_fault};
+
 pub use crate::store::{Imported, OnConflict};
+
+/// Brings the tables of the store up to date, or only says whether they are and whether the store can do all that the
+/// connector needs. In words.
+///
+/// # Errors
+/// What is wrong, with the remedy.
+pub async fn migrate(config: &Config, check_only: bool) -> Result<String, AppError> {
+    let done = if check_only { store::check(&config.store_url).await } else { store::migrate(&config.store_url).await };
+    done.map_err(store_fault)
+}
 
 /// Seals with the present sealing key what older ones sealed. What was done, in words.
 ///

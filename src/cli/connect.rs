@@ -14,7 +14,7 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use maud::{DOCTYPE, html};
+use maud::html;
 use serde_json::json;
 use tokio::{
     net::TcpListener,
@@ -29,6 +29,7 @@ use crate::{
     },
     config::is_loopback,
     limits::AUTHORIZATION_LIFE,
+    page::document,
 };
 
 use super::{
@@ -244,17 +245,7 @@ async fn catch(State(catcher): State<Catcher>, uri: Uri, RawQuery(query): RawQue
     let (status, title, text) = page.await.unwrap_or_else(|_| {
         (StatusCode::BAD_GATEWAY, "The account was not connected".into(), "The program was stopped.".into())
     });
-    let markup = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) " · Dropbox connector" }
-            }
-            body { main { h1 { (title) } p { (text) } } }
-        }
-    };
+    let markup = document(&title, None, &html! { main { h1 { (title) } p { (text) } } });
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'"),

@@ -118,12 +118,15 @@ impl From<Status> for Failure {
                 message.push_str(&format!("; {}: {}", violation.field, violation.description));
             }
         }
-        // Made by the transport: the server closed on us, or is none.
-        let unsaid_end = details.error_info().is_none() && matches!(status.code(), Code::Cancelled | Code::Unknown);
+        // Made by the transport: the server closed on us, or is none. What it makes of a connection that was up for a moment
+        // depends on how far that had come: one whose client certificate is missing is refused behind the handshake (TLS 1.3).
+        let broke = std::error::Error::source(&status).is_some() && status.code() == Code::Internal;
+        let closed = broke || matches!(status.code(), Code::Cancelled | Code::Unknown);
+        let unsaid_end = details.error_info().is_none() && closed;
         let exit = if unsaid_end { Exit::Unavailable } else { Exit::of(status.code()) };
         let (reason, remedy) = match details.error_info() {
             Some(told) => (told.reason.clone(), told.metadata.get("remedy").cloned().unwrap_or_default()),
-            None => (String::new(), unsaid(&status).to_owned()),
+            None => (String::new(), unsaid(if unsaid_end { Code::Unknown } else { status.code() }).to_owned()),
         };
         if let Some(request) = details.request_info() {
             message.push_str(&format!(" (request {})", request.request_id));
@@ -133,8 +136,8 @@ impl From<Status> for Failure {
 }
 
 /// What to say where no connector answered.
-fn unsaid(status: &Status) -> &'static str {
-    match status.code() {
+fn unsaid(code: Code) -> &'static str {
+    match code {
         Code::Unavailable => "see that `dropbox-connector serve` runs and that --server names its data address",
         Code::Cancelled | Code::Unknown => {
             "the server closed the connection; one behind TLS may want a certificate: --cert-file and --key-file"
@@ -198,6 +201,20 @@ mod tests {
         let failure = Failure::from(told(Code::NotFound, "PATH_NOT_FOUND", None));
         assert_eq!(failure.exit, Exit::NotFound);
         assert_eq!(failure.to_string(), "no luck [PATH_NOT_FOUND]\n  → rest");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_unavailable_however_far_it_had_come() {
+        let broken = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        for code in [Code::Cancelled, Code::Unknown, Code::Internal, Code::Unavailable] {
+            let mut status = Status::new(code, "transport error");
+            status.set_source(std::sync::Arc::new(broken()));
+            let failure = Failure::from(status);
+            assert_eq!(failure.exit, Exit::Unavailable, "{code:?}");
+            assert!(code == Code::Unavailable || failure.remedy.contains("--cert-file"), "{code:?}");
+        }
+        // What a server says itself is not its connection's doing.
+        assert_eq!(Failure::from(Status::internal("a bug")).exit, Exit::Failed);
     }
 
     #[test]

@@ -62,8 +62,8 @@ Example:
     Disable(OneArgs),
     /// Take its calls again.
     Enable(OneArgs),
-    /// Delete it with its credentials. The grant at Dropbox stays.
-    Delete(OneArgs),
+    /// Delete it with its credentials. The grant at Dropbox stays, unless --revoke says otherwise.
+    Delete(DeleteArgs),
     /// Seal all secrets of the store with the first key of the key file. Takes the settings of `serve`.
     Rotate(Box<RotateArgs>),
 }
@@ -195,6 +195,18 @@ pub struct OneArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// End the grant at Dropbox before.
+    #[arg(long)]
+    revoke: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct SecretArgs {
     /// Its id.
     #[arg(value_name = "ID")]
@@ -265,17 +277,11 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
         ParametersCommand::Secret(args) => set_secret(args).await,
         ParametersCommand::Disable(args) => set_state(args, ParameterState::Disabled).await,
         ParametersCommand::Enable(args) => set_state(args, ParameterState::Active).await,
-        ParametersCommand::Delete(args) => {
-            let request = DeleteApplicationParameterRequest { application_parameter_id: args.id };
-            let admin = admin(&args.admin).await?;
-            repeated(Repeat::IfTold, async || admin.clone().delete_application_parameter(request.clone()).await)
-                .await
-                .map(drop)
-        }
+        ParametersCommand::Delete(args) => delete(args).await,
         ParametersCommand::Rotate(args) => {
             let config = super::server::load(&args.overrides)?;
             let told = crate::app::rotate(&config).await;
-            let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.to_string()))?;
+            let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.message()))?;
             out::line(told);
             Ok(())
         }
@@ -392,8 +398,8 @@ async fn import(args: ImportArgs) -> Result<()> {
 async fn test(args: OneArgs) -> Result<()> {
     let admin = admin(&args.admin).await?;
     let request = TestApplicationParameterRequest { application_parameter_id: args.id };
-    let answer =
-        repeated(Repeat::Free, async || admin.clone().test_application_parameter(request.clone()).await).await?;
+    // Once: whoever tests wants to hear how it is now, not in a minute.
+    let answer = admin.clone().test_application_parameter(request).await.map_err(Failure::from)?.into_inner();
     let mut shown = answer.account.as_ref().map_or_else(|| json!({}), json::account_summary);
     shown["grantedScopes"] = json!(answer.granted_scopes);
     shown["latency"] = json!(answer.latency.as_ref().map(json::span));
@@ -409,15 +415,31 @@ async fn test(args: OneArgs) -> Result<()> {
 
 async fn disconnect(args: OneArgs) -> Result<()> {
     let admin = admin(&args.admin).await?;
+    let get = GetApplicationParameterRequest { application_parameter_id: args.id.clone() };
+    let before = repeated(Repeat::Free, async || admin.clone().get_application_parameter(get.clone()).await).await?;
+    let was_connected = before.application_parameter.is_some_and(|one| one.account.is_some());
     let request = RevokeAuthorizationRequest { application_parameter_id: args.id };
     let answer = repeated(Repeat::Free, async || admin.clone().revoke_authorization(request.clone()).await).await?;
-    if !answer.revoked_at_dropbox {
-        out::note(
-            "Dropbox did not confirm that the grant is gone: unlink the app in the account's settings at Dropbox, for a team \
-             in its admin console",
-        );
+    if !was_connected {
+        out::note("no account was connected");
+    } else if !answer.revoked_at_dropbox {
+        out::note(UNCONFIRMED);
     }
     show(&args.admin, answer.application_parameter)
+}
+
+const UNCONFIRMED: &str = "Dropbox did not confirm that the grant is gone: unlink the app in the account's settings at \
+                           Dropbox, for a team in its admin console";
+
+async fn delete(args: DeleteArgs) -> Result<()> {
+    let request = DeleteApplicationParameterRequest { application_parameter_id: args.id, revoke: args.revoke };
+    let admin = admin(&args.admin).await?;
+    let answer =
+        repeated(Repeat::IfTold, async || admin.clone().delete_application_parameter(request.clone()).await).await?;
+    if args.revoke && !answer.revoked_at_dropbox {
+        out::note(UNCONFIRMED);
+    }
+    Ok(())
 }
 
 async fn set_secret(args: SecretArgs) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What flags and environment may say: every key of the configuration, as text.
+//! What `serve` can be told by flags and by the environment: every key of the configuration, none of them needed.
 
 use std::path::PathBuf;
 

@@ -65,6 +65,10 @@ fn a_bad_value_is_refused_by_the_name_of_its_key() {
         ("tls_key_file = \"x\"", "tls_cert_file"),
         ("tls_client_ca_file = \"x\"", "tls_client_ca_file"),
         ("auth_mode = \"mtls\"", "tls_client_ca_file"),
+        (
+            "connect_page = true\nauth_mode = \"mtls\"\ntls_client_ca_file = \"x\"\ntls_cert_file = \"x\"\ntls_key_file = \"x\"",
+            "connect_page: nobody could enter",
+        ),
         ("auth_mode = \"jwt\"", "jwt_issuer"),
         ("auth_mode = \"jwt\"", "jwt_audiences"),
         ("auth_mode = \"jwt\"", "jwt_jwks_file"),

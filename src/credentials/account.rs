@@ -14,13 +14,14 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 
+use super::ending::same_link;
 use crate::{
     clock::SharedClock,
     dropbox::{Bearer, TokenAnswer, TokenSource, Transport},
     fault::{Fault, Reason, Result},
     limits::{BEARER_LEFT_MIN, BEARER_RENEW_AHEAD, RENEWAL_LEASE},
     secret::Secret,
-    store::{Grant, Parameters, Renewal, Store},
+    store::{Grant, Lease, Parameters, Renewal, Store},
 };
 
 /// Between two looks at a row that another process is renewing.
@@ -109,11 +110,11 @@ impl Account {
             let cause = if old.is_some() { "access_token_rejected" } else { "access_token_expired" };
             return Err(self.refuse(cause).await);
         };
-        let uid = &*self.parameters.uid;
+        let Parameters { uid, grant_number, .. } = &*self.parameters;
         let waiting_ends = self.clock.now() + RENEWAL_LEASE;
         let (mut mine, mut store_answers) = (false, true);
         loop {
-            match self.store.renewal(uid).await {
+            match self.store.renewal(uid, *grant_number).await {
                 Ok(Some(row)) if self.is_news(&row, old) => {
                     if mine {
                         self.give_back().await;
@@ -128,12 +129,17 @@ impl Account {
                     break;
                 }
             }
-            match self.store.lease_renewal(uid).await {
+            match self.store.lease_renewal(uid, *grant_number).await {
                 // Looks once more: another process may have finished between the look and the lease.
-                Ok(true) => mine = true,
-                Ok(false) if self.clock.now() < waiting_ends => self.clock.sleep(LEASE_POLL).await,
+                Ok(Lease::Mine) => mine = true,
+                Ok(Lease::Another) if self.clock.now() < waiting_ends => self.clock.sleep(LEASE_POLL).await,
+                Ok(Lease::Superseded) => {
+                    self.require_same_link().await?;
+                    store_answers = false;
+                    break;
+                }
                 // Nobody will tell whose it is: one refresh in the fleet is courtesy, not correctness.
-                Ok(false) | Err(_) => break,
+                Ok(Lease::Another) | Err(_) => break,
             }
         }
         match refresh_token(&self.transport, &self.parameters, token).await {
@@ -152,6 +158,14 @@ impl Account {
         }
     }
 
+    /// Another grant took the place of this one. What runs on this one goes on, on its own token, only for the same account.
+    async fn require_same_link(&self) -> Result<()> {
+        match self.store.parameters(&self.parameters.id).await {
+            Ok(now) => same_link(&self.parameters, now.as_ref()),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Another process has renewed since.
     fn is_news(&self, row: &Renewal, old: Option<&Bearer>) -> bool {
         let lasts = row
@@ -162,7 +176,7 @@ impl Account {
     }
 
     async fn give_back(&self) {
-        if let Err(fault) = self.store.release_renewal(&self.parameters.uid).await {
+        if let Err(fault) = self.store.release_renewal(&self.parameters.uid, self.parameters.grant_number).await {
             tracing::debug!(%fault, "the renewal lease was not given back; it ends by itself");
         }
     }
@@ -265,7 +279,10 @@ pub(super) async fn refresh_token(
 /// The linked account must be connected again.
 pub(super) fn reauthorization(parameters: &Parameters, cause: &str) -> Fault {
     let id = parameters.id.as_str();
-    let message = format!("application parameter {id} must be authorized again ({cause})");
+    let message = match cause {
+        "not_yet_authorized" => format!("no Dropbox account is connected to application parameter {id} yet"),
+        _ => format!("application parameter {id} must be authorized again ({cause})"),
+    };
     Fault::new(Reason::ReauthorizationRequired, message).fact("cause", cause).resource("application_parameter", id)
 }
 

@@ -89,12 +89,36 @@ pub struct Completed {
     pub parameters: Parameters,
     /// Asked for, or needed by the policy, and not granted.
     pub missing_scopes: Vec<String>,
+    /// The principal who began.
+    pub begun_by: String,
+}
+
+/// No account was connected.
+#[derive(Debug)]
+pub struct Incomplete {
+    pub fault: Fault,
+    /// The principal who began, where the state was theirs to complete; told to the audit log, not to who brought it.
+    pub begun_by: Option<String>,
+}
+
+impl From<Fault> for Incomplete {
+    fn from(fault: Fault) -> Incomplete {
+        Incomplete { fault, begun_by: None }
+    }
+}
+
+impl From<Incomplete> for Fault {
+    fn from(incomplete: Incomplete) -> Fault {
+        incomplete.fault
+    }
 }
 
 /// A grant is forgotten.
 #[derive(Debug)]
 pub struct Revoked {
     pub parameters: Parameters,
+    /// There was a grant.
+    pub was_connected: bool,
     /// Dropbox said so.
     pub at_dropbox: bool,
 }
@@ -254,19 +278,22 @@ impl Resolver {
         state: String,
         outcome: Outcome,
         by: By,
-    ) -> Result<Completed> {
+    ) -> Result<Completed, Incomplete> {
         let me = self.clone();
         let work = tokio::spawn(async move { me.complete(&state, outcome, by).await });
         work.await.map_err(|error| Fault::bug("an authorization broke down").source(error))?
     }
 
-    async fn complete(&self, state: &str, outcome: Outcome, by: By) -> Result<Completed> {
+    async fn complete(&self, state: &str, outcome: Outcome, by: By) -> Result<Completed, Incomplete> {
         self.store.require_writable()?;
         let begun =
             self.store.take_authorization(state).await?.filter(|begun| belongs(begun, &by, &self.oauth.redirect_uris));
         let begun = begun.ok_or_else(|| state_expired("unknown, used, expired, or begun by somebody else"))?;
         let id = &begun.parameter_id;
-        self.complete_begun(&begun, outcome).await.map_err(|fault| fault.fact("applicationParameterId", id))
+        self.complete_begun(&begun, outcome).await.map_err(|fault| Incomplete {
+            fault: fault.fact("applicationParameterId", id),
+            begun_by: Some(begun.principal.clone()),
+        })
     }
 
     async fn complete_begun(&self, begun: &Authorization, outcome: Outcome) -> Result<Completed> {
@@ -284,20 +311,34 @@ impl Resolver {
         let linked = match self.checked(&parameters, begun, &answer).await {
             Ok(linked) => linked,
             Err(fault) => {
-                // Nobody is to keep a grant that we refuse.
-                let bearer = Bearer { token: answer.access_token, expires_at: None, generation: 0 };
-                if answer.team_id.is_none()
-                    && let Err(lost) = self.revoke_bearer(&parameters, bearer).await
-                {
-                    tracing::warn!(parameter = %id, fault = %lost, "a refused grant could not be revoked at Dropbox");
-                }
+                self.give_up(&parameters, answer).await;
                 return Err(fault);
             }
         };
         let missing_scopes = missing_scopes(&parameters, &begun.scopes, &linked.granted_scopes);
-        let stored = self.store.set_grant(id, &parameters.uid, linked).await?;
+        let stored = match self.store.set_grant(&parameters, linked).await {
+            Ok(stored) => stored,
+            Err(fault) => {
+                self.give_up(&parameters, answer).await;
+                return Err(fault);
+            }
+        };
         self.forget(id);
-        Ok(Completed { parameters: stored, missing_scopes })
+        let stored = self.name_members_by_id(stored).await;
+        Ok(Completed { parameters: stored, missing_scopes, begun_by: begun.principal.clone() })
+    }
+
+    /// Nobody is to keep a grant that we refuse, or could not store.
+    async fn give_up(&self, parameters: &Parameters, answer: TokenAnswer) {
+        // A team is unlinked in its admin console only.
+        if answer.team_id.is_some() {
+            return;
+        }
+        let bearer = Bearer { token: answer.access_token, expires_at: None, generation: 0 };
+        if let Err(lost) = self.revoke_bearer(parameters, bearer).await {
+            let id = &parameters.id;
+            tracing::warn!(parameter = %id, fault = %lost, "a grant that was not stored could not be revoked at Dropbox");
+        }
     }
 
     async fn trade(
@@ -361,8 +402,9 @@ impl Resolver {
             let team_id = answer.team_id.clone().unwrap_or_default();
             named.map(|account_id| Account { account_id, team_id, ..Account::default() })
         });
-        let linked = parameters.account_id();
-        let new = account.as_ref().map_or("", |account| &account.account_id);
+        // Of a team the team counts, not the member whose account a call happened to be answered with.
+        let linked = parameters.linked_to();
+        let new = account.as_ref().map_or("", |account| account.linked_to(wanted));
         if !linked.is_empty() && linked != new && !begun.allow_account_change {
             let text = format!(
                 "another Dropbox account was authorized than the one {} is linked to; nothing was stored, and what was \
@@ -382,29 +424,57 @@ impl Resolver {
     /// Ends the grant, at Dropbox as far as possible and here in any case.
     ///
     /// # Errors
-    /// `APPLICATION_PARAMETER_NOT_FOUND`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
+    /// `APPLICATION_PARAMETER_NOT_FOUND`; `ETAG_MISMATCH` if an account was connected or disconnected meanwhile;
+    /// `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
     pub async fn revoke_authorization(&self, id: &ParameterId, deadline: Option<Instant>) -> Result<Revoked> {
         self.store.require_writable()?;
-        let entry = self.entry(id).await?.ok_or_else(|| not_found(id))?;
-        let parameters = &entry.parameters;
-        let at_dropbox = match (&parameters.grant, parameters.settings.account_kind) {
-            // A team is unlinked in its admin console only.
-            (None, _) | (_, AccountKind::Team) => false,
-            (Some(_), AccountKind::User) => {
-                let within = deadline.map_or(IMPORT_DEADLINE, |end| end.saturating_duration_since(Instant::now()) / 2);
-                match tokio::time::timeout(within.min(IMPORT_DEADLINE), self.revoke_at_dropbox(&entry)).await {
-                    Ok(Ok(())) => true,
-                    Ok(Err(fault)) => {
-                        tracing::warn!(parameter = %id, %fault, "the grant could not be revoked at Dropbox");
-                        false
-                    }
-                    Err(_) => false,
-                }
-            }
-        };
-        let cleared = self.store.clear_grant(id, &parameters.uid).await?;
+        let entry = self.as_it_is_now(id).await?;
+        let at_dropbox = self.end_at_dropbox(&entry, deadline).await;
+        let cleared = self.store.clear_grant(&entry.parameters).await?;
         self.forget(id);
-        Ok(Revoked { parameters: cleared, at_dropbox })
+        Ok(Revoked { parameters: cleared, was_connected: parameters.grant.is_some(), at_dropbox })
+    }
+
+    /// Deletes an application parameter and, if so wished, ends its grant at Dropbox before; true if it was ended there.
+    ///
+    /// # Errors
+    /// As [`Resolver::revoke_authorization`].
+    pub async fn delete(&self, id: &ParameterId, revoke: bool, deadline: Option<Instant>) -> Result<bool> {
+        self.store.require_writable()?;
+        let at_dropbox = if revoke {
+            let entry = self.as_it_is_now(id).await?;
+            let at_dropbox = self.end_at_dropbox(&entry, deadline).await;
+            self.store.delete_parameters_with_grant(&entry.parameters).await?;
+            at_dropbox
+        } else {
+            self.store.delete_parameters(id, None).await?;
+            false
+        };
+        self.forget(id);
+        Ok(at_dropbox)
+    }
+
+    /// Read now, not as it was when it was used last: another process may have connected another account since.
+    async fn as_it_is_now(&self, id: &ParameterId) -> Result<Arc<super::Entry>> {
+        let parameters = self.store.parameters(id).await?.ok_or_else(|| not_found(id))?;
+        Ok(self.entry_of(self.with_app(parameters)).await)
+    }
+
+    async fn end_at_dropbox(&self, entry: &super::Entry, deadline: Option<Instant>) -> bool {
+        let parameters = &entry.parameters;
+        // A team is unlinked in its admin console only.
+        if parameters.grant.is_none() || parameters.settings.account_kind == AccountKind::Team {
+            return false;
+        }
+        let within = deadline.map_or(IMPORT_DEADLINE, |end| end.saturating_duration_since(Instant::now()) / 2);
+        match tokio::time::timeout(within.min(IMPORT_DEADLINE), self.revoke_at_dropbox(entry)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(fault)) => {
+                tracing::warn!(parameter = %parameters.id, %fault, "the grant could not be revoked at Dropbox");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     async fn revoke_at_dropbox(&self, entry: &super::Entry) -> Result<()> {

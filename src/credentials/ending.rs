@@ -1,14 +1,15 @@
-//! What ends a stream whose application parameter may not be used any more: disabled, disconnected, lost or deleted while
-//! bytes move. The gate is not asked again; the change feed tells who is still running, on every replica.
+//! What ends a stream whose application parameter may not be used any more: disabled, disconnected, lost, deleted or
+//! connected to another account while bytes move. The gate is not asked again; the change feed tells who is still running,
+//! on every replica.
 
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use super::{Resolver, account::reauthorization, not_found, ready};
 use crate::{
-    fault::{Fault, Result},
-    store::{ParameterId, Parameters, State},
+    fault::{Fault, Reason, Result},
+    store::{ParameterId, Parameters, is_unreadable, unreadable},
 };
 
 /// Waits for the end of one opened parameter. Clones wait for the same.
@@ -16,22 +17,23 @@ use crate::{
 pub struct Ending(Arc<Inside>);
 
 pub(super) struct Inside {
-    id: ParameterId,
-    /// A parameter that was deleted and made again is another.
-    uid: Arc<str>,
-    ended: CancellationToken,
-    /// As it is now; None: it is gone.
-    now: OnceLock<Option<Arc<Parameters>>>,
+    /// As it was when the stream began.
+    former: Arc<Parameters>,
+    /// As it is now; set when it may not go on.
+    now: OnceLock<Now>,
+    ended: Notify,
+}
+
+#[derive(Clone)]
+enum Now {
+    Read(Option<Arc<Parameters>>),
+    /// Another version wrote it: whether a stream may go on is not for this one to say.
+    Unreadable,
 }
 
 impl Ending {
-    pub(super) fn of(parameters: &Parameters) -> Ending {
-        Ending(Arc::new(Inside {
-            id: parameters.id.clone(),
-            uid: parameters.uid.clone(),
-            ended: CancellationToken::new(),
-            now: OnceLock::new(),
-        }))
+    pub(super) fn of(former: Arc<Parameters>) -> Ending {
+        Ending(Arc::new(Inside { former, now: OnceLock::new(), ended: Notify::new() }))
     }
 
     pub(super) fn downgrade(&self) -> Weak<Inside> {
@@ -40,28 +42,70 @@ impl Ending {
 
     /// Ends when the parameter may not be used any more, and says why.
     pub async fn ended(self) -> Fault {
-        self.0.ended.cancelled().await;
-        let Inside { id, now, .. } = &*self.0;
-        match now.get().and_then(Option::as_ref) {
-            None => not_found(id),
-            // To begin again it is only connected; to this stream the account was taken away.
-            Some(now) if now.state() == State::Pending => reauthorization(now, "revoked"),
-            Some(now) => ready(now).err().unwrap_or_else(|| not_found(id)),
+        let Inside { former, now, ended } = &*self.0;
+        // It hears of what is told from here on, and what was told before stands in `now`.
+        let told = ended.notified();
+        if now.get().is_none() {
+            told.await;
+        }
+        now.get().and_then(|now| now.forbids(former)).unwrap_or_else(|| not_found(&former.id))
+    }
+}
+
+impl Now {
+    /// Why what began with `former` may not go on.
+    fn forbids(&self, former: &Parameters) -> Option<Fault> {
+        match self {
+            Now::Read(now) => {
+                let usable = |()| now.as_deref().map_or(Ok(()), ready);
+                same_link(former, now.as_deref()).and_then(usable).err()
+            }
+            Now::Unreadable => Some(unreadable(&former.id, "row")),
         }
     }
 }
 
+/// May what began with `former` go on with the parameter as it now is?
+///
+/// # Errors
+/// `APPLICATION_PARAMETER_NOT_FOUND`: it is gone, or another one of the same id. `REAUTHORIZATION_REQUIRED`: the account was
+/// disconnected. `ACCOUNT_MISMATCH`: another account was connected.
+pub(super) fn same_link(former: &Parameters, now: Option<&Parameters>) -> Result<()> {
+    let Some(now) = now.filter(|now| now.uid == former.uid) else { return Err(not_found(&former.id)) };
+    if now.grant_number == former.grant_number {
+        return Ok(());
+    }
+    // To begin again it is only connected; to this stream the account was taken away.
+    if now.grant.is_none() {
+        return Err(reauthorization(now, "revoked"));
+    }
+    // The same account connected again is as good as before; of one that nobody knows this cannot be told.
+    match former.linked_to() {
+        known if !known.is_empty() && known == now.linked_to() => Ok(()),
+        _ => Err(account_changed(now)),
+    }
+}
+
+/// What began with the former account must not go on with this one.
+fn account_changed(now: &Parameters) -> Fault {
+    let id = now.id.as_str();
+    let text = format!(
+        "another Dropbox account was connected to application parameter {id}; what began with the former one has ended"
+    );
+    Fault::new(Reason::AccountMismatch, text).resource("application_parameter", id)
+}
+
 impl std::fmt::Debug for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ending").field("parameter", &self.0.id).finish_non_exhaustive()
+        f.debug_struct("Ending").field("parameter", &self.0.former.id).finish_non_exhaustive()
     }
 }
 
 impl Resolver {
-    /// Remembers whom to tell. Those that nobody waits for any more make room.
+    /// Its parameter is not kept in memory as it was: remembers whom to tell. Those that nobody waits for any more make room.
     pub(super) fn watch_over(&self, ending: &Ending) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_this = running.entry(ending.0.id.clone()).or_default();
+        let of_this = running.entry(ending.0.former.id.clone()).or_default();
         of_this.retain(|one| one.strong_count() > 0);
         of_this.push(ending.downgrade());
     }
@@ -83,14 +127,14 @@ impl Resolver {
         if running.is_empty() {
             return Ok(());
         }
-        let now = self.store.parameters(id).await?.map(|now| Arc::new(self.with_app(now)));
+        let now = match self.store.parameters(id).await {
+            Ok(now) => Now::Read(now.map(|now| Arc::new(self.with_app(now)))),
+            Err(fault) if is_unreadable(&fault) => Now::Unreadable,
+            Err(fault) => return Err(fault),
+        };
         for Ending(one) in running {
-            let same = now.as_ref().filter(|now| now.uid == one.uid);
-            if same.is_some_and(|now| ready(now).is_ok()) {
-                continue;
-            }
-            if one.now.set(same.cloned()).is_ok() {
-                one.ended.cancel();
+            if now.forbids(&one.former).is_some() && one.now.set(now.clone()).is_ok() {
+                one.ended.notify_waiters();
             }
         }
         Ok(())

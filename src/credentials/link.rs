@@ -2,6 +2,7 @@
 //! Dropbox has accepted it.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -19,7 +20,7 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits::IMPORT_DEADLINE,
     secret::Secret,
-    store::{Account, AccountKind, Grant, Linked, ParameterId, Parameters},
+    store::{Account, AccountKind, Grant, Linked, ParameterId, Parameters, SecretChange, Settings},
 };
 
 /// What an administrator brings.
@@ -52,8 +53,8 @@ impl Resolver {
     /// Links the account that this credential is for, once Dropbox has accepted it.
     ///
     /// # Errors
-    /// `APPLICATION_PARAMETER_NOT_FOUND`, `READ_ONLY_STORE`, `CREDENTIALS_REJECTED`, and what stood between us and Dropbox
-    /// or the store.
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `ETAG_MISMATCH` if an account was connected or disconnected meanwhile,
+    /// `READ_ONLY_STORE`, `CREDENTIALS_REJECTED`, and what stood between us and Dropbox or the store.
     pub async fn import(&self, id: &ParameterId, credential: Credential) -> Result<Parameters> {
         self.store.require_writable()?;
         let parameters = self.store.parameters(id).await?.ok_or_else(|| not_found(id))?;
@@ -66,9 +67,64 @@ impl Resolver {
             }
         };
         let linked = linked.map_err(|fault| rejected(fault, field))?;
-        let stored = self.store.set_grant(id, &parameters.uid, linked).await?;
+        let stored = self.store.set_grant(&parameters, linked).await?;
         self.forget(id);
-        Ok(stored)
+        Ok(self.name_members_by_id(stored).await)
+    }
+
+    /// Ids for the e-mail addresses that `wanted` names members by, in lower case; none while no team is linked that could
+    /// tell: then they are looked up when one is.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` for an address that is nobody's in the team, and what asking Dropbox gives (`SCOPE_MISSING` without
+    /// `members.read`).
+    pub async fn member_ids(
+        &self,
+        id: &ParameterId,
+        wanted: &Settings,
+        deadline: Option<Instant>,
+    ) -> Result<BTreeMap<String, String>> {
+        let addresses = members::addresses(wanted);
+        if addresses.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let Some(entry) = self.entry(id).await? else { return Ok(BTreeMap::new()) };
+        let settings = &entry.parameters.settings;
+        if settings.account_kind != AccountKind::Team || ready(&entry.parameters).is_err() {
+            return Ok(BTreeMap::new());
+        }
+        let ids = members::ids_of(&addresses, &self.caller(&entry, None, None, deadline)).await?;
+        members::require_all(&addresses, &ids)?;
+        Ok(ids)
+    }
+
+    /// A team was linked: whom its settings name by address they name by id from now on. An address that nobody has, or that
+    /// may not be looked up, stays what it is, and calls say so.
+    pub(super) async fn name_members_by_id(&self, stored: Parameters) -> Parameters {
+        let addresses = members::addresses(&stored.settings);
+        if addresses.is_empty() || stored.settings.account_kind != AccountKind::Team {
+            return stored;
+        }
+        let id = stored.id.clone();
+        let entry = self.entry_of(self.with_app(stored.clone())).await;
+        let caller = self.caller(&entry, None, None, Some(Instant::now() + IMPORT_DEADLINE));
+        let named = async {
+            let ids = members::ids_of(&addresses, &caller).await?;
+            if ids.is_empty() {
+                return Ok(stored.clone());
+            }
+            let edit = |settings: &mut Settings| {
+                members::put_ids(settings, &ids);
+                Ok(())
+            };
+            let named = self.store.update_parameters(&id, None, SecretChange::Keep, edit).await?;
+            self.forget(&id);
+            Ok::<_, Fault>(named)
+        };
+        named.await.unwrap_or_else(|fault| {
+            tracing::warn!(parameter = %id, %fault, "members stay named by their addresses");
+            stored
+        })
     }
 
     /// Makes one call with the link and tells how it went. Policy is not looked at: this is for administrators.

@@ -1,8 +1,9 @@
 //! As whom a team link acts. A request may choose only what the policy lists; an e-mail address is looked up at Dropbox and
 //! taken for the id of its member from then on, for ten minutes. Who may not act as a member does not learn who is one.
+//! Settings name members by id as soon as an account is linked that can tell them: an address may be given to somebody else.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
@@ -12,8 +13,8 @@ use dropbox_sdk::types::team::{MembersGetInfoItemV2, MembersGetInfoV2Arg, UserSe
 use crate::{
     dropbox::{ActAs, Caller, routes},
     fault::{Fault, Reason, Result},
-    limits::{MEMBER_LIFE, MEMBER_NAMES_MAX},
-    store::{AccountKind, ActAsMode, Member, Parameters},
+    limits::{MEMBER_LIFE, MEMBER_NAMES_MAX, MEMBERS_ASKED_MAX},
+    store::{AccountKind, ActAsMode, Member, Parameters, Settings},
 };
 
 /// A member by both names, the address in lower case.
@@ -22,6 +23,8 @@ struct Seat {
     id: Arc<str>,
     email: Arc<str>,
 }
+
+const NOT_IN_TEAM: &str = "nobody in the linked team has this e-mail address";
 
 /// Members of one team that were looked up, by either name.
 #[derive(Debug, Default)]
@@ -61,9 +64,11 @@ pub(super) fn chosen(parameters: &Parameters, asked: Option<ActAs>) -> Result<Ch
     allowed.extend(
         default.filter(|default| is_admin(default) == is_admin(&asked)).map(|default| name(&default).to_owned()),
     );
-    let named = allowed.iter().any(|allowed| is_same(allowed, name(&asked)));
+    // An address is the member's it leads to today, so one that is listed is looked up before it is believed.
+    let named = !is_email(name(&asked)) && allowed.iter().any(|allowed| allowed == name(&asked));
+    let listed = allowed.iter().any(|allowed| is_same(allowed, name(&asked)));
     let by_other_name = allowed.iter().any(|allowed| is_email(allowed) != is_email(name(&asked)));
-    if !named && settings.policy.act_as != ActAsMode::Any && !by_other_name {
+    if !named && settings.policy.act_as != ActAsMode::Any && !by_other_name && !listed {
         return Err(not_allowed(parameters));
     }
     if settings.account_kind != AccountKind::Team {
@@ -94,10 +99,14 @@ impl Members {
             Chosen::Allowed(asked) if !is_email(name(&asked)) => Ok(Some(asked)),
             Chosen::Allowed(asked) => match self.seat(name(&asked), now, caller).await? {
                 Some(seat) => Ok(Some(with_id(&asked, &seat.id))),
-                None => Err(nobody("nobody in the linked team has this e-mail address", "NOT_FOUND")),
+                None => Err(nobody(NOT_IN_TEAM, "NOT_FOUND")),
             },
             Chosen::If(asked, allowed) => {
-                let seat = self.seat(name(&asked), now, caller).await?.ok_or_else(|| not_allowed(parameters))?;
+                let Some(seat) = self.seat(name(&asked), now, caller).await? else {
+                    let listed = allowed.iter().any(|entry| is_same(entry, name(&asked)));
+                    return Err(if listed { nobody(NOT_IN_TEAM, "NOT_FOUND") } else { not_allowed(parameters) });
+                };
+                // By the primary address: another of the member's may be listed for whoever has it now.
                 let is_allowed = |entry: &String| is_same(entry, &seat.id) || is_same(entry, &seat.email);
                 match allowed.iter().any(is_allowed) {
                     true => Ok(Some(with_id(&asked, &seat.id))),
@@ -145,6 +154,64 @@ impl Members {
         let (seat, at) = known.get(key)?;
         now.duration_since(*at).is_ok_and(|age| age < MEMBER_LIFE).then(|| seat.clone())
     }
+}
+
+/// Addresses that stand for members in settings, in lower case, with the field each stands in.
+pub(super) fn addresses(settings: &Settings) -> Vec<(String, String)> {
+    let default = settings.default_act_as.as_ref().map(|member| {
+        let (Member::SelectUser(named) | Member::SelectAdmin(named)) = member;
+        ("application_parameter.default_act_as".to_owned(), named)
+    });
+    let listed = settings.policy.act_as_members.iter().enumerate();
+    let listed = listed.map(|(at, named)| (format!("application_parameter.policy.act_as_members[{at}]"), named));
+    let all = default.into_iter().chain(listed).filter(|(_, named)| is_email(named));
+    all.map(|(field, named)| (field, named.to_lowercase())).collect()
+}
+
+/// Puts ids in the place of addresses, as far as they are known.
+pub fn put_ids(settings: &mut Settings, ids: &BTreeMap<String, String>) {
+    let put = |named: &mut String| {
+        if let Some(id) = ids.get(&named.to_lowercase()) {
+            named.clone_from(id);
+        }
+    };
+    if let Some(Member::SelectUser(named) | Member::SelectAdmin(named)) = &mut settings.default_act_as {
+        put(named);
+    }
+    let members = &mut settings.policy.act_as_members;
+    members.iter_mut().for_each(put);
+    let mut seen = std::collections::HashSet::new();
+    members.retain(|member| seen.insert(member.clone()));
+}
+
+/// The ids of the members who have these addresses; who is not in the team is not in the answer.
+///
+/// # Errors
+/// What asking Dropbox gives.
+pub(super) async fn ids_of(addresses: &[(String, String)], caller: &Caller) -> Result<BTreeMap<String, String>> {
+    let mut ids = BTreeMap::new();
+    let good: Vec<&String> = addresses.iter().map(|(_, address)| address).filter(|text| is_well_formed(text)).collect();
+    for some in good.chunks(MEMBERS_ASKED_MAX) {
+        let selectors = some.iter().map(|address| UserSelectorArg::Email((*address).clone())).collect();
+        let answer = caller.call(&routes::GET_TEAM_MEMBERS, &MembersGetInfoV2Arg::new(selectors)).await?;
+        for found in answer.value.members_info {
+            let MembersGetInfoItemV2::MemberInfo(found) = found else { continue };
+            let more = found.profile.secondary_emails.into_iter().flatten().map(|more| more.email);
+            for address in std::iter::once(found.profile.email).chain(more) {
+                ids.insert(address.to_lowercase(), found.profile.team_member_id.clone());
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// # Errors
+/// `INVALID_FIELD` naming each field whose address is nobody's.
+pub(super) fn require_all(addresses: &[(String, String)], ids: &BTreeMap<String, String>) -> Result<()> {
+    let mut missing = addresses.iter().filter(|(_, address)| !ids.contains_key(address));
+    let Some((field, _)) = missing.next() else { return Ok(()) };
+    let fault = Fault::field(field, "NOT_FOUND", NOT_IN_TEAM);
+    Err(missing.fold(fault, |fault, (field, _)| fault.violation(field, "NOT_FOUND", NOT_IN_TEAM)))
 }
 
 fn name(act_as: &ActAs) -> &str {

@@ -13,11 +13,11 @@ mod members;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     convert::Infallible,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -25,16 +25,19 @@ use std::{
 
 use account::{Account, reauthorization};
 pub use apps::Signed;
-pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, OAuth, Outcome, Revoked, Wish};
+pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, Incomplete, OAuth, Outcome, Revoked, Wish};
 pub use ending::Ending;
 pub use link::{Credential, TestReport};
 use members::Members;
+pub use members::put_ids;
 use tokio::sync::Notify;
 
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
+    dropbox::{
+        AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Rate, Root, Timeouts, TokenSource, Transport,
+    },
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
     store::{self, AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
@@ -66,6 +69,9 @@ pub struct Opened {
     pub auto_root: bool,
     /// For streams, which outlive what the gate has seen.
     pub ending: Ending,
+    /// `policy.max_bytes_per_second`, each way.
+    pub up: Option<Arc<Rate>>,
+    pub down: Option<Arc<Rate>>,
 }
 
 /// Opens application parameters. One per process.
@@ -75,7 +81,7 @@ pub struct Resolver {
     clock: SharedClock,
     oauth: OAuth,
     entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
-    /// Everything that was opened and may still run, by parameter.
+    /// What was opened, is not kept in `entries` any more and may still run, by parameter.
     running: Mutex<HashMap<ParameterId, Vec<Weak<ending::Inside>>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
@@ -85,7 +91,7 @@ pub struct Resolver {
     followed: AtomicU64,
 }
 
-/// One parameter in memory.
+/// One parameter in memory. There may be tens of thousands: what few of them need is made when it is needed.
 struct Entry {
     parameters: Arc<Parameters>,
     tokens: Arc<Account>,
@@ -95,11 +101,52 @@ struct Entry {
     timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<Places>>,
-    members: Members,
-    /// Root namespace by member; `None` is the linked account itself.
-    roots: RwLock<HashMap<Option<ActAs>, Arc<str>>>,
+    /// `policy.max_bytes_per_second`, up and down.
+    rates: Option<Box<[Arc<Rate>; 2]>>,
+    /// The root namespace of the linked account.
+    root: RwLock<Option<Arc<str>>>,
     /// Held by whoever asks Dropbox for a root.
     asking: tokio::sync::Mutex<()>,
+    team: OnceLock<Box<Team>>,
+}
+
+/// What is known of the members of a team.
+#[derive(Default)]
+struct Team {
+    members: Members,
+    roots: RwLock<HashMap<ActAs, Arc<str>>>,
+}
+
+impl Entry {
+    fn team(&self) -> &Team {
+        self.team.get_or_init(Box::default)
+    }
+
+    fn root_of(&self, act_as: Option<&ActAs>) -> Option<Arc<str>> {
+        match act_as {
+            None => self.root.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            Some(member) => self.team.get()?.roots.read().unwrap_or_else(PoisonError::into_inner).get(member).cloned(),
+        }
+    }
+
+    fn keep_root(&self, act_as: Option<&ActAs>, root: Arc<str>) {
+        let Some(member) = act_as else {
+            *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(root);
+            return;
+        };
+        let mut roots = self.team().roots.write().unwrap_or_else(PoisonError::into_inner);
+        if roots.len() >= MEMBER_ROOTS_MAX {
+            roots.clear();
+        }
+        roots.insert(member.clone(), root);
+    }
+
+    fn forget_roots(&self) {
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(team) = self.team.get() {
+            team.roots.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
 }
 
 impl Resolver {
@@ -148,21 +195,49 @@ impl Resolver {
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
         };
         let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
-        Ok(Opened { caller, parameters: parameters.clone(), act_as, root, auto_root, ending: entry.ending.clone() })
+        let [up, down] = entry.rates.as_deref().cloned().map_or([None, None], |rates| rates.map(Some));
+        let (parameters, ending) = (parameters.clone(), entry.ending.clone());
+        Ok(Opened { caller, parameters, act_as, root, auto_root, ending, up, down })
+    }
+
+    /// Does the policy of this parameter name the principal? No for one that is not in memory. Grants nothing.
+    pub fn admits(&self, id: &ParameterId, principal: &Principal) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let policy = entries.get(id).map(|entry| &entry.parameters.settings.policy);
+        policy.is_some_and(|policy| principal.is_one_of(&policy.allowed_principals))
+    }
+
+    /// The gate again, for what goes on behind the calls that were let in: permissions were settled there. The parameter must
+    /// still be the one of this `uid`.
+    ///
+    /// # Errors
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, `PARAMETER_DISABLED`, `REAUTHORIZATION_REQUIRED`, `STORE_UNAVAILABLE`.
+    pub async fn reopen(
+        &self,
+        id: &ParameterId,
+        uid: &str,
+        act_as: Option<ActAs>,
+        root: Option<Root>,
+    ) -> Result<(Caller, Ending)> {
+        let entry = self.entry(id).await?.filter(|entry| &*entry.parameters.uid == uid).ok_or_else(|| not_found(id))?;
+        ready(&entry.parameters)?;
+        Ok((self.caller(&entry, act_as, root, None), entry.ending.clone()))
     }
 
     /// The parameter changed, was disabled or deleted: the next `open` reads it again.
     pub fn forget(&self, id: &ParameterId) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         self.forgotten.fetch_add(1, Ordering::AcqRel);
-        entries.remove(id);
+        if let Some(entry) = entries.remove(id) {
+            self.watch_over(&entry.ending);
+        }
     }
 
     /// Dropbox said `PATH_ROOT_CHANGED`: the next `open` asks for the root again.
     pub fn forget_root(&self, id: &ParameterId) {
         let entry = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         if let Some(entry) = entry {
-            entry.roots.write().unwrap_or_else(PoisonError::into_inner).clear();
+            entry.forget_roots();
         }
     }
 
@@ -203,14 +278,16 @@ impl Resolver {
             // What was cached before the feed began may have changed since.
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             self.forgotten.fetch_add(1, Ordering::AcqRel);
-            entries.clear();
+            entries.drain().for_each(|(_, entry)| self.watch_over(&entry.ending));
             return Ok(last);
         };
         loop {
             let changes = self.store.parameter_changes(seq).await?;
-            for change in &changes {
-                self.forget(&change.id);
-                self.end_what_may_not_go_on(&change.id).await?;
+            let changed: BTreeSet<&ParameterId> = changes.iter().map(|change| &change.id).collect();
+            // All of them before anything that can fail: nothing that changed is served from memory.
+            changed.iter().for_each(|id| self.forget(id));
+            for id in changed {
+                self.end_what_may_not_go_on(id).await?;
             }
             match changes.last() {
                 Some(change) if change.seq > seq => seq = change.seq,
@@ -233,41 +310,53 @@ impl Resolver {
                 return Ok(Some(entry.clone()));
             }
             let Some(parameters) = self.store.parameters(id).await? else { return Ok(None) };
-            let parameters = self.with_app(parameters);
-            let renewal = match &parameters.grant {
-                // Without the row's bearer one is made from the grant.
-                Some(Grant::Refreshable(_)) => self.store.renewal(&parameters.uid).await.unwrap_or_default(),
-                _ => None,
-            };
-            let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
-            let parameters = Arc::new(parameters);
-            let entry = Arc::new(Entry {
-                timeouts: timeouts(&parameters),
-                in_flight: match parameters.settings.policy.max_concurrency {
-                    0 => None,
-                    most => Some(Arc::new(Places::new(most as usize))),
-                },
-                tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
-                transport,
-                ending: Ending::of(&parameters),
-                parameters,
-                members: Members::default(),
-                roots: RwLock::default(),
-                asking: tokio::sync::Mutex::new(()),
-            });
+            let entry = self.entry_of(self.with_app(parameters)).await;
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
-                let entry = entries.entry(id.clone()).or_insert(entry).clone();
-                self.watch_over(&entry.ending);
-                return Ok(Some(entry));
+                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
             }
         }
     }
 
+    /// What is kept in memory of a parameter.
+    async fn entry_of(&self, parameters: Parameters) -> Arc<Entry> {
+        let renewal = match &parameters.grant {
+            // Without the row's bearer one is made from the grant.
+            Some(Grant::Refreshable(_)) => {
+                self.store.renewal(&parameters.uid, parameters.grant_number).await.unwrap_or_default()
+            }
+            _ => None,
+        };
+        let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
+        let parameters = Arc::new(parameters);
+        Arc::new(Entry {
+            timeouts: timeouts(&parameters),
+            in_flight: match parameters.settings.policy.max_concurrency {
+                0 => None,
+                most => Some(Arc::new(Places::new(most as usize))),
+            },
+            rates: {
+                let each = || Rate::new(parameters.settings.policy.max_bytes_per_second).map(Arc::new);
+                each().zip(each()).map(|(up, down)| Box::new([up, down]))
+            },
+            tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
+            transport,
+            ending: Ending::of(parameters.clone()),
+            parameters,
+            root: RwLock::default(),
+            asking: tokio::sync::Mutex::new(()),
+            team: OnceLock::new(),
+        })
+    }
+
     /// Everything for a parameter goes its way out: calls, renewals, exchanges of codes.
     fn transport_of(&self, parameters: &Parameters) -> Arc<Transport> {
-        self.transport.through(egress(parameters), timeouts(parameters))
+        match (egress(parameters), timeouts(parameters)) {
+            // The process's own, as it was made.
+            (Egress::Direct, timeouts) if timeouts == Timeouts::default() => self.transport.clone(),
+            (egress, timeouts) => self.transport.through(egress, timeouts),
+        }
     }
 
     fn caller(&self, entry: &Entry, act_as: Option<ActAs>, root: Option<Root>, deadline: Option<Instant>) -> Caller {
@@ -286,26 +375,23 @@ impl Resolver {
     /// As whom, by member id: a request narrows what the policy allows.
     async fn act_as(&self, entry: &Entry, asked: Option<ActAs>, deadline: Option<Instant>) -> Result<Option<ActAs>> {
         let chosen = members::chosen(&entry.parameters, asked)?;
+        if chosen == members::Chosen::Nobody {
+            return Ok(None);
+        }
         let caller = || self.caller(entry, None, None, deadline);
-        entry.members.resolve(&entry.parameters, chosen, self.clock.now(), caller).await
+        entry.team().members.resolve(&entry.parameters, chosen, self.clock.now(), caller).await
     }
 
     async fn auto_root(&self, entry: &Entry, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {
-        let member = act_as.cloned();
-        let known = || entry.roots.read().unwrap_or_else(PoisonError::into_inner).get(&member).cloned();
-        if let Some(root) = known() {
+        if let Some(root) = entry.root_of(act_as) {
             return Ok(Root::Root(root.to_string()));
         }
         let _turn = entry.asking.lock().await;
-        if let Some(root) = known() {
+        if let Some(root) = entry.root_of(act_as) {
             return Ok(Root::Root(root.to_string()));
         }
-        let account = link::account(&self.caller(entry, member.clone(), None, deadline)).await?;
-        let mut roots = entry.roots.write().unwrap_or_else(PoisonError::into_inner);
-        if roots.len() >= MEMBER_ROOTS_MAX {
-            roots.clear();
-        }
-        roots.insert(member, account.root_namespace_id.as_str().into());
+        let account = link::account(&self.caller(entry, act_as.cloned(), None, deadline)).await?;
+        entry.keep_root(act_as, account.root_namespace_id.as_str().into());
         Ok(Root::Root(account.root_namespace_id))
     }
 }

@@ -174,11 +174,16 @@ fn ask(principal: &str) -> Ask {
 
 impl House {
     async fn link(&self, token: &str) {
-        let uid = self.store.parameters(&id()).await.unwrap().unwrap().uid;
-        let grant = Grant::Refreshable(secret(token));
-        let linked = Linked { grant, granted_scopes: vec![], account: None, bearer: None };
-        self.store.set_grant(&id(), &uid, linked).await.unwrap();
+        self.link_to(token, None).await;
         self.resolver.forget(&id());
+    }
+
+    /// As another process would: nobody here is told.
+    async fn link_to(&self, token: &str, account: Option<&str>) {
+        let seen = self.store.parameters(&id()).await.unwrap().unwrap();
+        let account = account.map(|id| store::Account { account_id: id.into(), ..Default::default() });
+        let linked = Linked { grant: Grant::Refreshable(secret(token)), granted_scopes: vec![], account, bearer: None };
+        self.store.set_grant(&seen, linked).await.unwrap();
     }
 
     async fn set(&self, edit: impl FnOnce(&mut Settings) + Send) {
@@ -253,9 +258,9 @@ async fn a_bearer_is_renewed_ahead_of_its_end_while_calls_go_on() {
     house.call().await.unwrap();
     until("the renewal has begun", async || house.refreshes() == 2).await;
     house.dropbox.gate.add_permits(PERMITS);
-    let uid = house.store.parameters(&id()).await.unwrap().unwrap().uid;
+    let Parameters { uid, grant_number, .. } = house.store.parameters(&id()).await.unwrap().unwrap();
     until("the new bearer is shared", async || {
-        house.store.renewal(&uid).await.unwrap().unwrap().bearer.reveal() == "sl.2"
+        house.store.renewal(&uid, grant_number).await.unwrap().unwrap().bearer.reveal() == "sl.2"
     })
     .await;
     house.clock.advance(Duration::from_secs(1000)).await;
@@ -298,6 +303,74 @@ async fn a_lost_grant_is_remembered_by_every_process_and_dropbox_asked_once() {
     house.wish(|wishes| wishes.refresh_tokens.extend(["new".to_owned()]));
     house.resolver.import(&id(), Credential::RefreshToken(secret("new"))).await.unwrap();
     house.call().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_opened_for_one_account_never_gets_the_bearer_of_another() {
+    let house = linked_house().await;
+    house.link_to("good", Some("dbid:A")).await;
+    house.resolver.forget(&id());
+    let opened = house.open(ask("billing")).await.unwrap();
+    opened.caller.call(&routes::GET_CURRENT_ACCOUNT, &()).await.unwrap();
+    // Another process connects B, and gets a bearer for it. Nobody here was told.
+    let (other, second) = house.second().await;
+    house.wish(|wishes| wishes.refresh_tokens.extend(["other".to_owned()]));
+    house.link_to("other", Some("dbid:B")).await;
+    second.open(&id(), ask("billing")).await.unwrap().caller.call(&routes::GET_CURRENT_ACCOUNT, &()).await.unwrap();
+    let now = other.parameters(&id()).await.unwrap().unwrap();
+    let of_b = other.renewal(&now.uid, now.grant_number).await.unwrap().expect("a bearer").bearer;
+    // A's bearer ends: what was opened for A is told, and asks for nothing in the name of either.
+    house.wish(|wishes| wishes.bearers.retain(|bearer| bearer == of_b.reveal()));
+    let (refreshes, accounts) = (house.refreshes(), house.dropbox.accounts.load(Ordering::SeqCst));
+    let fault = opened.caller.call(&routes::GET_CURRENT_ACCOUNT, &()).await.unwrap_err();
+    assert_eq!(fault.reason(), Reason::AccountMismatch, "{fault:?}");
+    assert_eq!(house.refreshes(), refreshes, "no renewal");
+    assert_eq!(house.dropbox.accounts.load(Ordering::SeqCst), accounts + 1, "the refused call was not repeated");
+    // Of the same account it goes on by its own token, and leaves the fleet's bearer alone.
+    house.link_to("good", Some("dbid:A")).await;
+    let shared = other.parameters(&id()).await.unwrap().unwrap();
+    opened.caller.call(&routes::GET_CURRENT_ACCOUNT, &()).await.unwrap();
+    assert!(other.renewal(&shared.uid, shared.grant_number).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_parameter_that_another_version_wrote_is_unavailable_and_the_changes_of_others_go_on() {
+    let house = linked_house().await;
+    let other_id = ParameterId::new("other").unwrap();
+    house.store.create_parameters(&other_id, settings(PathRoot::Home), Some(secret("app-secret"))).await.unwrap();
+    let running = house.open(ask("billing")).await.unwrap().ending;
+    let resolver = house.resolver.clone();
+    let feed = tokio::spawn(async move { resolver.follow_changes().await });
+    until("the feed has begun", async || house.resolver.forgotten.load(Ordering::SeqCst) > 1).await;
+    house.open(ask("billing")).await.unwrap();
+    // By a newer process, in one batch with a change of the other one.
+    let url = format!("sqlite://{}", house.folder.path().join("store.db").display());
+    let mut newer = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let sql = "BEGIN IMMEDIATE;
+        UPDATE application_parameters SET settings = '{\"account_kind\":\"HOUSEHOLD\"}' WHERE id = 'docs';
+        INSERT INTO parameter_changes (parameter_id, uid, changed_at) SELECT id, uid, 0 FROM application_parameters;
+        COMMIT";
+    sqlx::Executor::execute(&mut newer, sql).await.unwrap();
+    until("it holds here", async || {
+        house.open(ask("billing")).await.is_err_and(|fault| fault.reason() == Reason::StoreUnavailable)
+    })
+    .await;
+    let fault = house.open(ask("billing")).await.unwrap_err();
+    assert!(fault.message().contains("another version") && fault.retry_delay().is_some(), "{fault:?}");
+    let told = tokio::time::timeout(Duration::from_secs(10), running.ended()).await.expect("what ran has ended");
+    assert!(store::is_unreadable(&told), "{told:?}");
+    let rename = |settings: &mut Settings| {
+        settings.policy.allowed_principals = vec!["somebody".into()];
+        Ok(())
+    };
+    house.resolver.open(&other_id, ask("billing")).await.unwrap_err();
+    house.store.update_parameters(&other_id, None, SecretChange::Keep, rename).await.unwrap();
+    until("the other's changes are seen", async || {
+        let entry = house.resolver.entry(&other_id).await.unwrap().unwrap();
+        entry.parameters.settings.policy.allowed_principals == ["somebody"]
+    })
+    .await;
+    feed.abort();
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tracing::Instrument;
 
 use super::{
-    AccountKey, ActAs, Auth, Bearer, Body, ByteRange, CommitRoute, Effect, Facts, Heard, Repeat, Root, Route, Timeouts,
-    TokenSource, Transport, Turn,
+    AccountKey, ActAs, Auth, Bearer, Body, ByteRange, CommitRoute, Effect, Facts, Heard, Host, Repeat, Root, Route,
+    Timeouts, TokenSource, Transport, Turn,
     attempt::{self, Outcome, Request, Success, Trouble},
     body::Progress,
     egress, header,
@@ -37,6 +37,8 @@ pub struct Caller {
     shared: Arc<Shared>,
     deadline: Option<Instant>,
     heard: Arc<Heard>,
+    /// One attempt may take at least this long.
+    patience: Duration,
 }
 
 struct Shared {
@@ -102,7 +104,7 @@ impl Caller {
         let lane = transport.pace.lane(&account);
         let path_root = root.as_ref().map(|root| header::path_root(root).expect("escaped JSON is a header value"));
         let shared = Shared { transport, tokens, lane, own_limit: None, account, act_as, root, path_root, timeouts };
-        Caller { shared: Arc::new(shared), deadline, heard: Arc::default() }
+        Caller { shared: Arc::new(shared), deadline, heard: Arc::default(), patience: Duration::ZERO }
     }
 
     /// The same caller with a limit of its own on requests in flight. To be said before the first call.
@@ -132,6 +134,12 @@ impl Caller {
     #[must_use]
     pub fn for_a_look(&self) -> Caller {
         self.with_deadline(self.deadline.map(|at| at.max(Instant::now() + limits::LOOK_TIME)))
+    }
+
+    /// The same caller for a route whose answer Dropbox holds back so long.
+    #[must_use]
+    pub fn patient(self, patience: Duration) -> Caller {
+        Caller { patience, ..self }
     }
 
     /// The same caller, whose answers are noted there.
@@ -198,7 +206,7 @@ impl Caller {
         Ok(Download { value, request_id, status, content_length, content_type, content_range, body })
     }
 
-    /// Calls a route that changes a namespace. The turn is laid down while it waits to repeat.
+    /// Calls a route that changes a namespace. The turn is laid down while it waits to repeat, or for the end of a pause.
     ///
     /// # Errors
     /// As [`Caller::call`], and `OUTCOME_UNKNOWN` when it may have happened.
@@ -253,7 +261,7 @@ impl Caller {
             range: None,
             act_as: self.shared.act_as.as_ref(),
             path_root: self.shared.path_root.as_ref(),
-            timeouts: self.shared.timeouts,
+            timeouts: Timeouts { request: self.shared.timeouts.request.max(self.patience), ..self.shared.timeouts },
         }
     }
 
@@ -311,23 +319,36 @@ impl Caller {
             attempt += 1;
             metrics::counter!(telemetry::UPSTREAM_RETRIES, "dropbox.route" => label(facts)).increment(1);
             tracing::debug!(route = %facts.path, attempt, ?failure, wait_ms = wait.as_millis(), "repeat");
-            // Others of the namespace need not wait for it.
+            // Others of the namespace need not wait for it. It is taken up again where the attempt enters.
             request.turn.inspect(|turn| turn.lay_down());
             shared.transport.clock.sleep(wait).await;
-            if let Some(turn) = request.turn {
-                turn.take_up().await;
-            }
         }
     }
 
-    /// Waits for a place among the requests of the application parameter, then among those of its account.
+    /// Waits for the end of a pause of the account, for a place among the requests of the application parameter, then among
+    /// those of its account. A commit enters with its turn: it lies down while the account may not send, since the others of
+    /// the namespace may be of other accounts.
     async fn enter(&self, request: &Request<'_>) -> Result<Permit> {
         let shared = &*self.shared;
-        let own = match &shared.own_limit {
-            Some(places) => Some(places.enter(request.carries_body()).await),
-            None => None,
-        };
-        Ok(shared.lane.enter(request.carries_body(), self.deadline).await?.within(own))
+        if request.facts.host == Host::Notify {
+            return Ok(Permit::unlimited());
+        }
+        loop {
+            if shared.lane.is_paused() {
+                request.turn.inspect(|turn| turn.lay_down());
+                shared.lane.pause_over(self.deadline).await?;
+            }
+            if let Some(turn) = request.turn {
+                turn.take_up().await;
+            }
+            let own = match &shared.own_limit {
+                Some(places) => Some(places.enter(request.carries_body()).await),
+                None => None,
+            };
+            if let Some(permit) = shared.lane.enter(request.carries_body()).await? {
+                return Ok(permit.within(own));
+            }
+        }
     }
 
     async fn bearer(&self, facts: &Facts) -> Result<Arc<Bearer>> {

@@ -11,6 +11,7 @@ mod header;
 mod heard;
 mod pace;
 mod problem;
+mod rate;
 mod raw;
 mod retry;
 mod route;
@@ -39,6 +40,7 @@ pub use egress::{Egress, Proxy, ProxyKind, read_roots};
 pub use heard::Heard;
 pub use pace::Places;
 pub use problem::{entry_fault, tag_path};
+pub use rate::Rate;
 pub use raw::{Door, RawRoute};
 pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
 pub use token::TokenAnswer;
@@ -169,8 +171,8 @@ impl fmt::Display for ByteRange {
     }
 }
 
-/// The right to one commit in a namespace. Only the write gate grants it. A commit that waits to be repeated lays it down
-/// meanwhile, so that others go on, and stands in the queue again.
+/// The right to one commit in a namespace. Only the write gate grants it. A commit that waits to be repeated, or until its
+/// account may send again, lays it down meanwhile, so that others go on, and stands in the queue again.
 #[derive(Debug)]
 pub struct Turn {
     queues: Vec<Arc<tokio::sync::Mutex<()>>>,
@@ -195,8 +197,11 @@ impl Turn {
         self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
 
-    /// Stands in every queue until it is first. Cancel-safe: what was reached is laid down again.
+    /// Stands in every queue until it is first, unless it is already. Cancel-safe: what was reached is laid down again.
     pub(crate) async fn take_up(&self) {
+        if !self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty() {
+            return;
+        }
         let mut reached = Vec::with_capacity(self.queues.len());
         for queue in &self.queues {
             reached.push(queue.clone().lock_owned().await);

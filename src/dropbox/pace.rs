@@ -54,12 +54,17 @@ pub(super) struct Place {
 /// A place among the requests in flight, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    _account: Place,
+    _account: Option<Place>,
     /// Of the application parameter's own limit.
     _own: Option<Place>,
 }
 
 impl Permit {
+    /// For what waits at Dropbox and asks for nothing.
+    pub(super) fn unlimited() -> Permit {
+        Permit { _account: None, _own: None }
+    }
+
     pub(super) fn within(mut self, own: Option<Place>) -> Permit {
         self._own = own;
         self
@@ -123,19 +128,14 @@ impl Pace {
 }
 
 impl Lane {
-    /// Waits for the end of a pause and for a place among the requests in flight. The caller bounds the wait by its
-    /// deadline; a pause that lasts longer than that, or than any call waits, is refused at once.
+    /// Waits for a place among the requests in flight; `None` if a pause has begun meanwhile, which is to be waited for
+    /// first. The caller bounds the wait by its deadline.
     ///
     /// # Errors
-    /// `CONNECTOR_BUSY` when too many wait already; `RATE_LIMITED` when the pause is too long.
-    pub(super) async fn enter(&self, carries_body: bool, deadline: Option<Instant>) -> Result<Permit> {
-        loop {
-            self.pause_over(deadline).await?;
-            let place = self.place(carries_body).await?;
-            if self.pause_left().is_zero() {
-                return Ok(Permit { _account: place, _own: None });
-            }
-        }
+    /// `CONNECTOR_BUSY` when too many wait already.
+    pub(super) async fn enter(&self, carries_body: bool) -> Result<Option<Permit>> {
+        let place = self.place(carries_body).await?;
+        Ok((!self.is_paused()).then_some(Permit { _account: Some(place), _own: None }))
     }
 
     #[cfg(test)]
@@ -154,7 +154,15 @@ impl Lane {
         lock(&self.paused_until).duration_since(self.clock.now()).unwrap_or_default()
     }
 
-    async fn pause_over(&self, deadline: Option<Instant>) -> Result<()> {
+    pub(super) fn is_paused(&self) -> bool {
+        !self.pause_left().is_zero()
+    }
+
+    /// Waits for the end of a pause. One that lasts longer than the deadline, or than any call waits, is refused at once.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUSY` when too many wait already; `RATE_LIMITED` when the pause is too long.
+    pub(super) async fn pause_over(&self, deadline: Option<Instant>) -> Result<()> {
         loop {
             let left = self.pause_left();
             if left.is_zero() {
@@ -234,13 +242,13 @@ mod tests {
         let (_, lane) = lane();
         let mut permits = Vec::new();
         for _ in 0..limits::ACCOUNT_BODIES_MAX {
-            permits.push(lane.enter(true, None).await.expect("free"));
+            permits.push(lane.enter(true).await.expect("free"));
         }
-        assert!(lane.enter(true, None).now_or_never().is_none());
+        assert!(lane.enter(true).now_or_never().is_none());
         for _ in limits::ACCOUNT_BODIES_MAX..limits::ACCOUNT_REQUESTS_MAX {
-            permits.push(lane.enter(false, None).await.expect("free"));
+            permits.push(lane.enter(false).await.expect("free"));
         }
-        let mut late = Box::pin(lane.enter(false, None));
+        let mut late = Box::pin(lane.enter(false));
         assert!(late.as_mut().now_or_never().is_none());
         permits.pop();
         late.await.expect("a place came free");
@@ -254,8 +262,9 @@ mod tests {
         let lane = pace.lane(&AccountKey::new("a"));
         lane.pause(Duration::from_secs(7));
         let same = pace.lane(&AccountKey::new("a"));
-        let waiting = tokio::spawn(async move { same.enter(false, None).await.map(drop) });
-        assert!(pace.lane(&AccountKey::new("b")).enter(false, None).now_or_never().is_some());
+        let waiting = tokio::spawn(async move { same.pause_over(None).await });
+        let other = pace.lane(&AccountKey::new("b"));
+        assert!(!other.is_paused() && other.enter(false).now_or_never().is_some());
         tokio::task::yield_now().await;
         clock.advance(Duration::from_secs(6)).await;
         assert!(!waiting.is_finished());
@@ -264,13 +273,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_got_a_place_when_a_pause_had_begun_gives_it_back_and_waits() {
+        let (_, lane) = lane();
+        lane.pause(Duration::from_secs(7));
+        assert!(lane.enter(true).await.expect("a place").is_none());
+        assert_eq!(lane.free_bodies(), limits::ACCOUNT_BODIES_MAX);
+    }
+
+    #[tokio::test]
     async fn a_pause_beyond_the_deadline_is_refused_at_once_with_the_time_left() {
         let (_, lane) = lane();
         lane.pause(Duration::from_secs(7));
-        let fault = lane.enter(false, Some(Instant::now() + Duration::from_secs(2))).await.expect_err("too long");
+        let fault = lane.pause_over(Some(Instant::now() + Duration::from_secs(2))).await.expect_err("too long");
         assert_eq!((fault.reason(), fault.retry_delay()), (Reason::RateLimited, Some(Duration::from_secs(7))));
         lane.pause(limits::REPEAT_WAIT_MAX * 2);
-        let fault = lane.enter(false, None).await.expect_err("longer than any call waits");
+        let fault = lane.pause_over(None).await.expect_err("longer than any call waits");
         assert_eq!(fault.reason(), Reason::RateLimited);
     }
 
@@ -279,7 +296,7 @@ mod tests {
         let (_, lane) = lane();
         lane.waiting.store(limits::ACCOUNT_QUEUE_MAX, Ordering::Release);
         lane.pause(Duration::from_secs(1));
-        let fault = lane.enter(false, None).await.expect_err("full");
+        let fault = lane.pause_over(None).await.expect_err("full");
         assert_eq!(fault.reason(), Reason::ConnectorBusy);
         assert_eq!(lane.waiting.load(Ordering::Acquire), limits::ACCOUNT_QUEUE_MAX);
     }

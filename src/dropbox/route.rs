@@ -72,7 +72,9 @@ pub struct Facts {
 
 impl Facts {
     pub(super) const fn new(path: &'static str, host: Host, style: Style, repeat: Repeat, effect: Effect) -> Facts {
-        Facts { path: Cow::Borrowed(path), host, style, auth: Auth::User, repeat, effect, raw: false }
+        // The notify host holds a request for minutes and wants no token.
+        let auth = if matches!(host, Host::Notify) { Auth::None } else { Auth::User };
+        Facts { path: Cow::Borrowed(path), host, style, auth, repeat, effect, raw: false }
     }
 
     /// Whether an unknown outcome is no loss: nothing changes, or the same state comes of a repeat.

@@ -4,7 +4,7 @@ use dropbox_sdk::types::{check, files, sharing, team, users};
 
 use super::route::{
     CommitRoute, Effect, Facts,
-    Host::{Api, Content},
+    Host::{Api, Content, Notify},
     Repeat, Route,
     Style::{Download, Rpc, Upload},
 };
@@ -64,6 +64,9 @@ routes! {
     Route LIST_FOLDER: files::ListFolderArg => files::ListFolderResult = "files/list_folder", Api Rpc Read Read;
     Route LIST_FOLDER_CONTINUE: files::ListFolderContinueArg => files::ListFolderResult =
         "files/list_folder/continue", Api Rpc Read Read;
+    /// Waits for news of a cursor. Takes no token, and no place among the account's requests: it asks for nothing.
+    Route LIST_FOLDER_LONGPOLL: files::ListFolderLongpollArg => files::ListFolderLongpollResult =
+        "files/list_folder/longpoll", Notify Rpc Read Read;
     Route LIST_FOLDER_LATEST_CURSOR: files::ListFolderArg => files::ListFolderGetLatestCursorResult =
         "files/list_folder/get_latest_cursor", Api Rpc Read Read;
     Route SEARCH: files::SearchV2Arg => files::SearchV2Result = "files/search_v2", Api Rpc Read Read;
@@ -103,7 +106,7 @@ routes! {
 mod tests {
     use serde_json::Value;
 
-    use super::{super::route::Host, *};
+    use super::{super::route::Auth, *};
 
     /// `dropbox_sdk::…::files::UploadArg` is the spec's `files.UploadArg`.
     fn spec_name(type_name: &str) -> String {
@@ -129,7 +132,7 @@ mod tests {
             let host = match facts.host {
                 Api => "api.dropboxapi.com",
                 Content => "content.dropboxapi.com",
-                Host::Notify => "notify.dropboxapi.com",
+                Notify => "notify.dropboxapi.com",
             };
             let style = match facts.style {
                 Rpc => "rpc",
@@ -139,7 +142,11 @@ mod tests {
             assert_eq!((&route["host"], &route["style"]), (&host.into(), &style.into()), "{url_path}");
             let types = (resolved(&route["arg"]), resolved(&route["result"]));
             assert_eq!(types, (spec_name(arg), spec_name(result)), "{url_path}");
-            let auth = if facts.path.starts_with("team/") { "team" } else { "user" };
+            let auth = match facts.auth {
+                Auth::None => "noauth",
+                _ if facts.path.starts_with("team/") => "team",
+                _ => "user",
+            };
             assert!(route["auth"].as_array().expect("a list").contains(&auth.into()), "{url_path}");
             assert_eq!(route["deprecated"], false, "{url_path}");
         }

@@ -203,6 +203,15 @@ impl Control {
         id
     }
 
+    /// The account joins a team: its root is the team's space from now on.
+    ///
+    /// # Errors
+    /// `Invalid`: no such account.
+    pub fn join_team(&self, account_id: &str, team: &str) -> Result<(), ControlError> {
+        let joined = self.0.tree().give_team_space(account_id, team);
+        joined.map(drop).ok_or_else(|| ControlError::Invalid(format!("no account {account_id}")))
+    }
+
     /// Every access token there is answers `expired_access_token` from now on; refresh tokens go on.
     pub fn expire_access_tokens(&self) {
         self.0.authority.expire_access_tokens();
@@ -224,8 +233,20 @@ impl Control {
     /// `Invalid`: no such account.
     pub fn sign_in(&self, account_id: Option<&str>) -> Result<(), ControlError> {
         let account = self.account(account_id)?;
-        self.0.authority.sign_in(&account);
+        self.0.authority.sign_in(&account, None);
         Ok(())
+    }
+
+    /// An administrator is signed in, who approves for the whole team. Gives the team's id.
+    ///
+    /// # Errors
+    /// `Invalid`: no such account, or it is in no team.
+    pub fn sign_in_for_team(&self, account_id: &str) -> Result<String, ControlError> {
+        let account = self.account(Some(account_id))?;
+        let team = self.0.tree().account(&account).and_then(|account| Some(account.team.as_ref()?.team_id.clone()));
+        let team = team.ok_or_else(|| ControlError::Invalid(format!("{account_id} is in no team")))?;
+        self.0.authority.sign_in(&account, Some(team.clone()));
+        Ok(team)
     }
 
     /// Gives the default app another secret; grants stay.

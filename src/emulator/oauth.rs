@@ -87,6 +87,8 @@ struct Book {
     consent: Consent,
     /// Who is signed in at the consent page; the default account if `None`.
     signed_in: Option<String>,
+    /// The team for which whoever is signed in approves, as its administrator; themselves if `None`.
+    for_team: Option<String>,
     default_login: Option<Login>,
 }
 
@@ -118,6 +120,7 @@ struct Access {
 struct Code {
     app: String,
     account: String,
+    team: Option<String>,
     scopes: BTreeSet<String>,
     access_type: AccessType,
     redirect_uri: Option<String>,
@@ -137,6 +140,12 @@ enum AccessType {
 enum Challenge {
     S256(String),
     Plain(String),
+}
+
+/// The scopes of the routes that take a team's token.
+fn team_scopes() -> BTreeSet<String> {
+    let routes = Schema::get().routes().filter(|route| route.takes("team"));
+    routes.filter_map(|route| route.scope.clone()).filter(|scope| !scope.starts_with("private:")).collect()
 }
 
 impl Authority {
@@ -195,9 +204,7 @@ impl Authority {
 
     /// A new grant of the default app for the whole team of `account`, with the scopes of team routes, too.
     pub(in crate::emulator) fn issue_team(&self, account: &str) -> Login {
-        let routes = Schema::get().routes().filter(|route| route.takes("team"));
-        let mut scopes: BTreeSet<String> = routes.filter_map(|route| route.scope.clone()).collect();
-        scopes.retain(|scope| !scope.starts_with("private:"));
+        let mut scopes = team_scopes();
         let mut book = self.book();
         scopes.extend(book.apps[DEFAULT_APP_KEY].scopes.iter().cloned());
         let grant = book.grant(DEFAULT_APP_KEY, account, scopes.clone(), AccessType::Offline, false);
@@ -248,8 +255,10 @@ impl Authority {
     }
 
     /// Who is signed in at the consent page from now on.
-    pub(in crate::emulator) fn sign_in(&self, account: &str) {
-        self.book().signed_in = Some(account.to_owned());
+    pub(in crate::emulator) fn sign_in(&self, account: &str, team: Option<String>) {
+        let mut book = self.book();
+        book.signed_in = Some(account.to_owned());
+        book.for_team = team;
     }
 
     /// Gives the default app another secret, as the App Console does; grants stay.
@@ -394,6 +403,7 @@ impl Book {
             access: HashMap::new(),
             codes: HashMap::new(),
             consent: Consent::Ask,
+            for_team: None,
             signed_in: None,
             default_login: None,
         }

@@ -130,10 +130,10 @@ impl Blocks {
             }
             state.charged += units;
             state.open += 1;
-            Charge { pool: self.0.clone(), units }
+            Charge { pool: self.0.clone(), units, is_given_back: false }
         };
         let units = self.small(parameter, bytes).await;
-        Some(Admission { _units: units, _charge: charge })
+        Some(Admission { units, charge })
     }
 
     /// Admits a transfer if its charge is free and nobody waits for it. Never waits.
@@ -147,9 +147,10 @@ impl Blocks {
             }
             state.charged += units;
             state.open += 1;
-            (Charge { pool: self.0.clone(), units }, self.0.take(&mut state, Wish::Units(units)))
+            let charge = Charge { pool: self.0.clone(), units, is_given_back: false };
+            (charge, self.0.take(&mut state, Wish::Units(units)))
         };
-        Some(Admission { _units: grant.units, _charge: charge })
+        Some(Admission { units: grant.units, charge })
     }
 
     /// Gives memory back to the system that nobody used for 30 s. Taking and returning blocks does it too; a process that
@@ -326,20 +327,42 @@ impl Drop for Units {
 struct Charge {
     pool: Arc<Pool>,
     units: usize,
+    is_given_back: bool,
+}
+
+impl Charge {
+    fn give_back(&mut self, state: &mut State) {
+        if !std::mem::replace(&mut self.is_given_back, true) {
+            state.charged -= self.units;
+            state.open -= 1;
+        }
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let mut state = self.pool.lock();
-        state.charged -= self.units;
-        state.open -= 1;
+        if !self.is_given_back {
+            let pool = self.pool.clone();
+            self.give_back(&mut pool.lock());
+        }
     }
 }
 
 /// One open transfer; its charge ends when dropped.
 pub struct Admission {
-    _charge: Charge,
-    _units: Units,
+    units: Units,
+    charge: Charge,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        // In one step: whoever gets the memory finds the charge ended, too.
+        let pool = self.units.pool.clone();
+        let mut state = pool.lock();
+        self.charge.give_back(&mut state);
+        state.free += std::mem::take(&mut self.units.units);
+        pool.serve(&mut state);
+    }
 }
 
 /// How many blocks one transfer holds, those in requests included.
@@ -466,7 +489,7 @@ impl fmt::Debug for Units {
 
 impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Admission({} bytes)", self._units.bytes())
+        write!(f, "Admission({} bytes)", self.units.bytes())
     }
 }
 

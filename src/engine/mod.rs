@@ -4,6 +4,7 @@
 pub mod blocks;
 pub mod content_hash;
 pub mod download;
+mod fair;
 pub mod filter;
 pub mod gate;
 mod glob;

@@ -169,6 +169,9 @@ mod tests {
         assert_eq!(doubt(&fault(Reason::PathNotFound).fact("earlierAttempt", "unknown")), Doubt::Echo);
         assert_eq!(doubt(&fault(Reason::DropboxProtocol)), Doubt::Unknown);
         assert_eq!(doubt(&fault(Reason::PathNotFound)), Doubt::None);
+        // A deadline of ours leaves the same doubt as a lost answer, if the write was on its way.
+        assert_eq!(doubt(&fault(Reason::DeadlineExceeded).fact("sent", true)), Doubt::Unknown);
+        assert_eq!(doubt(&fault(Reason::DeadlineExceeded).fact("sent", false)), Doubt::None);
         let again = not_done(fault(Reason::OutcomeUnknown));
         assert_eq!((again.reason(), again.retry_delay()), (Reason::DropboxUnavailable, Some(BUSY_RETRY)));
     }

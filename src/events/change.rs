@@ -21,14 +21,28 @@ pub enum ChangeKind {
     Created,
     /// Other content.
     Updated,
-    /// Same content: shared, unshared, made read-only, or renamed in case only.
+    /// Same content: shared, unshared, made read-only.
     MetadataChanged,
     /// A folder's stands for everything in it.
     Deleted,
-    /// A rename too. A folder's stands for everything in it.
+    /// A rename too, also one of case only. A folder's stands for everything in it.
     Moved,
     /// RAW: it is so now, whatever it was.
     Upserted,
+}
+
+impl ChangeKind {
+    /// For metrics.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            ChangeKind::Created => "created",
+            ChangeKind::Updated => "updated",
+            ChangeKind::MetadataChanged => "metadata_changed",
+            ChangeKind::Deleted => "deleted",
+            ChangeKind::Moved => "moved",
+            ChangeKind::Upserted => "upserted",
+        }
+    }
 }
 
 /// What a change is known by.

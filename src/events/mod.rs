@@ -6,28 +6,62 @@
 //! goes on behind it: in the log if the log still holds it, else from Dropbox's cursor inside it, else by a resync.
 
 mod change;
+mod driver;
+mod ending;
+mod feed;
+mod index;
+mod loading;
+mod poller;
 mod scope;
 mod upstream;
 mod watcher;
 
-use std::{sync::Arc, time::Duration};
+#[cfg(test)]
+mod tests;
 
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use change::{Basis, Change, ChangeKind, Entry, ItemKind, Told, VARIANTS};
+use feed::Feed;
 pub use scope::{CheckpointName, ResumePoint, Scope};
-pub use upstream::{Dropbox, Page, Upstream};
+pub use upstream::{Dropbox, News, Page, Upstream};
 pub use watcher::{Happening, Resync, Watcher};
 
-use crate::{fault::Result, store::Store};
+use crate::{
+    fault::Result,
+    limits::{FEEDS_AT_WORK_MAX, LONGPOLLS_MAX},
+    store::Store,
+};
 
 /// All scopes of the process. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Hub(Arc<Inside>);
 
-#[derive(Debug)]
 struct Inside {
     parts: Parts,
+    feeds: Mutex<Feeds>,
+    watchers: AtomicU64,
+    /// Feeds that ask or write at once.
+    at_work: Semaphore,
+    longpolls: Semaphore,
+    tails_bytes: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Feeds {
+    by_scope: HashMap<Scope, Arc<Feed>>,
+    by_account: HashMap<Arc<str>, HashSet<Scope>>,
 }
 
 /// What a hub is made of.
@@ -84,37 +118,62 @@ pub enum Poll {
 
 impl Hub {
     pub fn new(parts: Parts) -> Hub {
-        Hub(Arc::new(Inside { parts }))
+        Hub(Arc::new(Inside {
+            parts,
+            feeds: Mutex::default(),
+            watchers: AtomicU64::new(0),
+            at_work: Semaphore::new(FEEDS_AT_WORK_MAX),
+            longpolls: Semaphore::new(LONGPOLLS_MAX),
+            tails_bytes: Arc::default(),
+        }))
     }
 
-    /// Begins to watch. The scope must be one that [`Scope::of`] made from an opened parameter.
+    /// Begins to watch. The scope must be one that [`Scope::of`] made from an opened parameter, its path a plain one.
     ///
     /// # Errors
     /// What the first call to Dropbox says (`PATH_NOT_FOUND`, `NOT_A_FOLDER`, `SCOPE_MISSING`, …), `STORE_UNAVAILABLE`,
-    /// `RESUME_TOKEN_EXPIRED` for a token that leads nowhere with `OnReset::Fail`.
-    pub async fn watch(&self, _scope: Scope, _start: Start, _options: Options) -> Result<Watcher> {
-        let _ = &self.0.parts;
-        todo!()
+    /// `RESUME_TOKEN_MISMATCH` for a checkpoint of another folder.
+    pub async fn watch(&self, scope: Scope, start: Start, options: Options) -> Result<Watcher> {
+        let number = self.0.watchers.fetch_add(1, Ordering::Relaxed);
+        let feed = self.feed(scope).await?;
+        Watcher::begin(feed, number, start, options).await
     }
 
     /// The place of "now".
     ///
     /// # Errors
     /// As [`Hub::watch`].
-    pub async fn latest(&self, _scope: &Scope) -> Result<ResumePoint> {
-        todo!()
+    pub async fn latest(&self, scope: &Scope) -> Result<ResumePoint> {
+        let running = self.0.held().by_scope.get(scope).cloned();
+        match running {
+            Some(feed) => watcher::now(&feed).await,
+            // Nobody watches: a place needs no feed.
+            None => {
+                let cursor = self.0.parts.upstream.latest(scope).await?;
+                Ok(ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None })
+            }
+        }
     }
 
     /// Keeps a place under a name; `None` forgets the name.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn acknowledge(&self, _scope: &Scope, _name: &CheckpointName, _at: Option<&ResumePoint>) -> Result<()> {
-        todo!()
+    pub async fn acknowledge(&self, scope: &Scope, name: &CheckpointName, at: Option<&ResumePoint>) -> Result<()> {
+        let store = &self.0.parts.store;
+        let token = at.map(|point| point.seal(store.keys(), scope)).transpose()?;
+        store.acknowledge(&scope.uid, name.as_str(), token.as_deref()).await
     }
 
     /// From a webhook: these accounts (`dbid:` of users, `dbmid:` of team members) have news. Coalesces; never waits.
-    pub fn wake(&self, _accounts: &[&str]) {}
+    pub fn wake(&self, accounts: &[&str]) {
+        let feeds = self.0.held();
+        for scope in accounts.iter().filter_map(|account| feeds.by_account.get(*account)).flatten() {
+            if let Some(feed) = feeds.by_scope.get(scope) {
+                feed.bell.notify_one();
+            }
+        }
+    }
 
     /// The sealed form of a place, as it goes out.
     ///
@@ -130,5 +189,66 @@ impl Hub {
     /// `HANDLE_MALFORMED`, `HANDLE_KEY_RETIRED`, `RESUME_TOKEN_MISMATCH`.
     pub fn unseal(&self, scope: &Scope, token: &str) -> Result<ResumePoint> {
         ResumePoint::unseal(self.0.parts.store.keys(), scope, token)
+    }
+
+    /// How many scopes are watched, for `GetServerInfo`.
+    pub fn scopes(&self) -> usize {
+        self.0.feeds()
+    }
+
+    /// The feed of a scope, begun for the first who watches it.
+    async fn feed(&self, scope: Scope) -> Result<Arc<Feed>> {
+        if let Some(feed) = self.0.running(&scope) {
+            return Ok(feed);
+        }
+        let Parts { store, upstream, tasks, .. } = &self.0.parts;
+        let feed = Feed::new(scope.clone(), store.clone(), upstream.clone(), self.0.tails_bytes.clone());
+        feed.row().await?;
+        let mut feeds = self.0.held();
+        if let Some(running) = feeds.by_scope.get(&scope).filter(|feed| feed.state().ended.is_none()) {
+            return Ok(running.clone());
+        }
+        feeds.by_account.entry(scope.account.clone()).or_default().insert(scope.clone());
+        feeds.by_scope.insert(scope, feed.clone());
+        drop(feeds);
+        tasks.spawn(driver::run(self.0.clone(), feed.clone()));
+        Ok(feed)
+    }
+}
+
+impl Inside {
+    fn held(&self) -> std::sync::MutexGuard<'_, Feeds> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self, scope: &Scope) -> Option<Arc<Feed>> {
+        self.held().by_scope.get(scope).filter(|feed| feed.state().ended.is_none()).cloned()
+    }
+
+    fn feeds(&self) -> usize {
+        self.held().by_scope.len()
+    }
+
+    /// A feed is over. One that somebody found in the meantime is ended for them, too: they come back and begin a new one.
+    fn leave(&self, feed: &Arc<Feed>) {
+        let mut feeds = self.held();
+        let Feeds { by_scope, by_account } = &mut *feeds;
+        if by_scope.get(&feed.scope).is_some_and(|there| Arc::ptr_eq(there, feed)) {
+            by_scope.remove(&feed.scope);
+            if let Some(scopes) = by_account.get_mut(&feed.scope.account) {
+                scopes.remove(&feed.scope);
+                if scopes.is_empty() {
+                    by_account.remove(&feed.scope.account);
+                }
+            }
+        }
+        drop(feeds);
+        feed.close();
+    }
+}
+
+impl fmt::Debug for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inside").field("feeds", &self.feeds()).finish_non_exhaustive()
     }
 }

@@ -1,13 +1,19 @@
-//! What the hub asks of Dropbox: five questions about a folder. A trait, since the model test answers them from a tree that
-//! it can stop between any two steps; in the connector it is [`Dropbox`], which opens a caller for each question.
+//! What the hub asks of Dropbox: a few questions about a folder. A trait, since the model test answers them from a tree that
+//! it can stop between any two steps; in the connector it is [`Dropbox`], which opens a caller for each question, so that a
+//! feed of hours uses the credentials of now.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files;
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 
 use super::Scope;
-use crate::{credentials::Resolver, fault::Result};
+use crate::{
+    credentials::{Ending, Resolver},
+    dropbox::{Caller, routes},
+    fault::Result,
+    limits::{LONGPOLL_JITTER_MAX, LONGPOLL_MARGIN},
+};
 
 /// A page of a listing, or of what changed.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +23,14 @@ pub struct Page {
     pub has_more: bool,
 }
 
+/// What a longpoll said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct News {
+    pub changes: bool,
+    /// Not before this should Dropbox be asked again.
+    pub backoff: Option<Duration>,
+}
+
 pub trait Upstream: Send + Sync + fmt::Debug {
     /// The first page of all there is.
     fn list<'a>(&'a self, scope: &'a Scope, limit: u32) -> BoxFuture<'a, Result<Page>>;
@@ -24,12 +38,17 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     fn go_on<'a>(&'a self, scope: &'a Scope, cursor: &'a str) -> BoxFuture<'a, Result<Page>>;
     /// A cursor for now.
     fn latest<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>>;
+    /// Waits for news, `wait` at most and what Dropbox adds to it.
+    fn longpoll<'a>(&'a self, scope: &'a Scope, cursor: &'a str, wait: Duration) -> BoxFuture<'a, Result<News>>;
+    /// Whether the file at this path has one revision only.
+    fn is_new<'a>(&'a self, scope: &'a Scope, path: &'a str) -> BoxFuture<'a, Result<bool>>;
+    /// Resolves when the parameter may not be used any more, with the reason.
+    fn ending<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Option<Ending>>>;
 }
 
 /// Dropbox, through the application parameter of the scope.
 #[derive(Debug)]
 pub struct Dropbox {
-    #[expect(dead_code, reason = "the face comes first")]
     resolver: Arc<Resolver>,
 }
 
@@ -37,16 +56,70 @@ impl Dropbox {
     pub fn new(resolver: Arc<Resolver>) -> Arc<Dropbox> {
         Arc::new(Dropbox { resolver })
     }
+
+    async fn caller(&self, scope: &Scope) -> Result<Caller> {
+        let opened = self.resolver.reopen(&scope.parameter, &scope.uid, scope.act_as.clone(), scope.root.clone());
+        Ok(opened.await?.0)
+    }
 }
 
 impl Upstream for Dropbox {
-    fn list<'a>(&'a self, _: &'a Scope, _: u32) -> BoxFuture<'a, Result<Page>> {
-        unreachable!()
+    fn list<'a>(&'a self, scope: &'a Scope, limit: u32) -> BoxFuture<'a, Result<Page>> {
+        async move {
+            let arg = asked(scope).with_limit(limit);
+            Ok(page(self.caller(scope).await?.call(&routes::LIST_FOLDER, &arg).await?.value))
+        }
+        .boxed()
     }
-    fn go_on<'a>(&'a self, _: &'a Scope, _: &'a str) -> BoxFuture<'a, Result<Page>> {
-        unreachable!()
+
+    fn go_on<'a>(&'a self, scope: &'a Scope, cursor: &'a str) -> BoxFuture<'a, Result<Page>> {
+        async move {
+            let arg = files::ListFolderContinueArg::new(cursor.to_owned());
+            Ok(page(self.caller(scope).await?.call(&routes::LIST_FOLDER_CONTINUE, &arg).await?.value))
+        }
+        .boxed()
     }
-    fn latest<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>> {
-        unreachable!()
+
+    fn latest<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>> {
+        async move {
+            let caller = self.caller(scope).await?;
+            Ok(caller.call(&routes::LIST_FOLDER_LATEST_CURSOR, &asked(scope)).await?.value.cursor.into())
+        }
+        .boxed()
     }
+
+    fn longpoll<'a>(&'a self, scope: &'a Scope, cursor: &'a str, wait: Duration) -> BoxFuture<'a, Result<News>> {
+        async move {
+            let arg = files::ListFolderLongpollArg::new(cursor.to_owned()).with_timeout(wait.as_secs());
+            let caller = self.caller(scope).await?.patient(wait + LONGPOLL_JITTER_MAX + LONGPOLL_MARGIN);
+            let answer = caller.call(&routes::LIST_FOLDER_LONGPOLL, &arg).await?.value;
+            Ok(News { changes: answer.changes, backoff: answer.backoff.map(Duration::from_secs) })
+        }
+        .boxed()
+    }
+
+    fn is_new<'a>(&'a self, scope: &'a Scope, path: &'a str) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            let arg = files::ListRevisionsArg::new(path.to_owned()).with_limit(2);
+            let found = self.caller(scope).await?.call(&routes::LIST_REVISIONS, &arg).await?.value;
+            Ok(found.entries.len() == 1)
+        }
+        .boxed()
+    }
+
+    fn ending<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Option<Ending>>> {
+        async move {
+            let opened = self.resolver.reopen(&scope.parameter, &scope.uid, scope.act_as.clone(), scope.root.clone());
+            Ok(Some(opened.await?.1))
+        }
+        .boxed()
+    }
+}
+
+fn asked(scope: &Scope) -> files::ListFolderArg {
+    files::ListFolderArg::new(scope.path.to_string()).with_recursive(scope.recursive)
+}
+
+fn page(found: files::ListFolderResult) -> Page {
+    Page { entries: found.entries, cursor: found.cursor.into(), has_more: found.has_more }
 }

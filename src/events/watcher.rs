@@ -1,24 +1,78 @@
-//! What one subscriber reads. It holds a number and a cursor, never events: a slow one costs what a fast one costs.
+//! What one subscriber reads. It holds a number and a cursor, and shares every entry: a slow one costs what a fast one costs.
+//! It reads the log behind its place, from memory or from rows; only what is older than the log it asks of Dropbox, with the
+//! cursor of its own place, and changes over to the log at a moment when both are at one place.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use dropbox_sdk::types::files;
+use tokio::sync::watch;
 
-use super::{Entry, ResumePoint};
-use crate::fault::Result;
+use super::{
+    OnReset, Options, Scope, Start,
+    change::{Entry, Told},
+    feed::{Behind, Feed, State},
+    poller,
+    scope::{CheckpointName, ResumePoint},
+    upstream::Page,
+};
+use crate::{
+    fault::{Fault, Reason, Result},
+    limits::EVENT_FOLLOW,
+};
 
 /// Reads the changes of one scope behind its own place.
 #[derive(Debug)]
 pub struct Watcher {
+    feed: Arc<Feed>,
+    number: u64,
+    options: Options,
+    state: watch::Receiver<State>,
+    mode: Mode,
+    /// What was said last.
     last: ResumePoint,
+    ready: VecDeque<Happening>,
+    /// Entries that were read and not told.
+    entries: Arc<[Arc<Entry>]>,
+    told: usize,
+    checkpoint: Option<Held>,
+}
+
+/// What a turn of a watcher came to.
+enum Worked {
+    Told(Box<Happening>),
+    More,
+    /// Nothing before something happens.
+    Waits,
+}
+
+#[derive(Debug, Clone)]
+enum Mode {
+    /// In the log of this epoch, behind this sequence.
+    Log { epoch: i64, sequence: i64 },
+    /// Older than the log.
+    Cursor(Arc<str>),
+    /// In a listing of its own; None: it begins.
+    Listing { cursor: Option<Arc<str>>, count: u64 },
+}
+
+#[derive(Debug)]
+struct Held {
+    name: CheckpointName,
+    holder: String,
+    looked_at: SystemTime,
 }
 
 /// What a watcher is told. Each carries the place behind it.
 #[derive(Debug, Clone)]
 pub enum Happening {
-    /// It is there: from here on changes are told as they come. Once at the beginning and after each resync.
+    /// It is there: from here on changes are told as they come. Once at the beginning, behind a snapshot if there is one, and
+    /// after each resync.
     Ready(ResumePoint),
-    /// A page of a snapshot, 500 items at most.
+    /// A page of a snapshot, some 500 items.
     Snapshot {
         items: Vec<files::Metadata>,
         point: ResumePoint,
@@ -61,28 +115,330 @@ impl Happening {
 }
 
 impl Watcher {
+    pub(super) async fn begin(feed: Arc<Feed>, number: u64, start: Start, options: Options) -> Result<Watcher> {
+        let nowhere = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: "".into(), listed: None };
+        let mut watcher = Watcher {
+            number,
+            options,
+            state: feed.subscribe(),
+            mode: Mode::Listing { cursor: None, count: 0 },
+            last: nowhere,
+            ready: VecDeque::new(),
+            entries: Arc::default(),
+            told: 0,
+            checkpoint: None,
+            feed,
+        };
+        metrics::gauge!(crate::telemetry::WATCH_STREAMS).increment(1.0);
+        watcher.feed.wish(number, Some(options.poll));
+        watcher.start(start).await?;
+        Ok(watcher)
+    }
+
+    async fn start(&mut self, start: Start) -> Result<()> {
+        match start {
+            Start::Now => {
+                let point = now(&self.feed).await?;
+                self.go_to(point).await
+            }
+            Start::Snapshot => {
+                // Most mistakes show in the first page: they are refusals then, not the end of a stream.
+                let page = self.feed.list(None).await?;
+                self.listed(page, 0);
+                Ok(())
+            }
+            Start::After(point) => self.go_to(point).await,
+            Start::Checkpoint(name) => {
+                let scope = &self.feed.scope;
+                let holder = uuid::Uuid::new_v4().simple().to_string();
+                let kept = self.feed.store.take_checkpoint(&scope.uid, name.as_str(), &holder).await?;
+                let point = match &kept.token {
+                    Some(token) => ResumePoint::unseal(self.feed.store.keys(), scope, token)?,
+                    None => {
+                        let point = now(&self.feed).await?;
+                        keep(&self.feed, scope, &name, Some(&point)).await?;
+                        point
+                    }
+                };
+                self.checkpoint = Some(Held { name, holder, looked_at: self.feed.clock.now() });
+                self.go_to(point).await
+            }
+        }
+    }
+
+    async fn go_to(&mut self, point: ResumePoint) -> Result<()> {
+        self.mode = match point.listed {
+            Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
+            None if self.feed.holds(&point).await? => Mode::Log { epoch: point.epoch, sequence: point.sequence },
+            None => Mode::Cursor(point.cursor.clone()),
+        };
+        if point.listed.is_none() {
+            self.ready.push_back(Happening::Ready(point.clone()));
+        }
+        self.last = point;
+        Ok(())
+    }
+
     /// The next thing to tell. Cancel-safe: what was not returned is returned by the next call.
     ///
     /// # Errors
     /// Final: `REAUTHORIZATION_REQUIRED`, `PARAMETER_DISABLED`, `APPLICATION_PARAMETER_NOT_FOUND`, `RESUME_TOKEN_EXPIRED`
     /// (`OnReset::Fail`), `CHECKPOINT_TAKEN_OVER`, `SERVER_DRAINING`, `PATH_NOT_FOUND` and what else Dropbox says that no
-    /// repeat will change. What passes by itself is waited for.
+    /// repeat will change. What passes by itself is waited for, unless it was this watcher's own question that failed so:
+    /// then the same call may be made again.
     pub async fn next(&mut self) -> Result<Happening> {
-        todo!()
+        loop {
+            match self.work().await? {
+                Worked::Told(happening) => return Ok(*happening),
+                Worked::More => {}
+                Worked::Waits => self.wait().await,
+            }
+        }
+    }
+
+    /// What can be told without waiting for anything to happen.
+    #[cfg(test)]
+    pub(super) async fn try_next(&mut self) -> Result<Option<Happening>> {
+        loop {
+            match self.work().await? {
+                Worked::Told(happening) => return Ok(Some(*happening)),
+                Worked::More => {}
+                Worked::Waits => return Ok(None),
+            }
+        }
+    }
+
+    async fn work(&mut self) -> Result<Worked> {
+        if let Some(happening) = self.ready.pop_front() {
+            self.last = happening.point().clone();
+            return Ok(Worked::Told(Box::new(happening)));
+        }
+        if let Some(entry) = self.entries.get(self.told).cloned() {
+            self.told += 1;
+            let Some(happening) = self.tell(entry)? else { return Ok(Worked::More) };
+            self.last = happening.point().clone();
+            return Ok(Worked::Told(Box::new(happening)));
+        }
+        if let Some(ended) = &self.state.borrow().ended {
+            return Err(ended.fault());
+        }
+        self.hold().await?;
+        match self.mode.clone() {
+            Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
+            Mode::Cursor(cursor) => self.drain(cursor).await,
+            Mode::Listing { cursor, count } => match self.feed.list(cursor.as_deref()).await {
+                Ok(page) => {
+                    self.listed(page, count);
+                    Ok(Worked::More)
+                }
+                Err(fault) => self.reset(fault),
+            },
+        }
+    }
+
+    async fn read(&mut self, epoch: i64, sequence: i64) -> Result<Worked> {
+        let head = self.state.borrow_and_update().head;
+        if head.epoch != epoch {
+            return self.reset(forgotten());
+        }
+        if head.newest <= sequence {
+            return Ok(Worked::Waits);
+        }
+        match self.feed.behind(sequence).await? {
+            Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
+            Behind::Entries(entries) => {
+                if let Some(last) = entries.last() {
+                    self.mode = Mode::Log { epoch, sequence: last.point.sequence };
+                }
+                (self.entries, self.told) = (entries, 0);
+            }
+        }
+        Ok(Worked::More)
+    }
+
+    async fn drain(&mut self, cursor: Arc<str>) -> Result<Worked> {
+        // While the log itself is behind, the two cannot meet.
+        if !self.state.borrow_and_update().hot {
+            return Ok(Worked::Waits);
+        }
+        let page = match self.feed.drain(&cursor).await {
+            Ok(page) => page,
+            Err(fault) => return self.reset(fault),
+        };
+        (self.entries, self.told) = (page.entries.clone(), 0);
+        self.mode = match page.joins {
+            Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
+            None => Mode::Cursor(page.next.clone()),
+        };
+        if page.entries.is_empty() {
+            let cursor = page.next.clone();
+            self.last = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None };
+        }
+        if page.has_more || page.joins.is_some() || !page.entries.is_empty() {
+            return Ok(Worked::More);
+        }
+        // Something is on its way into the log: it is there in a moment, then both are compared again.
+        self.feed.bell.notify_one();
+        Ok(Worked::Waits)
+    }
+
+    fn listed(&mut self, page: Page, count: u64) {
+        let items = poller::listed(&self.feed.scope, page.entries);
+        let count = count + items.len() as u64;
+        let at = |listed| ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: page.cursor.clone(), listed };
+        if !items.is_empty() {
+            self.ready.push_back(Happening::Snapshot { items, point: at(page.has_more.then_some(count)) });
+        }
+        if page.has_more {
+            self.mode = Mode::Listing { cursor: Some(page.cursor), count };
+            return;
+        }
+        self.ready.push_back(Happening::SnapshotEnd { count, point: at(None) });
+        self.ready.push_back(Happening::Ready(at(None)));
+        self.mode = Mode::Cursor(page.cursor);
+    }
+
+    fn tell(&mut self, entry: Arc<Entry>) -> Result<Option<Happening>> {
+        Ok(match &entry.told {
+            Told::Change(change) if change.expanded && !self.options.expand_folders => None,
+            Told::Change(_) => {
+                let waited = self.feed.clock.now().duration_since(entry.observed).unwrap_or_default();
+                metrics::histogram!(crate::telemetry::WATCH_LAG).record(waited.as_secs_f64());
+                Some(Happening::Event(entry))
+            }
+            Told::BatchEnd => Some(Happening::BatchEnd(entry)),
+            Told::Resynced => Some(Happening::Ready(entry.point.clone())),
+            Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => return Err(expired()),
+            Told::CursorReset { cause } => {
+                let (cause, point) = (cause.clone(), entry.point.clone());
+                Some(Happening::CursorReset { resync: Resync::Differences, cause, point })
+            }
+        })
+    }
+
+    /// Whether a fault is one that a snapshot makes good.
+    fn reset(&mut self, fault: Fault) -> Result<Worked> {
+        if fault.reason() != Reason::CursorReset {
+            return Err(fault);
+        }
+        if self.options.on_reset == OnReset::Fail {
+            return Err(expired());
+        }
+        let cause = "cursor_reset".to_owned();
+        let point = self.last.clone();
+        self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
+        self.mode = Mode::Listing { cursor: None, count: 0 };
+        Ok(Worked::More)
+    }
+
+    /// Until the log has moved, or it is time to look again.
+    async fn wait(&mut self) {
+        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Cursor(_));
+        let changed = self.state.changed();
+        if !looks {
+            let _ = changed.await;
+            return;
+        }
+        let look = self.feed.clock.sleep(EVENT_FOLLOW);
+        tokio::select! {
+            _ = changed => {}
+            () = look => {}
+        }
+    }
+
+    /// A name is held by one stream.
+    async fn hold(&mut self) -> Result<()> {
+        let now = self.feed.clock.now();
+        let Some(held) = &mut self.checkpoint else { return Ok(()) };
+        if now.duration_since(held.looked_at).unwrap_or_default() < EVENT_FOLLOW {
+            return Ok(());
+        }
+        let found = self.feed.store.checkpoint(&self.feed.scope.uid, held.name.as_str()).await;
+        held.looked_at = now;
+        match found {
+            Ok(Some(found)) if found.holder != held.holder => {
+                let text = format!("another stream took over the checkpoint {}", held.name.as_str());
+                Err(Fault::new(Reason::CheckpointTakenOver, text).fact("checkpoint", held.name.as_str()))
+            }
+            // Forgotten, or a store that does not answer now: nobody took it.
+            _ => Ok(()),
+        }
     }
 
     /// Whether `next` would have to wait for something to happen.
     pub fn is_caught_up(&self) -> bool {
-        todo!()
+        let at_end = match &self.mode {
+            Mode::Log { epoch, sequence } => {
+                let state = self.state.borrow();
+                state.head.epoch == *epoch && state.head.newest <= *sequence && state.ended.is_none()
+            }
+            Mode::Cursor(_) | Mode::Listing { .. } => false,
+        };
+        at_end && self.ready.is_empty() && self.told >= self.entries.len()
     }
 
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
     pub fn point(&self) -> ResumePoint {
+        let state = self.state.borrow();
+        if let (true, Mode::Log { epoch, sequence }, Some(cursor)) = (self.is_caught_up(), &self.mode, &state.cursor)
+            && state.head.newest == *sequence
+        {
+            let mark = state.head.newest_mark;
+            return ResumePoint { epoch: *epoch, sequence: *sequence, mark, cursor: cursor.clone(), listed: None };
+        }
         self.last.clone()
     }
 
-    /// How long ago what this watcher has was all there was to have.
+    /// How long ago what this watcher has was all there was to have: zero while a longpoll is out and it has everything.
     pub fn lag(&self) -> Duration {
-        todo!()
+        let now = self.feed.clock.now();
+        let state = self.state.borrow();
+        let since = match self.entries.get(self.told) {
+            Some(entry) => Some(entry.observed),
+            None if state.hot && state.listening => None,
+            None => state.fresh_at,
+        };
+        since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()
     }
+
+    pub fn scope(&self) -> &Scope {
+        &self.feed.scope
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        metrics::gauge!(crate::telemetry::WATCH_STREAMS).decrement(1.0);
+        self.feed.wish(self.number, None);
+    }
+}
+
+/// The place of now: the end of the log where that is up to date, else a new cursor.
+pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
+    let state = feed.state();
+    if let (true, Some(cursor)) = (state.hot, state.cursor) {
+        let head = state.head;
+        return Ok(ResumePoint {
+            epoch: head.epoch,
+            sequence: head.newest,
+            mark: head.newest_mark,
+            cursor,
+            listed: None,
+        });
+    }
+    Ok(ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: feed.latest().await?, listed: None })
+}
+
+pub(super) async fn keep(feed: &Feed, scope: &Scope, name: &CheckpointName, at: Option<&ResumePoint>) -> Result<()> {
+    let token = at.map(|point| point.seal(feed.store.keys(), scope)).transpose()?;
+    feed.store.acknowledge(&scope.uid, name.as_str(), token.as_deref()).await
+}
+
+/// The log this watcher was in is over.
+fn forgotten() -> Fault {
+    Fault::new(Reason::CursorReset, "Dropbox forgot the cursor of this folder")
+}
+
+fn expired() -> Fault {
+    Fault::new(Reason::ResumeTokenExpired, "Dropbox forgot the cursor of this folder; what changed cannot be told")
 }

@@ -1,20 +1,21 @@
 //! `/oauth/callback`: where Dropbox sends the browser back to. Completes the authorization by itself and says how it went.
 //! Whoever comes without a state of ours learns and changes nothing, and is shown nothing of what they brought.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    extract::{RawQuery, State},
+    extract::{ConnectInfo, RawQuery, State},
     http::{HeaderMap, Method, StatusCode},
     response::Response,
 };
 
 use super::{
-    door::{self, Browser},
+    audit::Act,
+    door::{self, Browser, Site},
     pages::{self, Told},
 };
 use crate::{
-    credentials::{By, Outcome, Resolver},
+    credentials::{By, Incomplete, Outcome, Resolver},
     fault::{Fault, Reason},
     limits::URL_BYTES_MAX,
 };
@@ -22,23 +23,33 @@ use crate::{
 /// Of Dropbox's words about a refusal so much is shown.
 const DESCRIPTION_CHARS_MAX: usize = 200;
 
+/// What of a request to the callback counts.
+pub(super) struct Came<'a> {
+    pub method: &'a Method,
+    pub query: Option<&'a str>,
+    pub browser: Option<Browser>,
+    pub remote: SocketAddr,
+    /// There is a list to go back to.
+    pub has_page: bool,
+}
+
 /// On the public port: no page to go back to.
 pub(super) async fn public(
     State(resolver): State<Arc<Resolver>>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
     method: Method,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
-    complete(&resolver, &method, &headers, query.as_deref(), false).await
+    // A proxy may call us by another name; what is public is https.
+    let secure = Site::listed(&headers, resolver.callbacks()).is_none_or(|site| site.is_secure());
+    let browser = Browser::of(&headers, secure);
+    complete(&resolver, Came { method: &method, query: query.as_deref(), browser, remote, has_page: false }).await
 }
 
-pub(super) async fn complete(
-    resolver: &Arc<Resolver>,
-    method: &Method,
-    headers: &HeaderMap,
-    query: Option<&str>,
-    has_page: bool,
-) -> Response {
+pub(super) async fn complete(resolver: &Arc<Resolver>, came: Came<'_>) -> Response {
+    let Came { method, query, browser, remote, has_page } = came;
+    let act = Act { page: "callback", remote: Some(remote), ..Act::default() };
     // A HEAD would use the state up, and whoever sends one shows no page to anybody.
     if method != Method::GET {
         return door::plain(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
@@ -49,6 +60,7 @@ pub(super) async fn complete(
         Err(_) => {
             let fault =
                 Fault::new(Reason::AuthorizationStateExpired, "this is not an answer of Dropbox to this connector");
+            act.failed(&fault);
             return told(&fault, None, has_page);
         }
     };
@@ -56,15 +68,16 @@ pub(super) async fn complete(
         Outcome::Refused(_) => described(query),
         Outcome::Code(_) => None,
     };
-    let by = By::Callback(Browser::of(headers).map(|browser| browser.digest("state")));
+    let by = By::Callback(browser.map(|browser| browser.digest("state")));
     match resolver.complete_authorization(state, outcome, by).await {
         Ok(completed) => {
-            tracing::info!(parameter = %completed.parameters.id, "an account was connected");
+            let parameter = Some(completed.parameters.id.as_str());
+            Act { principal: Some(&completed.begun_by), parameter, ..act }.done();
             door::page(StatusCode::OK, pages::connected(&completed, has_page), None)
         }
-        Err(fault) => {
-            let parameter = fault.get("applicationParameterId").unwrap_or_default();
-            tracing::info!(parameter, reason = fault.reason().name(), "an authorization was not completed");
+        Err(Incomplete { fault, begun_by }) => {
+            let parameter = fault.get("applicationParameterId");
+            Act { principal: begun_by.as_deref(), parameter, ..act }.failed(&fault);
             told(&fault, description.as_deref(), has_page)
         }
     }

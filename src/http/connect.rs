@@ -1,11 +1,11 @@
 //! The connect page: which application parameters there are, and connecting, testing and disconnecting their accounts.
 //! Every request is checked in the same order: host, administrator, and for what changes something the form.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Path, RawQuery, Request, State},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Redirect, Response},
@@ -13,7 +13,9 @@ use axum::{
 };
 
 use super::{
-    Parts, callback,
+    Parts,
+    audit::Act,
+    callback::{self, Came},
     door::{self, Browser, Site},
     pages::{self, Listed, Told},
 };
@@ -27,6 +29,13 @@ use crate::{
 
 pub(super) const STYLE_PATH: &str = "/oauth/style.css";
 const STYLE: &str = include_str!("style.css");
+
+// The pages by the names that the audit log has for them.
+const LIST: &str = "list";
+const CONNECT: &str = "connect";
+const TEST: &str = "test";
+const ASK_DISCONNECT: &str = "ask_disconnect";
+const DISCONNECT: &str = "disconnect";
 
 #[derive(Clone)]
 struct Page(Arc<Inside>);
@@ -44,6 +53,21 @@ struct Visitor {
     /// The browser had no cookie yet.
     is_new: bool,
     principal: Principal,
+    remote: Option<SocketAddr>,
+}
+
+impl Visitor {
+    /// Tells the audit log what came of what they did. `id` as it stands in the path: it may be none.
+    fn did<T>(&self, page: &'static str, id: &str, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        let parameter = ParameterId::new(id).ok();
+        let parameter = parameter.as_ref().map(ParameterId::as_str);
+        let act = Act { page, remote: self.remote, principal: Some(self.principal.name()), parameter };
+        match &outcome {
+            Ok(_) => act.done(),
+            Err(fault) => act.failed(fault),
+        }
+        outcome
+    }
 }
 
 pub(super) fn router(parts: Parts, port: u16) -> Router {
@@ -100,20 +124,24 @@ impl Page {
 /// Host, administrator, form: whoever is not let in reaches no handler.
 async fn admit(State(page): State<Page>, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
+    let remote = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let (name, parameter) = asked(head.uri.path());
+    let act = Act { page: name, remote, parameter: parameter.as_ref().map(ParameterId::as_str), ..Act::default() };
     let Some(site) = page.site(&head.headers) else {
+        act.misdirected();
         return door::page(StatusCode::MISDIRECTED_REQUEST, pages::misdirected(page.0.port), None);
     };
     let principal = match door::administrator(&page.0.parts.authenticator, &head.headers).await {
         Ok(principal) => principal,
         Err(fault) => {
-            tracing::info!(path = head.uri.path(), reason = fault.reason().name(), "refused at the connect page");
+            act.failed(&fault);
             let told = Told { title: "For administrators", fault: &fault, description: None, has_page: false };
             return door::refused(&fault, pages::failed(&told));
         }
     };
-    let known = Browser::of(&head.headers);
+    let known = Browser::of(&head.headers, site.is_secure());
     let is_new = known.is_none();
-    let visitor = Visitor { site, browser: known.clone().unwrap_or_else(Browser::new), is_new, principal };
+    let visitor = Visitor { site, browser: known.clone().unwrap_or_else(Browser::new), is_new, principal, remote };
     let body = match axum::body::to_bytes(body, CONNECT_FORM_BYTES_MAX).await {
         Ok(body) => body,
         Err(_) => return door::plain(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large\n"),
@@ -121,13 +149,26 @@ async fn admit(State(page): State<Page>, request: Request, next: Next) -> Respon
     if head.method == Method::POST {
         let token = field(&body, "token").unwrap_or_default();
         if let Err(fault) = door::check_form(&head.headers, &visitor.site, known.as_ref(), &token) {
-            let name = visitor.principal.name();
-            tracing::info!(path = head.uri.path(), principal = name, "a form from elsewhere was refused");
+            Act { principal: Some(visitor.principal.name()), ..act }.failed(&fault);
             return page.failed(&visitor, "This form is not from this page", &fault);
         }
     }
     head.extensions.insert(visitor);
     next.run(Request::from_parts(head, body.into())).await
+}
+
+/// Which page a path is, and of which parameter, as far as its id can be one.
+fn asked(path: &str) -> (&'static str, Option<ParameterId>) {
+    let mut parts = path.trim_start_matches('/').splitn(3, '/').skip(1);
+    let parameter = parts.next().and_then(|id| ParameterId::new(id).ok());
+    let name = match parts.next() {
+        None => LIST,
+        Some("connect") => CONNECT,
+        Some("test") => TEST,
+        Some("disconnect") => DISCONNECT,
+        Some(_) => "unknown",
+    };
+    (name, parameter)
 }
 
 fn field(form: &[u8], name: &str) -> Option<String> {
@@ -147,7 +188,7 @@ async fn list(State(page): State<Page>, RawQuery(query): RawQuery, request: Requ
     let group = field(query.as_bytes(), "group").unwrap_or_default();
     let after = field(query.as_bytes(), "after").and_then(|after| ParameterId::new(&after).ok());
     let found = page.0.parts.store.list_parameters(&group, after.as_ref(), PARAMETERS_PAGE_MAX + 1).await;
-    let mut found = match found {
+    let mut found = match visitor.did(LIST, "", found) {
         Ok(found) => found,
         Err(fault) => return page.failed(visitor, "The list cannot be read", &fault),
     };
@@ -174,13 +215,9 @@ async fn connect(State(page): State<Page>, Path(id): Path<String>, request: Requ
         ..Wish::default()
     };
     let by = By::Browser { cookie: visitor.browser.digest("state"), principal: visitor.principal.name().to_owned() };
-    let begun = async {
-        let id = ParameterId::new(&id)?;
-        page.0.parts.resolver.begin_authorization(&id, wish, by).await
-    };
-    match begun.await {
+    let begun = async { page.0.parts.resolver.begin_authorization(&ParameterId::new(&id)?, wish, by).await };
+    match visitor.did(CONNECT, &id, begun.await) {
         Ok(begun) => {
-            tracing::info!(parameter = id, principal = visitor.principal.name(), "an authorization was begun");
             let mut response = Redirect::to(begun.authorize_url.as_str()).into_response();
             door::harden(&mut response, Some(&begun.authorize_url));
             response
@@ -191,14 +228,18 @@ async fn connect(State(page): State<Page>, Path(id): Path<String>, request: Requ
 
 async fn come_back(
     State(page): State<Page>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
     method: Method,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
-    if page.site(&headers).is_none() {
+    let Some(site) = page.site(&headers) else {
+        Act { page: "callback", remote: Some(remote), ..Act::default() }.misdirected();
         return door::page(StatusCode::MISDIRECTED_REQUEST, pages::misdirected(page.0.port), None);
-    }
-    callback::complete(&page.0.parts.resolver, &method, &headers, query.as_deref(), true).await
+    };
+    let browser = Browser::of(&headers, site.is_secure());
+    let came = Came { method: &method, query: query.as_deref(), browser, remote, has_page: true };
+    callback::complete(&page.0.parts.resolver, came).await
 }
 
 async fn test(State(page): State<Page>, Path(id): Path<String>, request: Request) -> Response {
@@ -208,7 +249,7 @@ async fn test(State(page): State<Page>, Path(id): Path<String>, request: Request
         let deadline = Some(std::time::Instant::now() + crate::limits::IMPORT_DEADLINE);
         Ok::<_, Fault>((page.0.parts.resolver.test(&parameters.id, deadline).await?, parameters))
     };
-    match tried.await {
+    match visitor.did(TEST, &id, tried.await) {
         Ok((report, parameters)) => page.shown(StatusCode::OK, visitor, pages::tested(&parameters, &report)),
         Err(fault) => page.failed(visitor, "The test failed", &fault),
     }
@@ -216,7 +257,7 @@ async fn test(State(page): State<Page>, Path(id): Path<String>, request: Request
 
 async fn ask_disconnect(State(page): State<Page>, Path(id): Path<String>, request: Request) -> Response {
     let Some(visitor) = request.extensions().get::<Visitor>() else { return lost() };
-    match page.parameters(&id).await {
+    match visitor.did(ASK_DISCONNECT, &id, page.parameters(&id).await) {
         Ok(parameters) => {
             let token = visitor.browser.digest("form");
             page.shown(StatusCode::OK, visitor, pages::ask_disconnect(&parameters, &token))
@@ -227,15 +268,9 @@ async fn ask_disconnect(State(page): State<Page>, Path(id): Path<String>, reques
 
 async fn disconnect(State(page): State<Page>, Path(id): Path<String>, request: Request) -> Response {
     let Some(visitor) = request.extensions().get::<Visitor>() else { return lost() };
-    let revoked = async {
-        let id = ParameterId::new(&id)?;
-        page.0.parts.resolver.revoke_authorization(&id, None).await
-    };
-    match revoked.await {
-        Ok(revoked) => {
-            tracing::info!(parameter = id, principal = visitor.principal.name(), "an account was disconnected");
-            page.shown(StatusCode::OK, visitor, pages::disconnected(&revoked))
-        }
+    let revoked = async { page.0.parts.resolver.revoke_authorization(&ParameterId::new(&id)?, None).await };
+    match visitor.did(DISCONNECT, &id, revoked.await) {
+        Ok(revoked) => page.shown(StatusCode::OK, visitor, pages::disconnected(&revoked)),
         Err(fault) => page.failed(visitor, "The account was not disconnected", &fault),
     }
 }

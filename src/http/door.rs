@@ -21,7 +21,8 @@ use crate::{
     fault::{Fault, Reason, Result},
 };
 
-/// Over https the browser itself holds the cookie to this host.
+/// Over https the browser itself holds the cookie to this host, so no other is taken there: whoever sits between the browser
+/// and any http page of the same name could give it one.
 const COOKIE: &str = "dropbox-connector-browser";
 const COOKIE_SECURE: &str = "__Host-dropbox-connector-browser";
 const BROWSER_BYTES: usize = 32;
@@ -47,10 +48,17 @@ impl Site {
             let with_port = host.strip_prefix(name).and_then(|rest| rest.strip_prefix(':'));
             with_port == Some(&port.to_string()) || (port == 80 && host == *name)
         });
-        let listed = callbacks
+        let listed = Site::listed(headers, callbacks);
+        listed.or_else(|| loopback.then(|| Site { origin: format!("http://{host}") }))
+    }
+
+    /// The same among those of the configuration alone.
+    pub(super) fn listed(headers: &HeaderMap, callbacks: impl Iterator<Item = Url>) -> Option<Site> {
+        let host = headers.get(header::HOST)?.to_str().ok()?;
+        callbacks
             .map(|url| url.origin().ascii_serialization())
-            .find(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host)));
-        listed.or_else(|| loopback.then(|| format!("http://{host}"))).map(|origin| Site { origin })
+            .find(|origin| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host)))
+            .map(|origin| Site { origin })
     }
 
     /// Where Dropbox is to send the browser back to.
@@ -58,17 +66,18 @@ impl Site {
         format!("{}{CALLBACK_PATH}", self.origin)
     }
 
-    fn is_secure(&self) -> bool {
+    pub(super) fn is_secure(&self) -> bool {
         self.origin.starts_with("https:")
     }
 }
 
 impl Browser {
-    /// The one that sends these headers, if we know it.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Browser> {
+    /// The one that sends these headers, if we know it; `secure`: over https, as the site's address says.
+    pub(super) fn of(headers: &HeaderMap, secure: bool) -> Option<Browser> {
+        let wanted = if secure { COOKIE_SECURE } else { COOKIE };
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let (_, value) = pairs.find(|(name, _)| [COOKIE, COOKIE_SECURE].contains(name))?;
+        let (_, value) = pairs.find(|(name, _)| *name == wanted)?;
         let good = URL_SAFE_NO_PAD.decode(value).is_ok_and(|bytes| bytes.len() == BROWSER_BYTES);
         good.then(|| Browser(value.to_owned()))
     }
@@ -234,8 +243,12 @@ mod tests {
         let set = set.to_str().unwrap();
         assert!(set.starts_with("__Host-") && set.contains("HttpOnly") && set.contains("SameSite=Lax"), "{set}");
         let sent = set.split(';').next().unwrap();
-        let known = |cookie: &str| Browser::of(&headers(&[("cookie", cookie)]));
-        assert!(known(&format!("a=b; {sent}")) == Some(browser));
-        assert!(known("dropbox-connector-browser=short").is_none() && known("other=x").is_none());
+        let known = |cookie: &str, secure| Browser::of(&headers(&[("cookie", cookie)]), secure);
+        assert!(known(&format!("a=b; {sent}"), true) == Some(browser.clone()));
+        let bare = sent.strip_prefix("__Host-").unwrap();
+        assert!(known(bare, true).is_none(), "anybody on the way may have set it");
+        assert!(known(&format!("{bare}; {sent}"), true) == Some(browser.clone()), "whichever comes first");
+        assert!(known(bare, false) == Some(browser) && known(sent, false).is_none());
+        assert!(known("dropbox-connector-browser=short", false).is_none() && known("other=x", false).is_none());
     }
 }

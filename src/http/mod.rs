@@ -1,7 +1,8 @@
 //! The HTTP ports. Side port: `/metrics` for Prometheus, `/live` and `/ready` for probes that speak HTTP, and the connect page
-//! where it is on. Public port, off by default: `/oauth/callback` and the style of its page, and `/webhook/…` where it is on. No gRPC, no secrets, no paths of
-//! anybody's files. "Live" says only that the process runs; "ready" tells what is missing.
+//! where it is on. Public port, off by default: `/oauth/callback` and the style of its page, and `/webhook/…` where it is on.
+//! No gRPC, no secrets, no paths of anybody's files. "Live" says only that the process runs; "ready" tells what is missing.
 
+mod audit;
 mod callback;
 mod connect;
 mod door;
@@ -11,8 +12,8 @@ mod webhook;
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use axum::{
-    Router,
-    extract::State,
+    Extension, Router,
+    extract::{ConnectInfo, State},
     http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
@@ -94,15 +95,15 @@ pub async fn serve_public(
             () = &mut shutdown => return Ok(()),
             both = async { (room.clone().acquire_owned().await, listener.accept().await) } => both,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection to the public port could not be accepted");
                 tokio::time::sleep(PUBLIC_HEAD_TIME / 100).await;
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(remote))));
         tokio::spawn(async move {
             let _permit = permit;
             let serving = hyper::server::conn::http1::Builder::new()

@@ -1,11 +1,13 @@
 //! What the pages look like. Everything that comes from elsewhere is escaped by the templates. Plain HTML: headings, labels,
 //! tables and forms that work without a script, with a keyboard and with a screen reader.
 
-use maud::{DOCTYPE, Markup, html};
+use maud::{Markup, html};
 
+use super::connect::STYLE_PATH;
 use crate::{
     credentials::{Completed, Revoked, TestReport},
     fault::{Fault, Reason},
+    page::document,
     store::{Account, AccountKind, Parameters, State},
 };
 
@@ -33,22 +35,12 @@ pub(super) struct Told<'a> {
 }
 
 fn frame(title: &str, body: &Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) " · Dropbox connector" }
-                link rel="stylesheet" href="/oauth/style.css";
-            }
-            body {
-                a.skip href="#main" { "Skip to the content" }
-                header { p.brand { "Dropbox connector" } }
-                main #main tabindex="-1" { (body) }
-            }
-        }
-    }
+    let body = html! {
+        a.skip href="#main" { "Skip to the content" }
+        header { p.brand { "Dropbox connector" } }
+        main #main tabindex="-1" { (body) }
+    };
+    document(title, Some(STYLE_PATH), &body)
 }
 
 pub(super) fn list(listed: &Listed<'_>) -> Markup {
@@ -322,7 +314,7 @@ pub(super) fn disconnected(revoked: &Revoked) -> Markup {
             div.outcome.good role="status" {
                 h1 { "Account disconnected" }
                 p { strong { (title_of(&revoked.parameters)) } " stands for no Dropbox account any more." }
-                @if !revoked.at_dropbox {
+                @if revoked.was_connected && !revoked.at_dropbox {
                     p.remedy {
                         strong { "What is left to do: " }
                         "Dropbox did not confirm that the grant is gone. Unlink the app in the account's settings at Dropbox, "

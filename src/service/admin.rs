@@ -14,7 +14,7 @@ use crate::{
         import_credentials_request::Credential as Given,
     },
     convert::{Fields, duration, timestamp},
-    credentials::{By, Credential},
+    credentials::{By, Credential, put_ids},
     fault::{Fault, Reason, Result},
     limits::{PARAMETERS_PAGE_DEFAULT, PARAMETERS_PAGE_MAX},
     seal::{HandleKind, Owner},
@@ -133,8 +133,12 @@ impl Admin {
         let etag = parameters::etag(&request.etag)?;
         let secrets = mask.secrets(&asked);
         let resolver = &self.door.resolver;
+        let mut named = store::Settings::default();
+        mask.apply(&asked, &new, &mut named)?;
+        let ids = resolver.member_ids(&id, &named, call.deadline()).await?;
         let edit = |settings: &mut store::Settings| {
             mask.apply(&asked, &new, settings)?;
+            put_ids(settings, &ids);
             resolver.check_app(settings.app_source)
         };
         let changed = self.door.store.update_parameters(&id, etag, secrets, edit).await?;
@@ -148,9 +152,8 @@ impl Admin {
         request: api::DeleteApplicationParameterRequest,
     ) -> Result<api::DeleteApplicationParameterResponse> {
         let id = id(&call, &request.application_parameter_id)?;
-        self.door.store.delete_parameters(&id, None).await?;
-        self.door.resolver.forget(&id);
-        Ok(api::DeleteApplicationParameterResponse {})
+        let revoked_at_dropbox = self.door.resolver.delete(&id, request.revoke, call.deadline()).await?;
+        Ok(api::DeleteApplicationParameterResponse { revoked_at_dropbox })
     }
 
     async fn begin(

@@ -14,7 +14,7 @@ use crate::{
     credentials::Ending,
     dropbox::Heard,
     fault::{Fault, Reason},
-    service::status,
+    service::{opening::Coding, status},
 };
 
 /// Clones are cheap and speak of the same call.
@@ -34,6 +34,8 @@ pub struct Facts {
     pub deadline: Option<Instant>,
     /// `x-application-parameter-id`, if it was sent.
     pub parameter_metadata: Option<String>,
+    /// Messages of the request may be compressed so.
+    pub(super) coding: Option<Coding>,
     /// What Dropbox answered this call with.
     pub heard: Arc<Heard>,
     /// Told in the log line of the call.
@@ -75,6 +77,11 @@ impl Call {
 
     pub fn heard(&self) -> &Arc<Heard> {
         &self.0.heard
+    }
+
+    /// Whether a message may be larger inside than on the way.
+    pub fn inflates(&self) -> bool {
+        self.0.coding.is_some()
     }
 
     pub fn parameter_metadata(&self) -> Option<&str> {

@@ -72,7 +72,7 @@ impl Changes {
             let wanted = wanted.clone();
             async move { Box::pin(copy(&site, &request, &wanted)).await }
         };
-        let look = |site: Site, request: api::CopyItemRequest, _| copied_before(site, request, sought.clone());
+        let look = move |site: Site, request: api::CopyItemRequest, _| copied_before(site, request, sought.clone());
         once::run(&self.door, call, request, Permissions::default(), id, body, look).await
     }
 
@@ -84,7 +84,7 @@ impl Changes {
             let wanted = wanted.clone();
             async move { Box::pin(relocate(&site, &request, &wanted)).await }
         };
-        let look = |site: Site, request: api::MoveItemRequest, id| moved_before(site, request, sought.clone(), id);
+        let look = move |site: Site, request: api::MoveItemRequest, id| moved_before(site, request, sought.clone(), id);
         once::run(&self.door, call, request, Permissions::default(), id, body, look).await
     }
 

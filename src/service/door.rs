@@ -1,7 +1,10 @@
 //! How a body gets from a request to Dropbox: which parameter, with which rights, inside which jail, through which gate.
 //! After `enter` there is no permission check anywhere.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::task::TaskTracker;
@@ -19,7 +22,7 @@ use crate::{
         path::{ItemPath, Jail},
     },
     credentials::{Ask, Ending, Opened, Resolver},
-    dropbox::{ActAs, Answer, Caller, CommitRoute, Root, Route, Turn, routes},
+    dropbox::{ActAs, Answer, Caller, CommitRoute, Rate, Root, Route, Turn, routes},
     engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
@@ -70,6 +73,7 @@ addressed! {
 #[derive(Clone)]
 pub struct Site(Arc<Inside>);
 
+#[derive(Clone)]
 struct Inside {
     door: Door,
     opened: Opened,
@@ -105,6 +109,13 @@ impl Door {
     pub async fn open<Q: Addressed>(&self, call: &Call, request: &Q, extra: Permissions) -> Result<Site> {
         let context = convert::context(request.context())?;
         self.open_as(call, request.parameter_id(), context, extra).await
+    }
+
+    /// Whose share of the process a stream takes whose parameter is not opened yet: that of the parameter it names if its
+    /// caller may use it for all that is known, else the one of all others.
+    pub fn tenant(&self, call: &Call, named: &str) -> String {
+        let id = named_parameter(call, named).ok().filter(|id| self.resolver.admits(id, call.principal()));
+        id.map(|id| id.as_str().to_owned()).unwrap_or_default()
     }
 
     pub async fn open_as(
@@ -169,8 +180,26 @@ impl Site {
         &self.0.opened.parameters
     }
 
+    /// The same with time for a look at what a write did: its caller's deadline may be what ended that.
+    #[must_use]
+    pub fn for_a_look(&self) -> Site {
+        let mut inside = (*self.0).clone();
+        inside.opened.caller = inside.opened.caller.for_a_look();
+        Site(Arc::new(inside))
+    }
+
     pub fn jail(&self) -> &Jail {
         &self.0.jail
+    }
+
+    /// So many bytes of a download were given: how long to wait before more, by the parameter's policy.
+    pub fn pause_down(&self, bytes: usize) -> Duration {
+        self.0.opened.down.as_ref().map_or(Duration::ZERO, |rate| rate.moved(bytes))
+    }
+
+    /// How fast uploads may be read; None: as fast as they come.
+    pub fn rate_up(&self) -> Option<Arc<Rate>> {
+        self.0.opened.up.clone()
     }
 
     /// When the parameter may not be used any more.

@@ -1,6 +1,8 @@
 //! `DownloadFile`: header, chunks, trailer. Dropping the stream drops the request to Dropbox.
 
 use dropbox_sdk::types::{files, sharing};
+use std::time::Duration;
+
 use futures::{StreamExt as _, stream};
 
 use super::{active::Active, call::Call, door::Site, items::Answers, transfer::Transfer};
@@ -28,17 +30,21 @@ impl Transfer {
         let (asked, downloads) = (&asked, &self.downloads);
         let opened = self.door.enter(&call, &request, Permissions::default(), |site| async move {
             let request = placed(&site, asked).await?;
-            let download = downloads.open(site.caller(), request).await?;
+            let download = downloads.open(site.parameters().id.as_str(), site.caller(), request).await?;
             let header = header(&site, asked, &download)?;
             Ok((site, download, header))
         });
         let (site, download, header) = opened.await?;
-        let state = Some(Sending { site, call, download, active: Active::new("download") });
+        let state = Some(Sending { site, call, download, pause: Duration::ZERO, active: Active::new("download") });
         let rest = stream::unfold(state, |state| async move {
             let mut sending = state?;
+            if !sending.pause.is_zero() {
+                tokio::time::sleep(sending.pause).await;
+            }
             match sending.download.next().await {
                 Ok(Some(piece)) => {
                     sending.active.moved(piece.bytes.len());
+                    sending.pause = sending.site.pause_down(piece.bytes.len());
                     let chunk = api::DownloadChunk {
                         offset: size(piece.offset),
                         crc32c: crc_fast::crc32_iscsi(&piece.bytes),
@@ -67,6 +73,8 @@ struct Sending {
     site: Site,
     call: Call,
     download: Download,
+    /// Before the next chunk, for the parameter's bytes per second.
+    pause: Duration,
     active: Active,
 }
 

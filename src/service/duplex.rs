@@ -54,7 +54,7 @@ impl Transfer {
     }
 
     async fn drive(&self, call: Call, stream: Streaming<api::UploadFileDuplexRequest>, answers: mpsc::Sender<Answer>) {
-        let arrival = match self.uploads.arrive() {
+        let arrival = match self.uploads.arrive(call.inflates()) {
             Ok(arrival) => arrival,
             Err(fault) => {
                 let _ = answers.send(Err(call.refusal(&fault))).await;
@@ -91,7 +91,7 @@ impl Transfer {
             Err(fault) => Err(call.refusal(&fault)),
         };
         let _ = answers.send(last).await;
-        frames.leave(self.uploads.leave());
+        frames.leave(self.uploads.leave(call.inflates()));
     }
 }
 

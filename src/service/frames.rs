@@ -3,12 +3,14 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, Streaming};
 
 use super::{active::Active, door::Addressed};
@@ -16,15 +18,18 @@ use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
     credentials::Ending,
-    engine::parts::Frame,
+    dropbox::Rate,
+    engine::{parts::Frame, upload::Leaving},
     fault::{Fault, Reason, Result},
+    limits::RATE_ALIVE,
 };
 
 /// After an early answer this much of the request is read and dropped, so that proxies pass the answer on.
 const LEFTOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
 
-const FIRST: &str = "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB";
+const FIRST: &str =
+    "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB, decompressed";
 
 /// A message of an upload stream; the two RPCs have messages of their own with the same fields.
 pub trait Message: Addressed + Send + Unpin + 'static {
@@ -78,17 +83,46 @@ pub struct Frames<M> {
     ended: bool,
     /// The application parameter may not be used any more.
     taken_away: Option<BoxFuture<'static, Fault>>,
+    /// How fast it may be read, and what was read too fast.
+    rate: Option<Arc<Rate>>,
+    pause: Option<Pause>,
     active: Active,
+}
+
+/// Until the next frame may be read, and until it is time to say that the stream is there.
+struct Pause {
+    over: Pin<Box<Sleep>>,
+    alive: Pin<Box<Sleep>>,
+}
+
+impl Pause {
+    fn new(span: Duration) -> Pause {
+        let sleep = |span| Box::pin(tokio::time::sleep(span));
+        Pause { over: sleep(span), alive: sleep(RATE_ALIVE) }
+    }
 }
 
 impl<M: Message> Frames<M> {
     pub fn new(stream: Streaming<M>) -> Self {
-        Self { stream, finished: false, ended: false, taken_away: None, active: Active::new("upload") }
+        Self {
+            stream,
+            finished: false,
+            ended: false,
+            taken_away: None,
+            rate: None,
+            pause: None,
+            active: Active::new("upload"),
+        }
     }
 
     /// From here on the stream ends when the application parameter may not be used any more; what was sent is settled.
     pub fn heed(&mut self, ending: Ending) {
         self.taken_away = Some(Box::pin(ending.ended()));
+    }
+
+    /// From here on it is read no faster than this.
+    pub fn slow_down(&mut self, rate: Option<Arc<Rate>>) {
+        self.rate = rate;
     }
 
     /// What the metrics say of this upload.
@@ -120,7 +154,7 @@ impl<M: Message> Frames<M> {
 
     /// The answer is there: what the caller still sends is read for a moment and dropped. Without the memory for that the
     /// stream is reset at once.
-    pub fn leave(self, memory: Option<OwnedSemaphorePermit>) {
+    pub fn leave(self, memory: Option<Leaving>) {
         let (false, Some(memory)) = (self.ended, memory) else { return };
         let mut stream = self.stream;
         tokio::spawn(async move {
@@ -145,7 +179,10 @@ impl<M: Message> Frames<M> {
         match status.code() {
             // tonic judges by the length prefix; other stacks call it RESOURCE_EXHAUSTED.
             Code::OutOfRange | Code::ResourceExhausted => convert::chunk_too_large(),
-            Code::Internal | Code::InvalidArgument if status.message().contains("decode") => {
+            // What cannot be decoded, or not be decompressed.
+            Code::Internal | Code::InvalidArgument
+                if ["decode", "decompress"].iter().any(|what| status.message().contains(what)) =>
+            {
                 Fault::new(Reason::FrameOrder, "a message of the stream is not an upload frame")
             }
             _ => Fault::new(Reason::Cancelled, "the caller's stream broke off"),
@@ -184,6 +221,15 @@ impl<M: Message> Stream for Frames<M> {
             this.ended = true;
             return Poll::Ready(Some(Err(fault)));
         }
+        if let Some(pause) = &mut this.pause {
+            if pause.over.as_mut().poll(context).is_pending() {
+                ready!(pause.alive.as_mut().poll(context));
+                pause.alive.as_mut().reset(Instant::now() + RATE_ALIVE);
+                // The caller is not silent: it waits for us.
+                return Poll::Ready(Some(Ok(Frame::Chunk { offset: None, bytes: Bytes::new(), crc32c: None })));
+            }
+            this.pause = None;
+        }
         if this.finished && !M::HALF_CLOSES {
             // Only what has already arrived is looked at: the caller may be waiting for its answer.
             let more = this.stream.next().now_or_never();
@@ -207,7 +253,11 @@ impl<M: Message> Stream for Frames<M> {
         };
         match &item {
             Ok(Frame::Finish { .. }) => this.finished = true,
-            Ok(Frame::Chunk { bytes, .. }) => this.active.moved(bytes.len()),
+            Ok(Frame::Chunk { bytes, .. }) => {
+                this.active.moved(bytes.len());
+                let span = this.rate.as_ref().map_or(Duration::ZERO, |rate| rate.moved(bytes.len()));
+                this.pause = (!span.is_zero()).then(|| Pause::new(span));
+            }
             Err(_) => {}
         }
         Poll::Ready(Some(item))

@@ -1,5 +1,5 @@
-//! The layer every call passes: request id, drain, who calls, deadline, span, and one log line at its end.
-//! Health goes through unasked. What is refused here never reaches a handler.
+//! The layer every call passes: is it a gRPC client's, request id, drain, who calls, deadline, span, and one log line at its
+//! end. Health goes through without being asked who. What is refused here never reaches a handler.
 
 use std::{
     convert::Infallible,
@@ -22,8 +22,9 @@ use super::{
     call::{Call, Facts},
     listener::Peer,
     open_calls::{Entered, OpenCalls},
-    opening::Opening,
+    opening::{Coding, Opening},
     status,
+    stranger::Stranger,
 };
 use crate::{
     access::{self, Authenticator, Certificate, Class, Permission, Principal},
@@ -97,11 +98,14 @@ where
         // The clone that was polled ready goes on; a fresh one takes its place.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let begun = Instant::now();
         let rpc = request.uri().path().trim_start_matches('/').to_owned();
+        if let Some(stranger) = Stranger::of(&request) {
+            return Box::pin(std::future::ready(Ok(refused(stranger, &rpc, &request, begun))));
+        }
         if rpc.starts_with("grpc.health.") {
             return Box::pin(async move { inner.call(request).await });
         }
-        let begun = Instant::now();
         let layer = self.layer.clone();
         Box::pin(async move {
             let request_id = request_id(request.headers());
@@ -117,6 +121,15 @@ where
             handle(request, call, inner, begun, entered).await
         })
     }
+}
+
+/// The answer to who is no gRPC client.
+fn refused(stranger: Stranger, rpc: &str, request: &Request<Body>, begun: Instant) -> Response<Body> {
+    let (fault, request_id) = (stranger.fault(), request_id(request.headers()));
+    let remote = request.extensions().get::<Peer>().and_then(|peer| peer.remote);
+    audit::refused(rpc, &request_id, None, text(request.headers(), PARAMETER_ID), remote, &fault);
+    record(rpc, status::code(fault.reason()), begun);
+    stranger.answer(&fault, &request_id)
 }
 
 /// What was admitted.
@@ -136,7 +149,8 @@ where
         request.headers_mut().remove("grpc-accept-encoding");
     }
     if UPLOADS.contains(&call.method()) {
-        request = request.map(Opening::guard);
+        let coding = call.facts().coding;
+        request = request.map(|body| Opening::guard(body, coding));
     }
     request.extensions_mut().insert(call.clone());
     let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
@@ -194,6 +208,7 @@ impl GuardLayer {
             remote,
             deadline,
             parameter_metadata,
+            coding: Coding::of(headers),
             heard: Arc::default(),
             parameter: OnceLock::new(),
             ending: OnceLock::new(),
@@ -222,7 +237,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// The caller's id if it is fit to be logged and sent back, else a new one.
-fn request_id(headers: &HeaderMap) -> String {
+pub(super) fn request_id(headers: &HeaderMap) -> String {
     text(headers, REQUEST_ID)
         .filter(|id| {
             !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|b| (0x20..0x7f).contains(&b))
@@ -270,7 +285,7 @@ fn too_late(call: &Call) -> Fault {
     }
 }
 
-fn told(status: Status, request_id: &str) -> Response<Body> {
+pub(super) fn told(status: Status, request_id: &str) -> Response<Body> {
     let mut response = status.into_http();
     name(&mut response, request_id);
     response
@@ -507,7 +522,8 @@ mod tests {
     }
 
     async fn call(layer: &GuardLayer, answers: bool, headers: &[(&'static str, &str)]) -> Response<Body> {
-        let mut request = Request::post("/dropboxconnector.v1.DropboxConnector/GetItem").body(Body::empty()).unwrap();
+        let request = Request::post("/dropboxconnector.v1.DropboxConnector/GetItem");
+        let mut request = request.header("content-type", "application/grpc").body(Body::empty()).unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }

@@ -1,5 +1,4 @@
-//! Connections as they come in: plain TCP, or TLS by what holds when they arrive. A handshake has its own task and a bound
-//! on its time, so that nobody who stalls one holds up the others. Who fails it is told to the audit log.
+//! Connections as they come in: plain TCP, or TLS by what holds when they arrive, after the handshakes of `reception.rs`.
 
 use std::{
     io,
@@ -9,20 +8,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpIncoming};
 
-use super::audit;
-use crate::{
-    access::{Certificate, tls::Tls},
-    limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX},
-    telemetry::TLS_HANDSHAKES,
-};
+use super::reception;
+use crate::access::{Certificate, tls::Tls};
 
 /// Who is at the other end of a connection. Every request carries it.
 #[derive(Debug, Clone)]
@@ -50,42 +45,20 @@ pub fn incoming(
     tls: Option<Arc<Tls>>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
     let arrived = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let opened = arrived.map(move |tcp| {
-        let tls = tls.clone();
-        async move {
-            let tcp = match tcp {
-                Ok(tcp) => tcp,
-                // The server knows which of these are to be got over.
-                Err(error) => return Some(Err(error)),
-            };
-            let peer = Peer { remote: tcp.peer_addr().ok(), certificate: Certificate::None };
-            match tls {
-                None => Some(Ok(Connection { stream: Wire::Plain(tcp), peer })),
-                // A task of its own: handshakes cost a millisecond of a core each, and all may come at once.
-                Some(tls) => tokio::spawn(shake_hands(tcp, peer, tls)).await.ok().flatten().map(Ok),
-            }
-        }
-    });
-    opened.buffer_unordered(HANDSHAKES_MAX).filter_map(std::future::ready)
+    match tls {
+        Some(tls) => reception::received(arrived, tls).left_stream(),
+        None => arrived.map_ok(Connection::plain).right_stream(),
+    }
 }
 
-async fn shake_hands(tcp: TcpStream, peer: Peer, tls: Arc<Tls>) -> Option<Connection> {
-    let accepting = TlsAcceptor::from(tls.server_config()).accept(tcp);
-    let outcome = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-    };
-    let told = if outcome.is_ok() { "ok" } else { "failed" };
-    metrics::counter!(TLS_HANDSHAKES, "outcome" => told).increment(1);
-    match outcome {
-        Ok(stream) => {
-            let certificate = Certificate::of(stream.get_ref().1);
-            Some(Connection { stream: Wire::Tls(Box::new(stream)), peer: Peer { certificate, ..peer } })
-        }
-        Err(error) => {
-            audit::no_handshake(peer.remote, &error);
-            None
-        }
+impl Connection {
+    fn plain(tcp: TcpStream) -> Connection {
+        let peer = Peer { remote: tcp.peer_addr().ok(), certificate: Certificate::None };
+        Connection { stream: Wire::Plain(tcp), peer }
+    }
+
+    pub(super) fn over_tls(stream: TlsStream<TcpStream>, peer: Peer) -> Connection {
+        Connection { stream: Wire::Tls(Box::new(stream)), peer }
     }
 }
 

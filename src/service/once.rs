@@ -1,11 +1,13 @@
 //! Writes that carry a `request_id`: the same id with the same bytes gets the first answer, whoever asks and whenever,
 //! within 15 minutes. The work goes on when its caller leaves: a repeat then finds what came of it.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status, metadata::MetadataMap};
+use tracing::Instrument as _;
 
 use super::{
     call::{Call, Refused},
@@ -50,83 +52,143 @@ where
     A: Message + Default + 'static,
     F: Fn(Site, Q) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<A>> + Send + 'static,
-    L: Fn(Site, Q, Option<String>) -> LFut + Send + Sync,
-    LFut: Future<Output = Look<A>> + Send,
+    L: Fn(Site, Q, Option<String>) -> LFut + Send + Sync + 'static,
+    LFut: Future<Output = Look<A>> + Send + 'static,
 {
-    let run = {
-        let (door, request) = (door.clone(), request.clone());
-        // Under its caller's deadline it would end with its caller, and that would be the answer for 15 minutes.
-        let call = if request_id.is_some() { call.outlasting(WRITE_TIME) } else { call.clone() };
+    let Some(request_id) = request_id else {
         // On the heap: it is the size of a whole call, and every write passes through here.
-        Box::pin(async move { door.enter(&call, &request, extra, |site| body(site, request.clone())).await })
+        return Ok(Box::pin(door.enter(&call, &request, extra, |site| body(site, request.clone()))).await?);
     };
-    let Some(request_id) = request_id else { return Ok(run.await?) };
     // Whoever may not use the parameter learns nothing of others' requests.
     let site = door.open(&call, &request, extra).await?;
-    let uid = site.parameters().uid.clone();
-    let digest: [u8; 32] = Sha256::digest(request.encode_to_vec()).into();
-    let principal = call.principal().name().to_owned();
-    let rpc = call.method().to_owned();
+    let digest = Sha256::digest(request.encode_to_vec()).into();
+    let write = Arc::new(Write { door: door.clone(), call, site, request, extra, request_id, digest, body, look });
     loop {
-        let key = RequestKey { uid: &uid, principal: &principal, rpc: &rpc, request_id: &request_id };
-        match door.store.begin_request(&key, &digest).await? {
-            RequestTurn::Answer(kept) => {
-                let kept = Kept::read(&kept)?;
-                if !kept.unknown {
-                    return kept.replay();
-                }
-                let look_for = (!kept.look_for.is_empty()).then(|| kept.look_for.clone());
-                let Look::Done(answer) = look(site.clone(), request.clone(), look_for).await else {
-                    return kept.replay();
-                };
-                door.store.finish_request(&key, Some(&keep(&Ok(&answer), None))).await?;
-                return Ok(answer);
-            }
-            RequestTurn::Running => door.clock.sleep(LOOK_AGAIN).await,
+        // A task of its own, which a drain waits for: the caller may leave at any await, but whoever was given the turn of a
+        // request must end it, or nobody else gets one before the id expires.
+        let turn = write.clone().turn().in_current_span();
+        match door.tasks.spawn(Box::pin(turn)).await {
+            Ok(Turn::Ended(outcome)) => return outcome,
+            Ok(Turn::Others) => door.clock.sleep(LOOK_AGAIN).await,
+            Err(_) => return Err(Fault::bug("a request's task ended without an answer").into()),
+        }
+    }
+}
+
+/// A write under an id, as one caller sent it.
+struct Write<Q, F, L> {
+    door: Door,
+    call: Call,
+    site: Site,
+    request: Q,
+    extra: Permissions,
+    request_id: String,
+    digest: [u8; 32],
+    body: F,
+    look: L,
+}
+
+/// What came of asking for the turn of a request.
+enum Turn<A> {
+    Ended(Result<A, Refused>),
+    /// Somebody else has it and is at it.
+    Others,
+}
+
+impl<Q, A, F, Fut, L, LFut> Write<Q, F, L>
+where
+    Q: Addressed + Message + Clone,
+    A: Message + Default,
+    F: Fn(Site, Q) -> Fut,
+    Fut: Future<Output = Result<A>> + Send,
+    L: Fn(Site, Q, Option<String>) -> LFut,
+    LFut: Future<Output = Look<A>> + Send,
+{
+    /// Asks for the turn and, if it is given, ends it.
+    async fn turn(self: Arc<Self>) -> Turn<A> {
+        let key = RequestKey {
+            uid: &self.site.parameters().uid,
+            principal: self.call.principal().name(),
+            rpc: self.call.method(),
+            request_id: &self.request_id,
+        };
+        let given = match self.door.store.begin_request(&key, &self.digest).await {
+            Ok(given) => given,
+            Err(fault) => return Turn::Ended(Err(fault.into())),
+        };
+        let outcome = match given {
+            RequestTurn::Running => return Turn::Others,
+            RequestTurn::New => self.first(&key).await,
+            RequestTurn::Answer(kept) => self.again(&key, &kept).await,
             RequestTurn::Reused => {
                 let text = "this request_id was used for another request in the last 15 minutes";
-                return Err(Fault::new(Reason::RequestIdReused, text).into());
+                Err(Fault::new(Reason::RequestIdReused, text).into())
             }
-            RequestTurn::Abandoned => match look(site.clone(), request.clone(), None).await {
-                Look::Again => break,
+            RequestTurn::Abandoned => match self.looked(None).await {
+                Look::Again => self.first(&key).await,
                 Look::Done(answer) => {
-                    door.store.finish_request(&key, Some(&keep(&Ok(&answer), None))).await?;
-                    return Ok(answer);
+                    self.end(&key, Some(keep(&Ok(&answer), None))).await;
+                    Ok(answer)
                 }
                 Look::Unknown => {
                     let text = "the process that ran this request is gone; what it did is not known";
-                    let fault = site.told(Fault::new(Reason::OutcomeUnknown, text));
-                    let refusal = call.refusal(&fault);
-                    door.store.finish_request(&key, Some(&keep(&Err::<&A, _>(&refusal), Some(&fault)))).await?;
-                    return Err(fault.into());
+                    let fault = self.site.told(Fault::new(Reason::OutcomeUnknown, text));
+                    let refusal = self.call.refusal(&fault);
+                    self.end(&key, Some(keep(&Err::<&A, _>(&refusal), Some(&fault)))).await;
+                    Err(fault.into())
                 }
             },
-            RequestTurn::New => break,
-        }
+        };
+        Turn::Ended(outcome)
     }
-    // A task of its own, which a drain waits for: the caller may leave, the write may not be torn.
-    let (store, told) = (door.store.clone(), call.clone());
-    let task = door.tasks.spawn(async move {
-        let outcome = run.await;
-        let key = RequestKey { uid: &uid, principal: &principal, rpc: &rpc, request_id: &request_id };
-        let (kept, outcome) = match outcome {
-            Ok(answer) => (Some(keep(&Ok(&answer), None)), Ok(answer)),
+
+    /// Runs it. Under its caller's deadline it would end with its caller, and that would be the answer for 15 minutes.
+    async fn first(&self, key: &RequestKey<'_>) -> Result<A, Refused> {
+        let call = self.call.outlasting(WRITE_TIME);
+        let body = |site| (self.body)(site, self.request.clone());
+        let running = self.door.enter(&call, &self.request, self.extra, body);
+        // Also a bug must not keep the turn; whether it came before or behind the write is not known.
+        let outcome = AssertUnwindSafe(running).catch_unwind().await;
+        let broke = |_| Err(Fault::bug("the body of a request broke down").fact("sent", true));
+        match outcome.unwrap_or_else(broke) {
+            Ok(answer) => {
+                self.end(key, Some(keep(&Ok(&answer), None))).await;
+                Ok(answer)
+            }
             Err(fault) => {
-                let refusal = told.refusal(&fault);
+                let refusal = self.call.refusal(&fault);
                 // What may be sent again unchanged is not an answer to keep.
                 let last = fault.retry_delay().is_none();
-                (last.then(|| keep(&Err::<&A, _>(&refusal), Some(&fault))), Err(refusal))
+                self.end(key, last.then(|| keep(&Err::<&A, _>(&refusal), Some(&fault)))).await;
+                Err(Refused::Repeated(Box::new(refusal)))
             }
+        }
+    }
+
+    /// The answer of an earlier run, or what has become known of it since.
+    async fn again(&self, key: &RequestKey<'_>, kept: &[u8]) -> Result<A, Refused> {
+        let kept = Kept::read(kept)?;
+        if !kept.unknown {
+            return kept.replay();
+        }
+        let look_for = (!kept.look_for.is_empty()).then(|| kept.look_for.clone());
+        let Look::Done(answer) = self.looked(look_for).await else {
+            return kept.replay();
         };
-        if let Err(fault) = store.finish_request(&key, kept.as_deref()).await {
+        self.end(key, Some(keep(&Ok(&answer), None))).await;
+        Ok(answer)
+    }
+
+    async fn looked(&self, look_for: Option<String>) -> Look<A> {
+        let look = (self.look)(self.site.for_a_look(), self.request.clone(), look_for);
+        AssertUnwindSafe(look).catch_unwind().await.unwrap_or(Look::Unknown)
+    }
+
+    /// Gives the turn back, with the answer that repeats get; `None`: the next one runs it anew.
+    async fn end(&self, key: &RequestKey<'_>, kept: Option<Vec<u8>>) {
+        if let Err(fault) = self.door.store.finish_request(key, kept.as_deref()).await {
             tracing::warn!(%fault, "an answer could not be kept under its request id");
         }
-        outcome
-    });
-    match task.await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(status)) => Err(Refused::Repeated(Box::new(status))),
-        Err(_) => Err(Fault::bug("a request's task ended without an answer").into()),
     }
 }
 
@@ -206,5 +268,16 @@ mod tests {
         let Err(Refused::Repeated(again)) = kept.replay::<api::CopyItemResponse>() else { panic!("a refusal") };
         assert_eq!((again.code(), again.message(), again.details()), (first.code(), first.message(), first.details()));
         assert_eq!(again.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+    }
+
+    #[test]
+    fn whoever_asks_again_for_what_may_have_happened_has_a_look_first() {
+        let unknown = |fault: Fault| {
+            let status = status::refusal(&fault, "r");
+            Kept::read(&keep(&Err::<&api::CopyItemResponse, _>(&status), Some(&fault))).unwrap().unknown
+        };
+        assert!(unknown(Fault::new(Reason::OutcomeUnknown, "lost")));
+        assert!(unknown(Fault::new(Reason::DeadlineExceeded, "late").fact("sent", true)));
+        assert!(!unknown(Fault::new(Reason::PathConflict, "taken")));
     }
 }

@@ -165,6 +165,7 @@ fn parameter_policy(fields: &mut Fields, asked: api::ParameterPolicy) -> Policy 
         max_file_size: fields.natural(&at("max_file_size"), asked.max_file_size),
         max_concurrency: u32::try_from(fields.natural(&at("max_concurrency"), asked.max_concurrency.into()))
             .unwrap_or(0),
+        max_bytes_per_second: fields.natural(&at("max_bytes_per_second"), asked.max_bytes_per_second),
     }
 }
 
@@ -366,6 +367,7 @@ fn copy(path: &str, to: &mut Settings, from: &Settings) -> bool {
         "policy.raw_allow" => policy.raw_allow;
         "policy.max_file_size" => policy.max_file_size;
         "policy.max_concurrency" => policy.max_concurrency;
+        "policy.max_bytes_per_second" => policy.max_bytes_per_second;
     }
     true
 }
@@ -471,6 +473,7 @@ fn policy_of(policy: Policy) -> api::ParameterPolicy {
         raw_allow: policy.raw_allow,
         max_file_size: crate::convert::size(policy.max_file_size),
         max_concurrency: i32::try_from(policy.max_concurrency).unwrap_or(i32::MAX),
+        max_bytes_per_second: crate::convert::size(policy.max_bytes_per_second),
     }
 }
 

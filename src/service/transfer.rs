@@ -69,10 +69,10 @@ impl Transfer {
         call: Call,
         stream: Streaming<api::UploadFileRequest>,
     ) -> Result<api::UploadFileResponse> {
-        let arrival = self.uploads.arrive()?;
+        let arrival = self.uploads.arrive(call.inflates())?;
         let mut frames = Frames::new(stream);
         let outcome = self.upload(&call, &mut frames, arrival, watch::Sender::default()).await;
-        frames.leave(self.uploads.leave());
+        frames.leave(self.uploads.leave(call.inflates()));
         outcome
     }
 
@@ -101,10 +101,11 @@ impl Transfer {
             first = frames.first() => first?,
             fault = self.uploads.unheard(call.deadline()) => return Err(fault),
         };
+        let tenant = self.door.tenant(call, envelope.parameter_id());
         let spec = match first {
             First::Spec(spec) => spec,
             First::Resume(upload_id) => {
-                let arrival = self.uploads.announce(arrival, None)?;
+                let arrival = self.uploads.announce(&tenant, arrival, None)?;
                 let (site, kept) = self.resumed(call, &envelope, &upload_id).await?;
                 let link = api::LinkKind::try_from(kept.link).unwrap_or_default();
                 let opening = Opening::Resume(upload_id);
@@ -113,7 +114,7 @@ impl Transfer {
             }
         };
         let spec = convert::upload_spec(&spec)?;
-        let arrival = self.uploads.announce(arrival, spec.total_size)?;
+        let arrival = self.uploads.announce(&tenant, arrival, spec.total_size)?;
         let site = self.door.open(call, &envelope, permissions(spec.link)).await?;
         let begun = self.prepared(&site, spec, arrival).await;
         begun.map_err(|fault| site.told(fault))
@@ -166,6 +167,7 @@ impl Transfer {
         let upload_id = if let Opening::Resume(upload_id) = &opening { upload_id.clone() } else { String::new() };
         let account = account(&site);
         frames.heed(site.ending());
+        frames.slow_down(site.rate_up());
         let outcome =
             self.uploads.run(site.caller(), &account, opening, arrival, frames, progress, M::HALF_CLOSES).await;
         let answer = match outcome.map_err(|fault| site.told(fault))? {

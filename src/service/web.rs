@@ -15,6 +15,7 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service, layer::util::Stack};
 use tower_http::cors::CorsLayer;
 
+use super::{audit, guard, listener::Peer, stranger::Stranger};
 use crate::config::Config;
 
 /// Request headers a page may set. `x-user-agent` is what Google's own gRPC-Web client sends with every call.
@@ -52,6 +53,10 @@ pub fn layer(config: &Config) -> Option<WebLayer> {
     Some(Stack::new(GrpcWebLayer::new(), Stack::new(cors, origins)))
 }
 
+/// On a request of a page that may call; the guard takes no other page's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Welcome;
+
 /// Refuses requests from pages of other origins.
 #[derive(Debug, Clone)]
 pub struct OriginLayer {
@@ -84,10 +89,14 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let stranger = request.headers().get_all(header::ORIGIN).iter().find(|origin| !self.origins.contains(origin));
-        if let Some(origin) = stranger {
-            tracing::debug!(?origin, "a page of another origin was refused");
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let is_stranger = |origin| !self.origins.contains(origin);
+        if request.headers().get_all(header::ORIGIN).iter().any(is_stranger) {
+            let fault = Stranger::Page.fault();
+            let remote = request.extensions().get::<Peer>().and_then(|peer| peer.remote);
+            let (rpc, request_id) =
+                (request.uri().path().trim_start_matches('/'), guard::request_id(request.headers()));
+            audit::refused(rpc, &request_id, None, None, remote, &fault);
             let mut refusal = Response::new(Body::new(
                 "pages of this origin may not call; grpc_web_origins names those that may\n".to_owned(),
             ));
@@ -95,6 +104,7 @@ where
             refusal.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             return Either::Left(ready(Ok(refusal)));
         }
+        request.extensions_mut().insert(Welcome);
         Either::Right(self.inner.call(request))
     }
 }

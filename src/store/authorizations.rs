@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{ParameterId, Parameters, Store, database::query, millis, parameters::not_found};
+use super::{ParameterId, Parameters, Store, database::query, millis};
 use crate::{
     fault::{Fault, Reason, Result},
     limits::{AUTHORIZATIONS_MAX, BUSY_RETRY},
@@ -131,27 +131,29 @@ impl Store {
         }))
     }
 
-    /// Forgets the grant, its bearer and the account behind it.
+    /// Forgets the grant that `seen` was read with, its bearer and the account behind it.
     ///
     /// # Errors
-    /// `APPLICATION_PARAMETER_NOT_FOUND`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
-    pub async fn clear_grant(&self, id: &ParameterId, uid: &str) -> Result<Parameters> {
+    /// `APPLICATION_PARAMETER_NOT_FOUND`; `ETAG_MISMATCH` if an account was connected or disconnected since;
+    /// `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
+    pub async fn clear_grant(&self, seen: &Parameters) -> Result<Parameters> {
         self.require_writable()?;
         let mut tx = self.0.pools.durable.begin().await?;
         let changed = query(
             "UPDATE application_parameters SET etag = etag + 1, grant_sealed = NULL, grant_number = grant_number + 1,
              account = NULL, granted_scopes = '[]', reauthorization_cause = NULL, bearer_sealed = NULL,
-             bearer_expires_at = NULL, updated_at = $3 WHERE id = $1 AND uid = $2",
+             bearer_expires_at = NULL, updated_at = $4 WHERE id = $1 AND uid = $2 AND grant_number = $3",
         )
-        .bind(id.as_str())
-        .bind(uid)
+        .bind(seen.id.as_str())
+        .bind(&*seen.uid)
+        .bind(seen.grant_number)
         .bind(self.now_millis())
         .execute(&mut tx)
         .await?;
         if changed == 0 {
-            return Err(not_found(id));
+            return Err(self.why_not_linked(&mut tx, seen).await);
         }
-        self.finish_change(tx, id, uid).await
+        self.finish_change(tx, &seen.id, &seen.uid).await
     }
 
     /// How many application parameters wait for their account to be connected again.

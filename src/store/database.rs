@@ -24,7 +24,8 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits::{
         STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT, STORE_IDLE_TRUST,
-        STORE_LOCK_RETRY, STORE_QUICK_CONNECTIONS, STORE_READERS, STORE_SERVER_CONNECTIONS, STORE_TRANSACTION_IDLE_MAX,
+        STORE_LOCK_RETRY, STORE_QUICK_CONNECTIONS, STORE_READER_CACHE, STORE_READERS, STORE_SERVER_CONNECTIONS,
+        STORE_TRANSACTION_IDLE_MAX,
     },
 };
 
@@ -250,7 +251,8 @@ impl Pools {
         } else {
             let options = options.synchronous(SqliteSynchronous::Normal);
             let quick = pool(1).connect_with(options.clone()).await?;
-            (quick, pool(STORE_READERS).connect_with(options.pragma("query_only", "on")).await?)
+            let readers = options.pragma("query_only", "on").pragma("cache_size", STORE_READER_CACHE);
+            (quick, pool(STORE_READERS).connect_with(readers).await?)
         };
         Ok(Pools { durable: Pool::Sqlite(durable), quick: Pool::Sqlite(quick), readers: Pool::Sqlite(readers) })
     }

@@ -30,7 +30,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Account, Change, Grant, ParameterId, Parameters, Settings};
+use super::{Account, Change, Grant, ParameterId, Parameters, unknown::to_the_letter};
 use crate::{
     clock::from_dropbox_time,
     fault::{Fault, Result},
@@ -85,9 +85,10 @@ impl File {
         all.filter(wanted).take(limit).cloned().collect()
     }
 
-    pub(super) fn require_reauthorization(&self, id: &ParameterId, uid: &str, cause: &str) -> bool {
+    pub(super) fn require_reauthorization(&self, id: &ParameterId, uid: &str, grant_number: i64, cause: &str) -> bool {
         let mut state = self.state();
-        let Some(kept) = state.parameters.get_mut(id).filter(|kept| *kept.parameters.uid == *uid) else {
+        let this = |kept: &&mut Kept| *kept.parameters.uid == *uid && kept.parameters.grant_number == grant_number;
+        let Some(kept) = state.parameters.get_mut(id).filter(this) else {
             return false;
         };
         kept.parameters.reauthorization_cause = Some(cause.to_owned());
@@ -258,8 +259,7 @@ fn parameters_of(
         (None, Some(bearer)) => Some(Grant::ShortLived { bearer, expires_at: ends }),
         (None, None) => None,
     };
-    let settings: Settings =
-        serde_json::from_value(entry.into()).map_err(|error| ("settings".to_owned(), error.to_string()))?;
+    let settings = to_the_letter(entry.into()).map_err(|text| ("settings".to_owned(), text))?;
     settings.check().and_then(|()| settings.check_proxy_password(proxy_password.as_ref())).map_err(|fault| {
         let field = fault.violations().first().map_or("", |violation| &violation.field);
         (field.trim_start_matches("application_parameter.").to_owned(), fault.message().to_owned())
@@ -271,8 +271,8 @@ fn parameters_of(
         settings,
         app_secret,
         proxy_password,
+        grant_number: grant.as_ref().map_or(0, number_of),
         grant,
-        grant_number: 0,
         reauthorization_cause: None,
         granted_scopes: Vec::new(),
         account: account_id.map(|account_id| Account { account_id, ..Account::default() }),
@@ -295,6 +295,17 @@ fn uid_of(id: &ParameterId, app_key: &str, account_id: Option<&str>, grant: Opti
         hasher.update(part);
     }
     hex::encode(&hasher.finalize()[..16]).into()
+}
+
+/// Grants of a file are numbered by what they are: what Dropbox said of a token that was replaced does not hit the next one.
+/// `account_id` may keep the uid the same.
+fn number_of(grant: &Grant) -> i64 {
+    let (Grant::Refreshable(token) | Grant::ShortLived { bearer: token, .. }) = grant;
+    let digest = Sha256::new().chain_update("grant").chain_update(token.reveal()).finalize();
+    let mut number = [0; 8];
+    number.copy_from_slice(&digest[..8]);
+    // The sign is of no use, and 0 is no grant.
+    (i64::from_be_bytes(number) & i64::MAX).max(1)
 }
 
 fn read_text(path: &Path, key: &str, looks: &mut Looks) -> Result<String> {

@@ -4,7 +4,9 @@
 
 mod authorizations;
 mod database;
+mod events;
 mod file;
+mod index;
 mod parameters;
 mod place;
 mod proxy;
@@ -14,6 +16,7 @@ mod rotation;
 mod schema;
 mod settings;
 mod transfer;
+mod unknown;
 mod uploads;
 mod wake;
 
@@ -29,8 +32,13 @@ use std::{
 
 pub use authorizations::Authorization;
 use database::{On, Pool, Pools, query};
+#[cfg(test)]
+pub(crate) use events::kill;
+pub use events::{Checkpoint, DrainRow, EventsSwept, LogHead, LogRow, ReadRow, Save, ScopeRow};
+pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, WaitingRow};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
+pub use renewals::Lease;
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::{KeyUse, Rotation};
 pub use schema::{check, migrate};
@@ -39,6 +47,7 @@ pub use settings::{
     Renewal, Settings, State, Timeouts,
 };
 pub use transfer::{Imported, OnConflict};
+pub use unknown::{is_unreadable, unreadable};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
 use crate::{clock::SharedClock, fault::Result, limits::STORE_WRITE_ROWS_MAX, seal::KeyRing};
@@ -67,6 +76,7 @@ pub struct Swept {
     pub requests: u64,
     pub changes: u64,
     pub replicas: u64,
+    pub events: EventsSwept,
 }
 
 impl Store {
@@ -141,13 +151,15 @@ impl Store {
         &self.0.replica
     }
 
-    /// Removes what has expired: uploads with their pieces, remembered requests, old changes, replicas that are gone.
+    /// Removes what has expired: uploads with their pieces, remembered requests, old changes, replicas that are gone, entries
+    /// of logs, folders that nobody watches.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn sweep(&self) -> Result<Swept> {
         let now = self.now_millis();
         let changes = "DELETE FROM parameter_changes WHERE changed_at <= $1";
+        let events = self.sweep_events().await?;
         let requests = "DELETE FROM remembered_requests WHERE expires_at <= $1";
         let replicas = "DELETE FROM replicas WHERE heartbeat_at <= $1";
         let kept_from = now - millis_of(CHANGES_KEPT);
@@ -156,6 +168,7 @@ impl Store {
             requests: self.delete(requests, now).await?,
             changes: self.delete(changes, kept_from).await?,
             replicas: self.delete(replicas, kept_from).await?,
+            events,
         })
     }
 

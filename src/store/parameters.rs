@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::{
     Account, Grant, ParameterId, Parameters, ROWS_MAX, SecretChanges, Secrets, Settings, Store,
     database::{Row, Tx, query},
-    millis, time,
+    millis, time, unknown,
 };
 use crate::{
     fault::{Fault, Reason, Result},
@@ -123,7 +123,8 @@ impl Store {
         row.map(|row| self.parameters_of(&row)).transpose()
     }
 
-    /// In the order of ids, from the one behind `after` on. An empty `group` is every group.
+    /// In the order of ids, from the one behind `after` on. An empty `group` is every group. Rows that this version cannot
+    /// read are left out and logged.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
@@ -134,20 +135,51 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Parameters>> {
         let after = after.map_or("", ParameterId::as_str);
+        let skip = |row: &Row, fault: Fault| {
+            let id = row.get::<String>("id").unwrap_or_default();
+            tracing::error!(parameter = id, %fault, "an application parameter is left out of the list");
+            Ok(())
+        };
+        self.rows_of(group, after, limit as usize, skip).await
+    }
+
+    /// The same; what a row that cannot be read does is for `unreadable` to say.
+    pub(super) async fn rows_of(
+        &self,
+        group: &str,
+        after: &str,
+        limit: usize,
+        unreadable: impl Fn(&Row, Fault) -> Result<()> + Send,
+    ) -> Result<Vec<Parameters>> {
         if let Some(file) = &self.0.file {
-            return Ok(file.list(group, after, limit as usize));
+            return Ok(file.list(group, after, limit));
         }
         // No group holds it, and PostgreSQL takes no text that does.
         if group.contains('\0') {
             return Ok(Vec::new());
         }
-        let rows =
-            query(SELECT_PAGE).bind(after).bind(group).bind(i64::from(limit)).fetch_all(&self.0.pools.readers).await?;
-        rows.iter().map(|row| self.parameters_of(row)).collect()
+        let (mut found, mut after) = (Vec::new(), after.to_owned());
+        loop {
+            let wanted = i64::try_from(limit - found.len()).unwrap_or(i64::MAX);
+            let page = query(SELECT_PAGE).bind(after.as_str()).bind(group).bind(wanted);
+            let rows = page.fetch_all(&self.0.pools.readers).await?;
+            for row in &rows {
+                match self.parameters_of(row) {
+                    Ok(parameters) => found.push(parameters),
+                    Err(fault) => unreadable(row, fault)?,
+                }
+            }
+            match rows.last() {
+                // A row that was left out leaves room for another.
+                Some(last) if found.len() < limit && rows.len() as i64 == wanted => after = last.get("id")?,
+                _ => return Ok(found),
+            }
+        }
     }
 
     /// Changes settings in one step, so that two administrators never undo each other; with an etag only if nobody changed
-    /// it since. Another app key or account kind ends the link: a grant belongs to one app.
+    /// it since. Another app key or account kind ends the link: a grant belongs to one app. A proxy's password stays with the
+    /// proxy it was given for.
     ///
     /// # Errors
     /// `APPLICATION_PARAMETER_NOT_FOUND`, `ETAG_MISMATCH`, `INVALID_FIELD`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`, and
@@ -161,11 +193,15 @@ impl Store {
     ) -> Result<Parameters> {
         self.require_writable()?;
         let mut tx = self.0.pools.durable.begin().await?;
-        let before = self.read_for_change(&mut tx, id, etag).await?;
+        let row = self.hold(&mut tx, id, etag).await?;
+        let before = self.parameters_of(&row)?;
         let mut settings = before.settings.clone();
         edit(&mut settings)?;
         settings.check()?;
         let SecretChanges { app_secret, proxy_password } = secrets.into();
+        if matches!(proxy_password, SecretChange::Keep) && before.proxy_password.is_some() {
+            settings.proxy.check_same_place(&before.settings.proxy)?;
+        }
         settings.check_proxy_password(match &proxy_password {
             SecretChange::Keep => before.proxy_password.as_ref(),
             SecretChange::Set(password) => password.as_ref(),
@@ -175,7 +211,7 @@ impl Store {
         )
         .bind(id.as_str())
         .bind(&settings.group)
-        .bind(json(&settings)?)
+        .bind(unknown::rewritten(&row.get::<String>("settings")?, &before.settings, &settings)?)
         .bind(self.now_millis())
         .execute(&mut tx)
         .await?;
@@ -201,7 +237,7 @@ impl Store {
             )
             .bind(id.as_str())
             .execute(&mut tx)
-        .await?;
+            .await?;
         }
         self.finish_change(tx, id, &before.uid).await
     }
@@ -209,20 +245,47 @@ impl Store {
     /// # Errors
     /// `APPLICATION_PARAMETER_NOT_FOUND`, `ETAG_MISMATCH`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
     pub async fn delete_parameters(&self, id: &ParameterId, etag: Option<i64>) -> Result<()> {
+        self.delete_held(id, etag, |_| Ok(())).await
+    }
+
+    /// Deletes it with the grant it had when `seen` was read, and no other.
+    ///
+    /// # Errors
+    /// As [`Store::delete_parameters`]; `ETAG_MISMATCH` if an account was connected or disconnected since.
+    pub async fn delete_parameters_with_grant(&self, seen: &Parameters) -> Result<()> {
+        let same = |row: &Row| match row.get::<String>("uid")? == *seen.uid {
+            true if row.get::<i64>("grant_number")? == seen.grant_number => Ok(()),
+            true => Err(linked_meanwhile(&seen.id)),
+            false => Err(not_found(&seen.id)),
+        };
+        self.delete_held(&seen.id, None, same).await
+    }
+
+    async fn delete_held(
+        &self,
+        id: &ParameterId,
+        etag: Option<i64>,
+        fit: impl FnOnce(&Row) -> Result<()> + Send,
+    ) -> Result<()> {
         self.require_writable()?;
         let mut tx = self.0.pools.durable.begin().await?;
-        let before = self.read_for_change(&mut tx, id, etag).await?;
+        // Its settings are not looked at: what another version wrote can be deleted too.
+        let row = self.hold(&mut tx, id, etag).await?;
+        fit(&row)?;
         query("DELETE FROM application_parameters WHERE id = $1").bind(id.as_str()).execute(&mut tx).await?;
-        self.note_change(&mut tx, id, &before.uid).await?;
+        self.note_change(&mut tx, id, &row.get::<String>("uid")?).await?;
         tx.commit().await
     }
 
-    /// Links an account, or another one. `uid` guards against a parameter deleted and made again meanwhile.
+    /// Links an account, or another one, in the place of what was linked when `seen` was read: what another administrator
+    /// connected or disconnected meanwhile is not undone.
     ///
     /// # Errors
-    /// `APPLICATION_PARAMETER_NOT_FOUND`, `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
-    pub async fn set_grant(&self, id: &ParameterId, uid: &str, linked: Linked) -> Result<Parameters> {
+    /// `APPLICATION_PARAMETER_NOT_FOUND`, also for one deleted and made again meanwhile; `ETAG_MISMATCH`,
+    /// `READ_ONLY_STORE`, `STORE_UNAVAILABLE`.
+    pub async fn set_grant(&self, seen: &Parameters, linked: Linked) -> Result<Parameters> {
         self.require_writable()?;
+        let (id, uid) = (&seen.id, &*seen.uid);
         let grant = match &linked.grant {
             Grant::Refreshable(token) => GrantColumn::RefreshToken(token.reveal().clone()),
             Grant::ShortLived { bearer, expires_at } => {
@@ -239,7 +302,8 @@ impl Store {
         let changed = query(
             "UPDATE application_parameters SET etag = etag + 1, grant_sealed = $3, grant_number = grant_number + 1,
              reauthorization_cause = NULL, granted_scopes = $4, account = $5, bearer_sealed = $6, bearer_expires_at = $7,
-             bearer_generation = bearer_generation + 1, renewing_until = 0, updated_at = $8 WHERE id = $1 AND uid = $2",
+             bearer_generation = bearer_generation + 1, renewing_until = 0, updated_at = $8
+             WHERE id = $1 AND uid = $2 AND grant_number = $9",
         )
         .bind(id.as_str())
         .bind(uid)
@@ -249,12 +313,27 @@ impl Store {
         .bind(bearer.map(|bearer| self.seal_column(uid, BEARER, bearer.reveal().as_bytes())))
         .bind(bearer_ends.map(millis))
         .bind(self.now_millis())
+        .bind(seen.grant_number)
         .execute(&mut tx)
         .await?;
         if changed == 0 {
-            return Err(not_found(id));
+            return Err(self.why_not_linked(&mut tx, seen).await);
         }
         self.finish_change(tx, id, uid).await
+    }
+
+    /// Why no row was touched that was still as `seen`.
+    pub(super) async fn why_not_linked(&self, tx: &mut Tx, seen: &Parameters) -> Fault {
+        let there = query("SELECT 1 AS there FROM application_parameters WHERE id = $1 AND uid = $2")
+            .bind(seen.id.as_str())
+            .bind(&*seen.uid)
+            .fetch_optional(tx)
+            .await;
+        match there {
+            Ok(Some(_)) => linked_meanwhile(&seen.id),
+            Ok(None) => not_found(&seen.id),
+            Err(fault) => fault,
+        }
     }
 
     /// Dropbox refused this grant: every process answers `REAUTHORIZATION_REQUIRED` from now on without asking again.
@@ -270,7 +349,7 @@ impl Store {
         cause: &str,
     ) -> Result<bool> {
         if let Some(file) = &self.0.file {
-            return Ok(file.require_reauthorization(id, uid, cause));
+            return Ok(file.require_reauthorization(id, uid, grant_number, cause));
         }
         let mut tx = self.0.pools.durable.begin().await?;
         let marked = query(
@@ -306,7 +385,8 @@ impl Store {
             .fetch_all(&self.0.pools.readers)
             .await?;
         let change = |row: &Row| {
-            let id = ParameterId::new(&row.get::<String>("parameter_id")?)?;
+            // Not checked: one that this version would not take must not stop the others.
+            let id = ParameterId::of_row(&row.get::<String>("parameter_id")?);
             Ok(Change { seq: row.get("seq")?, id, uid: row.get("uid")? })
         };
         rows.iter().map(change).collect()
@@ -321,15 +401,16 @@ impl Store {
         Ok(last.get::<Option<i64>>("last")?.unwrap_or(0))
     }
 
-    async fn read_for_change(&self, tx: &mut Tx, id: &ParameterId, etag: Option<i64>) -> Result<Parameters> {
-        let row = query(SELECT_HELD).bind(id.as_str()).fetch_optional(tx).await?;
-        let before = self.parameters_of(&row.ok_or_else(|| not_found(id))?)?;
-        if etag.is_some_and(|etag| etag != before.etag) {
+    /// Reads the row and holds it until the transaction ends.
+    async fn hold(&self, tx: &mut Tx, id: &ParameterId, etag: Option<i64>) -> Result<Row> {
+        let row = query(SELECT_HELD).bind(id.as_str()).fetch_optional(tx).await?.ok_or_else(|| not_found(id))?;
+        let now: i64 = row.get("etag")?;
+        if etag.is_some_and(|etag| etag != now) {
             return Err(Fault::new(Reason::EtagMismatch, format!("application parameter {id} was changed meanwhile"))
                 .resource("application_parameter", id.as_str())
-                .fact("etag", before.etag));
+                .fact("etag", now));
         }
-        Ok(before)
+        Ok(row)
     }
 
     async fn set_proxy_password(
@@ -397,7 +478,7 @@ impl Store {
     fn parameters_of(&self, row: &Row) -> Result<Parameters> {
         let id: String = row.get("id")?;
         let uid: String = row.get("uid")?;
-        let id = ParameterId::new(&id)?;
+        let id = ParameterId::of_row(&id);
         let name = row_name(&id, &uid);
         let mut cause: Option<String> = row.get("reauthorization_cause")?;
         let mut open = |column: &'static str| -> Result<Option<Zeroizing<Vec<u8>>>> {
@@ -416,19 +497,23 @@ impl Store {
         };
         let app_secret = open(APP_SECRET)?.map(|plain| secret_text(&plain)).transpose()?;
         let proxy_password = open(PROXY_PASSWORD)?.map(|plain| secret_text(&plain)).transpose()?;
-        let grant = open(GRANT)?.map(|plain| grant_of(&plain)).transpose()?;
+        let grant = open(GRANT)?.map(|plain| grant_of(&id, &plain)).transpose()?;
         let text = |column: &str| row.get::<String>(column);
         let number = |column: &str| row.get::<i64>(column);
         let account: Option<String> = row.get("account")?;
+        let mut granted_scopes: Vec<String> =
+            unknown::column(&id, "granted scopes", text("granted_scopes")?.as_bytes())?;
+        // It may be kept, ten thousand times.
+        granted_scopes.shrink_to_fit();
         Ok(Parameters {
-            settings: from_json(&text("settings")?)?,
+            settings: unknown::column(&id, "settings", text("settings")?.as_bytes())?,
             app_secret,
             proxy_password,
             grant,
             grant_number: number("grant_number")?,
             reauthorization_cause: cause,
-            granted_scopes: from_json(&text("granted_scopes")?)?,
-            account: account.as_deref().map(from_json::<Account>).transpose()?,
+            granted_scopes,
+            account: account.map(|text| unknown::column::<Account>(&id, "account", text.as_bytes())).transpose()?,
             created_at: time(number("created_at")?),
             updated_at: time(number("updated_at")?),
             etag: number("etag")?,
@@ -448,15 +533,18 @@ pub(super) fn not_found(id: &ParameterId) -> Fault {
         .resource("application_parameter", id.as_str())
 }
 
+fn linked_meanwhile(id: &ParameterId) -> Fault {
+    let text = format!("an account was connected to application parameter {id}, or disconnected from it, meanwhile");
+    Fault::new(Reason::EtagMismatch, text).resource("application_parameter", id.as_str())
+}
+
 pub(super) fn secret_text(plain: &[u8]) -> Result<Secret<String>> {
     let text = std::str::from_utf8(plain).map_err(|_| Fault::bug("a sealed text is not UTF-8"))?;
     Ok(Secret::new(text.to_owned()))
 }
 
-fn grant_of(plain: &[u8]) -> Result<Grant> {
-    // serde_json's message may quote what it read, so it is not kept.
-    let column = serde_json::from_slice(plain).map_err(|_| Fault::bug("a sealed grant could not be read"))?;
-    Ok(match column {
+fn grant_of(id: &ParameterId, plain: &[u8]) -> Result<Grant> {
+    Ok(match unknown::column(id, "grant", plain)? {
         GrantColumn::RefreshToken(token) => Grant::Refreshable(Secret::new(token)),
         GrantColumn::AccessToken { token, expires_at } => {
             Grant::ShortLived { bearer: Secret::new(token), expires_at: expires_at.map(time) }
@@ -466,8 +554,4 @@ fn grant_of(plain: &[u8]) -> Result<Grant> {
 
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Fault::bug("a row could not be written").source(error))
-}
-
-fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| Fault::bug("a row of the store could not be read").source(error))
 }

@@ -10,7 +10,7 @@ use crate::{
 
 /// The names are those of the proto.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ProxySettings {
     pub proxy_kind: ProxyKind,
     /// A name or an address, without a scheme.
@@ -70,6 +70,23 @@ impl ProxySettings {
     /// What the proxy is told; empty for none.
     pub fn user(&self) -> String {
         if self.domain.is_empty() { self.username.clone() } else { format!("{}\\{}", self.domain, self.username) }
+    }
+
+    /// A password that is kept was given for the place it goes to, and for no other.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` naming the password.
+    pub(super) fn check_same_place(&self, former: &ProxySettings) -> Result<()> {
+        let place = |one: &ProxySettings| (one.proxy_kind, one.address.to_ascii_lowercase(), one.port);
+        if place(self) == place(former) {
+            return Ok(());
+        }
+        Err(Fault::field(
+            "application_parameter.proxy.password",
+            "REQUIRED",
+            "the password that is kept was given for another kind, address or port: name proxy.password in the mask and \
+             say it again, or leave it empty to clear it",
+        ))
     }
 
     /// Says every violation: field below `proxy.`, reason, text.

@@ -13,16 +13,28 @@ use super::{
 };
 use crate::{fault::Result, limits::RENEWAL_LEASE, secret::Secret};
 
+/// What came of asking for the right to renew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    Mine,
+    /// Another process renews.
+    Another,
+    /// The grant is not the parameter's any more: another one took its place, or it was forgotten.
+    Superseded,
+}
+
 impl Store {
-    /// The bearer that some process got last.
+    /// The bearer that some process got last by this grant. One of a later grant may be another account's.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn renewal(&self, uid: &str) -> Result<Option<Renewal>> {
+    pub async fn renewal(&self, uid: &str, grant_number: i64) -> Result<Option<Renewal>> {
         let row = query(
-            "SELECT bearer_sealed, bearer_expires_at, bearer_generation FROM application_parameters WHERE uid = $1",
+            "SELECT bearer_sealed, bearer_expires_at, bearer_generation FROM application_parameters
+             WHERE uid = $1 AND grant_number = $2",
         )
         .bind(uid)
+        .bind(grant_number)
         .fetch_optional(&self.0.pools.readers)
         .await?;
         let Some(row) = row else { return Ok(None) };
@@ -38,27 +50,36 @@ impl Store {
         }))
     }
 
-    /// Takes the row for 15 s; false while another process holds it.
+    /// Takes the row for 15 s.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn lease_renewal(&self, uid: &str) -> Result<bool> {
+    pub async fn lease_renewal(&self, uid: &str, grant_number: i64) -> Result<Lease> {
         if self.0.file.is_some() {
-            return Ok(true);
+            return Ok(Lease::Mine);
         }
         // One clock for the whole fleet: read before it is compared, it can only shorten the lease.
         let now = self.fleet_now(&self.0.pools.quick).await?;
         let taken = query(
-            "UPDATE application_parameters SET renewing_until = $2, renewing_by = $3
-             WHERE uid = $1 AND (renewing_until <= $4 OR renewing_by = $3)",
+            "UPDATE application_parameters SET renewing_until = $3, renewing_by = $4
+             WHERE uid = $1 AND grant_number = $2 AND (renewing_until <= $5 OR renewing_by = $4)",
         )
         .bind(uid)
+        .bind(grant_number)
         .bind(now + millis_of(RENEWAL_LEASE))
         .bind(&*self.0.replica)
         .bind(now)
         .execute(&self.0.pools.quick)
         .await?;
-        Ok(taken == 1)
+        if taken == 1 {
+            return Ok(Lease::Mine);
+        }
+        let there = query("SELECT 1 AS there FROM application_parameters WHERE uid = $1 AND grant_number = $2")
+            .bind(uid)
+            .bind(grant_number)
+            .fetch_optional(&self.0.pools.readers)
+            .await?;
+        Ok(if there.is_some() { Lease::Another } else { Lease::Superseded })
     }
 
     /// Shares a new bearer with the fleet and gives the lease back. Nothing happens if another grant has come meanwhile.
@@ -94,15 +115,19 @@ impl Store {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn release_renewal(&self, uid: &str) -> Result<()> {
+    pub async fn release_renewal(&self, uid: &str, grant_number: i64) -> Result<()> {
         if self.0.file.is_some() {
             return Ok(());
         }
-        query("UPDATE application_parameters SET renewing_until = 0 WHERE uid = $1 AND renewing_by = $2")
-            .bind(uid)
-            .bind(&*self.0.replica)
-            .execute(&self.0.pools.quick)
-            .await?;
+        query(
+            "UPDATE application_parameters SET renewing_until = 0
+             WHERE uid = $1 AND grant_number = $2 AND renewing_by = $3",
+        )
+        .bind(uid)
+        .bind(grant_number)
+        .bind(&*self.0.replica)
+        .execute(&self.0.pools.quick)
+        .await?;
         Ok(())
     }
 }

@@ -100,7 +100,10 @@ impl Store {
             .map(|(replica, ids)| format!("{replica} (has {})", ids.join(", ")))
             .collect();
         if !lacking.is_empty() {
-            let text = format!("key {sealing} cannot be opened yet by {}; give it the key first", lacking.join("; "));
+            let text = format!(
+                "key {sealing} cannot be opened yet by {}; give it the key first (a server looks at its key file every 5 s)",
+                lacking.join("; ")
+            );
             return Err(Fault::field("sealing_key_file", "NOT_EVERYWHERE", text));
         }
         let mut rotation = Rotation::default();
@@ -131,7 +134,7 @@ impl Store {
             (BEARER, "UPDATE application_parameters SET bearer_sealed = $3 WHERE uid = $1 AND bearer_sealed = $2"),
         ];
         let uid: String = row.get("uid")?;
-        let name = row_name(&ParameterId::new(&row.get::<String>("id")?)?, &uid);
+        let name = row_name(&ParameterId::of_row(&row.get::<String>("id")?), &uid);
         for (column, sql) in CAS {
             let bound_to = if column == BEARER { &uid } else { &name };
             let Some(old) = row.get::<Option<Vec<u8>>>(column)? else { continue };

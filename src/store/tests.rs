@@ -1,22 +1,33 @@
 //! Behaviours of the store, each on a real SQLite file and on a real PostgreSQL server. What only one of them has stands in
 //! files of their names.
 
+mod events;
 mod file;
 mod house;
 mod postgres;
 mod sqlite;
 mod transfer;
+mod versions;
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use events::{
+    a_checkpoint_has_one_holder_and_keeps_its_place, a_log_is_read_behind_a_place_and_swept_by_age_and_number,
+    a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else,
+    an_index_is_a_tree_that_is_read_by_place_and_by_id, what_nobody_watches_is_forgotten,
+};
 use house::House;
 use transfer::{
     a_proxys_password_is_sealed_kept_resealed_and_removed,
     an_export_brings_everything_to_another_store_all_of_it_or_nothing,
-    what_is_no_export_is_refused_whole_and_shows_nothing,
+    an_import_and_changes_of_the_same_parameters_wait_for_each_other,
+    an_import_displaces_no_other_parameter_unless_it_may, what_is_no_export_is_refused_whole_and_shows_nothing,
+};
+use versions::{
+    a_row_that_cannot_be_read_is_told_and_hides_no_other, what_a_newer_version_wrote_is_passed_over_and_written_back,
 };
 
 use super::*;
@@ -75,6 +86,15 @@ on_both! {
     a_proxys_password_is_sealed_kept_resealed_and_removed,
     an_export_brings_everything_to_another_store_all_of_it_or_nothing,
     what_is_no_export_is_refused_whole_and_shows_nothing,
+    a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else,
+    a_log_is_read_behind_a_place_and_swept_by_age_and_number,
+    an_index_is_a_tree_that_is_read_by_place_and_by_id,
+    a_checkpoint_has_one_holder_and_keeps_its_place,
+    what_nobody_watches_is_forgotten,
+    an_import_and_changes_of_the_same_parameters_wait_for_each_other,
+    an_import_displaces_no_other_parameter_unless_it_may,
+    what_a_newer_version_wrote_is_passed_over_and_written_back,
+    a_row_that_cannot_be_read_is_told_and_hides_no_other,
 }
 
 const KEY_1: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -110,6 +130,18 @@ fn refresh_token(parameters: &Parameters) -> Option<String> {
         Grant::Refreshable(token) => Some(token.reveal().clone()),
         Grant::ShortLived { .. } => None,
     }
+}
+
+/// Links the parameter as it is now.
+async fn link(store: &Store, name: &str, token: &str) -> Result<Parameters> {
+    let seen = store.parameters(&id(name)).await?.expect("a parameter");
+    store.set_grant(&seen, linked(token)).await
+}
+
+/// The number of its grant as it is now.
+async fn number(store: &Store, uid: &str) -> i64 {
+    let all = store.list_parameters("", None, 100).await.unwrap();
+    all.iter().find(|one| *one.uid == *uid).expect("a parameter").grant_number
 }
 
 async fn a_parameter_is_created_once_read_changed_and_deleted(house: House) {
@@ -165,14 +197,18 @@ async fn parameters_are_listed_by_group_in_pages(house: House) {
 async fn linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_one(house: House) {
     let House { store, .. } = &house;
     let made = store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
-    let first = store.set_grant(&id("docs"), &made.uid, linked("refresh-1")).await.unwrap();
+    let first = link(store, "docs", "refresh-1").await.unwrap();
     assert_eq!((first.state(), first.account_id()), (State::Active, "dbid:A"));
-    assert_eq!(
-        store.set_grant(&id("docs"), "other", linked("x")).await.unwrap_err().reason(),
-        Reason::ApplicationParameterNotFound
-    );
+    let remade = Parameters { uid: "other".into(), ..first.clone() };
+    let refused = store.set_grant(&remade, linked("x")).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::ApplicationParameterNotFound);
+    let stale = store.set_grant(&made, linked("x")).await.unwrap_err();
+    assert_eq!(stale.reason(), Reason::EtagMismatch, "somebody linked an account since it was read");
+    assert_eq!(store.clear_grant(&made).await.unwrap_err().reason(), Reason::EtagMismatch);
+    assert_eq!(store.delete_parameters_with_grant(&made).await.unwrap_err().reason(), Reason::EtagMismatch);
+    assert_eq!(refresh_token(&store.parameters(&id("docs")).await.unwrap().unwrap()).as_deref(), Some("refresh-1"));
 
-    let second = store.set_grant(&id("docs"), &made.uid, linked("refresh-2")).await.unwrap();
+    let second = link(store, "docs", "refresh-2").await.unwrap();
     assert!(!store.require_reauthorization(&id("docs"), &made.uid, first.grant_number, "invalid_grant").await.unwrap());
     assert_eq!(store.parameters(&id("docs")).await.unwrap().unwrap().state(), State::Active);
     assert!(store.require_reauthorization(&id("docs"), &made.uid, second.grant_number, "invalid_grant").await.unwrap());
@@ -181,9 +217,9 @@ async fn linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_on
         (marked.state(), marked.reauthorization_cause.as_deref()),
         (State::ReauthorizationRequired, Some("invalid_grant"))
     );
-    assert!(store.renewal(&made.uid).await.unwrap().is_none());
+    assert!(store.renewal(&made.uid, number(&store, &made.uid).await).await.unwrap().is_none());
 
-    let third = store.set_grant(&id("docs"), &made.uid, linked("refresh-3")).await.unwrap();
+    let third = link(store, "docs", "refresh-3").await.unwrap();
     assert_eq!((third.state(), refresh_token(&third).as_deref()), (State::Active, Some("refresh-3")));
     let docs = id("docs");
     let another_app = store.update_parameters(&docs, None, SecretChange::Keep, |settings| {
@@ -196,13 +232,13 @@ async fn linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_on
 async fn no_secret_stands_in_clear_in_the_database_or_in_debug(house: House) {
     let House { store, .. } = &house;
     let made = store.create_parameters(&id("docs"), settings("g"), Some(secret("APPSECRET-clear"))).await.unwrap();
-    let linked = store.set_grant(&id("docs"), &made.uid, linked("REFRESH-clear")).await.unwrap();
+    let linked = link(store, "docs", "REFRESH-clear").await.unwrap();
     store.finish_renewal(&made.uid, linked.grant_number, &secret("BEARER-clear"), None).await.unwrap();
     let contents = house.contents().await;
     let holds = |text: &[u8]| contents.windows(text.len()).any(|window| window == text);
     assert!(holds(b"docs"), "it looks at what is there");
     assert!(!holds(b"-clear") && !holds(hex::encode("-clear").as_bytes()));
-    let shown = format!("{linked:?} {:?}", store.renewal(&made.uid).await.unwrap());
+    let shown = format!("{linked:?} {:?}", store.renewal(&made.uid, number(&store, &made.uid).await).await.unwrap());
     assert!(!shown.contains("-clear"), "{shown}");
 }
 
@@ -211,7 +247,7 @@ async fn sealed_columns_moved_to_another_row_or_column_do_not_open(house: House)
     let mut uids = Vec::new();
     for name in ["a", "b", "c"] {
         let made = store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
-        store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
+        link(store, name, &format!("refresh-{name}")).await.unwrap();
         uids.push(made.uid);
     }
     house
@@ -227,14 +263,14 @@ async fn sealed_columns_moved_to_another_row_or_column_do_not_open(house: House)
         (swapped.state(), swapped.reauthorization_cause.as_deref()),
         (State::ReauthorizationRequired, Some("sealed_column_damaged"))
     );
-    assert!(store.renewal(&uids[2]).await.unwrap().is_none());
+    assert!(store.renewal(&uids[2], 1).await.unwrap().is_none());
     assert_eq!(store.list_parameters("", None, 10).await.unwrap().len(), 3, "a damaged row hides no other");
 }
 
 async fn parameters_whose_rows_were_swapped_open_nothing_of_each_other(house: House) {
     for name in ["a", "b"] {
-        let made = house.store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
-        house.store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
+        house.store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
+        link(&house.store, name, &format!("refresh-{name}")).await.unwrap();
     }
     for sql in [
         "UPDATE application_parameters SET id = 'c' WHERE id = 'a'",
@@ -252,8 +288,8 @@ async fn parameters_whose_rows_were_swapped_open_nothing_of_each_other(house: Ho
 
 async fn rotation_reseals_every_column_once_every_process_has_the_key(old: House) {
     for name in ["a", "b"] {
-        let made = old.store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
-        old.store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
+        old.store.create_parameters(&id(name), settings("g"), Some(secret("app"))).await.unwrap();
+        link(&old.store, name, &format!("refresh-{name}")).await.unwrap();
     }
     let new = old.second(&format!("{KEY_2}\n{KEY_1}")).await;
     let refused = new.rotate_parameters().await.unwrap_err();
@@ -278,7 +314,7 @@ async fn changes_are_followed_from_another_process(house: House) {
     let second = house.second(KEY_1).await;
     let from = second.last_parameter_change().await.unwrap();
     let made = house.store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
-    house.store.set_grant(&id("docs"), &made.uid, linked("r")).await.unwrap();
+    link(&house.store, "docs", "r").await.unwrap();
     house.store.delete_parameters(&id("docs"), None).await.unwrap();
     let changes = second.parameter_changes(from).await.unwrap();
     assert_eq!(changes.len(), 3);
@@ -291,27 +327,47 @@ async fn changes_are_followed_from_another_process(house: House) {
 async fn one_process_at_a_time_renews_and_all_share_what_it_gets(house: House) {
     let second = house.second(KEY_1).await;
     let made = house.store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
-    let linked = house.store.set_grant(&id("docs"), &made.uid, linked("r")).await.unwrap();
-    let before = second.renewal(&made.uid).await.unwrap().unwrap();
+    let linked = link(&house.store, "docs", "r").await.unwrap();
+    let before = second.renewal(&made.uid, number(&second, &made.uid).await).await.unwrap().unwrap();
     assert_eq!(before.bearer.reveal(), "sl.first");
 
-    assert!(house.store.lease_renewal(&made.uid).await.unwrap());
-    assert!(house.store.lease_renewal(&made.uid).await.unwrap(), "the holder may take it again");
-    assert!(!second.lease_renewal(&made.uid).await.unwrap());
-    second.release_renewal(&made.uid).await.unwrap();
-    assert!(!second.lease_renewal(&made.uid).await.unwrap(), "nobody gives back another's lease");
+    assert_eq!(house.store.lease_renewal(&made.uid, linked.grant_number).await.unwrap(), Lease::Mine);
+    assert_eq!(
+        house.store.lease_renewal(&made.uid, linked.grant_number).await.unwrap(),
+        Lease::Mine,
+        "the holder may take it again"
+    );
+    assert_eq!(second.lease_renewal(&made.uid, linked.grant_number).await.unwrap(), Lease::Another);
+    second.release_renewal(&made.uid, linked.grant_number).await.unwrap();
+    assert_eq!(
+        second.lease_renewal(&made.uid, linked.grant_number).await.unwrap(),
+        Lease::Another,
+        "nobody gives back another's lease"
+    );
     let generation =
         house.store.finish_renewal(&made.uid, linked.grant_number, &secret("sl.2"), None).await.unwrap().unwrap();
     assert!(generation > before.generation);
-    let shared = second.renewal(&made.uid).await.unwrap().unwrap();
+    let shared = second.renewal(&made.uid, number(&second, &made.uid).await).await.unwrap().unwrap();
     assert_eq!((shared.bearer.reveal().as_str(), shared.generation, shared.expires_at), ("sl.2", generation, None));
 
-    assert!(second.lease_renewal(&made.uid).await.unwrap());
-    assert!(!house.store.lease_renewal(&made.uid).await.unwrap());
+    assert_eq!(second.lease_renewal(&made.uid, linked.grant_number).await.unwrap(), Lease::Mine);
+    assert_eq!(house.store.lease_renewal(&made.uid, linked.grant_number).await.unwrap(), Lease::Another);
     house.pass(Duration::from_secs(16)).await;
-    assert!(house.store.lease_renewal(&made.uid).await.unwrap(), "a dead holder's lease ends");
+    assert_eq!(
+        house.store.lease_renewal(&made.uid, linked.grant_number).await.unwrap(),
+        Lease::Mine,
+        "a dead holder's lease ends"
+    );
     let stale = house.store.finish_renewal(&made.uid, linked.grant_number - 1, &secret("sl.3"), None).await.unwrap();
     assert_eq!(stale, None, "the bearer of an old grant is not shared");
+    let next = link(&house.store, "docs", "r2").await.unwrap();
+    assert!(
+        second.renewal(&made.uid, linked.grant_number).await.unwrap().is_none(),
+        "nor is the new one's with the old"
+    );
+    assert_eq!(second.lease_renewal(&made.uid, linked.grant_number).await.unwrap(), Lease::Superseded);
+    second.release_renewal(&made.uid, linked.grant_number).await.unwrap();
+    assert_eq!(house.store.lease_renewal(&made.uid, next.grant_number).await.unwrap(), Lease::Mine);
 }
 
 async fn whoever_takes_an_upload_over_shuts_the_former_writer_out(house: House) {
@@ -405,7 +461,7 @@ async fn what_has_expired_is_not_found_and_is_swept(house: House) {
     house.store.check().await.unwrap();
     let kept = house.upload_ending(start() + Duration::from_secs(8 * 24 * 3600)).await;
     let swept = house.store.sweep().await.unwrap();
-    assert_eq!(swept, Swept { uploads: 1, requests: 1, changes: 1, replicas: 0 });
+    assert_eq!(swept, Swept { uploads: 1, requests: 1, changes: 1, replicas: 0, events: EventsSwept::default() });
     assert!(house.store.pieces(&upload.id).await.unwrap().is_empty());
     assert!(house.store.upload(&kept.id).await.unwrap().is_some());
 }
@@ -479,9 +535,10 @@ async fn of_two_who_change_a_parameter_at_once_none_undoes_the_other(house: Hous
         assert_eq!(etags.iter().max(), Some(&(1 + 2 * round)));
         let now = house.store.parameters(&docs).await.unwrap().unwrap();
         assert_eq!(now.settings.labels.len() as i64, 2 * round, "both stand");
+        let stranger = Parameters { uid: "another".into(), ..now.clone() };
         let (one, two) = tokio::join!(
             house.store.update_parameters(&docs, Some(now.etag), SecretChange::Keep, |_| Err(Fault::bug("not now"))),
-            second.set_grant(&docs, "another", linked("r")),
+            second.set_grant(&stranger, linked("r")),
         );
         assert!(one.is_err() && two.is_err(), "a change that fails leaves nothing");
         assert_eq!(house.store.parameters(&docs).await.unwrap().unwrap().etag, now.etag);
@@ -594,16 +651,16 @@ async fn an_authorization_is_taken_once_and_not_after_its_time(house: House) {
 async fn a_forgotten_grant_leaves_nothing_behind(house: House) {
     let House { store, .. } = &house;
     let made = store.create_parameters(&id("docs"), settings("g"), Some(secret("app-secret"))).await.unwrap();
-    store.set_grant(&id("docs"), &made.uid, linked("hush-refresh")).await.unwrap();
+    link(store, "docs", "hush-refresh").await.unwrap();
     assert_eq!(store.count_reauthorizations().await.unwrap(), 0);
     let lost = store.parameters(&id("docs")).await.unwrap().unwrap();
     store.require_reauthorization(&id("docs"), &made.uid, lost.grant_number, "invalid_grant").await.unwrap();
     assert_eq!(store.count_reauthorizations().await.unwrap(), 1);
-    let cleared = store.clear_grant(&id("docs"), &made.uid).await.unwrap();
+    let cleared = store.clear_grant(&lost).await.unwrap();
     assert_eq!((cleared.state(), cleared.account.is_some(), cleared.granted_scopes.len()), (State::Pending, false, 0));
     assert!(cleared.grant.is_none() && cleared.app_secret.is_some());
-    assert!(store.renewal(&made.uid).await.unwrap().is_none(), "no bearer either");
+    assert!(store.renewal(&made.uid, number(&store, &made.uid).await).await.unwrap().is_none(), "no bearer either");
     assert_eq!(store.count_reauthorizations().await.unwrap(), 0);
-    let stranger = store.clear_grant(&id("docs"), "another uid").await.unwrap_err();
+    let stranger = store.clear_grant(&Parameters { uid: "another uid".into(), ..cleared }).await.unwrap_err();
     assert_eq!(stranger.reason(), Reason::ApplicationParameterNotFound);
 }

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Runs every language's conformance checks, a page in a browser, and Kubernetes' way of probing, against one connector with
-# its emulator. Usage: run.sh [LANGUAGE...]; without arguments all: python go typescript java browser probe. Takes the built
-# debug binary.
+# Runs every language's conformance checks and, over TLS, its example, a page in a browser, and Kubernetes' way of probing,
+# against connectors with their emulators. Usage: run.sh [WHAT...]; without arguments all: python go typescript java tls browser
+# probe. Takes the built debug binary.
 . "$(dirname "$0")/../setup/common.sh"
 
 CHECKS=7 # of each language; a check that did not run counts as failed
 BINARY=${CONNECTOR_BINARY:-target/debug/dropbox-connector}
 [ -x "$BINARY" ] || die "no $BINARY: run cargo build first"
-[ $# -gt 0 ] || set -- python go typescript java browser probe
+[ $# -gt 0 ] || set -- python go typescript java tls browser probe
 # The origin the page comes from has to be known before the connector starts.
 PAGE_PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
 work=$(mktemp -d)
-server= guarded=
+server= guarded= sealed=
 finish() {
-    [ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null || true
-    [ -n "$guarded" ] && kill "$guarded" 2>/dev/null && wait "$guarded" 2>/dev/null || true
+    local one
+    for one in $server $guarded $sealed; do kill "$one" 2>/dev/null && wait "$one" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap finish EXIT
@@ -63,6 +63,49 @@ run_browser() {
         "$work/page.bin" "$PAGE_PORT" "$(command -v chromium)"
 }
 
+example_python() { (cd clients/python && PYTHONPATH=gen "$BIN/python" example.py "$@"); }
+example_go() { (cd clients/go && GOWORK=off "$BIN/go" run ./example "$@"); }
+example_typescript() { (cd clients/typescript && "$BIN/node" node_modules/typescript/bin/tsc -p . && "$BIN/node" gen/js/src/example.js "$@"); }
+example_java() { (cd clients/java && mvn -q -B compile exec:java -Dexec.mainClass=example.Example -Dexec.args="$*"); }
+
+# Every example against a connector that wants a client certificate and a token.
+run_tls() {
+    local at= language
+    certify() {
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -addext "subjectAltName=DNS:localhost" \
+            -keyout "$work/$1.key" 2>>"$work/openssl.err" | openssl x509 -req -CA "$work/ca.crt" -CAkey "$work/ca.key" \
+            -CAcreateserial -copy_extensions copy -days 2 -out "$work/$1.crt" 2>>"$work/openssl.err"
+    }
+    hash() { printf %s "$1" | openssl dgst -sha256 -r | cut -d' ' -f1; }
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority -keyout "$work/ca.key" \
+        -out "$work/ca.crt" 2>>"$work/openssl.err"
+    certify server
+    certify client
+    "$BINARY" serve --emulator --data-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --probe-listen 127.0.0.1:0 \
+        --http-listen 127.0.0.1:0 --tls-cert-file "$work/server.crt" --tls-key-file "$work/server.key" \
+        --tls-client-ca-file "$work/ca.crt" --auth-mode token --admin-principals boss \
+        --auth-tokens "boss:$(hash token-of-boss),billing:$(hash token-of-billing)" >"$work/sealed.out" 2>&1 &
+    sealed=$!
+    for _ in $(seq 300); do
+        at=$(grep -oE '^listening .*' "$work/sealed.out") && break
+        sleep 0.1
+    done
+    port() { sed -nE "s/.* $1=[^ ]*:([0-9]+).*/\1/p" <<<"$at"; }
+    "$BIN/grpcurl" -cacert "$work/ca.crt" -cert "$work/client.crt" -key "$work/client.key" \
+        -H "authorization: Bearer token-of-boss" \
+        -d '{"applicationParameter":{"applicationParameterId":"demo","policy":{"allowedPrincipals":["billing"]}},"updateMask":{"paths":["policy.allowed_principals"]}}' \
+        "localhost:$(port admin)" dropboxconnector.v1.DropboxAdminConnector/UpdateApplicationParameter >&2
+    head -c 5242917 /dev/urandom >"$work/tls.bin"
+    for language in python go typescript java; do
+        if CONNECTOR_CA=$work/ca.crt CONNECTOR_CERT=$work/client.crt CONNECTOR_KEY=$work/client.key \
+            CONNECTOR_TOKEN=token-of-billing "example_$language" "localhost:$(port data)" demo "$work/tls.bin" >"$work/example.out" 2>&1; then
+            echo "ok tls $language"
+        else
+            echo "not ok tls $language: $(tail -n 3 "$work/example.out")"
+        fi
+    done
+}
+
 # What the kubelet sees of a connector whose callers need TLS and a token: three names healthy, an unknown one not.
 run_probe() {
     (cd tests/clients/go/probe && GOWORK=off "$BIN/go" build -o "$TOOLS/gobin/probe" .)
@@ -92,6 +135,11 @@ for language in "$@"; do
     expected=$CHECKS
     case $language in
         probe) expected=4 ;;
+        tls)
+            expected=4
+            for name in python typescript; do [ -d "clients/$name/gen" ] || bash tests/clients/generate.sh "$name" || true; done
+            [ -d clients/go/dropboxconnectorv1 ] || bash tests/clients/generate.sh go || true
+            ;;
         browser) expected=4 && bash tests/clients/generate.sh browser || true ;;
         python) expected=8 && bash tests/clients/generate.sh python || true ;; # and a watch
         java) ;;

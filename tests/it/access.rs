@@ -213,7 +213,8 @@ async fn only_administrators_reach_the_admin_service() {
         let list = pb::ListApplicationParametersRequest::default();
         let status = admin.list_application_parameters(by(principal, list)).await.expect_err(principal);
         assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "CALLER_NOT_ALLOWED"));
-        let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: "docs".into() };
+        let delete =
+            pb::DeleteApplicationParameterRequest { application_parameter_id: "docs".into(), ..Default::default() };
         let status = admin.delete_application_parameter(by(principal, delete)).await.expect_err(principal);
         assert_eq!(status.code(), Code::PermissionDenied);
     }

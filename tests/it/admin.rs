@@ -52,7 +52,8 @@ async fn a_parameter_is_created_changed_by_mask_and_etag_listed_and_deleted() {
     list.group = "other".into();
     assert_eq!(reason(&admin.list_application_parameters(list).await.expect_err("other")), "PAGE_TOKEN_MISMATCH");
 
-    let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into() };
+    let delete =
+        pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
     admin.delete_application_parameter(delete).await.expect("deleted");
     assert_eq!(
         reason(&admin.get_application_parameter(get).await.expect_err("gone")),
@@ -298,7 +299,8 @@ async fn a_file_of_parameters_is_read_and_never_written() {
     assert!(!told.contains(&login.app_secret) && !told.contains(&login.refresh_token));
     let mut edit = update(&["group"], |_| {});
     edit.application_parameter.as_mut().expect("set").application_parameter_id = "filed".into();
-    let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: "filed".into() };
+    let delete =
+        pb::DeleteApplicationParameterRequest { application_parameter_id: "filed".into(), ..Default::default() };
     let credential = Some(pb::import_credentials_request::Credential::RefreshToken(login.refresh_token.clone()));
     let import = pb::ImportCredentialsRequest { application_parameter_id: "filed".into(), credential };
     let refusals = [

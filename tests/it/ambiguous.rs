@@ -7,9 +7,13 @@ use dropbox_connector::{
     emulator::script::{Action, Rule},
 };
 use serde_json::json;
+use sqlx::{Connection as _, SqliteConnection};
 use tonic::{Code, Status};
 
-use crate::support::{House, PARAMETER, fact, reason, retry_delay, spec, start, until, upload};
+use crate::support::{
+    House, PARAMETER, PATIENCE, fact, reason, retry_delay, spec, start, until, upload,
+    victim::{Victim, emptied, upload_at},
+};
 
 /// Done, and the answer lost on the way.
 fn lost() -> [Action; 2] {
@@ -353,4 +357,38 @@ async fn a_write_with_too_little_time_left_is_not_sent() {
     let status = house.client().create_folder(request).await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     assert_eq!(house.control().counter("files/create_folder_v2").calls, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_while_an_abandoned_change_is_looked_up_does_not_lock_its_id() {
+    let house = emptied().await;
+    let control = house.control();
+    let mut victim = Victim::start(house.config()).await;
+    upload_at(&victim, spec("/a.txt"), b"a").await.expect("upload");
+    // Killed behind the copy, before anybody knew of it.
+    rules(&house, [Rule::once("files/copy_v2", Action::CutAfter), Rule::nth("files/get_metadata", 2, Action::Stall)]);
+    let request = pb::CopyItemRequest { request_id: ID.into(), ..copy("/a.txt", "/c.txt") };
+    let (mut client, sent) = (victim.client().await, request.clone());
+    let torn = tokio::spawn(async move { client.copy_item(sent).await });
+    let looking = async || control.standing().iter().all(|rule| rule.fired == 1);
+    until("the copy is done and looked for", looking).await;
+    victim.kill();
+    let _ = torn.await.expect("no panic");
+    until("its requests are gone", async || control.counter("files/get_metadata").running == 0).await;
+    // As if it had been silent for long.
+    let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+    sqlx::query("DELETE FROM replicas").execute(&mut store).await.expect("forgotten");
+    store.close().await.expect("closed");
+
+    let next = Victim::start(house.config()).await;
+    rules(&house, [Rule::once("files/get_metadata", Action::Delay { millis: 1500 })]);
+    let (mut client, sent) = (next.client().await, request.clone());
+    let leaving = tokio::spawn(async move { client.copy_item(sent).await });
+    until("it is looked up", async || control.counter("files/get_metadata").running == 1).await;
+    leaving.abort();
+    assert!(leaving.await.expect_err("it has left").is_cancelled());
+    let again = async { next.client().await.copy_item(request).await };
+    let answer = tokio::time::timeout(PATIENCE, again).await.expect("its id is not locked").expect("found");
+    assert_eq!(answer.into_inner().item.expect("an item").name, "c.txt");
+    assert_eq!(control.counter("files/copy_v2").calls, 1, "it is not sent again");
 }

@@ -118,7 +118,7 @@ fn put(house: &House, path: &str, text: &str) {
     house.control().seed(&seed).expect("a file");
 }
 
-fn folder(house: &House, path: &str) {
+fn make_folder(house: &House, path: &str) {
     house.control().seed(&Seed { folders: vec![path.into()], ..Seed::default() }).expect("a folder");
 }
 
@@ -144,6 +144,7 @@ async fn rename(house: &House, from_path: &str, to_path: &str) {
 
 /// A watch of `path` whose types are certain from here on: the index stands.
 async fn indexed(house: &House, folder: &str) -> Watch {
+    make_folder(house, folder);
     let mut watch = Watch::ready(house, |asked| asked.path = folder.into()).await;
     for probe in 0.. {
         put(house, &format!("{folder}/probe"), &probe.to_string());

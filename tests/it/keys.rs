@@ -1,12 +1,12 @@
 //! Where sealing keys come from, how they are changed beside running servers, and how parameters move between stores.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command};
 
 use dropbox_connector::{api::v1 as pb, app, config::Config, emulator::Emulator, seal::KeyRing};
 use tonic::Code;
 
 use crate::support::{
-    House, PARAMETER,
+    House, PARAMETER, PATIENCE,
     process::{BINARY, Served, succeed, text},
     proxies::{Running, proxy},
     reason, start, start_bare, start_with, until,
@@ -125,6 +125,18 @@ fn bundle(verb: &str, flag: &str, file: &Path, config: &Config, more: &[&str]) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_moves_parameters_with_all_their_secrets_to_another_store_under_another_key() {
+    Box::pin(an_export_moves_parameters_with_all_their_secrets(None)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_moves_parameters_with_all_their_secrets_from_sqlite_to_postgresql_and_back() {
+    let url = crate::support::postgres::Server::shared().database().await;
+    Box::pin(an_export_moves_parameters_with_all_their_secrets(Some(url))).await;
+}
+
+/// To an SQLite store, or to this one.
+async fn an_export_moves_parameters_with_all_their_secrets(into: Option<String>) {
+    let server = into.is_some();
     let (from, http) = (start().await, Running::tinyproxy(Some(("me", "hushpassword"))));
     from.make_parameter("proxied", |parameter| {
         parameter.proxy = Some(proxy(pb::ProxyKind::Http, http.port, "me", "hushpassword"));
@@ -163,6 +175,7 @@ async fn an_export_moves_parameters_with_all_their_secrets_to_another_store_unde
     let to = start_bare(Default::default(), |config| {
         config.dropbox_api_url = at.api.parse().expect("a url");
         config.dropbox_content_url = at.content.parse().expect("a url");
+        config.store_url = into.unwrap_or_else(|| config.store_url.clone());
     })
     .await;
     let wrong = run({
@@ -187,6 +200,15 @@ async fn an_export_moves_parameters_with_all_their_secrets_to_another_store_unde
     let half = run(bundle("import", "--from", &file, to.config(), &["--replace"]));
     assert!(half.0 == Some(2) && half.1.contains("not an export"), "{half:?}");
     list(&to, "proxied").await.expect("a file that was cut changed nothing");
+
+    if server {
+        let (back, mut config) = (from.folder.path().join("back.sealed"), from.config().clone());
+        let told = run(bundle("export", "--to", &back, to.config(), &[]));
+        assert!(told.0 == Some(0) && told.1.contains("2 application parameters"), "{told:?}");
+        config.store_url = format!("sqlite://{}", from.folder.path().join("back.db").display());
+        let told = run(bundle("import", "--from", &back, &config, &[]));
+        assert!(told.0 == Some(0) && told.1.contains("2 created"), "{told:?}");
+    }
 
     // By a file instead of the environment, and never by the command line.
     let secret = from.folder.path().join("passphrase");
@@ -283,5 +305,5 @@ async fn a_key_file_that_breaks_is_told_and_the_keys_in_memory_hold() {
     fs::write(&file, good).expect("mended");
     house.reread();
     until("it is over", || async { house.app().ready().facts().notes().is_empty() }).await;
-    tokio::time::timeout(Duration::from_secs(1), list(&house, PARAMETER)).await.expect("at once").expect("works");
+    tokio::time::timeout(PATIENCE, list(&house, PARAMETER)).await.expect("an answer").expect("works");
 }

@@ -103,7 +103,8 @@ async fn a_parameter_made_anew_does_not_take_the_tokens_of_its_namesake() {
     seed(&house, &many("/p", 5, 1, None));
     let first = pb::ListFolderRequest { page_size: 2, ..folder("/p") };
     let token = list(&house, &first).await.expect("page").next_page_token;
-    let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into() };
+    let delete =
+        pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
     house.admin().await.delete_application_parameter(delete).await.expect("deleted");
     house.make_parameter(PARAMETER, |_| {}).await;
     let refused = list(&house, &pb::ListFolderRequest { page_token: token, ..first }).await.expect_err("not its own");

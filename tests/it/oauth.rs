@@ -1,11 +1,14 @@
 //! Connecting accounts by OAuth, against the emulator's consent page.
 
+mod audited;
 mod browser;
 mod command;
+mod fleet;
 mod grants;
 mod page;
 mod refusals;
 mod streams;
+mod teams;
 
 use std::collections::HashMap;
 

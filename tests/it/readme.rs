@@ -53,6 +53,19 @@ fn the_grpcurl_lines_of_the_demo_run_as_printed() {
     succeed(&mut shell(&script));
 }
 
+/// Five ports for a process that has to be told its own. Not those that the system gives to whoever asks for any, as all the
+/// other tests do and every client: between a look and the start of the process one of them would come by.
+fn free_ports() -> [u16; 5] {
+    const BELOW_THE_SYSTEMS: std::ops::Range<u16> = 10_000..30_000;
+    let mut blocks = BELOW_THE_SYSTEMS.step_by(5).collect::<Vec<_>>();
+    // Test runs side by side begin to look in different places.
+    let turn = std::process::id() as usize % blocks.len();
+    blocks.rotate_left(turn);
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let first = blocks.into_iter().find(|&first| (first..first + 5).all(is_free)).expect("five ports in a row");
+    [0, 1, 2, 3, 4].map(|n| first + n)
+}
+
 /// Ends what the shell has left running.
 struct Running(Child);
 
@@ -71,10 +84,8 @@ fn an_emulator_in_a_process_of_its_own_is_started_and_used_as_the_readme_says() 
     let readme = readme();
     let mut blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let mut script = blocks.find(|block| block.contains("--allow-insecure-upstream")).expect("the recipe").to_owned();
-    for port in 4100..4105 {
-        let free =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        script = script.replace(&port.to_string(), &free.port().to_string());
+    for (n, port) in free_ports().into_iter().enumerate() {
+        script = script.replace(&(4100 + n).to_string(), &port.to_string());
     }
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| fs::File::create(folder.path().join(name)).expect("a file");

@@ -1,8 +1,12 @@
 //! Moving and copying onto a file that is there: it goes to the deleted files, and neither file is ever lost.
 
+use std::{sync::Arc, time::Duration};
+
 use dropbox_connector::{
     api::v1::{self as pb, item::Kind},
+    clock::{Clock as _, ManualClock, SystemClock},
     emulator::{
+        Options,
         control::{Seed, SeedFile},
         script::{Action, Rule},
     },
@@ -10,7 +14,7 @@ use dropbox_connector::{
 use serde_json::json;
 use tonic::Code;
 
-use crate::support::{House, PARAMETER, fact, reason, spec, start, until, upload};
+use crate::support::{House, PARAMETER, fact, reason, spec, start, start_in, until, upload};
 
 async fn furnished() -> House {
     let house = start().await;
@@ -209,4 +213,34 @@ async fn deleted_items_tell_whether_they_can_be_restored() {
         deleted(&house.client().get_item(request).await.expect("told").into_inner().item.expect("an item"))
     };
     assert_eq!((get("/old.txt").await, get("/folder").await), (Some(true), None));
+}
+
+#[tokio::test]
+async fn a_target_comes_back_when_its_account_may_send_again_though_its_move_had_no_time_to_wait_for_that() {
+    let clock = ManualClock::new(SystemClock.now());
+    let house = start_in(Options::default(), Arc::new(clock.clone()), |_| {}).await;
+    house.make_parameter(PARAMETER, |_| {}).await;
+    for path in ["/new.txt", "/old.txt"] {
+        upload(&house, spec(path), path.as_bytes()).await.expect("upload");
+    }
+    // A write under way has 60 s: three are over when Dropbox asks for a pause of 58.
+    let rules = [
+        Rule::once("files/delete_v2", Action::DelayAnswer { millis: 3000 }),
+        Rule::once("files/move_v2", Action::TooManyRequests { retry_after: Some(58) }),
+    ];
+    house.control().script(rules).expect("rules");
+    let mut request = tonic::Request::new(onto("/new.txt", "/old.txt"));
+    request.set_timeout(Duration::from_secs(20));
+    let mut client = house.client();
+    let moving = tokio::spawn(async move { client.move_item(request).await });
+    until("the pause is asked for", async || house.control().standing().iter().all(|rule| rule.fired == 1)).await;
+    assert_eq!(read(&house, "/old.txt"), None);
+    until("the target is back", async || {
+        clock.advance(Duration::from_secs(1)).await;
+        read(&house, "/old.txt").as_deref() == Some("/old.txt")
+    })
+    .await;
+    let limited = moving.await.expect("no panic").expect_err("not moved");
+    assert_eq!((reason(&limited).as_str(), fact(&limited, "replacedRev")), ("RATE_LIMITED", None), "{limited:?}");
+    assert_eq!(read(&house, "/new.txt").as_deref(), Some("/new.txt"));
 }

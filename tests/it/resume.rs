@@ -456,3 +456,51 @@ async fn killed_by_signal(house: House, side_by_side: bool) {
         assert!(twice <= 5 * 8 * MIB as u64, "{lane}: {twice} bytes were sent twice");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_hangs_at_the_end_does_not_keep_the_others_from_being_written_down() {
+    let bytes = noise(33 * MIB, 14);
+    let hanging = async |ends: &str| {
+        let house = support::start().await;
+        let control = house.control();
+        let spec = pb::UploadSpec { parallel_appends: 4, total_size: Some(bytes.len() as i64), ..spec("/hangs") };
+        let upload_id = start_upload(&house, spec).await;
+        // One is acknowledged when the stream has ended already, another one never.
+        let rules = [Rule::nth(APPEND, 1, Action::DelayAnswer { millis: 3000 }), Rule::nth(APPEND, 2, Action::Stall)];
+        control.script(rules).expect("script");
+        let mut stream = OpenUpload::resume(&house, &upload_id).await;
+        assert!(stream.send_range(&bytes, 0, bytes.len()).await);
+        until("four are at Dropbox", async || control.counter(APPEND).calls == 4).await;
+        let ended = match ends {
+            "half-closed" => Some(tokio::spawn(stream.answer())),
+            "finished" => {
+                assert!(stream.send(finish()).await);
+                Some(tokio::spawn(stream.answer()))
+            }
+            _ => {
+                stream.abandon().await;
+                None
+            }
+        };
+        let left = std::time::Instant::now();
+        let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+        let written = loop {
+            let count: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM upload_pieces").fetch_one(&mut store).await.expect("a number");
+            if count == 3 {
+                break left.elapsed();
+            }
+            assert!(left.elapsed() < PATIENCE, "{ends}: the late one is not written down");
+            tokio::task::yield_now().await;
+        };
+        match ended {
+            Some(ended) => {
+                assert!(!ended.is_finished(), "{ends}: one still hangs");
+                ended.abort();
+            }
+            // What is in flight when a caller vanishes is given up after 10 s; then all is written down in any case.
+            None => assert!(written < std::time::Duration::from_secs(10), "{written:?}"),
+        }
+    };
+    tokio::join!(hanging("half-closed"), hanging("finished"), hanging("vanished"));
+}

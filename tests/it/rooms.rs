@@ -332,6 +332,18 @@ fn only_the_service_knows_grpc_on_the_servers_side() {
     report(named_in("tonic", |path| inner.contains(&room_of(path))));
 }
 
+/// `rsa`, which comes with `jsonwebtoken`, leaks private keys by its timing (RUSTSEC-2023-0071; `deny.toml`): it may verify with
+/// public ones, and that is all that happens here.
+#[test]
+fn nothing_here_signs_tokens_or_holds_a_private_rsa_key() {
+    let mut misses = Vec::new();
+    for word in ["EncodingKey", "jsonwebtoken::encode", "RsaPrivateKey", "rsa::"] {
+        misses.extend(named_in(word, |_| true));
+    }
+    misses.extend(named_in("jsonwebtoken", |path| !["src/access/jwt.rs", "src/access/keys.rs"].contains(&path)));
+    report(misses);
+}
+
 #[test]
 fn only_the_write_gate_grants_a_turn() {
     report(named_in("Turn::granted", |path| path != "src/engine/gate.rs"));

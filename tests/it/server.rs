@@ -17,9 +17,9 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    House, MIB, PARAMETER, download, finish, noise,
+    House, MIB, PARAMETER, chunk, download, finish, noise,
     process::{BINARY, Served, succeed, text, tool},
-    reason, request, retry_delay, spec, start, start_with, until, upload,
+    reason, request, retry_delay, spec, start, start_with, streams, until, upload,
 };
 
 fn get(path: &str) -> pb::GetItemRequest {
@@ -167,7 +167,7 @@ async fn health(address: SocketAddr, service: &str) -> ServingStatus {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_of_health_hear_of_the_drain_and_liveness_stays() {
-    let mut house = start_with(|config| config.drain_delay = std::time::Duration::from_secs(2)).await;
+    let mut house = start_with(|config| config.drain_delay = std::time::Duration::from_secs(8)).await;
     let probe = house.addresses.probe;
     let channel = tonic::transport::Channel::from_shared(format!("http://{probe}")).expect("a uri");
     let mut client = HealthClient::new(channel.connect().await.expect("connect"));
@@ -335,6 +335,47 @@ async fn calls_beside_a_large_upload_on_their_connection_are_not_starved() {
 #[ignore = "long: make test-long"]
 async fn calls_beside_an_upload_of_two_gib_on_their_connection_are_not_starved() {
     not_starved(2048).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_reach_their_age_cost_no_call_and_no_stream() {
+    let mut served = Served::start_with(&["--connection-age=3s"]);
+    let address = served.told("data");
+    // A stream that outlives its connection's age several times.
+    let (frames_in, receiver) = tokio::sync::mpsc::channel(1);
+    let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).expect("a uri");
+    let mut client =
+        pb::dropbox_connector_client::DropboxConnectorClient::new(channel.connect().await.expect("connect"));
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let uploading = tokio::spawn(async move { client.upload_file(stream).await });
+    let first = pb::UploadFileRequest {
+        application_parameter_id: "demo".into(),
+        ..request(false, Frame::Spec(spec("/aged.bin")))
+    };
+    frames_in.send(first).await.expect("it reads");
+    // Stock Go, as fast as it gets answers.
+    let calling = tokio::task::spawn_blocking(move || {
+        let data = r#"{"applicationParameterId": "demo", "path": ""}"#;
+        let call = "--call=dropboxconnector.v1.DropboxConnector/GetItem";
+        let flags = ["--insecure", call, "-d", data, "-c", "8", "--connections=4", "--rps=200", "-z", "15s"];
+        tool("ghz").args(flags).args(["--duration-stop=wait", "--format=json", &address]).output().expect("it starts")
+    });
+    let bytes = noise(10 * MIB, 9);
+    for piece in bytes.chunks(MIB) {
+        frames_in.send(request(false, chunk(piece))).await.expect("it reads on");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    frames_in.send(request(false, finish())).await.expect("it reads on");
+    drop(frames_in);
+    let answer = uploading.await.expect("no panic").expect("uploaded").into_inner();
+    assert_eq!((answer.content_hash, answer.verified), (streams::content_hash(&bytes), true));
+    let output = calling.await.expect("no panic");
+    let told: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    let count = told["count"].as_u64().expect("a number");
+    assert!(count > 100, "{count} calls in 15 s");
+    assert_eq!(told["statusCodeDistribution"], serde_json::json!({ "OK": count }), "{}", told["errorDistribution"]);
+    assert!(!served.text().contains("panicked"), "{}", served.text());
 }
 
 /// `serve` with settings that cannot be used; it must end by itself.

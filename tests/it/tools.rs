@@ -125,11 +125,11 @@ fn the_health_prober_finds_every_name_on_the_probe_port_and_nothing_else_there()
 
 #[test]
 fn after_sigterm_it_is_not_ready_but_alive_and_then_ends_well() {
-    let mut served = Served::start_with(&["--drain-delay=5s"]);
+    let mut served = Served::start_with(&["--drain-delay=12s"]);
     let address = served.told("probe");
     assert_eq!(probe(&address, "readiness"), 0);
     served.terminate();
-    let deadline = Instant::now() + Duration::from_secs(4);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while probe(&address, "readiness") != 4 {
         assert!(Instant::now() < deadline, "still ready:\n{}", served.text());
     }

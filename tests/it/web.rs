@@ -201,3 +201,86 @@ async fn without_the_switch_no_page_is_answered() {
     let _ = stream.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
 }
+
+/// One request of HTTP/2 in plaintext, as nobody sends it but who means to.
+async fn post(
+    address: std::net::SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    message: &impl prost::Message,
+) -> reqwest::Response {
+    let http = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
+    let mut request = http.post(format!("http://{address}{path}")).body(framed(message));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_page_can_have_a_browser_send_changes_nothing_on_any_port() {
+    let house = start().await;
+    upload(&house, spec("/a.txt"), b"hello").await.expect("upload");
+    let admin = "/dropboxconnector.v1.DropboxAdminConnector/DeleteApplicationParameter";
+    let data = "/dropboxconnector.v1.DropboxConnector/DeleteItem";
+    let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into(), revoke: false };
+    let item = pb::DeleteItemRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/a.txt".into(),
+        ..Default::default()
+    };
+    // Nobody is asked who they are here: a browser on this machine could be sent by any page.
+    let languages =
+        ["text/plain", "application/x-www-form-urlencoded", "application/json", "application/grpc-web+proto"];
+    for headers in languages.map(|language| vec![("content-type", language)]).into_iter().chain([Vec::new()]) {
+        let answers = [
+            post(house.addresses.admin, admin, &headers, &delete).await,
+            post(house.addresses.data, data, &headers, &item).await,
+        ];
+        for answer in answers {
+            assert_eq!(answer.status(), 415, "{headers:?}");
+            assert!(answer.text().await.expect("a text").contains("application/grpc"));
+        }
+    }
+    let headers = [("content-type", "application/grpc"), ("origin", ORIGIN), ("x-request-id", "mine")];
+    let answers = [
+        post(house.addresses.admin, admin, &headers, &delete).await,
+        post(house.addresses.data, data, &headers, &item).await,
+        post(house.addresses.data, "/grpc.health.v1.Health/Check", &headers, &delete).await,
+    ];
+    for answer in answers {
+        let told = |name: &str| answer.headers().get(name).map(|value| value.to_str().expect("ascii").to_owned());
+        assert_eq!(told("grpc-status").as_deref(), Some("7"), "{answer:?}");
+        assert_eq!(told("x-request-id").as_deref(), Some("mine"));
+        assert!(told("grpc-message").is_some_and(|text| text.contains("grpc_web_origins")), "{answer:?}");
+        let status = tonic::Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!(crate::support::reason(&status), "CALLER_NOT_ALLOWED");
+        assert_eq!(crate::support::fact(&status, "cause").as_deref(), Some("page"));
+    }
+    house.client().get_item(get_item()).await.expect("both are still there");
+    // The same bytes do delete where they come as gRPC.
+    let headers = [("content-type", "application/grpc+proto"), ("te", "trailers")];
+    post(house.addresses.admin, admin, &headers, &delete).await.bytes().await.expect("an answer");
+    let gone = house.client().get_item(get_item()).await.expect_err("deleted");
+    assert_eq!(crate::support::reason(&gone), "APPLICATION_PARAMETER_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_may_call_the_data_port_may_not_call_the_admin_port() {
+    let house = open_to_pages().await;
+    let list = "/dropboxconnector.v1.DropboxAdminConnector/ListApplicationParameters";
+    for language in ["application/grpc-web+proto", "application/grpc"] {
+        let headers = [("content-type", language), ("origin", ORIGIN)];
+        let answer =
+            post(house.addresses.admin, list, &headers, &pb::ListApplicationParametersRequest::default()).await;
+        let refused = answer.headers().get("grpc-status").is_some_and(|code| code == "7") || answer.status() == 415;
+        assert!(refused && answer.headers().get("access-control-allow-origin").is_none(), "{language}: {answer:?}");
+    }
+    let headers = [("content-type", "application/grpc"), ("origin", ORIGIN)];
+    let answer = post(house.addresses.data, GET_ITEM, &headers, &get_item()).await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.headers().get("grpc-status").is_none(), "the status comes behind the answer: {answer:?}");
+    // A browser asks nobody before it sends text; that opens no door for any origin.
+    let headers = [("content-type", "text/plain"), ("origin", ORIGIN)];
+    assert_eq!(post(house.addresses.data, GET_ITEM, &headers, &get_item()).await.status(), 415);
+}

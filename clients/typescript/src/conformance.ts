@@ -1,6 +1,6 @@
 // The conformance checks of the clients, from stock Node stubs. The same checks, by the same names, run in every language.
 import { randomBytes, randomUUID } from "node:crypto";
-import { type ServiceError, credentials, status } from "@grpc/grpc-js";
+import { type ServiceError, status } from "@grpc/grpc-js";
 import { DropboxConnectorClient } from "../gen/dropboxconnector/v1/connector.js";
 import { GetItemRequest } from "../gen/dropboxconnector/v1/items.js";
 import {
@@ -11,13 +11,14 @@ import {
 } from "../gen/dropboxconnector/v1/transfer.js";
 import { ErrorInfo, RequestInfo, ResourceInfo } from "../gen/google/rpc/error_details.js";
 import { Status } from "../gen/google/rpc/status.js";
+import { channelCredentials } from "./channel.js";
 import { ContentHash, MIB, download, sendFrames, spec, upload } from "./transfer.js";
 
 type FrameOf = NonNullable<UploadFileRequest["frame"]>;
 
 const parameter = process.env.CONNECTOR_PARAMETER ?? "";
 const folder = `/conformance-typescript-${randomUUID()}`;
-const client = new DropboxConnectorClient(process.env.CONNECTOR_ADDRESS ?? "", credentials.createInsecure());
+const client = new DropboxConnectorClient(process.env.CONNECTOR_ADDRESS ?? "", channelCredentials());
 
 function expect(condition: unknown, text: string): asserts condition {
   if (!condition) throw new Error(text);

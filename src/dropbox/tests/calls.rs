@@ -56,7 +56,7 @@ async fn a_call_waits_as_long_as_dropbox_says_and_goes_again() {
     let call = tokio::spawn(async move { caller.call(&routes::GET_METADATA, &metadata()).await });
     bench.server.arrived(1).await;
     let paused = async {
-        while bench.transport.pace.lane(&AccountKey::new("dbid:1")).enter(false, Some(Instant::now())).await.is_ok() {
+        while !bench.transport.pace.lane(&AccountKey::new("dbid:1")).is_paused() {
             tokio::task::yield_now().await;
         }
     };
@@ -98,6 +98,64 @@ async fn a_429_is_repeated_even_where_nothing_else_is() {
     assert_eq!(fault.reason(), Reason::TooManyFiles);
     assert_eq!(fault.get("earlierAttempt"), None);
     assert_eq!(bench.server.seen().len(), 2);
+}
+
+/// The namespace's gate is free for the others, also when the call looks at it again.
+async fn lets_others_go(bench: &Bench, queue: &Arc<tokio::sync::Mutex<()>>, call: impl Future<Output = Result<()>>) {
+    let mut call = std::pin::pin!(call);
+    let bound = Instant::now() + Duration::from_secs(20);
+    let others = loop {
+        assert!(Instant::now() < bound, "it keeps its turn");
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        match queue.clone().try_lock_owned() {
+            Ok(others) => break others,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let sent = bench.server.seen().len();
+    bench.clock.advance(Duration::from_secs(60)).await;
+    for _ in 0..16 {
+        assert!(futures::poll!(call.as_mut()).is_pending(), "it stands in the queue behind the others");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.server.seen().len(), sent);
+    drop(others);
+    bench.run(call).await.expect("its turn in the end");
+    assert_eq!(bench.server.seen().len(), sent + 1);
+    assert!(queue.try_lock().is_err(), "it has its turn until that is dropped");
+}
+
+#[tokio::test]
+async fn a_commit_lays_its_turn_down_while_its_account_may_not_send_and_while_it_waits_to_go_again() {
+    const DONE: &str = r#"{"metadata":{".tag":"folder","name":"a","id":"id:1"}}"#;
+    let arg = files::DeleteArg::new("/a".to_owned());
+    for (script, paused) in [
+        (vec![Act::json(200, DONE)], true),
+        (vec![Act::json(429, BUSY).with("Retry-After", "7"), Act::json(200, DONE)], false),
+        (vec![Act::Cut, Act::json(200, DONE)], false),
+    ] {
+        let bench = Bench::new(script).await;
+        let queue = Arc::new(tokio::sync::Mutex::new(()));
+        let turn = Turn::granted().at(vec![queue.clone()]);
+        turn.take_up().await;
+        if paused {
+            bench.transport.pace.lane(&AccountKey::new("dbid:1")).pause(Duration::from_secs(30));
+        }
+        let call = async { bench.caller.commit(&turn, &routes::DELETE, &arg).await.map(drop) };
+        lets_others_go(&bench, &queue, call).await;
+    }
+}
+
+#[tokio::test]
+async fn a_commit_behind_one_that_lost_its_turn_takes_it_up_again() {
+    let bench = Bench::new(vec![Act::json(429, BUSY).with("Retry-After", "3600"), Act::json(200, FOLDER)]).await;
+    let queue = Arc::new(tokio::sync::Mutex::new(()));
+    let turn = Turn::granted().at(vec![queue.clone()]);
+    turn.take_up().await;
+    let arg = files::DeleteArg::new("/a".to_owned());
+    turn.lay_down();
+    let _ = bench.caller.commit(&turn, &routes::DELETE, &arg).await.expect_err("limited");
+    assert!(queue.try_lock().is_err(), "nothing is sent without it");
 }
 
 #[tokio::test]
@@ -211,7 +269,7 @@ async fn a_commit_and_the_end_of_a_session_do_not_wait_for_bodies() {
     let lane = bench.transport.pace.lane(&AccountKey::new("dbid:1"));
     let mut bodies = Vec::new();
     for _ in 0..limits::ACCOUNT_BODIES_MAX {
-        bodies.push(lane.enter(true, None).await.expect("free"));
+        bodies.push(lane.enter(true).await.expect("free"));
     }
     let (pieces, turn) = ([bytes::Bytes::from_static(b"hello")], Turn::granted());
     let caller = bench.within(Duration::from_secs(5));
@@ -289,9 +347,11 @@ async fn a_deadline_during_a_write_says_whether_it_was_sent() {
     let caller = bench.within(span);
     let fault = caller.commit(&Turn::granted(), &routes::MOVE, &move_arg()).await.expect_err("late");
     assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("true")));
+    assert_eq!(fault.retry_delay(), None, "it may have happened");
     bench.server.gone(1).await;
     let fault = caller.commit(&Turn::granted(), &routes::MOVE, &move_arg()).await.expect_err("late");
     assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("false")));
+    assert_eq!(fault.retry_delay(), Some(Duration::ZERO), "what was not sent may be sent as it is");
     let fault = caller.call(&routes::GET_METADATA, &metadata()).await.expect_err("late");
     assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, None));
 }

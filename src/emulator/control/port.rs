@@ -22,7 +22,7 @@
 //! | `POST /control/tokens/expire` | every access token is expired |
 //! | `POST /control/tokens/revoke` | ends a grant: `{"refresh_token"?}`; all without → `{"ended"}` |
 //! | `POST /control/consent` | what the consent page does by itself: `{"consent": "ask" or "approve" or "deny"}` |
-//! | `POST /control/sign_in` | who is signed in at the consent page: `{"account_id"?}` |
+//! | `POST /control/sign_in` | who is signed in at the consent page: `{"account_id"?, "team"?}`; for the whole team if so |
 //! | `POST /control/app_secret` | another secret of the app: `{"secret"}` |
 //! | `POST /control/redirects` | registers a redirect URI: `{"uri"}` |
 //! | `GET /control/switches` | where Dropbox varies: all fields |
@@ -103,6 +103,8 @@ struct ConsentAsked {
 #[serde(deny_unknown_fields)]
 struct SignInAsked {
     account_id: Option<String>,
+    #[serde(default)]
+    team: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -346,7 +348,11 @@ impl Control {
                 done
             }
             (&Method::POST, "sign_in") => {
-                self.sign_in(read::<SignInAsked>(body)?.account_id.as_deref())?;
+                let asked: SignInAsked = read(body)?;
+                match asked.account_id.as_deref() {
+                    Some(account) if asked.team => drop(self.sign_in_for_team(account)?),
+                    account => self.sign_in(account)?,
+                }
                 done
             }
             (&Method::POST, "app_secret") => {

@@ -133,7 +133,12 @@ impl Authority {
             None => app.scopes.clone(),
             Some(text) => text.split_whitespace().map(str::to_owned).collect(),
         };
-        if let Some(scope) = scopes.iter().find(|scope| !app.scopes.contains(*scope)) {
+        if book.for_team.is_some() && params.get("scope").is_none() {
+            scopes.extend(team_scopes());
+        }
+        let known =
+            |scope: &String| app.scopes.contains(scope) || (book.for_team.is_some() && team_scopes().contains(scope));
+        if let Some(scope) = scopes.iter().find(|scope| !known(scope)) {
             return Err(format!("invalid scope: \"{scope}\" is not configured for this app"));
         }
         scopes.insert("account_info.read".to_owned());
@@ -166,6 +171,7 @@ impl Authority {
         let code = Code {
             app: asked.app,
             account: book.signed_in.clone().unwrap_or_else(|| self.account_id.clone()),
+            team: book.for_team.clone(),
             scopes: asked.scopes,
             access_type: asked.access_type,
             redirect_uri: asked.redirect_uri.clone(),
@@ -262,7 +268,7 @@ impl Authority {
             (Some(_), Some(_)) => {}
         }
         code.used = true;
-        let (account, scopes) = (code.account.clone(), code.scopes.clone());
+        let (account, scopes, team) = (code.account.clone(), code.scopes.clone(), code.team.clone());
         let (access_type, pkce) = (code.access_type, code.challenge.is_some());
         let grant = book.grant(&app, &account, scopes.clone(), access_type, pkce);
         let lasting = access_type == AccessType::Legacy;
@@ -272,8 +278,14 @@ impl Authority {
             "access_token": access_token,
             "token_type": "bearer",
             "scope": joined(&scopes),
-            "account_id": account,
         });
+        match team {
+            Some(team) => {
+                book.grants.get_mut(&grant).expect("made above").team = true;
+                answer["team_id"] = json!(team);
+            }
+            None => answer["account_id"] = json!(account),
+        }
         if !lasting {
             answer["expires_in"] = json!(TOKEN_LIFE.as_secs());
         }

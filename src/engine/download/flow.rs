@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::reader::Reader;
+use super::{place::Place, reader::Reader};
 use crate::{
     engine::{content_hash::ContentHash, stream_hash::StreamHasher},
     fault::Result,
@@ -19,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Flow {
     reader: Reader,
+    place: Place,
     /// Of a whole file.
     hasher: Option<StreamHasher>,
     /// Read and not handed on, since only `hashed` bytes of it are hashed.
@@ -27,12 +28,13 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(reader: Reader, hasher: Option<StreamHasher>) -> Flow {
-        Flow { reader, hasher, chunk: Bytes::new(), hashed: 0 }
+    pub(super) fn new(reader: Reader, hasher: Option<StreamHasher>, place: Place) -> Flow {
+        Flow { reader, place, hasher, chunk: Bytes::new(), hashed: 0 }
     }
 
     /// The next chunk, hashed; `None` when all were given. Gives the thread up after every 256 KiB of a lane.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.place.take_up()?;
         if self.chunk.is_empty() {
             match ready!(self.reader.poll_chunk(context))? {
                 Some(chunk) => self.chunk = chunk,
@@ -55,10 +57,14 @@ impl Flow {
         self.hasher.take().map(StreamHasher::finish)
     }
 
-    /// Gives back what it holds at Dropbox and of the budget if its caller has not come for bytes for so long. Some of
-    /// that takes work: `false` asks to be called again.
+    /// Gives back what it holds at Dropbox, of the budget and of the process if its caller has not come for bytes for so long.
+    /// Some of that takes work: `false` asks to be called again.
     pub(super) fn let_go(&mut self, now: SystemTime, idle: Duration) -> bool {
-        !self.reader.let_go(now, idle) || self.hasher.as_mut().is_none_or(StreamHasher::fold)
+        if !self.reader.let_go(now, idle) {
+            return true;
+        }
+        self.place.lay_down();
+        self.hasher.as_mut().is_none_or(StreamHasher::fold)
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod begin;
 mod flow;
+mod place;
 mod range;
 mod reader;
 mod stalled;
@@ -16,11 +17,11 @@ use std::{
 
 use bytes::Bytes;
 use dropbox_sdk::{files::FileMetadata, sharing::FileLinkMetadata};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::{
     begin::Begun,
     flow::{Flow, lock},
+    place::Places,
     range::Pin,
     reader::{Plan, Reader},
     stalled::{Listed, Stalled},
@@ -34,7 +35,6 @@ use crate::{
     clock::SharedClock,
     dropbox::Caller,
     fault::{Fault, Reason, Result},
-    limits,
 };
 
 /// What is read.
@@ -129,7 +129,7 @@ pub struct Trailer {
 /// Admits downloads and opens them.
 #[derive(Debug, Clone)]
 pub struct Downloads {
-    slots: Arc<Semaphore>,
+    places: Places,
     blocks: Blocks,
     /// Blocks of ranges ahead, of all downloads.
     ahead: Tally,
@@ -146,14 +146,13 @@ pub struct Download {
     expected: Option<ContentHash>,
     sent: u64,
     _listed: Listed,
-    _slot: OwnedSemaphorePermit,
 }
 
 impl Downloads {
-    /// `idle`: how long a caller may leave bytes waiting before its place at Dropbox is given to others.
+    /// `idle`: how long a caller may leave bytes waiting before its places, here and at Dropbox, are given to others.
     pub fn new(open_max: usize, idle: Duration, blocks: Blocks, clock: SharedClock) -> Downloads {
         let stalled = Arc::new(Stalled::new(idle, clock));
-        Downloads { slots: Arc::new(Semaphore::new(open_max)), blocks, ahead: Tally::default(), stalled }
+        Downloads { places: Places::new(open_max), blocks, ahead: Tally::default(), stalled }
     }
 
     /// Asks Dropbox for the item and returns when its header is known.
@@ -161,10 +160,8 @@ impl Downloads {
     /// # Errors
     /// `PATH_NOT_FOUND`, `NOT_A_FILE`, `NOT_DOWNLOADABLE`, `RESTRICTED_CONTENT`, `READ_OFFSET_BEYOND_END`, `REVISION_GONE`,
     /// `INVALID_FIELD` (a range of an export), `CONNECTOR_BUSY`, link rows of the error table, common ones.
-    pub async fn open(&self, caller: &Caller, request: DownloadRequest) -> Result<Download> {
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
-            Fault::new(Reason::ConnectorBusy, "too many downloads are open").retry_after(limits::BUSY_RETRY)
-        })?;
+    pub async fn open(&self, parameter: &str, caller: &Caller, request: DownloadRequest) -> Result<Download> {
+        let place = self.places.enter(parameter)?;
         let Begun { header, body, body_end, pin, expected } = begin::begin(caller, &request).await?;
         let whole = header.range_start == 0 && header.range_end == header.total_size;
         let hasher = whole.then(|| StreamHasher::new(self.blocks.clone(), header.total_size));
@@ -177,9 +174,9 @@ impl Downloads {
         let head = body.map(|body| (body, body_end));
         let clock = self.stalled.clock();
         let reader = Reader::new(caller.clone(), pin, plan, head, self.blocks.clone(), self.ahead.clone(), clock);
-        let flow = Arc::new(Mutex::new(Flow::new(reader, hasher)));
+        let flow = Arc::new(Mutex::new(Flow::new(reader, hasher, place)));
         let listed = self.stalled.list(&flow);
-        Ok(Download { header, flow, found: None, expected, sent: 0, _listed: listed, _slot: slot })
+        Ok(Download { header, flow, found: None, expected, sent: 0, _listed: listed })
     }
 
     /// Lets go, again and again, of what callers left waiting for too long. Never ends; drop it to stop.
@@ -193,7 +190,8 @@ impl Download {
     /// is the one Dropbox names.
     ///
     /// # Errors
-    /// `CONTENT_HASH_MISMATCH`, `CONTENT_CHANGED`, `REVISION_GONE`; what broke the body, when it cannot be taken up again.
+    /// `CONTENT_HASH_MISMATCH`, `CONTENT_CHANGED`, `REVISION_GONE`; `CONNECTOR_BUSY` for one that was left unread until others
+    /// had its place; what broke the body, when it cannot be taken up again.
     pub async fn next(&mut self) -> Result<Option<Piece>> {
         match poll_fn(|context| lock(&self.flow).poll_next(context)).await? {
             Some(bytes) => {

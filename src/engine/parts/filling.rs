@@ -105,7 +105,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     pub(super) fn first_is_full(&mut self) {
         let Filling::First(block) = std::mem::replace(&mut self.filling, Filling::Nothing) else { return };
         let is_last = self.pending.is_empty() && self.rules.declared_size == Some(self.next_offset);
-        let second = match self.rules.append_bytes >= 2 * BLOCK_BYTES && !is_last {
+        let takes_two = self.rules.append_bytes >= 2 * BLOCK_BYTES && !self.rules.is_hurried();
+        let second = match takes_two && !is_last {
             true => self.blocks.more(self.tally.held()),
             false => None,
         };
@@ -130,6 +131,18 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                 let second = (!second.is_empty()).then(|| second.freeze());
                 Some(Ripe::pair(lanes, second))
             }
+        };
+    }
+
+    /// The first block of a pair goes alone; the second one goes on being filled.
+    pub(super) fn split_pair(&mut self) {
+        self.filling = match std::mem::replace(&mut self.filling, Filling::Nothing) {
+            Filling::Pair { lanes, second } => {
+                self.ripe = Some(Ripe::pair(lanes, None));
+                // What its lane has hashed of it is hashed again: a few MiB, once in an upload.
+                if second.is_empty() { Filling::Nothing } else { Filling::First(second) }
+            }
+            other => other,
         };
     }
 

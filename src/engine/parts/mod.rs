@@ -264,7 +264,18 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             }
             return Ok(());
         }
-        match self.pull().await? {
+        let hurry_at = self.rules.hurry_at.filter(|_| matches!(self.filling, Filling::Pair { .. }));
+        let frame = match hurry_at {
+            None => self.pull().await?,
+            Some(at) => match tokio::time::timeout_at(at, self.pull()).await {
+                Ok(frame) => frame?,
+                Err(_) => {
+                    self.split_pair();
+                    return Ok(());
+                }
+            },
+        };
+        match frame {
             Some(Frame::Chunk { offset, bytes, crc32c }) => self.accept(offset, bytes, crc32c)?,
             Some(Frame::Finish { content_hash, size }) => self.finish(content_hash, size)?,
             None => {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::{
     engine::content_hash::ContentHash,
     fault::{Fault, Reason, Result},
@@ -26,6 +28,9 @@ pub struct Rules {
     pub finish_ends_stream: bool,
     /// Silence after which the stream ends, resumable.
     pub idle_max: Duration,
+    /// From then on a part is one block: the caller's deadline is near, and what is in a part that is being filled is lost
+    /// with it.
+    pub hurry_at: Option<Instant>,
 }
 
 impl Default for Rules {
@@ -38,6 +43,7 @@ impl Default for Rules {
             resumed: false,
             finish_ends_stream: true,
             idle_max: UPLOAD_IDLE,
+            hurry_at: None,
         }
     }
 }
@@ -58,6 +64,10 @@ impl Rules {
             "OUT_OF_RANGE",
             text,
         ))
+    }
+
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurry_at.is_some_and(|at| at <= Instant::now())
     }
 
     pub(super) fn size_mismatch(&self, actual: u64) -> Fault {

@@ -494,6 +494,35 @@ async fn far_more_uploads_than_blocks_all_come_through() {
     assert_eq!((blocks.used_bytes(), blocks.waiting()), (0, 0));
 }
 
+#[tokio::test]
+async fn in_a_hurry_parts_are_single_blocks_and_less_than_one_is_in_the_part_being_filled() {
+    let bytes = content(11 << 20);
+    for wait in [Duration::ZERO, Duration::from_millis(200)] {
+        let blocks = budget();
+        let (mut sender, receiver) = mpsc::channel(16);
+        let hurry_at = Some(tokio::time::Instant::now() + wait);
+        let mut cutter = cutter(receiver, &blocks, Rules { hurry_at, ..Rules::default() });
+        let mut parts = Vec::new();
+        // The stream stalls in the middle of a second block: the first one does not wait for it.
+        for frame in frames(&bytes.slice(..6 << 20), &[1 << 20]) {
+            sender.try_send(frame).expect("room");
+        }
+        parts.push(cutter.next().await.expect("no fault").expect("the first block"));
+        assert!(poll!(Box::pin(cutter.next())).is_pending(), "the second one is not whole");
+        for frame in frames(&bytes.slice(6 << 20..), &[1 << 20]).into_iter().chain([finish()]) {
+            sender.try_send(frame).expect("room");
+        }
+        drop(sender);
+        while let Some(part) = cutter.next().await.expect("no fault") {
+            parts.push(part);
+        }
+        assert_eq!(lengths(&parts), [4 << 20, 4 << 20, 3 << 20], "{wait:?}");
+        check(&parts, &bytes);
+        let hash = Some(ContentHash::of(&bytes));
+        assert_eq!(cutter.close(), Closing::Commit { hash, size: bytes.len() as u64, expected: None });
+    }
+}
+
 fn clone_frames(frames: &[Result<Frame>]) -> Vec<Result<Frame>> {
     frames.iter().map(|frame| Ok(frame.as_ref().expect("only frames").clone())).collect()
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    engine::blocks::{self, Blocks},
+    engine::{
+        blocks::{self, Blocks},
+        fair::{Fair, Held},
+    },
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -16,21 +19,38 @@ pub(super) struct Entrance {
     /// What streams may hold that are not let in yet, in units of the budget.
     waiting: Arc<Semaphore>,
     waiting_units: usize,
+    /// Of what waiting streams may hold, the shares of application parameters.
+    waiting_shares: Fair,
     /// Uploads open, and the share of the budget that they may be charged.
-    slots: Arc<Semaphore>,
-    charges: Arc<Semaphore>,
+    slots: Fair,
+    charges: Fair,
+    /// What streams may hold that were answered and are read on. Apart from the waiting ones: however many are answered early,
+    /// as all of a folder that is there already, nobody is refused for that.
+    leaving: Arc<Semaphore>,
     blocks: Blocks,
+}
+
+/// The memory of a stream that was answered before it had ended; dropping it gives that back.
+#[derive(Debug)]
+pub struct Leaving {
+    _paid: OwnedSemaphorePermit,
 }
 
 /// A stream that has arrived. It pays for what it may hold, whether it is let in already or not; dropping it gives that
 /// back.
 #[derive(Debug)]
-pub struct Arrival(Place);
+pub struct Arrival {
+    place: Place,
+    /// Its messages may be compressed.
+    inflates: bool,
+}
 
 #[derive(Debug)]
 enum Place {
     Waiting {
         _paid: OwnedSemaphorePermit,
+        /// Of the application parameter, once its name has been read.
+        _share: Option<Held>,
         /// What an open upload of its size is charged.
         charge: usize,
     },
@@ -42,12 +62,19 @@ enum Place {
 pub(super) struct Admitted {
     // In this order they are given back: who is woken by the slot finds the memory free already.
     _admission: blocks::Admission,
-    _share: OwnedSemaphorePermit,
-    _slot: OwnedSemaphorePermit,
+    _share: Held,
+    _slot: Held,
 }
 
 fn busy() -> Fault {
-    Fault::new(Reason::ConnectorBusy, "too many uploads wait to be let in").retry_after(limits::BUSY_RETRY)
+    Fault::new(Reason::ConnectorBusy, "too many uploads wait to be let in")
+        .fact("limit", "transfer_buffer_mib")
+        .retry_after(limits::BUSY_RETRY)
+}
+
+/// What an open stream holds outside blocks.
+fn charge(inflates: bool) -> usize {
+    if inflates { limits::UPLOAD_INFLATED_CHARGE_BYTES } else { limits::UPLOAD_CHARGE_BYTES }
 }
 
 fn units(bytes: usize) -> u32 {
@@ -55,26 +82,29 @@ fn units(bytes: usize) -> u32 {
 }
 
 impl Entrance {
-    pub(super) fn new(blocks: Blocks, open_max: usize, waiting_bytes: usize) -> Entrance {
+    pub(super) fn new(blocks: Blocks, open_max: usize, waiting_bytes: usize, leaving_bytes: usize) -> Entrance {
         let waiting_units = waiting_bytes / limits::BUDGET_UNIT_BYTES;
         // As much as `Blocks::admit` takes before it refuses: who waits here is never refused there.
         let charges = blocks.budget_bytes() / limits::BUDGET_UNIT_BYTES / 4 * 3;
         Entrance {
             waiting: Arc::new(Semaphore::new(waiting_units)),
             waiting_units,
-            slots: Arc::new(Semaphore::new(open_max)),
-            charges: Arc::new(Semaphore::new(charges)),
+            waiting_shares: Fair::new(waiting_units),
+            slots: Fair::new(open_max),
+            charges: Fair::new(charges),
+            leaving: Arc::new(Semaphore::new(leaving_bytes / limits::BUDGET_UNIT_BYTES)),
             blocks,
         }
     }
 
-    /// A place for a stream whose first message is not read yet.
+    /// A place for a stream whose first message is not read yet. `inflates`: it may be compressed, and is then there twice.
     ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub(super) fn arrive(&self) -> Result<Arrival> {
-        let paid = self.pay(limits::FIRST_MESSAGE_BYTES_MAX)?;
-        Ok(Arrival(Place::Waiting { _paid: paid, charge: limits::UPLOAD_CHARGE_BYTES }))
+    pub(super) fn arrive(&self, inflates: bool) -> Result<Arrival> {
+        let first = if inflates { 2 * limits::FIRST_MESSAGE_BYTES_MAX } else { limits::FIRST_MESSAGE_BYTES_MAX };
+        let place = Place::Waiting { _paid: self.pay(first)?, _share: None, charge: charge(inflates) };
+        Ok(Arrival { place, inflates })
     }
 
     /// The first message is read: the stream is let in at once, or it waits and may fill its window before anybody reads on,
@@ -82,20 +112,24 @@ impl Entrance {
     ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub(super) fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+    pub(super) fn announce(&self, parameter: &str, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+        let inflates = arrival.inflates;
         let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
-        let charge = limits::UPLOAD_CHARGE_BYTES.min(size.saturating_mul(2)).max(1);
-        if let Some(admitted) = self.admit_now(charge) {
-            return Ok(Arrival(Place::LetIn(admitted)));
+        let copies = if inflates { 3 } else { 2 };
+        let charge = charge(inflates).min(size.saturating_mul(copies)).max(1);
+        if let Some(admitted) = self.admit_now(parameter, charge) {
+            return Ok(Arrival { place: Place::LetIn(admitted), inflates });
         }
         drop(arrival);
         let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
-        Ok(Arrival(Place::Waiting { _paid: self.pay(waiting)?, charge }))
+        let share = self.waiting_shares.try_take(parameter, units(waiting) as usize).ok_or_else(busy)?;
+        Ok(Arrival { place: Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge }, inflates })
     }
 
     /// The memory of a stream that was answered and is read on for a moment; `None`: there is none to spare.
-    pub(super) fn leave(&self) -> Option<OwnedSemaphorePermit> {
-        self.pay(limits::UPLOAD_CHARGE_BYTES).ok()
+    pub(super) fn leave(&self, inflates: bool) -> Option<Leaving> {
+        let paid = self.leaving.clone().try_acquire_many_owned(units(charge(inflates))).ok()?;
+        Some(Leaving { _paid: paid })
     }
 
     /// Bytes that streams are charged which are not let in yet.
@@ -103,22 +137,22 @@ impl Entrance {
         (self.waiting_units - self.waiting.available_permits()) * limits::BUDGET_UNIT_BYTES
     }
 
-    /// Waits in turn for a slot and for the memory that an open stream holds outside blocks. Until then the arrival pays.
+    /// Waits in turn, parameter by parameter, for a slot and for the memory that an open stream holds outside blocks. Until
+    /// then the arrival pays.
     pub(super) async fn admit(&self, parameter: &str, arrival: Arrival) -> Result<Admitted> {
-        let (charge, _paid) = match arrival.0 {
+        let (charge, _paid, _share) = match arrival.place {
             Place::LetIn(admitted) => return Ok(admitted),
-            Place::Waiting { charge, _paid } => (charge, _paid),
+            Place::Waiting { charge, _paid, _share } => (charge, _paid, _share),
         };
-        let ended = |_| Fault::bug("a semaphore of uploads was closed");
-        let slot = self.slots.clone().acquire_owned().await.map_err(ended)?;
-        let share = self.charges.clone().acquire_many_owned(units(charge)).await.map_err(ended)?;
+        let slot = self.slots.take(parameter, 1).await;
+        let share = self.charges.take(parameter, units(charge) as usize).await;
         let admission = self.blocks.admit(parameter, charge).await.ok_or_else(busy)?;
         Ok(Admitted { _slot: slot, _share: share, _admission: admission })
     }
 
-    fn admit_now(&self, charge: usize) -> Option<Admitted> {
-        let slot = self.slots.clone().try_acquire_owned().ok()?;
-        let share = self.charges.clone().try_acquire_many_owned(units(charge)).ok()?;
+    fn admit_now(&self, parameter: &str, charge: usize) -> Option<Admitted> {
+        let slot = self.slots.try_take(parameter, 1)?;
+        let share = self.charges.try_take(parameter, units(charge) as usize)?;
         let admission = self.blocks.admit_now(charge)?;
         Some(Admitted { _slot: slot, _share: share, _admission: admission })
     }
@@ -136,13 +170,17 @@ mod tests {
     const MIB: usize = 1024 * 1024;
 
     fn entrance(open_max: usize, waiting_bytes: usize) -> Entrance {
-        Entrance::new(Blocks::new(64 * MIB, Arc::new(SystemClock)), open_max, waiting_bytes)
+        Entrance::new(Blocks::new(64 * MIB, Arc::new(SystemClock)), open_max, waiting_bytes, 16 * MIB)
+    }
+
+    fn announced(entrance: &Entrance, size: Option<u64>) -> Result<Arrival> {
+        entrance.announce("p", entrance.arrive(false)?, size)
     }
 
     /// One of that size that is let in, and none beyond it.
     async fn full(open_max: usize, waiting_bytes: usize) -> (Entrance, Admitted) {
         let entrance = entrance(open_max, waiting_bytes);
-        let arrival = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1))).expect("room");
+        let arrival = announced(&entrance, Some(1)).expect("room");
         let admitted = entrance.admit("p", arrival).await.expect("let in");
         assert_eq!(entrance.waiting_bytes(), 0, "who is let in at once does not wait");
         (entrance, admitted)
@@ -153,8 +191,8 @@ mod tests {
         let (entrance, _first) = full(1, 5 * MIB).await;
         let mut waiting = Vec::new();
         let refused = loop {
-            let arrival = entrance.arrive().expect("a first message is small");
-            match entrance.announce(arrival, None) {
+            let arrival = entrance.arrive(false).expect("a first message is small");
+            match entrance.announce("p", arrival, None) {
                 Ok(arrival) => waiting.push(arrival),
                 Err(fault) => break fault,
             }
@@ -164,8 +202,7 @@ mod tests {
         assert_eq!(waiting.len(), 5 * MIB / each);
         assert_eq!(entrance.waiting_bytes(), waiting.len() * each);
         // One that says how little it brings still finds a place.
-        let small = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1000)));
-        small.expect("a small one");
+        announced(&entrance, Some(1000)).expect("a small one");
         drop(waiting);
         assert_eq!(entrance.waiting_bytes(), 0);
     }
@@ -173,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_pays_until_it_is_let_in() {
         let (entrance, first) = full(1, 4 * MIB).await;
-        let arrival = entrance.arrive().and_then(|arrival| entrance.announce(arrival, Some(1))).expect("room");
+        let arrival = announced(&entrance, Some(1)).expect("room");
         let mut second = std::pin::pin!(entrance.admit("p", arrival));
         assert!(futures::poll!(second.as_mut()).is_pending(), "one slot");
         assert_eq!(entrance.waiting_bytes(), 2 * limits::BUDGET_UNIT_BYTES);
@@ -186,11 +223,64 @@ mod tests {
     fn what_is_let_in_at_once_is_within_the_charges_of_the_budget() {
         let entrance = entrance(1000, 4 * MIB);
         let mut open = Vec::new();
-        while let Ok(arrival) = entrance.arrive().and_then(|arrival| entrance.announce(arrival, None)) {
+        while let Ok(arrival) = announced(&entrance, None) {
             open.push(arrival);
         }
-        let let_in = open.iter().filter(|arrival| matches!(arrival.0, Place::LetIn(_))).count();
+        let let_in = open.iter().filter(|arrival| matches!(arrival.place, Place::LetIn(_))).count();
         assert_eq!(let_in, 48 * MIB / limits::UPLOAD_CHARGE_BYTES);
         assert!(entrance.blocks.used_bytes() + entrance.waiting_bytes() <= 52 * MIB);
+    }
+    #[tokio::test]
+    async fn streams_that_were_answered_early_take_nothing_from_those_that_arrive() {
+        let (entrance, _first) = full(1, 2 * MIB).await;
+        let leaving: Vec<Leaving> = std::iter::from_fn(|| entrance.leave(false)).collect();
+        assert_eq!(leaving.len(), 16 * MIB / limits::UPLOAD_CHARGE_BYTES);
+        assert_eq!(entrance.waiting_bytes(), 0);
+        announced(&entrance, None).expect("room to wait");
+        drop(leaving);
+        assert!(entrance.leave(true).is_some(), "their memory is there again");
+    }
+
+    #[tokio::test]
+    async fn who_may_compress_pays_for_the_message_and_for_what_is_in_it() {
+        let entrance = entrance(1000, 4 * MIB);
+        let arrival = entrance.arrive(true).expect("room");
+        assert_eq!(entrance.waiting_bytes(), 2 * limits::FIRST_MESSAGE_BYTES_MAX);
+        let arrival = entrance.announce("p", arrival, None).expect("let in");
+        assert_eq!(entrance.blocks.used_bytes(), limits::UPLOAD_INFLATED_CHARGE_BYTES);
+        drop(arrival);
+        assert_eq!((entrance.blocks.used_bytes(), entrance.waiting_bytes()), (0, 0));
+    }
+
+    /// Notes, the moment a task is woken, what it would find.
+    struct Woken {
+        charges: Fair,
+        blocks: Blocks,
+        found: std::sync::Mutex<Option<(usize, usize)>>,
+    }
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let found = (self.charges.free(), self.blocks.used_bytes());
+            self.found.lock().expect("unpoisoned").get_or_insert(found);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_woken_by_a_free_slot_finds_the_memory_free_already() {
+        let (entrance, first) = full(1, 4 * MIB).await;
+        let free = entrance.charges.free() + 1;
+        let arrival = announced(&entrance, Some(1)).expect("room to wait");
+        let woken = Arc::new(Woken {
+            charges: entrance.charges.clone(),
+            blocks: entrance.blocks.clone(),
+            found: std::sync::Mutex::default(),
+        });
+        let waker = woken.clone().into();
+        let mut context = std::task::Context::from_waker(&waker);
+        let mut second = Box::pin(entrance.admit("p", arrival));
+        assert!(second.as_mut().poll(&mut context).is_pending(), "one slot");
+        drop(first);
+        assert_eq!(*woken.found.lock().expect("unpoisoned"), Some((free, 0)));
     }
 }

@@ -351,3 +351,28 @@ impl UploadSpec {
         self.autorename || self.strict_conflict
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_intent_of_a_commit_stays_while_it_may_have_happened() {
+        let fault = |reason| Fault::new(reason, "x");
+        for stays in [
+            fault(Reason::OutcomeUnknown),
+            fault(Reason::DropboxProtocol),
+            fault(Reason::DeadlineExceeded).fact("sent", true),
+        ] {
+            assert!(may_have_happened(&stays) && is_unclear(&stays), "{stays}");
+        }
+        for goes in [
+            fault(Reason::PathConflict),
+            fault(Reason::RateLimited),
+            fault(Reason::DropboxUnavailable),
+            fault(Reason::DeadlineExceeded).fact("sent", false),
+        ] {
+            assert!(!may_have_happened(&goes), "{goes}");
+        }
+    }
+}

@@ -23,10 +23,10 @@ use dropbox_sdk::files::{
 };
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::admission::Arrival;
+pub use self::admission::{Arrival, Leaving};
 use self::{
     admission::Entrance,
     commit::{Whole, outcome_unknown},
@@ -162,6 +162,8 @@ pub struct Settings {
     pub open_max: usize,
     /// What streams may hold that are not let in yet, beside the budget of blocks.
     pub waiting_bytes: usize,
+    /// What streams may hold that were answered early, beside both.
+    pub leaving_bytes: usize,
     pub idle: Duration,
 }
 
@@ -199,7 +201,7 @@ impl fmt::Debug for Uploads {
 impl Uploads {
     pub fn new(blocks: Blocks, gates: Arc<Gates>, store: Store, clock: SharedClock, settings: Settings) -> Uploads {
         Uploads(Arc::new(Shared {
-            entrance: Entrance::new(blocks.clone(), settings.open_max, settings.waiting_bytes),
+            entrance: Entrance::new(blocks.clone(), settings.open_max, settings.waiting_bytes, settings.leaving_bytes),
             blocks,
             gates,
             store,
@@ -220,24 +222,25 @@ impl Uploads {
     }
 
     /// A place for a stream that has said nothing yet. It pays for what it may hold until [`Uploads::run`] lets it in.
+    /// `inflates`: its messages may be compressed.
     ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub fn arrive(&self) -> Result<Arrival> {
-        self.0.entrance.arrive()
+    pub fn arrive(&self, inflates: bool) -> Result<Arrival> {
+        self.0.entrance.arrive(inflates)
     }
 
     /// Its first message is read: it is let in, or has a place to wait.
     ///
     /// # Errors
     /// `CONNECTOR_BUSY`.
-    pub fn announce(&self, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
-        self.0.entrance.announce(arrival, size)
+    pub fn announce(&self, parameter: &str, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
+        self.0.entrance.announce(parameter, arrival, size)
     }
 
     /// The memory of a stream that was answered early and is read on for a moment; `None`: there is none to spare.
-    pub fn leave(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.entrance.leave()
+    pub fn leave(&self, inflates: bool) -> Option<Leaving> {
+        self.0.entrance.leave(inflates)
     }
 
     /// Bytes that streams are charged which are not let in yet.

@@ -1,6 +1,9 @@
 //! One stream of an upload: frames to parts to the lane, then the end. The whole control flow of an upload stands here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -365,6 +368,10 @@ impl<'a> Run<'a> {
             resumed: self.record.is_some(),
             idle_max: self.shared.settings.idle,
             finish_ends_stream: self.finish_ends_stream,
+            hurry_at: self.caller.deadline().map(|end| {
+                let left = end.saturating_duration_since(Instant::now());
+                (end - limits::UPLOAD_HURRY_AHEAD.min(left / 3)).into()
+            }),
         })
     }
 

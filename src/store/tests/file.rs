@@ -37,15 +37,15 @@ async fn a_file_gives_parameters_and_refuses_writes() {
         store.create_parameters(&id("a"), settings("g"), None).await.err(),
         store.update_parameters(&id("docs"), None, SecretChange::Keep, |_| Ok(())).await.err(),
         store.delete_parameters(&id("docs"), None).await.err(),
-        store.set_grant(&id("docs"), &docs.uid, linked("r")).await.err(),
+        store.set_grant(&docs, linked("r")).await.err(),
         store.rotate_parameters().await.err(),
     ] {
         assert_eq!(refused.unwrap().reason(), Reason::ReadOnlyStore);
     }
-    assert!(store.lease_renewal(&docs.uid).await.unwrap());
+    assert_eq!(store.lease_renewal(&docs.uid, docs.grant_number).await.unwrap(), Lease::Mine);
     assert_eq!(store.finish_renewal(&docs.uid, 0, &secret("sl.x"), None).await.unwrap(), None);
-    assert!(store.renewal(&docs.uid).await.unwrap().is_none());
-    assert!(store.require_reauthorization(&id("docs"), &docs.uid, 0, "invalid_grant").await.unwrap());
+    assert!(store.renewal(&docs.uid, docs.grant_number).await.unwrap().is_none());
+    assert!(store.require_reauthorization(&id("docs"), &docs.uid, docs.grant_number, "invalid_grant").await.unwrap());
     assert_eq!(store.parameters(&id("docs")).await.unwrap().unwrap().state(), State::ReauthorizationRequired);
 }
 
@@ -63,6 +63,27 @@ async fn a_changed_file_is_followed_and_a_broken_one_is_not() {
     assert_eq!(changes, [Change { seq: 0, id: id("docs"), uid: before.uid.to_string() }]);
     let after = store.parameters(&id("docs")).await.unwrap().unwrap();
     assert_ne!(after.uid, before.uid, "another token may be another account");
+}
+
+#[tokio::test]
+async fn a_verdict_on_a_token_that_was_replaced_leaves_the_new_one() {
+    let text = format!("{}account_id = \"dbid:A\"\n", GOOD.replace("    policy", "    # policy"));
+    let (house, store) = with_file(&text, "parameters.toml").await;
+    let (store, path) = (store.unwrap(), house.folder().join("parameters.toml"));
+    let old = store.parameters(&id("docs")).await.unwrap().unwrap();
+    std::fs::write(&path, text.replace("REFRESH-clear", "another")).unwrap();
+    assert_eq!(store.parameter_changes(0).await.unwrap().len(), 1);
+    let new = store.parameters(&id("docs")).await.unwrap().unwrap();
+    assert_eq!(new.uid, old.uid, "the same account: handles stay good");
+    let late = store.require_reauthorization(&id("docs"), &old.uid, old.grant_number, "invalid_grant").await.unwrap();
+    assert!(!late, "it is about the former token");
+    assert_eq!(store.parameters(&id("docs")).await.unwrap().unwrap().state(), State::Active);
+    assert!(store.require_reauthorization(&id("docs"), &new.uid, new.grant_number, "invalid_grant").await.unwrap());
+    // And the former token, put back, is as it was.
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(store.parameter_changes(0).await.unwrap().len(), 1);
+    let back = store.parameters(&id("docs")).await.unwrap().unwrap();
+    assert_eq!((back.state(), back.grant_number), (State::Active, old.grant_number));
 }
 
 #[cfg(unix)]
@@ -89,7 +110,7 @@ async fn a_mounted_secret_is_followed_through_its_links_and_what_did_not_change_
     std::os::unix::fs::symlink("..data/parameters.toml", at("parameters.toml")).unwrap();
     let store = house.store.clone().with_parameters_file(&at("parameters.toml")).unwrap();
     let same = store.parameters(&id("same")).await.unwrap().unwrap();
-    assert!(store.require_reauthorization(&id("same"), &same.uid, 0, "invalid_grant").await.unwrap());
+    assert!(store.require_reauthorization(&id("same"), &same.uid, same.grant_number, "invalid_grant").await.unwrap());
     assert!(store.parameter_changes(0).await.unwrap().is_empty());
 
     // The same length, the same time of change.

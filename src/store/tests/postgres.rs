@@ -37,6 +37,33 @@ async fn a_change_shows_only_after_all_that_were_numbered_before_it() {
 }
 
 #[tokio::test]
+async fn an_import_takes_its_numbers_last_and_so_no_change_waits_for_it_in_a_circle() {
+    let house = House::postgres().await;
+    for name in ["a", "b"] {
+        house.store.create_parameters(&id(name), settings("g"), None).await.unwrap();
+    }
+    let (plain, _) = house.store.export_parameters(&[]).await.unwrap();
+    let second = house.second(KEY_1).await;
+    // Somebody is about to change b: it holds the row and has no number yet.
+    let mut change = house.store.0.pools.durable.begin().await.unwrap();
+    query("UPDATE application_parameters SET etag = etag + 1 WHERE id = 'b'").execute(&mut change).await.unwrap();
+    let mut import = Box::pin(second.import_parameters(&plain, OnConflict::Replace));
+    let waiting = async {
+        let sql = "SELECT COUNT(*) AS waiting FROM pg_locks WHERE NOT granted";
+        while query(sql).fetch_one(&house.store.0.pools.readers).await.unwrap().get::<i64>("waiting").unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = &mut import => panic!("b is held"),
+        waited = tokio::time::timeout(PATIENCE, waiting) => waited.expect("it waits"),
+    }
+    house.store.note_change(&mut change, &id("b"), "u").await.expect("the import holds no number");
+    change.commit().await.unwrap();
+    assert_eq!(import.await.unwrap().replaced, 2);
+}
+
+#[tokio::test]
 async fn a_process_that_listens_is_woken_by_the_change_of_another_and_again_after_the_server_was_away() {
     let server = Server::start();
     let house = House::at(server.database().await, tempfile::tempdir().unwrap()).await;
@@ -46,7 +73,7 @@ async fn a_process_that_listens_is_woken_by_the_change_of_another_and_again_afte
     let story = async {
         // It is woken once when it begins to listen.
         told().await;
-        let made = second.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
+        second.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
         told().await;
         server.stop();
         let fault = second.parameters(&id("docs")).await.unwrap_err();
@@ -60,7 +87,7 @@ async fn a_process_that_listens_is_woken_by_the_change_of_another_and_again_afte
             assert!(refused < 8, "it recovers without a restart");
         }
         told().await;
-        second.set_grant(&id("docs"), &made.uid, linked("r")).await.unwrap();
+        link(&second, "docs", "r").await.unwrap();
         told().await;
     };
     tokio::select! {

@@ -19,8 +19,8 @@ async fn what_cannot_be_made_again_is_synced_and_readers_cannot_write() {
 async fn a_store_in_memory_works_whole() {
     let keys = Arc::new(KeyRing::ephemeral());
     let store = Store::open("sqlite::memory:", keys, Arc::new(ManualClock::new(start()))).await.unwrap();
-    let made = store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
-    store.set_grant(&id("docs"), &made.uid, linked("r")).await.unwrap();
+    store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
+    link(&store, "docs", "r").await.unwrap();
     assert_eq!(store.list_parameters("g", None, 5).await.unwrap()[0].state(), State::Active);
 }
 

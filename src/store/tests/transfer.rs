@@ -28,13 +28,25 @@ pub(super) async fn a_proxys_password_is_sealed_kept_resealed_and_removed(house:
     assert!(!contents.windows(11).any(|window| window == b"proxy-clear"), "it lies in clear in the database");
     assert!(!format!("{made:?}").contains("proxy-clear"));
 
-    let edit = |settings: &mut Settings| {
-        settings.proxy.port = 3129;
-        Ok(())
-    };
-    let kept = house.store.update_parameters(&id("a"), None, SecretChange::Keep, edit).await.unwrap();
-    assert_eq!((password(&kept), kept.settings.proxy.port), (Some("proxy-clear"), 3129));
     let a = id("a");
+    let keep = |edit: fn(&mut Settings)| {
+        house.store.update_parameters(&a, None, SecretChange::Keep, move |settings| {
+            edit(settings);
+            Ok(())
+        })
+    };
+    let kept = keep(|settings| settings.proxy.address = "PROXY".into()).await.unwrap();
+    assert_eq!((password(&kept), kept.settings.proxy.address.as_str()), (Some("proxy-clear"), "PROXY"));
+    let elsewhere: [fn(&mut Settings); 3] = [
+        |settings| settings.proxy.port = 3129,
+        |settings| settings.proxy.address = "proxy.example".into(),
+        |settings| settings.proxy.proxy_kind = ProxyKind::Https,
+    ];
+    for edit in elsewhere {
+        let fault = keep(edit).await.unwrap_err();
+        assert_eq!(fault.violations()[0].field, "application_parameter.proxy.password", "{fault:?}");
+        assert_eq!(house.store.parameters(&a).await.unwrap().unwrap().etag, kept.etag);
+    }
     let no_user = house.store.update_parameters(&a, None, SecretChange::Keep, |settings| {
         settings.proxy.username.clear();
         Ok(())
@@ -56,8 +68,8 @@ pub(super) async fn a_proxys_password_is_sealed_kept_resealed_and_removed(house:
 
 pub(super) async fn an_export_brings_everything_to_another_store_all_of_it_or_nothing(house: House) {
     for name in ["a", "b", "c"] {
-        let made = house.store.create_parameters(&id(name), by_proxy("g"), both()).await.unwrap();
-        house.store.set_grant(&id(name), &made.uid, linked(&format!("refresh-{name}"))).await.unwrap();
+        house.store.create_parameters(&id(name), by_proxy("g"), both()).await.unwrap();
+        link(&house.store, name, &format!("refresh-{name}")).await.unwrap();
     }
     let (plain, count) = house.store.export_parameters(&[]).await.unwrap();
     assert_eq!(count, 3);
@@ -93,19 +105,27 @@ pub(super) async fn an_export_brings_everything_to_another_store_all_of_it_or_no
         );
         assert_eq!((&to.settings, &to.account, &to.uid), (&from.settings, &from.account, &from.uid));
         assert_eq!((to.granted_scopes, to.created_at), (from.granted_scopes, from.created_at));
-        assert!(other.renewal(&to.uid).await.unwrap().is_none(), "bearers stay behind");
+        assert!(other.renewal(&to.uid, number(&other, &to.uid).await).await.unwrap().is_none(), "bearers stay behind");
     }
     // And back, over what is there.
+    let before = house.store.parameters(&id("a")).await.unwrap().unwrap();
+    let former = house.store.renewal(&before.uid, before.grant_number).await.unwrap().unwrap();
     let (back, _) = other.export_parameters(&[]).await.unwrap();
     let returned = house.store.import_parameters(&back, OnConflict::Replace).await.unwrap();
     assert_eq!(returned, Imported { created: 0, replaced: 3, skipped: 0 });
     let a = house.store.parameters(&id("a")).await.unwrap().unwrap();
     assert_eq!((refresh_token(&a).as_deref(), a.etag), (Some("refresh-a"), 3));
+    // What another process is about to say of the former grant is not said of this one, and its bearer is not news.
+    assert_eq!((&a.uid, a.grant_number), (&before.uid, before.grant_number + 1));
+    assert!(!house.store.require_reauthorization(&a.id, &a.uid, before.grant_number, "invalid_grant").await.unwrap());
+    assert_eq!(house.store.finish_renewal(&a.uid, before.grant_number, &secret("sl.old"), None).await.unwrap(), None);
+    let next = house.store.finish_renewal(&a.uid, a.grant_number, &secret("sl.new"), None).await.unwrap().unwrap();
+    assert!(next > former.generation, "{next} after {}", former.generation);
 }
 
 pub(super) async fn what_is_no_export_is_refused_whole_and_shows_nothing(house: House) {
-    let made = house.store.create_parameters(&id("a"), by_proxy("g"), both()).await.unwrap();
-    house.store.set_grant(&id("a"), &made.uid, linked("refresh-clear")).await.unwrap();
+    house.store.create_parameters(&id("a"), by_proxy("g"), both()).await.unwrap();
+    link(&house.store, "a", "refresh-clear").await.unwrap();
     let (plain, _) = house.store.export_parameters(&[]).await.unwrap();
     let good = String::from_utf8(plain.to_vec()).unwrap();
     for wrong in [
@@ -127,4 +147,46 @@ pub(super) async fn what_is_no_export_is_refused_whole_and_shows_nothing(house: 
     let other_key = house.second(KEY_2).await;
     let fault = other_key.export_parameters(&[]).await.unwrap_err();
     assert!(fault.message().contains("a do not open"), "{fault}");
+}
+
+pub(super) async fn an_import_and_changes_of_the_same_parameters_wait_for_each_other(house: House) {
+    const COUNT: usize = 12;
+    let names: Vec<String> = (0..COUNT).map(|n| format!("p{n:02}")).collect();
+    for name in &names {
+        house.store.create_parameters(&id(name), settings("g"), None).await.unwrap();
+    }
+    let (plain, _) = house.store.export_parameters(&[]).await.unwrap();
+    let second = house.second(KEY_1).await;
+    for _ in 0..3 {
+        let changes = async {
+            for name in names.iter().rev() {
+                house.store.update_parameters(&id(name), None, SecretChange::Keep, |_| Ok(())).await.unwrap();
+            }
+        };
+        let imports = futures::future::join(
+            second.import_parameters(&plain, OnConflict::Replace),
+            house.store.import_parameters(&plain, OnConflict::Replace),
+        );
+        let ((), (one, two)) = tokio::join!(changes, imports);
+        for imported in [one, two] {
+            assert_eq!(imported.expect("nobody waits in a circle").replaced, COUNT as u64);
+        }
+    }
+}
+
+pub(super) async fn an_import_displaces_no_other_parameter_unless_it_may(house: House) {
+    let made = house.store.create_parameters(&id("old-name"), settings("g"), None).await.unwrap();
+    let (plain, _) = house.store.export_parameters(&[]).await.unwrap();
+    // The same parameter under another name: of one uid there is one.
+    let renamed = String::from_utf8(plain.to_vec()).unwrap().replace("old-name", "new-name");
+    let refused = house.store.import_parameters(renamed.as_bytes(), OnConflict::Refuse).await.unwrap_err();
+    assert!(refused.message().contains("old-name"), "{refused}");
+    let skipped = house.store.import_parameters(renamed.as_bytes(), OnConflict::Skip).await.unwrap();
+    assert_eq!((skipped.skipped, skipped.created), (1, 0));
+    let seq = house.store.last_parameter_change().await.unwrap();
+    house.store.import_parameters(renamed.as_bytes(), OnConflict::Replace).await.unwrap();
+    assert!(house.store.parameters(&id("old-name")).await.unwrap().is_none());
+    assert_eq!(house.store.parameters(&id("new-name")).await.unwrap().unwrap().uid, made.uid);
+    let told = house.store.parameter_changes(seq).await.unwrap();
+    assert_eq!(told.iter().map(|change| change.id.as_str()).collect::<Vec<_>>(), ["new-name", "old-name"]);
 }

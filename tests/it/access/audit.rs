@@ -7,22 +7,6 @@ use crate::support::{
     process::{Served, text, tool},
 };
 
-/// The audit lines so far, waited for until there are as many.
-fn lines(served: &Served, count: usize) -> Vec<Value> {
-    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
-    loop {
-        let text = served.text();
-        let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-        let lines = whole.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let lines: Vec<Value> = lines.filter(|line| line["target"] == "audit").collect();
-        if lines.len() >= count {
-            return lines;
-        }
-        assert!(std::time::Instant::now() < deadline, "{} of {count} audit lines:\n{text}", lines.len());
-        std::thread::yield_now();
-    }
-}
-
 fn grpcurl(served: &mut Served, port: &str, flags: &[&str], method: &str, message: Value) -> String {
     let service = if port == "admin" { "DropboxAdminConnector" } else { "DropboxConnector" };
     let mut command = tool("grpcurl");
@@ -92,7 +76,7 @@ fn every_refusal_is_told_with_who_what_which_and_why_and_no_payload() {
     );
     assert!(list.contains("\"demo\""), "{list}");
 
-    let lines = lines(&served, 6);
+    let lines = served.audit_lines(6);
     let of = |line: &Value, keys: &[&str]| -> Vec<String> {
         keys.iter().map(|key| line[key].as_str().unwrap_or("-").to_owned()).collect()
     };

@@ -241,6 +241,20 @@ async fn a_client_that_speaks_no_tls_is_not_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_keep_nobody_out() {
+    let sealed = sealed(Authority::server, AuthMode::None, None).await;
+    for address in [sealed.house.addresses.data, sealed.house.addresses.admin] {
+        let mut silent = Vec::new();
+        for _ in 0..dropbox_connector::limits::HANDSHAKES_MAX + 50 {
+            silent.push(tokio::net::TcpStream::connect(address).await.expect("accepted"));
+        }
+        let half = dropbox_connector::limits::HANDSHAKE_TIMEOUT / 2;
+        let shown = tokio::time::timeout(half, certs::shown(address, &sealed.authority)).await;
+        shown.expect("long before the silent are given up").expect("trusted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_with_a_bad_pair_is_refused_by_the_key_of_the_file() {
     let authority = Authority::new("servers");
     let (pair, other) = (authority.server(), authority.server());

@@ -13,7 +13,7 @@ async fn goes_on(house: &House, token: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_ends_a_watch_a_little_before_and_says_so() {
     let house = support::start().await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let mut request = tonic::Request::new(ask(|asked| asked.path = "/in".into()));
     request.set_timeout(Duration::from_secs(3));
     let mut watch = Watch::try_open(&house, request).await.expect("a watch");
@@ -27,7 +27,7 @@ async fn a_deadline_ends_a_watch_a_little_before_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_ends_at_its_age_to_be_taken_up_again() {
     let house = support::start_with(|config| config.max_stream_age = Duration::from_secs(1)).await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let mut watch = Watch::open(&house, |asked| asked.path = "/in".into()).await;
     let (last, status) = watch.end().await;
     assert!(matches!(last, Some(Payload::Draining(_))), "{last:?}");
@@ -39,7 +39,7 @@ async fn a_watch_ends_at_its_age_to_be_taken_up_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_goes_down_says_goodbye_to_every_watch() {
     let mut house = support::start().await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let mut watches = Vec::new();
     for _ in 0..20 {
         watches.push(Watch::ready(&house, |asked| asked.path = "/in".into()).await);
@@ -57,14 +57,14 @@ async fn a_server_that_goes_down_says_goodbye_to_every_watch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_ends_with_the_grant_it_lives_on() {
     let house = support::start().await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let mut here = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
     let request = pb::RevokeAuthorizationRequest { application_parameter_id: PARAMETER.into() };
     house.admin().await.revoke_authorization(request).await.expect("revoked");
     refused(&here.end().await.1, Code::FailedPrecondition, "REAUTHORIZATION_REQUIRED");
 
     let house = support::start().await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let mut there = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
     house.control().revoke(None);
     put(&house, "/in/a", "x");
@@ -74,7 +74,7 @@ async fn a_watch_ends_with_the_grant_it_lives_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_watch_too_many_is_told_to_wait_and_finds_room_when_another_ends() {
     let house = support::start_with(|config| config.max_watches = 1).await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let watch = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
     let status = Watch::try_open(&house, ask(|asked| asked.path = "/in".into())).await.err().expect("refused");
     refused(&status, Code::ResourceExhausted, "CONNECTOR_BUSY");

@@ -31,7 +31,7 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_runs_now_and_then_gets_what_happened_since_and_no_more() {
     let house = support::start().await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let start = token(&house, "/in").await;
     let nothing = pull(&house, &start, |_| {}).await;
     assert!(nothing.changes.is_empty() && !nothing.more && !nothing.resume_token.is_empty());
@@ -57,7 +57,7 @@ async fn a_job_that_runs_now_and_then_gets_what_happened_since_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_waits_is_answered_by_the_first_change_or_at_its_time() {
     let house = support::start().await;
-    folder(&house, "/in");
+    make_folder(&house, "/in");
     let start = token(&house, "/in").await;
     let began = std::time::Instant::now();
     let nothing = pull(&house, &start, |asked| asked.wait = seconds(1)).await;

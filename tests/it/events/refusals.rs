@@ -13,8 +13,8 @@ async fn status(house: &House, edit: impl FnOnce(&mut pb::WatchEventsRequest)) -
 async fn tokens_that_lead_nowhere_are_told_apart() {
     let house = support::start().await;
     house.make_parameter("other", |_| {}).await;
-    folder(&house, "/in");
-    folder(&house, "/out");
+    make_folder(&house, "/in");
+    make_folder(&house, "/out");
     let watch = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
     let token = watch.token.clone();
     let page = {

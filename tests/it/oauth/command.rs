@@ -6,6 +6,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use dropbox_connector::emulator::script::{Action, Rule};
+
 use super::*;
 use crate::support::process::BINARY;
 
@@ -154,7 +156,48 @@ async fn parameters_are_made_shown_given_a_new_secret_and_disconnected_by_comman
     ends(&house, 0, &["parameters", "disconnect", PARAMETER]);
     assert!(ends(&house, 0, &["parameters", "list"]).0.contains("pending"));
     let (_, err) = ends(&house, 0, &["parameters", "revoke", PARAMETER]);
+    assert!(err.contains("no account was connected") && !err.contains("unlink"), "{err}");
+    assert!(ends(&house, 1, &["parameters", "test", PARAMETER]).1.contains("no Dropbox account is connected"));
+    connect(&house).await;
+    let no = Action::Answer {
+        status: 400,
+        content_type: "text/plain".into(),
+        body: "no".into(),
+        headers: Vec::new(),
+        executed: false,
+        unread: false,
+    };
+    house.control().script([Rule::always("auth/token/revoke", no)]).expect("a rule");
+    let (_, err) = ends(&house, 0, &["parameters", "disconnect", PARAMETER]);
     assert!(err.contains("unlink"), "{err}");
     let (_, err) = ends(&house, 2, &["parameters", "create", "shared", "--shared-app"]);
     assert!(err.contains("app_key"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_is_deleted_with_its_grant_only_if_told_to() {
+    let house = pending().await;
+    connect(&house).await;
+    ends(&house, 0, &["parameters", "delete", PARAMETER]);
+    assert_eq!(house.control().counter("auth/token/revoke").calls, 0);
+    create(&house, PARAMETER, |_| {}).await;
+    connect(&house).await;
+    let (_, err) = ends(&house, 0, &["parameters", "delete", PARAMETER, "--revoke"]);
+    assert!(!err.contains("did not confirm"), "{err}");
+    assert_eq!(house.control().counter("auth/token/revoke").calls, 1);
+    create(&house, PARAMETER, |_| {}).await;
+    let (_, err) = ends(&house, 0, &["parameters", "delete", PARAMETER, "--revoke"]);
+    assert!(err.contains("Dropbox did not confirm that the grant is gone"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_says_at_once_what_is_wrong_and_does_not_wait_for_better_times() {
+    let house = crate::support::start().await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    ends(&house, 0, &["parameters", "network", PARAMETER, "--proxy", &format!("http://{closed}")]);
+    let begun = std::time::Instant::now();
+    let (_, err) = ends(&house, 6, &["parameters", "test", PARAMETER]);
+    assert!(err.contains("PROXY_UNAVAILABLE") && err.contains("cannot be reached"), "{err}");
+    // Repeated as other commands are it took more than a minute.
+    assert!(begun.elapsed() < crate::support::PATIENCE, "{:?}", begun.elapsed());
 }

@@ -296,6 +296,36 @@ async fn the_public_port_completes_what_a_program_began_and_serves_nothing_else(
 }
 
 #[tokio::test]
+async fn the_callback_completes_what_a_program_began_only_for_addresses_of_the_server() {
+    let house = start_bare(Default::default(), |config| {
+        config.public_http_listen = "127.0.0.1:0".into();
+        config.connect_page = true;
+        config.oauth_redirect_uris = vec!["https://connect.example.com/oauth/callback".into()];
+    })
+    .await;
+    house.control().set_consent(Consent::Approve);
+    // The same path, at a name of the parameter's own and at a program on somebody's machine: their answers are theirs.
+    let mine = "https://mine.example.com/oauth/callback";
+    house.control().register_redirect(mine).expect("an address");
+    create(&house, PARAMETER, |parameter| parameter.redirect_uris = vec![mine.into()]).await;
+    let public = Visitor::of(house.addresses.public_http.expect("a public port"));
+    let own = Visitor::of(house.addresses.http);
+    let local = format!("http://localhost:{}/oauth/callback", house.addresses.http.port());
+    for uri in [mine, "http://localhost:9999/oauth/callback", "http://127.0.0.1/oauth/callback", &local] {
+        for visitor in [&public, &own] {
+            let begun = begin(&house, wish(PARAMETER, uri)).await;
+            let back = consent(&begun.authorize_url).await;
+            let path = format!("/oauth/callback?{}", Url::parse(&back).expect("an address").query().expect("a query"));
+            let said = visitor.get(&path).await;
+            assert_eq!(said.status(), 400, "{uri}");
+            assert!(said.text().await.expect("a page").contains("AUTHORIZATION_STATE_EXPIRED"), "{uri}");
+        }
+    }
+    assert_eq!(state(&house).await, pb::ParameterState::Pending);
+    assert_eq!(house.control().counter("oauth2/token").calls, 0, "no code was used");
+}
+
+#[tokio::test]
 async fn parameters_are_shown_by_group_with_their_names_escaped() {
     let house = with_page().await;
     create(&house, "hostile", |parameter| {

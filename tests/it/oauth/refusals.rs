@@ -245,7 +245,8 @@ async fn a_parameter_made_again_is_not_connected_by_what_was_begun_before() {
     let house = pending().await;
     let begun = begin(&house, wish(PARAMETER, BACK)).await;
     let back = consent(&begun.authorize_url).await;
-    let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into() };
+    let delete =
+        pb::DeleteApplicationParameterRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
     house.admin().await.delete_application_parameter(delete).await.expect("deleted");
     create(&house, PARAMETER, |_| {}).await;
     let outcome = complete(&house, &begun.state, Answer::RedirectUrl(back)).await;

@@ -1,6 +1,9 @@
 //! What runs on a parameter ends when it may not be used any more, with the reason, and an upload can be taken up again.
 
-use dropbox_connector::emulator::script::{Action, Rule};
+use dropbox_connector::emulator::{
+    control::{Seed, SeedFile},
+    script::{Action, Rule},
+};
 
 use super::*;
 use crate::support::{BLOCK, MIB, fact, finish, noise, source, spec, streams::OpenUpload, until, upload};
@@ -22,7 +25,8 @@ impl End {
                 admin.revoke_authorization(revoke).await.map(drop).expect("revoked");
             }
             End::Delete => {
-                let delete = pb::DeleteApplicationParameterRequest { application_parameter_id: id };
+                let delete =
+                    pb::DeleteApplicationParameterRequest { application_parameter_id: id, ..Default::default() };
                 admin.delete_application_parameter(delete).await.map(drop).expect("deleted");
             }
         }
@@ -100,6 +104,108 @@ async fn an_upload_ends_when_its_parameter_is_disabled_and_is_taken_up_again_whe
     assert!(open.send(finish()).await);
     open.answer().await.expect("committed");
     assert!(house.control().read(None, "/taken-up").expect("the file") == bytes);
+}
+
+/// Connects the account of somebody else, and gives its id.
+async fn connect_another(house: &House) -> String {
+    let other = house.control().add_account("other@example.com", "Olga", "Other", None);
+    house.control().sign_in(Some(&other)).expect("an account");
+    let begun =
+        begin(house, pb::BeginAuthorizationRequest { allow_account_change: true, ..wish(PARAMETER, BACK) }).await;
+    let back = consent(&begun.authorize_url).await;
+    let done = complete(house, &begun.state, Answer::RedirectUrl(back)).await.expect("connected");
+    assert_eq!(done.account.expect("an account").account_id, other);
+    other
+}
+
+/// Routes called with the tokens of an account.
+fn called(house: &House, account: &str) -> Vec<String> {
+    let journal = house.control().journal().into_iter();
+    journal.filter(|entry| entry.account_id.as_deref() == Some(account)).map(|entry| entry.route).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_begun_for_one_account_ends_when_another_is_connected_and_no_byte_goes_there() {
+    let house = pending().await;
+    connect(&house).await;
+    let bytes = noise(4 * BLOCK, 4);
+    let mut open = OpenUpload::begin(&house, spec("/for-the-first")).await;
+    assert!(open.send_range(&bytes, 0, 2 * BLOCK + MIB).await);
+    let other = connect_another(&house).await;
+    // Whatever it sends next needs a new bearer: there is none for it.
+    house.control().expire_access_tokens();
+    until("the server has answered", async || open.is_answered()).await;
+    let status = open.answer().await.expect_err("another account");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "ACCOUNT_MISMATCH"), "{status:?}");
+    assert!(status.message().contains("another Dropbox account was connected"), "{status:?}");
+    // Nor is it taken up again for the other.
+    if let Some(upload_id) = fact(&status, "uploadId") {
+        let resumed = OpenUpload::resume(&house, &upload_id).await.answer().await.expect_err("not its upload");
+        assert_eq!(reason(&resumed), "HANDLE_NOT_YOURS");
+    }
+    list(&house).await.expect("the other works");
+    let called = called(&house, &other);
+    assert!(called.iter().all(|route| !route.contains("upload") && !route.contains("delete")), "{called:?}");
+    assert!(called.iter().any(|route| route == "files/list_folder"), "{called:?}");
+    assert!(house.control().read(Some(&other), "/for-the-first").is_none());
+    assert!(house.control().read(None, "/for-the-first").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_begun_for_one_account_ends_when_another_is_connected_on_another_replica() {
+    let house = pending().await;
+    let (replica, channel) = house.replica().await;
+    connect(&house).await;
+    upload(&house, spec("/large"), &noise(2 * MIB, 1)).await.expect("uploaded");
+    house
+        .control()
+        .script([Rule::always("files/download", Action::StallBody { after_bytes: 1_000_000 })])
+        .expect("a rule");
+    let request = pb::DownloadFileRequest {
+        application_parameter_id: PARAMETER.into(),
+        source: Some(source("/large")),
+        ..Default::default()
+    };
+    let mut client = pb::dropbox_connector_client::DropboxConnectorClient::new(channel);
+    let mut stream = client.download_file(request).await.expect("opened").into_inner();
+    stream.message().await.expect("well").expect("a header");
+    let other = connect_another(&house).await;
+    let status = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the download ended well"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&status), "ACCOUNT_MISMATCH", "{status:?}");
+    assert!(!called(&house, &other).iter().any(|route| route.contains("download")));
+    replica.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_ends_when_its_parameter_is_disabled() {
+    let house = pending().await;
+    connect(&house).await;
+    let files = (0..2100).map(|n| SeedFile::text(&format!("/many/{n:04}.txt"), "x")).collect();
+    house.control().seed(&Seed { files, ..Default::default() }).expect("seeded");
+    // The pages behind the first never come.
+    house.control().script([Rule::always("files/list_folder/continue", Action::Stall)]).expect("a rule");
+    let request = pb::WalkFolderRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/many".into(),
+        ..Default::default()
+    };
+    let mut stream = house.client().walk_folder(request).await.expect("opened").into_inner();
+    stream.message().await.expect("well").expect("a first batch");
+    set_state(&house, pb::ParameterState::Disabled).await;
+    let status = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the walk ended well"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&status), "PARAMETER_DISABLED", "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

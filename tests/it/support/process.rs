@@ -80,7 +80,8 @@ impl Served {
         Served::start_in(flags, &[])
     }
 
-    fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Served {
+    /// The same with more in its environment.
+    pub fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let out = fs::File::create(folder.path().join("out")).expect("a file for what it prints");
         let is_free = |default: &String| {
@@ -152,6 +153,22 @@ impl Served {
     /// All it printed so far.
     pub fn text(&self) -> String {
         fs::read_to_string(self.folder.path().join("out")).expect("what it printed")
+    }
+
+    /// The lines of its audit log so far (`--log-format=json`), waited for until there are as many.
+    pub fn audit_lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let deadline = Instant::now() + super::PATIENCE;
+        loop {
+            let text = self.text();
+            let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+            let lines = whole.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            let lines: Vec<_> = lines.filter(|line| line["target"] == "audit").collect();
+            if lines.len() >= count {
+                return lines;
+            }
+            assert!(Instant::now() < deadline, "{} of {count} audit lines:\n{text}", lines.len());
+            std::thread::yield_now();
+        }
     }
 
     /// What it prints at start as `name=value`, waited for.

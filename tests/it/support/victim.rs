@@ -13,7 +13,7 @@ use dropbox_connector::{
 use tokio::runtime::Runtime;
 use tonic::{Status, transport::Channel};
 
-use super::{House, PARAMETER, process, requests, start, streams::resume_frames, until};
+use super::{House, PARAMETER, frames, process, requests, start, streams::resume_frames, until};
 
 /// A connector in a runtime of its own, so that it can be killed: every task of it stops where it stands.
 pub struct Victim {
@@ -66,6 +66,11 @@ pub async fn status_at(victim: &Victim, upload_id: &str) -> Result<pb::GetUpload
 
 pub async fn started_at(victim: &Victim, spec: pb::UploadSpec) -> String {
     victim.client().await.start_upload(start_request(spec)).await.expect("started").into_inner().upload_id
+}
+
+pub async fn upload_at(victim: &Victim, spec: pb::UploadSpec, bytes: &[u8]) -> Result<pb::UploadFileResponse, Status> {
+    let stream = tokio_stream::iter(requests(frames(spec, bytes)));
+    victim.client().await.upload_file(stream).await.map(tonic::Response::into_inner)
 }
 
 pub async fn finish_at(

@@ -1,9 +1,12 @@
 //! Commits that others ask about while they are under way, or after nobody is left to say what came of them.
 
+use std::time::Duration;
+
 use dropbox_connector::{
     api::v1::{self as pb},
     emulator::script::{Action, Rule},
 };
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::support::{self, streams::*, victim::*, *};
@@ -60,6 +63,74 @@ async fn a_stream_in_another_process_gets_the_outcome_of_a_commit_under_way() {
         let (first, second) = tokio::join!(finish_at(&one, &upload_id, &bytes, 0), others);
         assert_eq!(rev(&first.expect("committed")), rev(&second.expect("its outcome")), "{path}");
         assert_eq!(house.control().counter(FINISH).calls, 1, "{path}: it is committed once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_resumes_while_the_commit_waits_for_its_turn_gets_its_outcome() {
+    let house = support::start().await;
+    let control = house.control();
+    let bytes = noise(9 * MIB, 6);
+    let upload_id = start_upload(&house, spec("/queued")).await;
+    // Somebody else has the turn, until it leaves.
+    control.script([Rule::once("files/create_folder_v2", Action::Stall)]).expect("script");
+    let folder = pb::CreateFolderRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/slow".into(),
+        ..Default::default()
+    };
+    let mut client = house.client();
+    let slow = tokio::spawn(async move { client.create_folder(folder).await.map(drop) });
+    until("the turn is taken", async || control.counter("files/create_folder_v2").running == 1).await;
+    let first = upload_frames(&house, resume_frames(&upload_id, &bytes, 0));
+    let second = async {
+        // From then on whoever asks waits for what comes of the commit.
+        until("the commit waits for its turn", async || {
+            control.counter("files/upload_session/append_v2").good == 2
+                && timeout(Duration::from_secs(1), upload_status(&house, &upload_id)).await.is_err()
+        })
+        .await;
+        assert_eq!(control.counter(FINISH).calls, 0);
+        let leaving = async {
+            // Time enough for the second stream to do what it would do if it did not wait.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            slow.abort();
+        };
+        tokio::join!(upload_frames(&house, resume_frames(&upload_id, &[], 0)), leaving).0
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!(rev(&first.expect("committed")), rev(&second.expect("its outcome")));
+    assert_eq!(control.counter(FINISH).calls, 1, "it is committed once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_cannot_be_read_keeps_its_intent_and_is_not_sent_again() {
+    let house = support::start().await;
+    let control = house.control();
+    let bytes = noise(9 * MIB, 7);
+    let page = |executed| Action::Answer {
+        status: 200,
+        content_type: "text/html".into(),
+        body: "<html>welcome to this hotel</html>".into(),
+        headers: Vec::new(),
+        executed,
+        unread: false,
+    };
+    for executed in [true, false] {
+        control.clear_script();
+        control.clear_journal();
+        control.script([Rule::once(FINISH, page(executed))]).expect("script");
+        let spec = pb::UploadSpec { autorename: true, ..spec(&format!("/hotel-{executed}/f")) };
+        let upload_id = start_upload(&house, spec).await;
+        let mut asked = vec![upload_frames(&house, resume_frames(&upload_id, &bytes, 0)).await.map(drop)];
+        asked.push(upload_frames(&house, resume_frames(&upload_id, &[], 0)).await.map(drop));
+        asked.push(upload_status(&house, &upload_id).await.map(drop));
+        for asked in asked {
+            let unknown = asked.expect_err("nobody knows");
+            assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"), "{unknown:?}");
+            assert!(retry_delay(&unknown).is_none());
+        }
+        assert_eq!(control.counter(FINISH).calls, 1, "a second commit could write a second file");
     }
 }
 
@@ -121,6 +192,11 @@ async fn a_torn_commit_is_found_among_the_revisions_when_somebody_wrote_behind_i
     assert_eq!((answer.content_hash.as_str(), answer.verified), (content_hash(&bytes).as_str(), true));
     assert!(house.control().read(None, "/busy").as_deref() == Some(&stranger), "what came later stays");
     assert_eq!(house.control().counter(FINISH).calls, calls, "it is not sent again");
+    // What was found is written down: nobody has to look for it again, or could by now.
+    let blind = Action::Error { error: serde_json::json!({ ".tag": "other" }), user_message: None };
+    let rules = ["files/get_metadata", "files/list_revisions"].map(|route| Rule::always(route, blind.clone()));
+    house.control().script(rules).expect("script");
+    assert_eq!(status_at(&next, &upload_id).await.expect("known").state(), pb::UploadState::Committed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

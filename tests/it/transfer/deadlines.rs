@@ -51,6 +51,26 @@ async fn a_deadline_in_a_stalled_upload_tells_the_handle_and_where_to_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_costs_less_than_a_block_of_what_was_read() {
+    let house = support::start().await;
+    let bytes = noise(17 * MIB + 3, 5);
+    // In the first part, before there is a session; in a later one of one lane, and of several.
+    let stalled = async |appends: i32, read: usize, kept: usize| {
+        let path = format!("/kept{appends}-{read}");
+        // Time enough for a busy machine to read all of it.
+        let mut stream = OpenUpload::within(&house, 2 * TIME);
+        assert!(stream.send(Frame::Spec(pb::UploadSpec { parallel_appends: appends, ..spec(&path) })).await);
+        assert!(stream.send_range(&bytes, 0, read * MIB).await);
+        let (upload_id, persisted) = goes_on(&stream.early_answer().await.expect_err("no more time"));
+        assert_eq!(persisted, kept * MIB, "{path}");
+        let status = upload_status(&house, &upload_id).await.expect("status");
+        assert_eq!(status.persisted_offset, persisted as i64, "{path}: what was told is what is there");
+        resumed(&house, &upload_id, &bytes, persisted, &path).await;
+    };
+    tokio::join!(stalled(0, 5, 4), stalled(1, 13, 12), stalled(4, 15, 12));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_while_dropbox_stalls_tells_what_is_there_and_nothing_is_lost() {
     let house = support::start().await;
     house.control().script([Rule::nth(APPEND, 2, Action::Stall)]).expect("script");

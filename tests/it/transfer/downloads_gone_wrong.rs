@@ -161,6 +161,25 @@ async fn a_break_in_one_of_several_ranges_is_mended() {
     }
 }
 
+/// How long Dropbox's request outlives this moment.
+async fn freed(house: &House) -> Duration {
+    let ended = Instant::now();
+    until("the request ends", || async { house.control().counter(DOWNLOAD).running == 0 }).await;
+    ended.elapsed()
+}
+
+/// What else the machine does can only add to a time: the least of some is nearest to what the connector takes.
+async fn least_of_some(span: impl AsyncFn() -> Duration) -> Duration {
+    let mut least = Duration::MAX;
+    for _ in 0..5 {
+        least = least.min(span().await);
+        if least < Duration::from_secs(1) {
+            break;
+        }
+    }
+    least
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_leaves_frees_the_request_to_dropbox_within_a_second() {
     let house = support::start().await;
@@ -172,13 +191,14 @@ async fn a_caller_that_leaves_frees_the_request_to_dropbox_within_a_second() {
     ] {
         house.control().clear_script();
         house.control().script([Rule::always(DOWNLOAD, rule)]).expect("script");
-        let mut stream = open(&house, "/left").await;
-        assert!(stream.message().await.expect("a chunk").is_some());
-        assert_eq!(house.control().counter(DOWNLOAD).running, 1, "{what}");
-        drop(stream);
-        let left = Instant::now();
-        until("the request ends", || async { house.control().counter(DOWNLOAD).running == 0 }).await;
-        assert!(left.elapsed() < Duration::from_secs(1), "{what}: {:?}", left.elapsed());
+        let least = least_of_some(async || {
+            let mut stream = open(&house, "/left").await;
+            assert!(stream.message().await.expect("a chunk").is_some());
+            assert_eq!(house.control().counter(DOWNLOAD).running, 1, "{what}");
+            drop(stream);
+            freed(&house).await
+        });
+        assert!(least.await < Duration::from_secs(1), "{what}");
     }
 }
 
@@ -187,19 +207,20 @@ async fn a_deadline_inside_a_download_ends_it_and_frees_the_request_to_dropbox()
     let house = support::start().await;
     upload(&house, spec("/late"), &noise(8 * MIB, 8)).await.expect("uploaded");
     house.control().script([Rule::always(DOWNLOAD, Action::StallBody { after_bytes: 100_000 })]).expect("script");
-    let mut asked = tonic::Request::new(request("/late"));
-    asked.set_timeout(Duration::from_millis(700));
-    let begun = Instant::now();
-    let stream = house.client().download_file(asked).await.expect("open").into_inner();
-    let mut stream = stream;
-    assert!(stream.message().await.expect("the header").is_some());
-    let (_, end) = drained(stream).await;
-    let late = end.expect_err("no trailer");
-    assert_eq!((late.code(), reason(&late).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
-    assert!(begun.elapsed() >= Duration::from_millis(600), "not before its time");
-    let ended = Instant::now();
-    until("the request ends", || async { house.control().counter(DOWNLOAD).running == 0 }).await;
-    assert!(ended.elapsed() < Duration::from_secs(1));
+    let least = least_of_some(async || {
+        let mut asked = tonic::Request::new(request("/late"));
+        // Enough for the header on a busy machine.
+        asked.set_timeout(Duration::from_secs(3));
+        let begun = Instant::now();
+        let mut stream = house.client().download_file(asked).await.expect("open").into_inner();
+        assert!(stream.message().await.expect("the header").is_some());
+        let (_, end) = drained(stream).await;
+        let late = end.expect_err("no trailer");
+        assert_eq!((late.code(), reason(&late).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+        assert!(begun.elapsed() >= Duration::from_millis(2500), "not before its time");
+        freed(&house).await
+    });
+    assert!(least.await < Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,11 +228,12 @@ async fn a_deadline_before_the_header_frees_the_request_to_dropbox() {
     let house = support::start().await;
     upload(&house, spec("/slow"), b"x").await.expect("uploaded");
     house.control().script([Rule::always(DOWNLOAD, Action::Stall)]).expect("script");
-    let mut asked = tonic::Request::new(request("/slow"));
-    asked.set_timeout(Duration::from_millis(300));
-    // The client's own timer may be first, so only what Dropbox sees tells of the server.
-    house.client().download_file(asked).await.expect_err("late");
-    let ended = Instant::now();
-    until("the request ends", || async { house.control().counter(DOWNLOAD).running == 0 }).await;
-    assert!(ended.elapsed() < Duration::from_secs(1));
+    let least = least_of_some(async || {
+        let mut asked = tonic::Request::new(request("/slow"));
+        asked.set_timeout(Duration::from_millis(300));
+        // The client's own timer may be first, so only what Dropbox sees tells of the server.
+        house.client().download_file(asked).await.expect_err("late");
+        freed(&house).await
+    });
+    assert!(least.await < Duration::from_secs(1));
 }

@@ -1,7 +1,7 @@
 //! What a stream of frames may hold and in which order. Nothing is committed of a stream that is wrong.
 
 use dropbox_connector::api::v1::{self as pb, upload_file_request::Frame};
-use tonic::Code;
+use tonic::{Code, Status, codec::CompressionEncoding};
 
 use crate::support::{self, streams::*, *};
 
@@ -270,4 +270,40 @@ async fn a_stream_without_a_message_ends_idle_and_resumable() {
     let upload_id = fact(&idle, "uploadId").expect("resumable");
     let answer = upload_frames(&house, resume_frames(&upload_id, &bytes, 8 * MIB)).await.expect("resumed");
     assert_eq!(answer.content_hash, content_hash(&bytes));
+}
+
+/// An upload whose messages are compressed on the way.
+async fn compressed(
+    house: &House,
+    coding: CompressionEncoding,
+    frames: Vec<Frame>,
+) -> Result<pb::UploadFileResponse, Status> {
+    let mut client = house.client().send_compressed(coding);
+    client.upload_file(tokio_stream::iter(requests(frames))).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_message_is_as_large_as_what_is_in_it_however_little_comes() {
+    let house = support::start().await;
+    let bytes = noise(9 * MIB, 7);
+    for coding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
+        let path = format!("/{coding:?}");
+        let answer = compressed(&house, coding, frames(spec(&path), &bytes)).await.expect("uploaded");
+        assert_eq!((answer.content_hash, answer.verified), (content_hash(&bytes), true));
+        assert!(house.control().read(None, &path).as_deref() == Some(&bytes), "{path}");
+        // Some KiB on the way, and less than the largest message inside.
+        let bombs = [Frame::Spec(spec(&"a".repeat(3 * MIB))), Frame::ResumeUploadId("a".repeat(65 * 1024))];
+        for bomb in bombs {
+            let refused = compressed(&house, coding, vec![bomb, finish()]).await.expect_err("too large inside");
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "FRAME_ORDER"));
+            assert!(refused.message().contains("64 KiB"), "{refused:?}");
+        }
+        // Behind it a message is what the limit of all messages says.
+        let large = vec![Frame::Spec(spec("/large")), chunk(&vec![7; 5 * MIB]), finish()];
+        let refused = compressed(&house, coding, large).await.expect_err("too large inside");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "CHUNK_TOO_LARGE"));
+    }
+    // A plain one beside it is held to the same.
+    let refused = upload_frames(&house, vec![Frame::Spec(spec(&"a".repeat(65 * 1024)))]).await.expect_err("too large");
+    assert_eq!(reason(&refused), "FRAME_ORDER");
 }

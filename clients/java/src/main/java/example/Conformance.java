@@ -15,8 +15,6 @@ import dropboxconnector.v1.UploadFileRequest;
 import dropboxconnector.v1.UploadFileResponse;
 import dropboxconnector.v1.UploadSpec;
 import dropboxconnector.v1.UploadState;
-import io.grpc.Grpc;
-import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.Status.Code;
 import io.grpc.StatusException;
@@ -186,9 +184,8 @@ public final class Conformance {
         failure(() -> getItem("open.bin")).expectReason(Code.NOT_FOUND, "PATH_NOT_FOUND");
     }
 
-    public static void main(String[] arguments) {
-        ManagedChannel channel =
-                Grpc.newChannelBuilder(System.getenv("CONNECTOR_ADDRESS"), InsecureChannelCredentials.create()).build();
+    public static void main(String[] arguments) throws Exception {
+        ManagedChannel channel = Channels.open(System.getenv("CONNECTOR_ADDRESS"));
         Conformance conformance = new Conformance(channel);
         Map<String, Check> checks = new LinkedHashMap<>();
         checks.put("upload_in_chunks_of_1_mib_then_download_gives_the_same_bytes_and_hash",

@@ -3,8 +3,6 @@ package example;
 import dropboxconnector.v1.UploadFileResponse;
 import dropboxconnector.v1.UploadSpec;
 import dropboxconnector.v1.WriteMode;
-import io.grpc.Grpc;
-import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import java.io.InputStream;
 import java.io.OutputStream;
@@ -18,7 +16,7 @@ public final class Example {
     public static void main(String[] arguments) throws Exception {
         Path file = Path.of(arguments[2]);
         String path = "/" + file.getFileName();
-        ManagedChannel channel = Grpc.newChannelBuilder(arguments[0], InsecureChannelCredentials.create()).build();
+        ManagedChannel channel = Channels.open(arguments[0]);
         boolean same;
         try (InputStream source = Files.newInputStream(file)) {
             UploadSpec spec = UploadSpec.newBuilder().setPath(path).setWriteMode(WriteMode.WRITE_MODE_OVERWRITE).build();

@@ -1,0 +1,249 @@
+//! Places that application parameters share. Nobody takes the last of them: who has some already gets another only while
+//! much more than that is free, so that whoever comes next finds a place at once. Who waits is served parameter by
+//! parameter in turn, and within one in the order of arrival.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+use crate::limits::FAIR_SHARE;
+
+/// So many places; a clone is the same ones.
+#[derive(Clone)]
+pub(super) struct Fair(Arc<Inside>);
+
+struct Inside {
+    total: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    free: usize,
+    /// By parameter; none stands here with nothing.
+    held: HashMap<Arc<str>, usize>,
+    /// Who waits; no queue is empty.
+    turns: VecDeque<(Arc<str>, VecDeque<Waiter>)>,
+}
+
+struct Waiter {
+    places: usize,
+    grant: oneshot::Sender<Held>,
+}
+
+/// Places of one parameter, given back when dropped.
+pub(super) struct Held {
+    of: Arc<Inside>,
+    parameter: Arc<str>,
+    places: usize,
+}
+
+impl Fair {
+    pub(super) fn new(total: usize) -> Fair {
+        Fair(Arc::new(Inside {
+            total,
+            state: Mutex::new(State { free: total, held: HashMap::new(), turns: VecDeque::new() }),
+        }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.0.lock().free
+    }
+
+    /// Places that are free, within the share of this parameter, and that nobody waits for.
+    pub(super) fn try_take(&self, parameter: &str, places: usize) -> Option<Held> {
+        let places = places.min(self.0.total);
+        let mut state = self.0.lock();
+        state.forget_gone();
+        // Whoever may have some and waits lacks nothing but free ones: they are next.
+        let waited_for = state.turns.iter().any(|(one, _)| **one == *parameter || state.may(one));
+        if waited_for || places > state.free || !state.may(parameter) {
+            return None;
+        }
+        Some(self.0.take(&mut state, parameter.into(), places))
+    }
+
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.0.lock().free
+    }
+
+    /// Waits for them in turn. Dropping the future leaves the queue.
+    pub(super) async fn take(&self, parameter: &str, places: usize) -> Held {
+        let places = places.min(self.0.total);
+        loop {
+            let granted = {
+                let mut state = self.0.lock();
+                let (grant, granted) = oneshot::channel();
+                let waiter = Waiter { places, grant };
+                match state.turns.iter_mut().find(|(one, _)| **one == *parameter) {
+                    Some((_, queue)) => queue.push_back(waiter),
+                    None => state.turns.push_back((parameter.into(), [waiter].into())),
+                }
+                granted
+            };
+            self.0.serve();
+            // The sender goes only with its grant.
+            if let Ok(held) = granted.await {
+                return held;
+            }
+        }
+    }
+}
+
+impl State {
+    /// Is another place within the share of this parameter?
+    fn may(&self, parameter: &str) -> bool {
+        let held = self.held.get(parameter).copied().unwrap_or(0);
+        held == 0 || held < self.free.saturating_mul(FAIR_SHARE)
+    }
+
+    fn forget_gone(&mut self) {
+        for (_, queue) in &mut self.turns {
+            queue.retain(|waiter| !waiter.grant.is_closed());
+        }
+        self.turns.retain(|(_, queue)| !queue.is_empty());
+    }
+}
+
+impl Inside {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State, parameter: Arc<str>, places: usize) -> Held {
+        state.free -= places;
+        *state.held.entry(parameter.clone()).or_default() += places;
+        Held { of: self.clone(), parameter, places }
+    }
+
+    /// Gives what is free to those who wait.
+    fn serve(self: &Arc<Self>) {
+        loop {
+            let (waiter, held) = {
+                let mut state = self.lock();
+                state.forget_gone();
+                // Who has its share waits for its own; the next one whose turn it is takes what is free, or waits for more of it
+                // before anybody else does.
+                let Some(at) = (0..state.turns.len()).find(|&at| state.may(&state.turns[at].0)) else { return };
+                if state.turns[at].1[0].places > state.free {
+                    return;
+                }
+                let Some((parameter, mut queue)) = state.turns.remove(at) else { return };
+                let Some(waiter) = queue.pop_front() else { continue };
+                if !queue.is_empty() {
+                    state.turns.push_back((parameter.clone(), queue));
+                }
+                let held = self.take(&mut state, parameter, waiter.places);
+                (waiter, held)
+            };
+            // Outside the lock: one who left meanwhile gives it back at once.
+            drop(waiter.grant.send(held));
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        {
+            let mut state = self.of.lock();
+            state.free += self.places;
+            if let Some(held) = state.held.get_mut(&self.parameter) {
+                *held -= self.places;
+                if *held == 0 {
+                    state.held.remove(&self.parameter);
+                }
+            }
+            if state.turns.is_empty() {
+                return;
+            }
+        }
+        self.of.serve();
+    }
+}
+
+impl fmt::Debug for Fair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.lock();
+        f.debug_struct("Fair").field("total", &self.0.total).field("free", &state.free).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("places", &self.places).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn all(fair: &Fair, parameter: &str) -> Vec<Held> {
+        std::iter::from_fn(|| fair.try_take(parameter, 1)).collect()
+    }
+
+    #[test]
+    fn one_alone_leaves_some_to_whoever_comes_next_and_all_come_to_the_same() {
+        let fair = Fair::new(512);
+        let mut first = all(&fair, "a");
+        assert_eq!(first.len(), 448, "seven eighths");
+        let second = all(&fair, "b");
+        assert_eq!(second.len(), 56, "of what was left");
+        assert_eq!(all(&fair, "c").len(), 7);
+        // What the first gives back goes to those who have less.
+        first.truncate(200);
+        assert!(fair.try_take("b", 1).is_some() && fair.try_take("d", 1).is_some());
+        drop((first, second));
+        assert_eq!(fair.free(), 512);
+        assert!(fair.0.lock().held.is_empty());
+    }
+
+    #[test]
+    fn few_places_are_all_there_for_one() {
+        for total in 1..=7 {
+            assert_eq!(all(&Fair::new(total), "a").len(), total);
+        }
+        assert!(Fair::new(4).try_take("a", 100).is_some(), "more than there are is all of them");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_served_by_parameter_in_turn_and_in_order_within_one() {
+        let fair = Fair::new(1);
+        let held = fair.try_take("a", 1).expect("free");
+        let mut waiting: Vec<_> = ["a", "a", "a", "b", "c"].map(|one| Box::pin(fair.take(one, 1))).into();
+        for one in &mut waiting {
+            assert!(one.as_mut().now_or_never().is_none());
+        }
+        assert!(fair.try_take("d", 1).is_none(), "nobody passes those who wait");
+        let mut now = held;
+        for turn in [0, 3, 4, 1, 2] {
+            drop(now);
+            now = waiting[turn].as_mut().now_or_never().unwrap_or_else(|| panic!("it is the turn of {turn}"));
+        }
+        drop(now);
+        assert_eq!(fair.free(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_has_its_share_keeps_nobody_else_waiting_and_who_left_is_forgotten() {
+        let fair = Fair::new(16);
+        let _held = all(&fair, "a");
+        let mut more = Box::pin(fair.take("a", 1));
+        assert!(more.as_mut().now_or_never().is_none(), "it has its share");
+        let other = fair.take("b", 1).now_or_never().expect("there are some left for another");
+        let mut large = Box::pin(fair.take("c", 16));
+        assert!(large.as_mut().now_or_never().is_none(), "not so many");
+        assert!(fair.try_take("d", 1).is_none(), "they are kept for it");
+        drop(large);
+        assert!(fair.try_take("d", 1).is_some());
+        drop((other, more));
+        assert!(fair.try_take("b", 1).is_some());
+    }
+}

@@ -1,0 +1,405 @@
+//! What the watchers of a scope share: the end of its log, the newest entries in memory, rows read for those who are behind,
+//! pages drained for those who are far behind, and the bell that wakes the one who polls.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::{
+    Poll, Scope, Upstream,
+    change::{Entry, Told},
+    poller::{self, Progress, Stage},
+    scope::ResumePoint,
+    upstream::Page,
+};
+use crate::{
+    clock::SharedClock,
+    fault::{Fault, Reason, Result},
+    limits::{
+        EVENT_CHUNK, EVENT_CHUNKS_KEPT, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, SNAPSHOT_ITEMS_MAX,
+    },
+    store::{LogHead, ReadRow, ScopeRow, Store},
+};
+
+pub(super) struct Feed {
+    pub(super) scope: Scope,
+    pub(super) store: Store,
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) clock: SharedClock,
+    id: OnceLock<i64>,
+    state: watch::Sender<State>,
+    tail: Mutex<Tail>,
+    /// Bytes of the tails of all scopes of the process.
+    tails_bytes: Arc<AtomicUsize>,
+    chunks: tokio::sync::Mutex<VecDeque<Arc<[Arc<Entry>]>>>,
+    /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
+    drained: tokio::sync::Mutex<VecDeque<Arc<Drained>>>,
+    /// There is news.
+    pub(super) bell: Notify,
+    /// A watcher came or went.
+    pub(super) wishes_changed: Notify,
+    wishes: Mutex<BTreeMap<u64, Poll>>,
+}
+
+/// What watchers wait for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    pub(super) head: LogHead,
+    /// Dropbox's, while nothing is left to be told before it.
+    pub(super) cursor: Option<Arc<str>>,
+    /// The log has been brought up to date since this process follows it.
+    pub(super) hot: bool,
+    /// When Dropbox was last asked for the last thing that is told.
+    pub(super) fresh_at: Option<SystemTime>,
+    /// A longpoll is out: Dropbox would say if there were anything.
+    pub(super) listening: bool,
+    pub(super) ended: Option<Arc<Ended>>,
+}
+
+/// Why a feed is over, for each of its watchers.
+#[derive(Debug)]
+pub(super) struct Ended(Fault);
+
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<(Arc<Entry>, usize)>,
+    bytes: usize,
+}
+
+/// A page from a cursor older than the log.
+#[derive(Debug)]
+pub(super) struct Drained {
+    from: Arc<str>,
+    pub(super) next: Arc<str>,
+    pub(super) has_more: bool,
+    pub(super) entries: Arc<[Arc<Entry>]>,
+    /// The last page alone: the end of the log, if that is exactly where this page ends.
+    pub(super) joins: Option<LogHead>,
+}
+
+/// What is behind a place in the log.
+pub(super) enum Behind {
+    Entries(Arc<[Arc<Entry>]>),
+    /// It is not in the log any more.
+    Swept,
+}
+
+impl Feed {
+    pub(super) fn new(
+        scope: Scope,
+        store: Store,
+        upstream: Arc<dyn Upstream>,
+        tails_bytes: Arc<AtomicUsize>,
+    ) -> Arc<Feed> {
+        let clock = store.clock().clone();
+        Arc::new(Feed {
+            scope,
+            store,
+            upstream,
+            clock,
+            id: OnceLock::new(),
+            state: watch::Sender::new(State::default()),
+            tail: Mutex::default(),
+            tails_bytes,
+            chunks: tokio::sync::Mutex::default(),
+            drained: tokio::sync::Mutex::default(),
+            bell: Notify::new(),
+            wishes_changed: Notify::new(),
+            wishes: Mutex::default(),
+        })
+    }
+
+    /// Its row in the store, made if there is none.
+    pub(super) async fn row(&self) -> Result<ScopeRow> {
+        // Positive: it also stands in event ids.
+        let epoch = i64::from(rand::random::<u32>()) << 16 | i64::from(rand::random::<u16>());
+        let progress = serde_json::to_string(&Progress::default())
+            .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
+        let row = self.store.scope(&self.scope.key(), &self.scope.uid, epoch, &progress).await?;
+        let _ = self.id.set(row.id);
+        self.publish(row.head, &poller::read_progress(&row.progress)?, Vec::new());
+        Ok(row)
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    fn id(&self) -> Result<i64> {
+        self.id.get().copied().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
+    }
+
+    // ---- by the one who polls or follows ----
+
+    /// Entries were saved; those who wait may read them.
+    pub(super) fn publish(&self, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
+        self.keep(entries);
+        let at_rest = progress.stage == Stage::Idle;
+        self.state.send_modify(|state| {
+            state.head = head;
+            state.cursor = progress.cursor.clone().filter(|_| at_rest);
+        });
+    }
+
+    /// The log is up to date as of then.
+    pub(super) fn set_hot(&self, looked_at: Option<SystemTime>) {
+        self.state.send_if_modified(|state| {
+            let changed = !state.hot;
+            state.hot = true;
+            state.fresh_at = looked_at.or(state.fresh_at);
+            changed
+        });
+    }
+
+    /// It cannot be brought up to date for now.
+    pub(super) fn set_cold(&self) {
+        self.state.send_if_modified(|state| std::mem::take(&mut state.hot));
+    }
+
+    pub(super) fn set_listening(&self, listening: bool) {
+        self.state.send_if_modified(|state| {
+            state.listening = listening;
+            false
+        });
+    }
+
+    /// No more will come; those who watch are told why.
+    pub(super) fn end(&self, fault: Fault) {
+        self.state.send_modify(|state| state.ended = Some(Arc::new(Ended(fault))));
+    }
+
+    /// Nobody polls any more: whoever watches after all begins again.
+    pub(super) fn close(&self) {
+        let text = "the feed of this folder was over; go on with the resume token";
+        let fault = Fault::new(Reason::ServerDraining, text).retry_after(Duration::ZERO);
+        self.state.send_if_modified(|state| {
+            let open = state.ended.is_none();
+            state.ended.get_or_insert_with(|| Arc::new(Ended(fault)));
+            open
+        });
+    }
+
+    /// What another process has saved meanwhile; false: the scope is not there any more.
+    pub(super) async fn look(&self) -> Result<bool> {
+        let Some((head, progress)) = self.store.log_head(self.id()?).await? else { return Ok(false) };
+        self.publish(head, &poller::read_progress(&progress)?, Vec::new());
+        Ok(true)
+    }
+
+    fn keep(&self, entries: Vec<(Arc<Entry>, usize)>) {
+        if entries.is_empty() {
+            return;
+        }
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        for (entry, bytes) in entries {
+            let follows = tail.entries.back().is_none_or(|(last, _)| {
+                (last.point.epoch, last.point.sequence + 1) == (entry.point.epoch, entry.point.sequence)
+            });
+            if !follows {
+                let freed = std::mem::take(&mut tail.bytes);
+                self.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
+                tail.entries.clear();
+            }
+            tail.bytes += bytes;
+            let all = self.tails_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            tail.entries.push_back((entry, bytes));
+            // A full process keeps one entry of each scope, which is what most watchers wait for.
+            while tail.entries.len() > 1
+                && (tail.entries.len() > EVENT_TAIL_ENTRIES || tail.bytes > EVENT_TAIL_BYTES || all > EVENT_TAILS_BYTES)
+            {
+                if let Some((_, bytes)) = tail.entries.pop_front() {
+                    tail.bytes -= bytes;
+                    self.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    // ---- by those who watch ----
+
+    /// Entries behind a sequence, one at least if there are any.
+    pub(super) async fn behind(&self, sequence: i64) -> Result<Behind> {
+        let epoch = self.state.borrow().head.epoch;
+        if let Some(entries) = self.in_memory(epoch, sequence) {
+            return Ok(Behind::Entries(entries));
+        }
+        metrics::counter!(crate::telemetry::WATCH_DETACHED).increment(1);
+        // One reads, the others find what it read.
+        let mut chunks = self.chunks.lock().await;
+        let fits = |entry: &Arc<Entry>| entry.point.epoch == epoch && entry.point.sequence == sequence + 1;
+        for chunk in chunks.iter() {
+            if let Some(at) = chunk.iter().position(fits) {
+                return Ok(Behind::Entries(chunk[at..].into()));
+            }
+        }
+        let Some(rows) = self.store.log_after(self.id()?, sequence, EVENT_CHUNK).await? else {
+            return Ok(Behind::Swept);
+        };
+        let chunk: Arc<[Arc<Entry>]> = rows.into_iter().map(|row| entry(epoch, row)).collect::<Result<_>>()?;
+        if chunks.len() >= EVENT_CHUNKS_KEPT {
+            chunks.pop_front();
+        }
+        chunks.push_back(chunk.clone());
+        Ok(Behind::Entries(chunk))
+    }
+
+    fn in_memory(&self, epoch: i64, sequence: i64) -> Option<Arc<[Arc<Entry>]>> {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = &tail.entries.front()?.0.point;
+        if first.epoch != epoch || first.sequence > sequence + 1 {
+            return None;
+        }
+        let skip = usize::try_from(sequence + 1 - first.sequence).unwrap_or(usize::MAX);
+        let entries: Arc<[_]> = tail.entries.iter().skip(skip).map(|(entry, _)| entry.clone()).collect();
+        (!entries.is_empty()).then_some(entries)
+    }
+
+    /// Whether the log holds what is behind this place.
+    pub(super) async fn holds(&self, point: &ResumePoint) -> Result<bool> {
+        let head = self.state.borrow().head;
+        if point.epoch != head.epoch || !(head.swept..=head.newest).contains(&point.sequence) {
+            return Ok(false);
+        }
+        if point.sequence == head.newest {
+            return Ok(point.mark == head.newest_mark);
+        }
+        Ok(self.store.log_mark(self.id()?, point.sequence).await? == Some(point.mark))
+    }
+
+    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
+    pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
+        let mut drained = self.drained.lock().await;
+        if let Some(found) = drained.iter().find(|page| page.from == *cursor) {
+            return Ok(found.clone());
+        }
+        let page = self.upstream.go_on(&self.scope, cursor).await?;
+        let joins = if page.has_more { None } else { self.joins().await? };
+        let observed = self.clock.now();
+        let changes = poller::infer(&*self.upstream, &self.scope, page.entries).await?;
+        let last = changes.len();
+        let entries = changes.into_iter().enumerate().map(|(at, change)| {
+            // Whoever has all of the page goes on behind it.
+            let cursor = if at + 1 == last { page.cursor.clone() } else { cursor.clone() };
+            let point = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None };
+            Arc::new(Entry::new(point, observed, Told::Change(Box::new(change)), false))
+        });
+        let found = Arc::new(Drained {
+            from: cursor.clone(),
+            next: page.cursor.clone(),
+            has_more: page.has_more,
+            entries: entries.collect(),
+            joins,
+        });
+        if found.entries.is_empty() && found.joins.is_none() {
+            // It says nothing to anybody else.
+            return Ok(found);
+        }
+        if drained.len() >= EVENT_CHUNKS_KEPT {
+            drained.pop_front();
+        }
+        drained.push_back(found.clone());
+        Ok(found)
+    }
+
+    /// The end of the log, if Dropbox has nothing behind the log's cursor at this moment. Two cursors cannot be compared; but
+    /// one that was drained just before is then at the same place, and whoever changes over misses nothing and is told
+    /// nothing twice.
+    async fn joins(&self) -> Result<Option<LogHead>> {
+        let State { head, cursor: Some(cursor), .. } = self.state() else { return Ok(None) };
+        let page = self.upstream.go_on(&self.scope, &cursor).await?;
+        Ok((page.entries.is_empty() && !page.has_more).then_some(head))
+    }
+
+    /// A page of a watcher's own listing.
+    pub(super) async fn list(&self, cursor: Option<&str>) -> Result<Page> {
+        let _turn = self.drained.lock().await;
+        match cursor {
+            None => self.upstream.list(&self.scope, SNAPSHOT_ITEMS_MAX).await,
+            Some(cursor) => self.upstream.go_on(&self.scope, cursor).await,
+        }
+    }
+
+    pub(super) async fn latest(&self) -> Result<Arc<str>> {
+        let _turn = self.drained.lock().await;
+        self.upstream.latest(&self.scope).await
+    }
+
+    /// The turn of whoever polls.
+    pub(super) async fn turn(&self) -> impl Drop + use<'_> {
+        self.drained.lock().await
+    }
+
+    // ---- wishes ----
+
+    pub(super) fn wish(&self, watcher: u64, poll: Option<Poll>) {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        match poll {
+            Some(poll) => wishes.insert(watcher, poll),
+            None => wishes.remove(&watcher),
+        };
+        drop(wishes);
+        self.wishes_changed.notify_one();
+    }
+
+    /// How Dropbox is to be asked: longpolls if any watcher wants them, else at the shortest interval. None: nobody watches.
+    pub(super) fn wished(&self) -> Option<Poll> {
+        let wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        let shorter = |one: Poll, other: &Poll| match (one, other) {
+            (Poll::Interval(one), Poll::Interval(other)) => Poll::Interval(one.min(*other)),
+            _ => Poll::Longpoll,
+        };
+        let mut all = wishes.values();
+        let first = *all.next()?;
+        Some(all.fold(first, shorter))
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let tail = self.tail.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.tails_bytes.fetch_sub(tail.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Ended {
+    /// The same fault once more.
+    pub(super) fn fault(&self) -> Fault {
+        let Ended(fault) = self;
+        let again = Fault::new(fault.reason(), fault.message());
+        let again = fault.facts().iter().fold(again, |again, (key, value)| again.fact(key, value));
+        let again = match fault.retry_delay() {
+            Some(delay) => again.retry_after(delay),
+            None => again,
+        };
+        match fault.about() {
+            Some(resource) => again.resource(resource.kind, resource.name.clone()),
+            None => again,
+        }
+    }
+}
+
+fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {
+    let told = serde_json::from_str(&row.body)
+        .map_err(|error| Fault::bug("an entry of a log cannot be read").source(error))?;
+    let cursor = row.cursor.into();
+    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None };
+    Ok(Arc::new(Entry::new(point, row.observed, told, true)))
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}

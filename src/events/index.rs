@@ -1,0 +1,758 @@
+//! What a page of Dropbox's delta means. Dropbox says "is so now" and "is gone"; a tree of what was told before makes of it
+//! created, updated, moved, deleted. Pure: it works on the rows that the page touches, and says what to tell and what to
+//! write.
+//!
+//! The tree is always what was told. So that what is told can be applied one by one to any tree of paths, nothing is ever put
+//! where something stands that has not left: such an addition waits. A deletion is not told before the drain is over, for the
+//! item may turn up elsewhere (moved) or where it was (a folder that was shared is deleted and made again, with all in it).
+//! "Gone" is a number: the stamp at which it was said. What lies at or beneath a gone row and was seen since is there; what
+//! was not is deleted when the drain ends. The same mark and sweep compares a whole listing after a reset.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use dropbox_sdk::types::files::{self, Metadata};
+
+use super::change::{Basis, Change, ChangeKind, ItemKind};
+use crate::store::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, WaitingRow};
+
+const FILE: i64 = 0;
+const FOLDER: i64 = 1;
+
+/// Where the watched folder lies, in both cases: what is told has whole paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Base {
+    lower: String,
+    display: String,
+    /// Names of its path.
+    depth: usize,
+}
+
+impl Base {
+    pub(super) fn of(path: &str) -> Base {
+        let lower = dbxcase::dbx_str_lowercase(path);
+        Base { depth: lower.matches('/').count(), lower, display: path.to_owned() }
+    }
+}
+
+/// One entry of a delta, as the tree sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    /// In lower case, below the watched folder, `/` between names; empty for the folder itself.
+    pub(super) path: String,
+    item: Metadata,
+}
+
+impl Seen {
+    /// None for an item that is not mounted: it has no place in the tree.
+    pub(super) fn of(item: Metadata, base: &Base) -> Option<Seen> {
+        let lower = match &item {
+            Metadata::File(file) => file.path_lower.as_deref(),
+            Metadata::Folder(folder) => folder.path_lower.as_deref(),
+            Metadata::Deleted(deleted) => deleted.path_lower.as_deref(),
+        }?;
+        let names: Vec<&str> = lower.split('/').skip(base.depth + 1).collect();
+        Some(Seen { path: names.join("/"), item })
+    }
+
+    pub(super) fn id(&self) -> Option<&str> {
+        match &self.item {
+            Metadata::File(file) => Some(&file.id),
+            Metadata::Folder(folder) => Some(&folder.id),
+            Metadata::Deleted(_) => None,
+        }
+        .map(|id| id.strip_prefix("id:").unwrap_or(id))
+    }
+
+    fn kind(&self) -> i64 {
+        if matches!(self.item, Metadata::Folder(_)) { FOLDER } else { FILE }
+    }
+
+    fn rev(&self) -> Option<String> {
+        match &self.item {
+            Metadata::File(file) => Some(file.rev.clone()),
+            Metadata::Folder(folder) => shared(folder),
+            Metadata::Deleted(_) => None,
+        }
+    }
+
+    fn hash(&self) -> Option<String> {
+        let Metadata::File(file) = &self.item else { return None };
+        let bytes = hex::decode(file.content_hash.as_deref()?).ok()?;
+        Some(URL_SAFE_NO_PAD.encode(bytes.get(..12)?))
+    }
+
+    fn name(&self) -> &str {
+        match &self.item {
+            Metadata::File(file) => &file.name,
+            Metadata::Folder(folder) => &folder.name,
+            Metadata::Deleted(deleted) => &deleted.name,
+        }
+    }
+
+    /// Every folder above it that can be in the tree, and itself: `a`, `a/b`, `a/b/c`.
+    pub(super) fn places(&self) -> impl Iterator<Item = &str> {
+        let ends = self.path.match_indices('/').map(|(at, _)| at).chain([self.path.len()]);
+        ends.filter(|end| *end > 0).map(|end| &self.path[..end])
+    }
+
+    fn waiting(&self) -> WaitingRow {
+        WaitingRow {
+            path: self.path.clone(),
+            id: self.id().map(str::to_owned),
+            body: serde_json::to_string(&self.item).expect("metadata is JSON"),
+        }
+    }
+
+    pub(super) fn from_waiting(row: &WaitingRow) -> Option<Seen> {
+        Some(Seen { path: row.path.clone(), item: serde_json::from_str(&row.body).ok()? })
+    }
+}
+
+/// An addition below another one of the page comes behind it, unless something above it is deleted in between.
+fn folders_first(entries: Vec<Seen>) -> Vec<Seen> {
+    let is_gone = |seen: &Seen| matches!(seen.item, Metadata::Deleted(_));
+    let here = entries.iter().enumerate().filter(|(_, seen)| !is_gone(seen));
+    let added: HashMap<&str, usize> = here.map(|(at, seen)| (seen.path.as_str(), at)).collect();
+    let deleted: Vec<usize> = entries.iter().enumerate().filter(|(_, seen)| is_gone(seen)).map(|(at, _)| at).collect();
+    let mut order: Vec<usize> = Vec::with_capacity(entries.len());
+    let mut taken = vec![false; entries.len()];
+    for (at, seen) in entries.iter().enumerate() {
+        if !is_gone(seen) {
+            for place in seen.places() {
+                let Some(above) = added.get(place).copied().filter(|above| *above > at && !taken[*above]) else {
+                    continue;
+                };
+                let between = &deleted[deleted.partition_point(|gone| *gone < at)..];
+                let mut between =
+                    between.iter().take_while(|gone| **gone < above).map(|gone| entries[*gone].path.as_str());
+                if !between.any(|gone| seen.places().any(|place| place == gone)) {
+                    taken[above] = true;
+                    order.push(above);
+                }
+            }
+        }
+        if !taken[at] {
+            taken[at] = true;
+            order.push(at);
+        }
+    }
+    let mut entries: Vec<Option<Seen>> = entries.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|at| entries[at].take()).collect()
+}
+
+/// How a folder is shared, in one word; what a share above it does to it is left out: that is told of the folder above.
+fn shared(folder: &files::FolderMetadata) -> Option<String> {
+    let info = folder.sharing_info.as_ref()?;
+    let id = info.shared_folder_id.as_deref().unwrap_or_default();
+    let mut text = id.to_owned();
+    for (set, letter) in [(info.read_only, 'r'), (info.traverse_only, 't'), (info.no_access, 'n')] {
+        if set {
+            text.push(letter);
+        }
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// The part of the tree that was loaded, and what has been done to it.
+#[derive(Debug, Clone)]
+pub(super) struct Tree {
+    base: Base,
+    basis: Basis,
+    rows: HashMap<i64, IndexRow>,
+    places: HashMap<(i64, String), i64>,
+    ids: HashMap<String, i64>,
+    waiting: BTreeMap<String, Option<WaitingRow>>,
+    /// The next number of a row, and the next stamp.
+    pub(super) next: i64,
+    pub(super) stamp: i64,
+    dirty: BTreeSet<i64>,
+    writes: IndexWrites,
+    told: Vec<Change>,
+    /// Additions wait in the store, perhaps beneath what this page touches.
+    waits_stored: bool,
+    /// The drain is over: what was not seen by now is not there.
+    closing: bool,
+    /// The watched folder was deleted.
+    pub(super) lost: bool,
+}
+
+impl Tree {
+    /// `next` and `stamp` as the last step left them; both begin at 0, and the tree then makes its root.
+    pub(super) fn new(base: Base, basis: Basis, next: i64, stamp: i64) -> Tree {
+        let mut tree = Tree {
+            base,
+            basis,
+            rows: HashMap::new(),
+            places: HashMap::new(),
+            ids: HashMap::new(),
+            waiting: BTreeMap::new(),
+            next,
+            stamp,
+            dirty: BTreeSet::new(),
+            writes: IndexWrites::default(),
+            told: Vec::new(),
+            waits_stored: false,
+            closing: false,
+            lost: false,
+        };
+        if tree.next == 0 {
+            tree.next = INDEX_ROOT + 1;
+            let stamp = tree.tick();
+            tree.put(IndexRow {
+                n: INDEX_ROOT,
+                parent: 0,
+                name: String::new(),
+                display: None,
+                id: None,
+                rev: None,
+                hash: None,
+                kind: FOLDER,
+                stamp,
+                gone: None,
+            });
+        }
+        tree
+    }
+
+    /// Rows from the store, each with all above it. What was told to be deleted is left out.
+    pub(super) fn load(&mut self, rows: Vec<IndexRow>) {
+        let parents: HashMap<i64, i64> = rows.iter().map(|row| (row.n, row.parent)).collect();
+        for row in rows {
+            let (mut at, mut steps) = (row.n, 0);
+            while at > INDEX_ROOT && steps <= parents.len() + self.rows.len() {
+                at = parents
+                    .get(&at)
+                    .copied()
+                    .or_else(|| self.rows.get(&at).map(|row| row.parent))
+                    .unwrap_or(INDEX_TRASH);
+                steps += 1;
+            }
+            if at == INDEX_ROOT && !self.rows.contains_key(&row.n) {
+                self.link(row);
+            }
+        }
+    }
+
+    /// To be called if anything waits; `paths` are those of the places that the page touches.
+    pub(super) fn load_waiting(&mut self, paths: Vec<String>) {
+        self.waits_stored = true;
+        self.waiting.extend(paths.into_iter().map(|path| (path, None)));
+    }
+
+    pub(super) fn number_at(&self, parent: i64, name: &str) -> Option<i64> {
+        self.places.get(&(parent, name.to_owned())).copied()
+    }
+
+    pub(super) fn knows(&self, n: i64) -> bool {
+        self.rows.contains_key(&n)
+    }
+
+    pub(super) fn knows_id(&self, id: &str) -> bool {
+        self.ids.contains_key(id)
+    }
+
+    /// What is to be told and written; the tree goes on from there.
+    pub(super) fn done(&mut self) -> (Vec<Change>, IndexWrites) {
+        let mut writes = std::mem::take(&mut self.writes);
+        writes.put = std::mem::take(&mut self.dirty).iter().filter_map(|n| self.rows.get(n).cloned()).collect();
+        writes.wait = self.waiting.values_mut().filter_map(Option::take).collect();
+        (std::mem::take(&mut self.told), writes)
+    }
+
+    // ---- a page ----
+
+    /// Within a page a folder is taken before what lies in it; else entries count in their order.
+    pub(super) fn page(&mut self, entries: Vec<Seen>) {
+        for seen in folders_first(entries) {
+            if matches!(seen.item, Metadata::Deleted(_)) {
+                self.gone(&seen.path);
+            } else if !self.place(&seen) {
+                self.wait(&seen);
+            }
+        }
+    }
+
+    /// Everything may be gone: what the listing that follows does not show is.
+    pub(super) fn doubt_all(&mut self) {
+        let stamp = self.tick();
+        let now = self.tick();
+        self.change(INDEX_ROOT, |root| (root.gone, root.stamp) = (Some(stamp), now));
+    }
+
+    fn gone(&mut self, path: &str) {
+        if path.is_empty() {
+            self.lost = true;
+            return;
+        }
+        self.unwait(path, true);
+        if let Some(n) = self.resolve(path) {
+            let stamp = self.tick();
+            self.change(n, |row| row.gone = Some(stamp));
+        }
+    }
+
+    /// Puts an item where it belongs and tells what that means; false if something is in its way.
+    fn place(&mut self, seen: &Seen) -> bool {
+        let Some(id) = seen.id() else { return true };
+        if seen.path.is_empty() {
+            self.root(seen);
+            return true;
+        }
+        let (parent_path, name) = seen.path.rsplit_once('/').unwrap_or(("", &seen.path));
+        if seen.places().any(|place| place != seen.path && self.waiting.contains_key(place)) {
+            return false;
+        }
+        let there = self.resolve(&seen.path);
+        let known = self.ids.get(id).copied();
+        if let (Some(there), Some(known)) = (there, known)
+            && there == known
+        {
+            // A folder above it that was deleted may be made again under another id, and this is then in that one.
+            if !self.closing && !self.is_settled(self.rows[&there].parent) {
+                return false;
+            }
+            self.unwait(&seen.path, seen.kind() == FILE);
+            self.stays(there, seen);
+            return true;
+        }
+        let Some(parent) = self.resolve(parent_path) else { return false };
+        let host = &self.rows[&parent];
+        if host.kind != FOLDER || !self.is_settled(parent) {
+            return false;
+        }
+        match (there, known) {
+            (None, Some(known)) if self.is_at_or_under(parent, known) => return false,
+            (None, Some(known)) => self.moves(known, parent, name, seen),
+            (None, None) => self.appears(parent, name, seen),
+            // A folder that was only implied so far.
+            (Some(there), None) if self.rows[&there].id.is_none() && seen.kind() == FOLDER => {
+                self.is_named(there, seen)
+            }
+            (Some(_), _) => return false,
+        }
+        self.unwait(&seen.path, seen.kind() == FILE);
+        true
+    }
+
+    /// It is told when the drain ends, after what stands there has left.
+    fn wait(&mut self, seen: &Seen) {
+        self.unwait(&seen.path, seen.kind() == FILE);
+        if let Some(there) = self.resolve(&seen.path)
+            && self.rows[&there].id.as_deref() != seen.id()
+            && self.is_settled(there)
+        {
+            let stamp = self.tick();
+            self.change(there, |row| row.gone = Some(stamp));
+        }
+        self.waiting.insert(seen.path.clone(), Some(seen.waiting()));
+    }
+
+    fn root(&mut self, seen: &Seen) {
+        let (id, rev, stamp) = (seen.id().map(str::to_owned), seen.rev(), self.tick());
+        let root = self.rows[&INDEX_ROOT].clone();
+        let reshared = root.id == id && root.rev != rev;
+        if reshared {
+            self.tell(ChangeKind::MetadataChanged, seen, None, None);
+        }
+        let storm = reshared && root.gone.is_none();
+        self.change(INDEX_ROOT, |root| {
+            (root.id, root.rev, root.stamp) = (id, rev, stamp);
+            if storm {
+                root.gone = Some(-stamp);
+            }
+        });
+    }
+
+    fn appears(&mut self, parent: i64, name: &str, seen: &Seen) {
+        let (n, stamp) = (self.next, self.tick());
+        self.next += 1;
+        self.put(IndexRow {
+            n,
+            parent,
+            name: name.to_owned(),
+            display: (seen.name() != name).then(|| seen.name().to_owned()),
+            id: seen.id().map(str::to_owned),
+            rev: seen.rev(),
+            hash: seen.hash(),
+            kind: seen.kind(),
+            stamp,
+            gone: None,
+        });
+        self.tell(ChangeKind::Created, seen, None, None);
+    }
+
+    fn is_named(&mut self, n: i64, seen: &Seen) {
+        let (stamp, id, rev, name) = (self.tick(), seen.id().map(str::to_owned), seen.rev(), seen.name().to_owned());
+        if let Some(id) = &id {
+            self.ids.insert(id.clone(), n);
+        }
+        self.change(n, |row| {
+            row.display = (name != row.name).then_some(name);
+            (row.id, row.rev, row.stamp) = (id, rev, stamp);
+        });
+        self.tell(ChangeKind::Created, seen, None, None);
+    }
+
+    /// A row of this id stands elsewhere. What lies beneath a folder goes with it; what of that is not seen again by the end
+    /// of the drain had been deleted before.
+    fn moves(&mut self, n: i64, parent: i64, name: &str, seen: &Seen) {
+        let before = self.path_of(n);
+        let (rev, hash) = (self.rows[&n].rev.clone(), self.rows[&n].hash.clone());
+        let (swept, stamp) = (self.tick(), self.tick());
+        let (old_parent, old_name) = (self.rows[&n].parent, self.rows[&n].name.clone());
+        self.places.remove(&(old_parent, old_name));
+        self.places.insert((parent, name.to_owned()), n);
+        self.change(n, |row| {
+            (row.parent, row.name, row.stamp) = (parent, name.to_owned(), stamp);
+            row.display = (seen.name() != name).then(|| seen.name().to_owned());
+            (row.rev, row.hash) = (seen.rev(), seen.hash());
+            row.gone = (row.kind == FOLDER).then_some(swept);
+        });
+        let file_rev = rev.filter(|_| seen.kind() == FILE);
+        self.tell(ChangeKind::Moved, seen, Some(before), file_rev.clone());
+        if seen.kind() == FILE && hash != seen.hash() {
+            self.tell(ChangeKind::Updated, seen, None, file_rev);
+        }
+    }
+
+    /// The row of this id stands where it stood.
+    fn stays(&mut self, n: i64, seen: &Seen) {
+        let was_settled = self.is_settled(n);
+        let above = self.rows[&n].parent;
+        // A share above it is told once, for the folder; so is a folder that was deleted and made again with all in it.
+        let folded = self.is_stirred(above) || (!was_settled && seen.kind() == FILE);
+        let row = self.rows[&n].clone();
+        self.confirm(n);
+        let renamed = seen.name() != row.display.as_deref().unwrap_or(&row.name);
+        let (rev, hash) = (seen.rev(), seen.hash());
+        let before = self.path_of(n);
+        let touched = row.rev != rev;
+        let mut storm = false;
+        if seen.kind() == FILE {
+            let updated = if hash.is_some() || row.hash.is_some() { hash != row.hash } else { touched };
+            if renamed {
+                self.tell(ChangeKind::Moved, seen, Some(before), row.rev.clone());
+            }
+            if updated {
+                self.tell(ChangeKind::Updated, seen, None, row.rev.clone());
+            } else if touched && !folded && !renamed {
+                self.tell(ChangeKind::MetadataChanged, seen, None, row.rev.clone());
+            }
+        } else {
+            if renamed {
+                self.tell(ChangeKind::Moved, seen, Some(before), None);
+            }
+            if touched && !folded {
+                self.tell(ChangeKind::MetadataChanged, seen, None, None);
+                storm = true;
+            }
+        }
+        if !touched && !renamed && hash == row.hash {
+            return;
+        }
+        let stamp = self.stamp;
+        self.change(n, |row| {
+            row.display = (seen.name() != row.name).then(|| seen.name().to_owned());
+            (row.rev, row.hash) = (rev, hash);
+            if storm && row.gone.is_none() {
+                row.gone = Some(-stamp);
+            }
+        });
+    }
+
+    // ---- the end of a drain ----
+
+    /// Additions that waited and whose items are known: told as moves wherever the way is free now. False if nothing moved.
+    pub(super) fn settle_moves(&mut self, waits: &[WaitingRow]) -> bool {
+        self.closing = true;
+        let mut left: Vec<Seen> = waits.iter().filter_map(Seen::from_waiting).collect();
+        let all = left.len();
+        loop {
+            let before = left.len();
+            left.retain(|seen| !(seen.id().is_some_and(|id| self.ids.contains_key(id)) && self.place(seen)));
+            if left.len() == before {
+                return left.len() < all;
+            }
+        }
+    }
+
+    /// The rows that must not go yet: what waits would be lost with them.
+    pub(super) fn needed(&self, waits: &[WaitingRow]) -> HashSet<i64> {
+        let mut needed = HashSet::new();
+        for source in waits.iter().filter_map(|wait| self.ids.get(wait.id.as_deref()?)) {
+            let mut at = *source;
+            while at >= INDEX_ROOT && needed.insert(at) {
+                at = self.rows.get(&at).map_or(0, |row| row.parent);
+            }
+        }
+        needed
+    }
+
+    /// Settles one row that was said to be gone: tells its deletion, or looks at its children if it was seen since. False
+    /// while a row above it is to be settled first.
+    pub(super) fn settle_gone(&mut self, n: i64) -> bool {
+        let Some(row) = self.rows.get(&n).cloned() else { return true };
+        let Some(gone) = row.gone else { return true };
+        if !self.is_at_or_under(n, INDEX_ROOT) {
+            // It went with what was above it.
+            return true;
+        }
+        if gone < 0 {
+            self.change(n, |row| row.gone = None);
+            return true;
+        }
+        if row.stamp > gone && self.is_settled(n) {
+            self.change(n, |row| row.gone = None);
+            if row.kind == FOLDER {
+                self.writes.sweep.push((n, gone));
+                self.sweep_loaded(n, gone);
+            }
+            return true;
+        }
+        if !self.is_settled(row.parent) {
+            return false;
+        }
+        self.deletes(n);
+        true
+    }
+
+    /// Everything that was gone is settled: what still waits is put where it belongs, whatever stands there.
+    pub(super) fn settle_rest(&mut self, waits: &[WaitingRow]) {
+        self.closing = true;
+        for seen in waits.iter().filter_map(Seen::from_waiting) {
+            if self.place(&seen) {
+                continue;
+            }
+            self.make_way(&seen);
+            if !self.place(&seen) {
+                // It was to go beneath itself, or stands where it has no place: it is told as new.
+                if let Some(known) = seen.id().and_then(|id| self.ids.get(id).copied()) {
+                    self.deletes(known);
+                }
+                self.make_way(&seen);
+                self.place(&seen);
+            }
+            self.unwait(&seen.path, false);
+        }
+    }
+
+    /// Deletes what stands at its place under another id, and makes the folders above it that are missing.
+    fn make_way(&mut self, seen: &Seen) {
+        let places: Vec<String> = seen.places().map(str::to_owned).collect();
+        let mut parent = INDEX_ROOT;
+        for place in &places {
+            let name = place.rsplit_once('/').map_or(place.as_str(), |(_, name)| name);
+            let there = self.places.get(&(parent, name.to_owned())).copied();
+            if *place == seen.path {
+                if let Some(there) = there.filter(|there| self.rows[there].id.as_deref() != seen.id()) {
+                    self.deletes(there);
+                }
+                return;
+            }
+            let there = there.filter(|there| {
+                let folder = self.rows[there].kind == FOLDER;
+                if !folder {
+                    self.deletes(*there);
+                }
+                folder
+            });
+            parent = match there {
+                Some(there) => {
+                    self.confirm(there);
+                    there
+                }
+                None => {
+                    let (n, stamp) = (self.next, self.tick());
+                    self.next += 1;
+                    let name = name.to_owned();
+                    let (display, id, rev, hash) = (None, None, None, None);
+                    self.put(IndexRow { n, parent, name, display, id, rev, hash, kind: FOLDER, stamp, gone: None });
+                    n
+                }
+            };
+        }
+    }
+
+    /// Tells a deletion; the row and all beneath it wait to be removed.
+    fn deletes(&mut self, n: i64) {
+        let row = self.rows[&n].clone();
+        let display = self.path_of(n);
+        let name = row.display.clone().unwrap_or_else(|| row.name.clone());
+        let item = files::DeletedMetadata::new(name).with_path_lower(self.lower_of(n)).with_path_display(display);
+        self.told.push(Change {
+            kind: ChangeKind::Deleted,
+            basis: self.basis,
+            item_kind: if row.kind == FOLDER { ItemKind::Folder } else { ItemKind::File },
+            item: Metadata::Deleted(item),
+            id: row.id.as_ref().map(|id| format!("id:{id}")),
+            previous_path: None,
+            previous_rev: row.rev.clone().filter(|_| row.kind == FILE),
+            expanded: false,
+        });
+        self.places.remove(&(row.parent, row.name));
+        self.change(n, |row| (row.parent, row.gone) = (INDEX_TRASH, None));
+        let lost: Vec<i64> = match row.kind {
+            FOLDER => self.rows.keys().copied().filter(|at| self.is_at_or_under(*at, n)).collect(),
+            _ => vec![n],
+        };
+        for at in lost {
+            let row = &self.rows[&at];
+            if let Some(id) = &row.id
+                && self.ids.get(id) == Some(&at)
+            {
+                self.ids.remove(id);
+            }
+            self.places.remove(&(row.parent, row.name.clone()));
+        }
+    }
+
+    /// What the store does to the children, for those that are loaded.
+    fn sweep_loaded(&mut self, parent: i64, gone: i64) {
+        for row in self.rows.values_mut() {
+            if row.parent == parent && (row.stamp < gone || row.kind == FOLDER) {
+                row.gone = Some(row.gone.unwrap_or(0).max(gone));
+            }
+        }
+    }
+
+    // ---- the tree ----
+
+    /// Nothing is said to be gone and nothing waits, as far as this page can tell.
+    pub(super) fn is_settled_whole(&self) -> bool {
+        !self.waits_stored && self.waiting.is_empty() && self.rows.values().all(|row| row.gone.is_none())
+    }
+
+    fn tick(&mut self) -> i64 {
+        self.stamp += 1;
+        self.stamp
+    }
+
+    fn put(&mut self, row: IndexRow) {
+        self.dirty.insert(row.n);
+        self.link(row);
+    }
+
+    fn link(&mut self, row: IndexRow) {
+        self.places.insert((row.parent, row.name.clone()), row.n);
+        if let Some(id) = &row.id {
+            self.ids.insert(id.clone(), row.n);
+        }
+        self.rows.insert(row.n, row);
+    }
+
+    fn change(&mut self, n: i64, change: impl FnOnce(&mut IndexRow)) {
+        if let Some(row) = self.rows.get_mut(&n) {
+            change(row);
+            self.dirty.insert(n);
+        }
+    }
+
+    fn resolve(&self, path: &str) -> Option<i64> {
+        if path.is_empty() {
+            return Some(INDEX_ROOT);
+        }
+        let step = |at: i64, name: &str| self.places.get(&(at, name.to_owned())).copied();
+        path.split('/').try_fold(INDEX_ROOT, step)
+    }
+
+    /// When it, or something above it, was last said to be gone; 0: never.
+    fn gone_since(&self, n: i64) -> i64 {
+        let (mut at, mut since) = (n, 0);
+        while let Some(row) = self.rows.get(&at) {
+            since = since.max(row.gone.unwrap_or(0));
+            at = row.parent;
+        }
+        since
+    }
+
+    fn is_settled(&self, n: i64) -> bool {
+        self.rows.get(&n).is_some_and(|row| row.stamp > self.gone_since(n))
+    }
+
+    /// It or something above it was deleted, moved or shared otherwise in this drain.
+    fn is_stirred(&self, n: i64) -> bool {
+        let mut at = n;
+        while let Some(row) = self.rows.get(&at) {
+            if row.gone.is_some() {
+                return true;
+            }
+            at = row.parent;
+        }
+        false
+    }
+
+    fn is_at_or_under(&self, n: i64, top: i64) -> bool {
+        let mut at = n;
+        while at != top {
+            match self.rows.get(&at) {
+                Some(row) => at = row.parent,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// It is there, and so is all above it.
+    fn confirm(&mut self, n: i64) {
+        let mut at = n;
+        while self.rows.contains_key(&at) && !self.is_settled(at) {
+            let stamp = self.tick();
+            let file = self.rows[&at].kind == FILE;
+            self.change(at, |row| {
+                row.stamp = stamp;
+                if file {
+                    row.gone = None;
+                }
+            });
+            at = self.rows[&at].parent;
+        }
+    }
+
+    fn unwait(&mut self, path: &str, with_all_under: bool) {
+        let under = format!("{path}/");
+        let is_it = |waiting: &str| waiting == path || (with_all_under && waiting.starts_with(&under));
+        if !self.waiting.is_empty() && (with_all_under || self.waiting.contains_key(path)) {
+            self.waiting.retain(|waiting, _| !is_it(waiting));
+        }
+        if self.waits_stored {
+            self.writes.unwait.push((path.to_owned(), with_all_under));
+        }
+    }
+
+    fn tell(&mut self, kind: ChangeKind, seen: &Seen, previous_path: Option<String>, previous_rev: Option<String>) {
+        self.told.push(Change {
+            kind,
+            basis: self.basis,
+            item_kind: if seen.kind() == FOLDER { ItemKind::Folder } else { ItemKind::File },
+            item: seen.item.clone(),
+            id: seen.id().map(|id| format!("id:{id}")),
+            previous_path,
+            previous_rev,
+            expanded: false,
+        });
+    }
+
+    fn path_of(&self, n: i64) -> String {
+        self.joined(n, &self.base.display, |row| row.display.as_deref().unwrap_or(&row.name))
+    }
+
+    fn lower_of(&self, n: i64) -> String {
+        self.joined(n, &self.base.lower, |row| &row.name)
+    }
+
+    fn joined<'a>(&'a self, n: i64, base: &str, name: impl Fn(&'a IndexRow) -> &'a str) -> String {
+        let (mut names, mut at) = (Vec::new(), n);
+        while at > INDEX_ROOT
+            && let Some(row) = self.rows.get(&at)
+        {
+            names.push(name(row));
+            at = row.parent;
+        }
+        names.iter().rev().fold(base.to_owned(), |path, name| format!("{path}/{name}"))
+    }
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

@@ -1,0 +1,90 @@
+//! Brings the part of an index into memory that a page, or a portion of the end of a drain, can touch: what stands on its
+//! paths, what has its ids, and all above those.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::index::{Seen, Tree};
+use crate::{
+    fault::Result,
+    store::{INDEX_ROOT, IndexRow, Store, WaitingRow},
+};
+
+pub(super) async fn for_page(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
+    tree.load(store.index_upwards(scope, &[INDEX_ROOT]).await?);
+    on_paths(store, scope, tree, entries).await?;
+    by_ids(store, scope, tree, entries).await?;
+    if store.any_waiting(scope).await? {
+        waiting(store, scope, tree, entries).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn for_end(
+    store: &Store,
+    scope: i64,
+    tree: &mut Tree,
+    waits: &[&[WaitingRow]],
+    gone: &[IndexRow],
+) -> Result<()> {
+    let numbers: Vec<i64> = gone.iter().map(|row| row.n).chain([INDEX_ROOT]).collect();
+    tree.load(store.index_upwards(scope, &numbers).await?);
+    let entries: Vec<Seen> = waits.iter().flat_map(|waits| waits.iter()).filter_map(Seen::from_waiting).collect();
+    on_paths(store, scope, tree, &entries).await?;
+    by_ids(store, scope, tree, &entries).await?;
+    waiting(store, scope, tree, &entries).await
+}
+
+/// Level by level: one question for all paths of a page.
+async fn on_paths(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
+    // Place to number, of the level above; the first is the root.
+    let mut above: BTreeMap<&str, i64> = BTreeMap::from([("", INDEX_ROOT)]);
+    let mut levels: Vec<BTreeSet<&str>> = Vec::new();
+    for entry in entries {
+        for (level, place) in entry.places().enumerate() {
+            if levels.len() == level {
+                levels.push(BTreeSet::new());
+            }
+            levels[level].insert(place);
+        }
+    }
+    for level in levels {
+        let split = |place: &&str| {
+            let (folder, name) = place.rsplit_once('/').unwrap_or(("", place));
+            above.get(folder).map(|parent| (*parent, name.to_owned()))
+        };
+        let wanted: Vec<(i64, String)> = level.iter().filter_map(split).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<(i64, &str)> = wanted.iter().map(|(parent, name)| (*parent, name.as_str())).collect();
+        tree.load(store.index_at(scope, &asked).await?);
+        let found = |place: &&'_ str| {
+            let (parent, name) = split(place)?;
+            tree.number_at(parent, &name)
+        };
+        let next: BTreeMap<&str, i64> = level.iter().filter_map(|place| Some((*place, found(place)?))).collect();
+        above = next;
+    }
+    Ok(())
+}
+
+async fn by_ids(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
+    let unknown: BTreeSet<&str> = entries.iter().filter_map(Seen::id).filter(|id| !tree.knows_id(id)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let unknown: Vec<&str> = unknown.into_iter().collect();
+    let found = store.index_by_id(scope, &unknown).await?;
+    let numbers: Vec<i64> = found.iter().map(|row| row.n).filter(|n| !tree.knows(*n)).collect();
+    if !numbers.is_empty() {
+        tree.load(store.index_upwards(scope, &numbers).await?);
+    }
+    Ok(())
+}
+
+async fn waiting(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
+    let places: BTreeSet<&str> = entries.iter().flat_map(Seen::places).collect();
+    let places: Vec<&str> = places.into_iter().collect();
+    tree.load_waiting(store.waiting_at(scope, &places).await?);
+    Ok(())
+}

@@ -1,0 +1,580 @@
+//! The one who polls a scope, as steps: each asks Dropbox one question, or settles one portion, and saves what came of it in
+//! one transaction together with the cursor. A crash between two steps loses nothing, within one repeats what nobody was
+//! told of. When to take a step is the feed's to say.
+
+use std::sync::Arc;
+
+use dropbox_sdk::types::files::{self, Metadata};
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Scope, Upstream,
+    change::{Basis, Change, ChangeKind, Entry, ItemKind, Told},
+    ending,
+    feed::Feed,
+    index::{Base, Seen, Tree},
+    loading,
+    scope::ResumePoint,
+    upstream::Page,
+};
+use crate::{
+    fault::{Fault, Reason, Result},
+    limits::{EVENT_SLICE, INDEX_PAGES_BETWEEN, INDEX_ROUNDS_MAX, INFERRED_LOOKS_MAX, LIST_LIMIT_MAX},
+    store::{DrainRow, IndexWrites, LogRow, Save, ScopeRow, Store},
+};
+
+/// How far a walk through a cursor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum Stage {
+    #[default]
+    Idle,
+    /// Dropbox has more pages.
+    Draining,
+    /// It has not; what waited is settled in portions.
+    Ending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum Phase {
+    #[default]
+    None,
+    /// It is built from a listing; the log goes on without it.
+    Listing,
+    /// It is brought to where the log is, without telling.
+    Catching,
+    /// The log is made by it.
+    Standing,
+    /// After a reset it is compared with a new listing.
+    Comparing,
+}
+
+/// What is kept of a scope beside index and log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// Dropbox's, behind the last page that was saved.
+    pub(super) cursor: Option<Arc<str>>,
+    pub(super) stage: Stage,
+    /// Before the drain under way.
+    from: Option<Arc<str>>,
+    drain: i64,
+    mark: i64,
+    /// This drain told something.
+    told: bool,
+    pub(super) phase: Phase,
+    /// Of the listing that builds the index.
+    other: Option<Arc<str>>,
+    other_stage: Stage,
+    /// While catching up: whose turn it is, whether the index found nothing so far, and how often both were asked.
+    probing: bool,
+    quiet: bool,
+    rounds: u32,
+    next: i64,
+    stamp: i64,
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There is more to do.
+    Worked,
+    /// Nothing is to be done before Dropbox has news.
+    Idle,
+    /// Another process has the scope.
+    Lost,
+}
+
+#[derive(Debug)]
+pub(super) struct Poller {
+    feed: Arc<Feed>,
+    row: ScopeRow,
+    progress: Progress,
+    /// Dropbox is to be asked what changed.
+    pub(super) news: bool,
+    /// When Dropbox was last asked what changed.
+    pub(super) looked_at: Option<std::time::SystemTime>,
+    /// Pages of the listing since the log was last looked after.
+    pages: u32,
+    /// While a drain ends: rows up to this number are still needed by moves.
+    gone_after: i64,
+}
+
+/// One save under preparation.
+#[derive(Default)]
+struct Draft {
+    told: Vec<(Told, bool)>,
+    index: IndexWrites,
+    cursor_to: Option<Arc<str>>,
+    forget_log: bool,
+}
+
+impl Poller {
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(super) async fn open(feed: Arc<Feed>) -> Result<Poller> {
+        let row = feed.row().await?;
+        let progress = read_progress(&row.progress)?;
+        Ok(Poller { feed, row, progress, news: true, looked_at: None, pages: 0, gone_after: 0 })
+    }
+
+    /// Takes the scope, or goes on holding it; false while another process polls it.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(super) async fn lease(&mut self) -> Result<bool> {
+        let Some(row) = self.store().lease_scope(self.row.id, self.row.lease).await? else { return Ok(false) };
+        if (row.lease, row.version) != (self.row.lease, self.row.version) {
+            // Another process was at it meanwhile.
+            self.progress = read_progress(&row.progress)?;
+            self.news = true;
+            self.gone_after = 0;
+        }
+        self.row = row;
+        self.feed.publish(self.row.head, &self.progress, Vec::new());
+        Ok(true)
+    }
+
+    pub(super) async fn release(&self) {
+        if let Err(fault) = self.store().release_scope(self.row.id, self.row.lease).await {
+            tracing::debug!(%fault, "the lease of a scope was not given back; it runs out");
+        }
+    }
+
+    pub(super) fn cursor(&self) -> Option<Arc<str>> {
+        self.progress.cursor.clone()
+    }
+
+    fn store(&self) -> &Store {
+        &self.feed.store
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.feed.scope
+    }
+
+    fn upstream(&self) -> &dyn Upstream {
+        &*self.feed.upstream
+    }
+
+    /// # Errors
+    /// Without a delay: nothing will help, the watchers are to be told. With one: to be tried again.
+    pub(super) async fn step(&mut self) -> Result<Step> {
+        let progress = &self.progress;
+        if progress.cursor.is_none() && progress.phase != Phase::Comparing {
+            return self.begin().await;
+        }
+        if progress.stage == Stage::Ending {
+            return self.end(false).await;
+        }
+        if progress.stage == Stage::Draining || self.news {
+            return self.page().await;
+        }
+        if self.scope().raw {
+            return Ok(Step::Idle);
+        }
+        match (progress.phase, progress.other_stage) {
+            (Phase::None, _) => self.listing(None).await,
+            (Phase::Listing | Phase::Catching, Stage::Ending) => self.end(true).await,
+            (Phase::Listing, _) if self.pages >= INDEX_PAGES_BETWEEN => {
+                (self.pages, self.news) = (0, true);
+                Ok(Step::Worked)
+            }
+            (Phase::Listing, _) => self.listing(progress.other.clone()).await,
+            (Phase::Catching, _) if progress.probing => self.listing(progress.other.clone()).await,
+            (Phase::Catching | Phase::Standing | Phase::Comparing, _) => Ok(Step::Idle),
+        }
+    }
+
+    async fn ask(&self, cursor: Option<&Arc<str>>) -> Result<Page> {
+        let _turn = self.feed.turn().await;
+        match cursor {
+            Some(cursor) => self.upstream().go_on(self.scope(), cursor).await,
+            None => self.upstream().list(self.scope(), LIST_LIMIT_MAX).await,
+        }
+    }
+
+    async fn begin(&mut self) -> Result<Step> {
+        self.looked_at = Some(self.feed.clock.now());
+        let cursor = self.feed.latest().await?;
+        let progress = Progress { cursor: Some(cursor), stage: Stage::Idle, from: None, ..self.progress.clone() };
+        self.news = false;
+        self.save(progress, Draft::default()).await
+    }
+
+    /// The next page of what the log is made of.
+    async fn page(&mut self) -> Result<Step> {
+        let asked_at = self.feed.clock.now();
+        let page = match self.ask(self.progress.cursor.as_ref()).await {
+            Ok(page) => page,
+            Err(fault) => return self.reset_by(fault).await,
+        };
+        self.looked_at = Some(asked_at);
+        let mut progress = self.progress.clone();
+        if progress.from.is_none() {
+            progress.from = progress.cursor.clone();
+            (progress.drain, progress.mark, progress.told) = (progress.drain + 1, rand::rng().random(), false);
+        }
+        let was_idle = progress.stage == Stage::Idle;
+        progress.cursor = Some(page.cursor.clone());
+        progress.stage = if page.has_more { Stage::Draining } else { Stage::Ending };
+        let indexed = matches!(progress.phase, Phase::Standing | Phase::Comparing);
+        if page.entries.is_empty() && was_idle && !page.has_more {
+            self.news = false;
+            let mut progress = Progress { cursor: progress.cursor, ..self.progress.clone() };
+            self.after_log_drain(&mut progress);
+            return match progress == self.progress {
+                true => Ok(Step::Worked),
+                false => self.save(progress, Draft::default()).await,
+            };
+        }
+        let mut draft = Draft::default();
+        if indexed {
+            let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
+            let (tree, changes, index) = self.apply(&page, basis, &mut progress).await?;
+            if tree.lost {
+                return self.compare("folder_deleted").await;
+            }
+            draft.index = index;
+            draft.told = changes.into_iter().map(|change| (Told::Change(Box::new(change)), false)).collect();
+            // Nothing is left to be settled: the usual case, one transaction for a change.
+            if !page.has_more && was_idle && progress.phase == Phase::Standing && tree.is_settled_whole() {
+                self.finish(&mut progress, &mut draft);
+            }
+        } else {
+            for change in self.inferred(page.entries).await? {
+                draft.told.push((Told::Change(Box::new(change)), false));
+            }
+            if !page.has_more {
+                self.finish(&mut progress, &mut draft);
+            }
+        }
+        progress.told |= !draft.told.is_empty();
+        self.save(progress, draft).await
+    }
+
+    /// The next page of the listing that builds the index, or of what changed since it ended: nothing is told of it.
+    async fn listing(&mut self, cursor: Option<Arc<str>>) -> Result<Step> {
+        let page = match self.ask(cursor.as_ref()).await {
+            Ok(page) => page,
+            Err(fault) if fault.reason() == Reason::CursorReset => {
+                // It is built anew.
+                let progress = forgotten(&self.progress);
+                let index = IndexWrites { forget: true, ..IndexWrites::default() };
+                return self.save(progress, Draft { index, ..Draft::default() }).await;
+            }
+            Err(fault) if fault.reason() == Reason::PathNotFound => return self.reset_by(fault).await,
+            Err(fault) => return Err(fault),
+        };
+        self.pages += 1;
+        let mut progress = self.progress.clone();
+        if progress.phase == Phase::None {
+            // What a forgotten index left behind has to be gone first: it has the same ids.
+            while self.store().empty_index_trash(self.row.id).await? {}
+            (progress.phase, progress.next, progress.stamp) = (Phase::Listing, 0, 0);
+        }
+        progress.quiet &= page.entries.is_empty();
+        progress.other = Some(page.cursor.clone());
+        progress.other_stage = if page.has_more { Stage::Draining } else { Stage::Ending };
+        let (_, _, index) = self.apply(&page, Basis::Index, &mut progress).await?;
+        self.save(progress, Draft { index, ..Draft::default() }).await
+    }
+
+    async fn apply(
+        &self,
+        page: &Page,
+        basis: Basis,
+        progress: &mut Progress,
+    ) -> Result<(Tree, Vec<Change>, IndexWrites)> {
+        let base = Base::of(&self.scope().path);
+        let entries: Vec<Seen> = page.entries.iter().filter_map(|item| Seen::of(item.clone(), &base)).collect();
+        let mut tree = Tree::new(base, basis, progress.next, progress.stamp);
+        if progress.next > 0 {
+            loading::for_page(self.store(), self.row.id, &mut tree, &entries).await?;
+        }
+        tree.page(entries);
+        let (changes, index) = tree.done();
+        (progress.next, progress.stamp) = (tree.next, tree.stamp);
+        Ok((tree, changes, index))
+    }
+
+    /// One portion of the end of a drain.
+    async fn end(&mut self, silent: bool) -> Result<Step> {
+        let (store, id) = (self.store().clone(), self.row.id);
+        if store.empty_index_trash(id).await? {
+            return Ok(Step::Worked);
+        }
+        let mut progress = self.progress.clone();
+        let indexed = silent || matches!(progress.phase, Phase::Standing | Phase::Comparing);
+        let (moves, gone) = match indexed {
+            true => {
+                (store.waiting(id, true, EVENT_SLICE).await?, store.index_gone(id, self.gone_after, EVENT_SLICE).await?)
+            }
+            false => (Vec::new(), Vec::new()),
+        };
+        let whole = self.gone_after == 0 && gone.len() < EVENT_SLICE;
+        let rest = match gone.is_empty() && self.gone_after == 0 && indexed {
+            true => store.waiting(id, false, EVENT_SLICE).await?,
+            false => Vec::new(),
+        };
+        if gone.is_empty() && self.gone_after > 0 {
+            // All that is gone is needed by moves: the first of them gives way.
+            self.gone_after = 0;
+            let first = store.index_gone(id, 0, EVENT_SLICE).await?;
+            return self.settle(progress, &moves, &first, true, &[], silent).await;
+        }
+        if moves.is_empty() && gone.is_empty() && rest.is_empty() {
+            let mut draft = Draft::default();
+            if silent {
+                self.after_index_drain(&mut progress);
+            } else {
+                self.finish(&mut progress, &mut draft);
+            }
+            return self.save(progress, draft).await;
+        }
+        self.settle(progress, &moves, &gone, whole, &rest, silent).await
+    }
+
+    async fn settle(
+        &mut self,
+        mut progress: Progress,
+        moves: &[crate::store::WaitingRow],
+        gone: &[crate::store::IndexRow],
+        whole: bool,
+        rest: &[crate::store::WaitingRow],
+        silent: bool,
+    ) -> Result<Step> {
+        let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
+        let base = Base::of(&self.scope().path);
+        let mut tree = Tree::new(base, basis, progress.next, progress.stamp);
+        loading::for_end(self.store(), self.row.id, &mut tree, &[moves, rest], gone).await?;
+        let numbers: Vec<i64> = gone.iter().map(|row| row.n).collect();
+        if !ending::step(&mut tree, moves, &numbers, whole, rest) {
+            self.gone_after = numbers.last().copied().unwrap_or(0);
+            return Ok(Step::Worked);
+        }
+        self.gone_after = 0;
+        let (changes, index) = tree.done();
+        (progress.next, progress.stamp) = (tree.next, tree.stamp);
+        let mut draft = Draft { index, ..Draft::default() };
+        if !silent {
+            draft.told = changes.into_iter().map(|change| (Told::Change(Box::new(change)), false)).collect();
+            progress.told |= !draft.told.is_empty();
+        }
+        self.save(progress, draft).await
+    }
+
+    /// The log's drain is over.
+    fn finish(&mut self, progress: &mut Progress, draft: &mut Draft) {
+        self.news = false;
+        if progress.phase == Phase::Comparing {
+            progress.phase = Phase::Standing;
+            draft.told.push((Told::Resynced, true));
+        } else if progress.told || !draft.told.is_empty() {
+            draft.told.push((Told::BatchEnd, true));
+        }
+        draft.cursor_to.clone_from(&progress.cursor);
+        (progress.stage, progress.told) = (Stage::Idle, false);
+        self.after_log_drain(progress);
+    }
+
+    fn after_log_drain(&self, progress: &mut Progress) {
+        if progress.phase != Phase::Catching || progress.probing {
+            return;
+        }
+        (progress.probing, progress.quiet) = (true, true);
+    }
+
+    fn after_index_drain(&mut self, progress: &mut Progress) {
+        progress.other_stage = Stage::Idle;
+        if progress.phase == Phase::Catching && progress.probing && progress.quiet {
+            // The log was brought up to date just before, and nothing has changed since: both are at one place.
+            stand(progress);
+            return;
+        }
+        (progress.phase, progress.probing) = (Phase::Catching, false);
+        progress.rounds += 1;
+        // Where it changes all the time it is tried again with the next news.
+        self.news = progress.rounds <= INDEX_ROUNDS_MAX;
+    }
+
+    /// Dropbox forgot the cursor, or the folder is not there any more.
+    async fn reset_by(&mut self, fault: Fault) -> Result<Step> {
+        let cause = match fault.reason() {
+            Reason::CursorReset => "cursor_reset",
+            // A folder that is not there when it is listed anew is not there.
+            Reason::PathNotFound if self.progress.cursor.is_some() => "folder_deleted",
+            _ => return Err(fault),
+        };
+        self.compare(cause).await
+    }
+
+    async fn compare(&mut self, cause: &str) -> Result<Step> {
+        metrics::counter!(crate::telemetry::WATCH_RESETS).increment(1);
+        tracing::info!(cause, "a watched folder is compared anew");
+        let mut progress = self.progress.clone();
+        self.gone_after = 0;
+        if !matches!(progress.phase, Phase::Standing | Phase::Comparing) {
+            // What happened meanwhile cannot be found out: this log is over, and whoever reads it begins with a snapshot.
+            progress = Progress { cursor: None, stage: Stage::Idle, from: None, ..forgotten(&progress) };
+            self.row.head.epoch = rand::rng().random::<i64>().abs();
+            let index = IndexWrites { forget: true, ..IndexWrites::default() };
+            return self.save(progress, Draft { index, forget_log: true, ..Draft::default() }).await;
+        }
+        let base = Base::of(&self.scope().path);
+        let mut tree = Tree::new(base, Basis::Synthetic, progress.next, progress.stamp);
+        tree.load(self.store().index_upwards(self.row.id, &[crate::store::INDEX_ROOT]).await?);
+        tree.doubt_all();
+        let (_, mut index) = tree.done();
+        // The listing says it again.
+        index.unwait_all = true;
+        let from = progress.from.take().or(progress.cursor.take());
+        progress = Progress {
+            from,
+            cursor: None,
+            stage: Stage::Draining,
+            phase: Phase::Comparing,
+            drain: progress.drain + 1,
+            mark: rand::rng().random(),
+            told: true,
+            next: tree.next,
+            stamp: tree.stamp,
+            ..progress
+        };
+        let told = vec![(Told::CursorReset { cause: cause.to_owned() }, false)];
+        self.save(progress, Draft { told, index, ..Draft::default() }).await
+    }
+
+    /// Without an index Dropbox's words are guessed at.
+    async fn inferred(&self, entries: Vec<Metadata>) -> Result<Vec<Change>> {
+        infer(self.upstream(), self.scope(), entries).await
+    }
+
+    /// Saves, then publishes.
+    async fn save(&mut self, mut progress: Progress, draft: Draft) -> Result<Step> {
+        let observed = self.feed.clock.now();
+        let observed_at = Store::stamp(observed);
+        let from = progress.from.clone().unwrap_or_default();
+        let mut head = self.row.head;
+        let (mut log, mut entries) = (Vec::new(), Vec::new());
+        for (told, ends) in draft.told {
+            head.newest += 1;
+            head.newest_mark = progress.mark;
+            let body = serde_json::to_string(&told)
+                .map_err(|error| Fault::bug("an entry cannot be written as JSON").source(error))?;
+            let cursor = if ends { draft.cursor_to.clone().unwrap_or_default() } else { from.clone() };
+            let point =
+                ResumePoint { epoch: head.epoch, sequence: head.newest, mark: progress.mark, cursor, listed: None };
+            let bytes = body.len();
+            log.push(LogRow { sequence: head.newest, drain: progress.drain, observed_at, ends: i64::from(ends), body });
+            entries.push((Arc::new(Entry::new(point, observed, told, true)), bytes));
+        }
+        let drain = (!log.is_empty()).then(|| DrainRow {
+            drain: progress.drain,
+            mark: progress.mark,
+            cursor_from: from.to_string(),
+            cursor_to: draft.cursor_to.as_ref().map(ToString::to_string),
+        });
+        if progress.stage == Stage::Idle {
+            progress.from = None;
+        }
+        if draft.forget_log {
+            (head.swept, head.newest_mark) = (head.newest, 0);
+        }
+        let save = Save {
+            scope: self.row.id,
+            lease: self.row.lease,
+            version: self.row.version,
+            head,
+            progress: serde_json::to_string(&progress)
+                .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?,
+            drain,
+            log,
+            index: draft.index,
+            forget_log: draft.forget_log,
+        };
+        if !self.store().save_events(&save).await? {
+            return Ok(Step::Lost);
+        }
+        (self.row.head, self.row.version) = (head, self.row.version + 1);
+        self.progress = progress;
+        for change in entries.iter().filter_map(|(entry, _)| entry.change()) {
+            metrics::counter!(crate::telemetry::WATCH_EVENTS, "type" => change.kind.label()).increment(1);
+        }
+        self.feed.publish(head, &self.progress, entries);
+        Ok(Step::Worked)
+    }
+}
+
+/// Index and log are at one place: from here on the log is made by the index.
+fn stand(progress: &mut Progress) {
+    progress.cursor = progress.other.take();
+    (progress.phase, progress.probing, progress.quiet, progress.rounds) = (Phase::Standing, false, false, 0);
+}
+
+/// Without its index.
+fn forgotten(progress: &Progress) -> Progress {
+    Progress {
+        phase: Phase::None,
+        other: None,
+        other_stage: Stage::Idle,
+        probing: false,
+        quiet: false,
+        rounds: 0,
+        next: 0,
+        stamp: 0,
+        ..progress.clone()
+    }
+}
+
+pub(super) fn read_progress(text: &str) -> Result<Progress> {
+    serde_json::from_str(text).map_err(|error| Fault::bug("the progress of a scope cannot be read").source(error))
+}
+
+/// What entries say without an index. Files are looked up, a few of a page, to tell new from changed.
+pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<Metadata>) -> Result<Vec<Change>> {
+    let mut looks = if scope.raw { 0 } else { INFERRED_LOOKS_MAX };
+    let mut changes = Vec::with_capacity(entries.len());
+    let base = Base::of(&scope.path);
+    for item in entries {
+        let Some(seen) = Seen::of(item.clone(), &base) else { continue };
+        // The watched folder itself is no item in it.
+        if seen.path.is_empty() {
+            continue;
+        }
+        let id = seen.id().map(|id| format!("id:{id}"));
+        let (kind, item_kind) = match &item {
+            Metadata::Deleted(_) => (ChangeKind::Deleted, ItemKind::Unknown),
+            Metadata::Folder(_) => (ChangeKind::Created, ItemKind::Folder),
+            Metadata::File(file) => {
+                let new = match (&file.path_lower, looks) {
+                    (Some(path), 1..) => {
+                        looks -= 1;
+                        // It may be gone again: then it is as well called changed.
+                        upstream.is_new(scope, path).await.unwrap_or(false)
+                    }
+                    _ => false,
+                };
+                (if new { ChangeKind::Created } else { ChangeKind::Updated }, ItemKind::File)
+            }
+        };
+        let kind = if scope.raw && kind != ChangeKind::Deleted { ChangeKind::Upserted } else { kind };
+        let (previous_path, previous_rev) = (None, None);
+        changes.push(Change {
+            kind,
+            basis: Basis::Inferred,
+            item_kind,
+            item,
+            id,
+            previous_path,
+            previous_rev,
+            expanded: false,
+        });
+    }
+    Ok(changes)
+}
+
+/// The items of a page of a listing, without the watched folder itself.
+pub(super) fn listed(scope: &Scope, entries: Vec<files::Metadata>) -> Vec<files::Metadata> {
+    let base = Base::of(&scope.path);
+    entries.into_iter().filter(|item| Seen::of(item.clone(), &base).is_some_and(|seen| !seen.path.is_empty())).collect()
+}

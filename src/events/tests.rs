@@ -1,0 +1,4 @@
+//! Tests of the hub that need no server: the model of random stories, and what it is told by.
+
+mod model;
+pub(super) mod truth;

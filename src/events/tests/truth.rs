@@ -1,0 +1,288 @@
+//! A Dropbox of our own that is only told of by deltas, and somebody who applies what is told.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use dropbox_sdk::types::files::{self, Metadata};
+use rand::{Rng as _, rngs::StdRng, seq::SliceRandom as _};
+
+use super::super::{Change, ChangeKind};
+
+/// `a/b.txt 7 r1 h1`: a file; `a/ 3`: a folder, `a/ 3 S` shared as S; `-a`: gone.
+pub(in crate::events) fn entry(text: &str) -> Metadata {
+    let words: Vec<&str> = text.split(' ').collect();
+    let place = |path: &str| format!("/W/{}", path.trim_end_matches('/'));
+    let name = |path: &str| place(path).rsplit('/').next().unwrap().to_owned();
+    if let Some(path) = text.strip_prefix('-') {
+        let deleted = files::DeletedMetadata::new(name(path));
+        return Metadata::Deleted(deleted.with_path_lower(place(path).to_lowercase()).with_path_display(place(path)));
+    }
+    let (path, id) = (words[0], format!("id:{}", words[1]));
+    if path.ends_with('/') {
+        let mut folder = files::FolderMetadata::new(name(path), id)
+            .with_path_lower(place(path).to_lowercase())
+            .with_path_display(place(path));
+        if let Some(shared) = words.get(2) {
+            folder = folder
+                .with_sharing_info(files::FolderSharingInfo::new(false).with_shared_folder_id((*shared).to_owned()));
+        }
+        return Metadata::Folder(folder);
+    }
+    let time = "2026-01-01T00:00:00Z".to_owned();
+    let rev = format!("{:0>9}", words.get(2).unwrap_or(&"1"));
+    let mut hash = String::new();
+    for byte in words.get(3).unwrap_or(&"h").bytes().cycle().take(32) {
+        let _ = write!(hash, "{byte:02x}");
+    }
+    Metadata::File(
+        files::FileMetadata::new(name(path), id, time.clone(), time, rev, 1)
+            .with_path_lower(place(path).to_lowercase())
+            .with_path_display(place(path))
+            .with_content_hash(hash),
+    )
+}
+
+pub(in crate::events) fn page(text: &str) -> Vec<Metadata> {
+    text.split(", ").filter(|entry| !entry.is_empty()).map(entry).collect()
+}
+
+pub(in crate::events) fn shown(item: &Metadata) -> String {
+    match item {
+        Metadata::File(file) => format!("{} {}", file.path_display.as_ref().unwrap(), file.id),
+        Metadata::Folder(folder) => format!("{}/ {}", folder.path_display.as_ref().unwrap(), folder.id),
+        Metadata::Deleted(deleted) => format!("-{}", deleted.path_display.as_ref().unwrap()),
+    }
+}
+
+pub(in crate::events) fn path_of(change: &Change) -> String {
+    match &change.item {
+        Metadata::File(file) => file.path_display.clone(),
+        Metadata::Folder(folder) => folder.path_display.clone(),
+        Metadata::Deleted(deleted) => deleted.path_display.clone(),
+    }
+    .unwrap()
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::events) struct Node {
+    pub id: String,
+    /// Revision and content; none: a folder.
+    pub content: Option<(u32, u32)>,
+}
+
+/// A Dropbox of its own: what is there, and which paths were touched when.
+#[derive(Debug, Default)]
+pub(in crate::events) struct Truth {
+    pub nodes: BTreeMap<String, Node>,
+    touched: Vec<(u64, String)>,
+    pub sequence: u64,
+    ids: u32,
+}
+
+impl Truth {
+    fn touch(&mut self, path: &str) {
+        self.sequence += 1;
+        self.touched.push((self.sequence, path.to_owned()));
+    }
+
+    fn under(&self, path: &str) -> Vec<String> {
+        let prefix = format!("{path}/");
+        self.nodes.keys().filter(|key| *key == path || key.starts_with(&prefix)).cloned().collect()
+    }
+
+    fn remove(&mut self, path: &str) -> Vec<(String, Node)> {
+        let paths = self.under(path);
+        let removed: Vec<_> = paths.iter().map(|path| (path.clone(), self.nodes.remove(path).unwrap())).collect();
+        for path in &paths {
+            self.touch(path);
+        }
+        removed
+    }
+
+    /// One random thing somebody does.
+    pub fn act(&mut self, dice: &mut StdRng) {
+        let folders: Vec<String> = [String::new()]
+            .into_iter()
+            .chain(self.nodes.iter().filter(|(_, node)| node.content.is_none()).map(|(path, _)| path.clone()))
+            .collect();
+        let folder = &folders[dice.random_range(0..folders.len())];
+        let name = ["a", "b", "c", "d"][dice.random_range(0..4)];
+        let target = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        let all: Vec<String> = self.nodes.keys().cloned().collect();
+        let some = all.get(dice.random_range(0..all.len().max(1))).cloned();
+        match dice.random_range(0..10) {
+            0..=3 if !self.nodes.contains_key(&target) && target.matches('/').count() < 3 => {
+                self.ids += 1;
+                let content = dice.random_bool(0.6).then(|| (self.ids, self.ids));
+                self.nodes.insert(target.clone(), Node { id: format!("i{}", self.ids), content });
+                self.touch(&target);
+            }
+            4 => {
+                if let Some(path) = some
+                    && let Some((rev, hash)) = &mut self.nodes.get_mut(&path).unwrap().content
+                {
+                    self.ids += 1;
+                    *rev = self.ids;
+                    if dice.random_bool(0.7) {
+                        *hash = self.ids;
+                    }
+                    self.touch(&path);
+                }
+            }
+            5 => {
+                if let Some(path) = some {
+                    self.remove(&path);
+                }
+            }
+            6..=9 => {
+                let Some(path) = some else { return };
+                if target == path || target.starts_with(&format!("{path}/")) || path.starts_with(&format!("{target}/"))
+                {
+                    return;
+                }
+                if self.nodes.contains_key(&target) {
+                    self.remove(&target);
+                }
+                for (old, node) in self.remove(&path) {
+                    let new = format!("{target}{}", &old[path.len()..]);
+                    self.nodes.insert(new.clone(), node);
+                    self.touch(&new);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn show(&self, path: &str) -> Metadata {
+        match self.nodes.get(path) {
+            None => entry(&format!("-{path}")),
+            Some(Node { id, content: None }) => entry(&format!("{path}/ {id}")),
+            Some(Node { id, content: Some((rev, hash)) }) => entry(&format!("{path} {id} {rev} {hash:04}")),
+        }
+    }
+
+    /// A page of what changed since `cursor`: each path once, as it is now, in any order. A deletion may stand for what lay
+    /// beneath.
+    pub fn delta(&self, cursor: u64, limit: usize, dice: &mut StdRng) -> (Vec<Metadata>, u64, bool) {
+        let mut newest = BTreeMap::new();
+        for (sequence, path) in self.touched.iter().filter(|(sequence, _)| *sequence > cursor) {
+            newest.insert(path.as_str(), *sequence);
+        }
+        let mut changes: Vec<(u64, &str)> = newest.iter().map(|(path, sequence)| (*sequence, *path)).collect();
+        changes.sort_unstable();
+        let more = changes.len() > limit;
+        changes.truncate(limit);
+        let next = if more { changes.last().map_or(cursor, |(sequence, _)| *sequence) } else { self.sequence };
+        if dice.random_bool(0.5) {
+            let told = |path: &str| !self.nodes.contains_key(path) && newest.get(path).is_some_and(|at| *at <= next);
+            let stood_for = |path: &str| path.match_indices('/').any(|(at, _)| told(&path[..at]));
+            changes.retain(|(_, path)| self.nodes.contains_key(*path) || !stood_for(path));
+        }
+        if dice.random_bool(0.5) {
+            changes.shuffle(dice);
+        }
+        (changes.iter().map(|(_, path)| self.show(path)).collect(), next, more)
+    }
+}
+
+/// Somebody who applies what is told, step by step, to paths, and believes nothing that cannot be.
+#[derive(Debug, Default)]
+pub(in crate::events) struct Mirror {
+    pub nodes: BTreeMap<String, Node>,
+}
+
+impl Mirror {
+    pub fn apply(&mut self, change: &Change) {
+        let path = path_of(change).trim_start_matches("/W/").to_owned();
+        let node = || node_of(&change.item);
+        if let Some((parent, _)) = path.rsplit_once('/')
+            && change.kind != ChangeKind::Deleted
+        {
+            assert!(self.nodes.get(parent).is_some_and(|node| node.content.is_none()), "no folder for {change:?}");
+        }
+        match change.kind {
+            ChangeKind::Created => {
+                assert!(!self.nodes.values().any(|there| there.id == node().id), "it was known: {change:?}");
+                assert!(self.nodes.insert(path, node()).is_none(), "something stood there: {change:?}");
+            }
+            ChangeKind::Updated | ChangeKind::MetadataChanged => {
+                let there = self.nodes.insert(path, node()).expect("it was there");
+                assert_eq!(there.id, node().id, "{change:?}");
+                let same = there.content.map(|(_, hash)| hash) == node().content.map(|(_, hash)| hash);
+                assert_eq!(same, change.kind == ChangeKind::MetadataChanged, "{change:?}");
+            }
+            ChangeKind::Deleted => {
+                let there = self.nodes.get(&path).unwrap_or_else(|| panic!("it was not there: {change:?}"));
+                assert_eq!(change.id.as_deref(), Some(format!("id:{}", there.id).as_str()));
+                let prefix = format!("{path}/");
+                self.nodes.retain(|key, _| *key != path && !key.starts_with(&prefix));
+            }
+            ChangeKind::Moved => {
+                let from = change.previous_path.as_ref().unwrap().trim_start_matches("/W/").to_owned();
+                assert_eq!(self.nodes.get(&from).map(|there| there.id.clone()), Some(node().id), "{change:?}");
+                assert!(!self.nodes.contains_key(&path), "something stood there: {change:?}");
+                let prefix = format!("{from}/");
+                let taken: Vec<String> =
+                    self.nodes.keys().filter(|key| **key == from || key.starts_with(&prefix)).cloned().collect();
+                for old in taken {
+                    let there = self.nodes.remove(&old).unwrap();
+                    self.nodes.insert(format!("{path}{}", &old[from.len()..]), there);
+                }
+                let there = self.nodes.get_mut(&path).unwrap();
+                // New content of a moved file is told right behind it.
+                let content = node().content.map(|(rev, _)| (rev, there.content.unwrap().1));
+                *there = Node { content, ..node() };
+            }
+            ChangeKind::Upserted => panic!("not without RAW"),
+        }
+    }
+}
+
+impl Mirror {
+    /// What was told without an index: it is so now, or is gone, with what Dropbox's rules make of that.
+    pub fn put(&mut self, item: &Metadata) {
+        let path = place_of(item);
+        let prefix = format!("{path}/");
+        let folder = matches!(item, Metadata::Folder(_));
+        let there = self.nodes.get(&path).map(|node| node.content.is_none());
+        if !(folder && there == Some(true)) {
+            self.nodes.retain(|key, _| *key != path && !key.starts_with(&prefix));
+        }
+        if let Metadata::Deleted(_) = item {
+            return;
+        }
+        let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
+        for end in ends {
+            let above = path[..end].to_owned();
+            if self.nodes.get(&above).is_none_or(|node| node.content.is_some()) {
+                self.nodes.insert(above, Node { id: "?".to_owned(), content: None });
+            }
+        }
+        self.nodes.insert(path, node_of(item));
+    }
+}
+
+/// Path below the watched folder.
+fn place_of(item: &Metadata) -> String {
+    let path = match item {
+        Metadata::File(file) => &file.path_display,
+        Metadata::Folder(folder) => &folder.path_display,
+        Metadata::Deleted(deleted) => &deleted.path_display,
+    };
+    path.as_ref().unwrap().trim_start_matches("/W").trim_start_matches('/').to_owned()
+}
+
+fn node_of(item: &Metadata) -> Node {
+    match item {
+        Metadata::File(file) => {
+            Node { id: file.id[3..].to_owned(), content: Some((file.rev.parse().unwrap(), content_of(file))) }
+        }
+        Metadata::Folder(folder) => Node { id: folder.id[3..].to_owned(), content: None },
+        Metadata::Deleted(_) => panic!("{item:?}"),
+    }
+}
+
+/// The hash repeats the four digits it was made of.
+fn content_of(file: &files::FileMetadata) -> u32 {
+    let bytes = hex::decode(file.content_hash.as_ref().unwrap()).unwrap();
+    String::from_utf8(bytes[..4].to_vec()).unwrap().parse().unwrap()
+}

@@ -1,0 +1,430 @@
+//! Watched folders: who polls one (a lease), how far it is, and the log of what was told. Whatever belongs together is
+//! saved in one transaction, guarded by lease and version: a process that slept through its lease writes nothing, and a
+//! crash repeats a step that nobody was told of.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    IndexWrites, ROWS_MAX, Store,
+    database::{Pool, Row, query},
+    millis, millis_of, time,
+};
+use crate::{
+    fault::{Fault, Result},
+    limits::{CHECKPOINT_KEPT, EVENT_LEASE, EVENT_LOG_AGE, EVENT_LOG_ROWS, SCOPE_KEPT},
+};
+
+/// A watched folder as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeRow {
+    pub id: i64,
+    /// Who may save; 0: nobody ever did.
+    pub lease: i64,
+    pub version: i64,
+    pub head: LogHead,
+    /// What the poller is at: its own words.
+    pub progress: String,
+}
+
+/// The end of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogHead {
+    pub epoch: i64,
+    pub newest: i64,
+    pub newest_mark: i64,
+    /// The highest sequence that was swept.
+    pub swept: i64,
+}
+
+/// One entry of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRow {
+    #[serde(rename = "q")]
+    pub sequence: i64,
+    #[serde(rename = "d")]
+    pub drain: i64,
+    #[serde(rename = "o")]
+    pub observed_at: i64,
+    /// 1: its drain is over with it.
+    #[serde(rename = "e")]
+    pub ends: i64,
+    #[serde(rename = "b")]
+    pub body: String,
+}
+
+/// An entry as it is read: with the mark of its drain and the cursor a reader behind it goes on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadRow {
+    pub sequence: i64,
+    pub observed: SystemTime,
+    pub mark: i64,
+    pub cursor: String,
+    pub body: String,
+}
+
+/// The batch that entries came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrainRow {
+    pub drain: i64,
+    pub mark: i64,
+    pub cursor_from: String,
+    pub cursor_to: Option<String>,
+}
+
+/// One step of a poller.
+#[derive(Debug, Clone)]
+pub struct Save {
+    pub scope: i64,
+    pub lease: i64,
+    /// As it was read; it rises by one.
+    pub version: i64,
+    pub head: LogHead,
+    pub progress: String,
+    pub drain: Option<DrainRow>,
+    pub log: Vec<LogRow>,
+    pub index: IndexWrites,
+    /// The log begins anew: what is in it is forgotten.
+    pub forget_log: bool,
+}
+
+/// A place kept under a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// None: it was never acknowledged.
+    pub token: Option<String>,
+    /// The stream that holds the name.
+    pub holder: String,
+}
+
+/// What a sweep of the events removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventsSwept {
+    pub entries: u64,
+    pub scopes: u64,
+    pub checkpoints: u64,
+}
+
+impl Store {
+    /// The row of a scope, made if it is not there, and touched.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn scope(&self, key: &str, uid: &str, epoch: i64, progress: &str) -> Result<ScopeRow> {
+        let row = query(
+            "INSERT INTO event_scopes (scope_key, uid, touched_at, epoch, progress) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (scope_key) DO UPDATE SET touched_at = excluded.touched_at
+             RETURNING id, lease, version, epoch, newest, newest_mark, swept, progress",
+        );
+        let row = row.bind(key).bind(uid).bind(self.now_millis()).bind(epoch).bind(progress);
+        scope_row(&row.fetch_one(&self.0.pools.durable).await?)
+    }
+
+    /// Whether other processes may be at the same store; a SQLite file has one server.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0.pools.durable, Pool::Postgres(_))
+    }
+
+    /// Takes the scope, or goes on holding it; None while another process does. Every taking has a number of its own.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn lease_scope(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
+        let now = self.fleet_now(&self.0.pools.durable).await?;
+        let row = query(
+            "UPDATE event_scopes SET lease = CASE WHEN lease = $5 AND lease_holder = $2 THEN lease ELSE lease + 1 END, lease_holder = $2,
+             lease_until = $3, touched_at = $6
+             WHERE id = $1 AND (lease_until <= $4 OR (lease_holder = $2 AND lease = $5) OR $7 = 0)
+             RETURNING id, lease, version, epoch, newest, newest_mark, swept, progress",
+        );
+        let row = row.bind(id).bind(&*self.0.replica).bind(now + millis_of(EVENT_LEASE)).bind(now).bind(held);
+        let row =
+            row.bind(self.now_millis()).bind(i64::from(self.is_shared())).fetch_optional(&self.0.pools.durable).await?;
+        row.as_ref().map(scope_row).transpose()
+    }
+
+    /// Gives the scope back, so that another process need not wait.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn release_scope(&self, id: i64, lease: i64) -> Result<()> {
+        let sql = "UPDATE event_scopes SET lease_until = 0 WHERE id = $1 AND lease = $2 AND lease_holder = $3";
+        query(sql).bind(id).bind(lease).bind(&*self.0.replica).execute(&self.0.pools.durable).await.map(drop)
+    }
+
+    /// One step, whole or not at all; false: another process has the scope, or had it meanwhile.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn save_events(&self, save: &Save) -> Result<bool> {
+        #[cfg(test)]
+        kill::here()?;
+        let mut tx = self.0.pools.durable.begin().await?;
+        let mine = query(
+            "UPDATE event_scopes SET version = version + 1, epoch = $4, newest = $5, newest_mark = $6, progress = $7
+             WHERE id = $1 AND lease = $2 AND version = $3",
+        );
+        let mine = mine.bind(save.scope).bind(save.lease).bind(save.version).bind(save.head.epoch);
+        let mine = mine.bind(save.head.newest).bind(save.head.newest_mark).bind(&save.progress);
+        if mine.execute(&mut tx).await? == 0 {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        if save.forget_log {
+            for sql in ["DELETE FROM event_log WHERE scope = $1", "DELETE FROM event_drains WHERE scope = $1"] {
+                query(sql).bind(save.scope).execute(&mut tx).await?;
+            }
+            let sql = "UPDATE event_scopes SET swept = $2 WHERE id = $1";
+            query(sql).bind(save.scope).bind(save.head.newest - save.log.len() as i64).execute(&mut tx).await?;
+        }
+        self.write_index(&mut tx, save.scope, &save.index).await?;
+        #[cfg(test)]
+        kill::here()?;
+        if let Some(drain) = &save.drain {
+            let sql =
+                "INSERT INTO event_drains (scope, drain, mark, cursor_from, cursor_to) VALUES ($1, $2, $3, $4, $5)
+                       ON CONFLICT (scope, drain) DO UPDATE SET cursor_to = excluded.cursor_to";
+            let row = query(sql).bind(save.scope).bind(drain.drain).bind(drain.mark).bind(&drain.cursor_from);
+            row.bind(drain.cursor_to.clone()).execute(&mut tx).await?;
+        }
+        if !save.log.is_empty() {
+            let list = serde_json::to_string(&save.log)
+                .map_err(|error| Fault::bug("entries cannot be written as JSON").source(error))?;
+            let sql = self.said(
+                "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body)
+                 SELECT $1, json_extract(w.value, '$.q'), json_extract(w.value, '$.d'), json_extract(w.value, '$.o'),
+                   json_extract(w.value, '$.e'), json_extract(w.value, '$.b') FROM json_each($2) AS w",
+                "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body)
+                 SELECT $1, w.q, w.d, w.o, w.e, w.b FROM jsonb_to_recordset($2::jsonb)
+                   AS w(q BIGINT, d BIGINT, o BIGINT, e BIGINT, b TEXT)",
+            );
+            query(sql).bind(save.scope).bind(list).execute(&mut tx).await?;
+        }
+        #[cfg(test)]
+        kill::here()?;
+        tx.commit().await?;
+        #[cfg(test)]
+        kill::here()?;
+        Ok(true)
+    }
+
+    /// The end of a scope's log; None: the scope is not there any more.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn log_head(&self, scope: i64) -> Result<Option<(LogHead, String)>> {
+        let sql = "SELECT epoch, newest, newest_mark, swept, progress FROM event_scopes WHERE id = $1";
+        let row = query(sql).bind(scope).fetch_optional(&self.0.pools.readers).await?;
+        row.as_ref().map(|row| Ok((log_head(row)?, row.get("progress")?))).transpose()
+    }
+
+    /// Entries behind a sequence, oldest first; None when some of them were swept.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn log_after(&self, scope: i64, sequence: i64, most: usize) -> Result<Option<Vec<ReadRow>>> {
+        let sql = "SELECT l.sequence, l.observed_at, l.body, d.mark,
+                   CASE WHEN l.ends = 1 THEN d.cursor_to ELSE d.cursor_from END AS place
+                   FROM event_log l JOIN event_drains d ON d.scope = l.scope AND d.drain = l.drain
+                   WHERE l.scope = $1 AND l.sequence > $2 ORDER BY l.sequence LIMIT $3";
+        let rows = query(sql).bind(scope).bind(sequence).bind(most as i64).fetch_all(&self.0.pools.readers).await?;
+        let read = |row: &Row| {
+            Ok(ReadRow {
+                sequence: row.get("sequence")?,
+                observed: time(row.get("observed_at")?),
+                mark: row.get("mark")?,
+                cursor: row.get::<Option<String>>("place")?.unwrap_or_default(),
+                body: row.get("body")?,
+            })
+        };
+        let rows: Vec<_> = rows.iter().map(read).collect::<Result<_>>()?;
+        // Looked at after the rows: what is swept is marked as such before it goes.
+        let swept = self.log_head(scope).await?.is_none_or(|(head, _)| head.swept > sequence);
+        Ok((!swept).then_some(rows))
+    }
+
+    /// The mark of the entry with this number, if it is there.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn log_mark(&self, scope: i64, sequence: i64) -> Result<Option<i64>> {
+        let sql = "SELECT d.mark FROM event_log l JOIN event_drains d ON d.scope = l.scope AND d.drain = l.drain
+                   WHERE l.scope = $1 AND l.sequence = $2";
+        let row = query(sql).bind(scope).bind(sequence).fetch_optional(&self.0.pools.readers).await?;
+        row.map(|row| row.get("mark")).transpose()
+    }
+
+    /// Takes a name for this stream; whoever held it finds out at its next look.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn take_checkpoint(&self, uid: &str, name: &str, holder: &str) -> Result<Checkpoint> {
+        let row = query(
+            "INSERT INTO event_checkpoints (uid, name, holder, touched_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (uid, name) DO UPDATE SET holder = excluded.holder, touched_at = excluded.touched_at
+             RETURNING token, holder",
+        );
+        let row =
+            row.bind(uid).bind(name).bind(holder).bind(self.now_millis()).fetch_one(&self.0.pools.durable).await?;
+        Ok(Checkpoint { token: row.get("token")?, holder: row.get("holder")? })
+    }
+
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn checkpoint(&self, uid: &str, name: &str) -> Result<Option<Checkpoint>> {
+        let sql = "SELECT token, holder FROM event_checkpoints WHERE uid = $1 AND name = $2";
+        let row = query(sql).bind(uid).bind(name).fetch_optional(&self.0.pools.readers).await?;
+        row.map(|row| Ok(Checkpoint { token: row.get("token")?, holder: row.get("holder")? })).transpose()
+    }
+
+    /// Keeps a place under a name, whoever holds it; None forgets the name.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn acknowledge(&self, uid: &str, name: &str, token: Option<&str>) -> Result<()> {
+        let Some(token) = token else {
+            let sql = "DELETE FROM event_checkpoints WHERE uid = $1 AND name = $2";
+            return query(sql).bind(uid).bind(name).execute(&self.0.pools.durable).await.map(drop);
+        };
+        let row = query(
+            "INSERT INTO event_checkpoints (uid, name, token, holder, touched_at) VALUES ($1, $2, $3, '', $4)
+             ON CONFLICT (uid, name) DO UPDATE SET token = excluded.token, touched_at = excluded.touched_at",
+        );
+        row.bind(uid).bind(name).bind(token).bind(self.now_millis()).execute(&self.0.pools.durable).await.map(drop)
+    }
+
+    /// Removes entries that are too many or too old, scopes nobody watched for long, names nobody used for long.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn sweep_events(&self) -> Result<EventsSwept> {
+        let now = self.now_millis();
+        let mut swept = EventsSwept::default();
+        let mut after = 0;
+        loop {
+            let sql = "SELECT id, newest, swept FROM event_scopes WHERE id > $1 ORDER BY id LIMIT $2";
+            let rows = query(sql).bind(after).bind(ROWS_MAX).fetch_all(&self.0.pools.readers).await?;
+            for row in &rows {
+                after = row.get("id")?;
+                swept.entries += self.sweep_log(after, row.get("newest")?, row.get("swept")?, now).await?;
+            }
+            if rows.len() < ROWS_MAX as usize {
+                break;
+            }
+        }
+        swept.scopes = self.sweep_scopes(now - millis_of(SCOPE_KEPT)).await?;
+        let sql = "DELETE FROM event_checkpoints WHERE touched_at <= $1";
+        swept.checkpoints = query(sql).bind(now - millis_of(CHECKPOINT_KEPT)).execute(&self.0.pools.durable).await?;
+        Ok(swept)
+    }
+
+    async fn sweep_log(&self, scope: i64, newest: i64, swept: i64, now: i64) -> Result<u64> {
+        let sql =
+            "SELECT MAX(sequence) AS last FROM event_log WHERE scope = $1 AND sequence <= $2 AND observed_at <= $3";
+        let by_age = query(sql).bind(scope).bind(newest).bind(now - millis_of(EVENT_LOG_AGE));
+        let by_age = by_age.fetch_one(&self.0.pools.readers).await?.get::<Option<i64>>("last")?.unwrap_or(0);
+        let upto = by_age.max(newest - EVENT_LOG_ROWS);
+        if upto <= swept {
+            return Ok(0);
+        }
+        let sql = "UPDATE event_scopes SET swept = $2 WHERE id = $1 AND swept < $2";
+        query(sql).bind(scope).bind(upto).execute(&self.0.pools.durable).await?;
+        let mut removed = 0;
+        loop {
+            let sql = "DELETE FROM event_log WHERE scope = $1 AND sequence IN
+                       (SELECT sequence FROM event_log WHERE scope = $1 AND sequence <= $2 ORDER BY sequence LIMIT $3)";
+            let portion = query(sql).bind(scope).bind(upto).bind(ROWS_MAX).execute(&self.0.pools.durable).await?;
+            removed += portion;
+            if portion < ROWS_MAX as u64 {
+                break;
+            }
+        }
+        // The newest drain may still be going on.
+        let sql = "DELETE FROM event_drains WHERE scope = $1
+                   AND drain < (SELECT MAX(drain) FROM event_drains WHERE scope = $1)
+                   AND NOT EXISTS (SELECT 1 FROM event_log l WHERE l.scope = $1 AND l.drain = event_drains.drain)";
+        query(sql).bind(scope).execute(&self.0.pools.durable).await?;
+        Ok(removed)
+    }
+
+    /// The row is first put out of everybody's reach; then what belongs to it goes in portions, and it goes last, so that a
+    /// sweep that was cut is taken up again.
+    async fn sweep_scopes(&self, before: i64) -> Result<u64> {
+        let now = self.fleet_now(&self.0.pools.durable).await?;
+        let sql = "UPDATE event_scopes SET scope_key = 'swept-' || id, lease = lease + 1, lease_holder = ''
+                   WHERE id IN (SELECT id FROM event_scopes WHERE touched_at <= $1 AND lease_until <= $2 LIMIT $3)
+                   RETURNING id";
+        let rows = query(sql).bind(before).bind(now).bind(ROWS_MAX).fetch_all(&self.0.pools.durable).await?;
+        for row in &rows {
+            let id: i64 = row.get("id")?;
+            for sql in [
+                "DELETE FROM index_items WHERE scope = $1 AND n IN (SELECT n FROM index_items WHERE scope = $1 LIMIT $2)",
+                "DELETE FROM event_log WHERE scope = $1 AND sequence IN
+                 (SELECT sequence FROM event_log WHERE scope = $1 LIMIT $2)",
+                "DELETE FROM event_drains WHERE scope = $1 AND drain IN
+                 (SELECT drain FROM event_drains WHERE scope = $1 LIMIT $2)",
+                "DELETE FROM event_waiting WHERE scope = $1 AND path IN
+                 (SELECT path FROM event_waiting WHERE scope = $1 LIMIT $2)",
+            ] {
+                while query(sql).bind(id).bind(ROWS_MAX).execute(&self.0.pools.durable).await? == ROWS_MAX as u64 {}
+            }
+            query("DELETE FROM event_scopes WHERE id = $1").bind(id).execute(&self.0.pools.durable).await?;
+        }
+        Ok(rows.len() as u64)
+    }
+
+    /// When something happened, as rows say it.
+    pub fn stamp(at: SystemTime) -> i64 {
+        millis(at)
+    }
+}
+
+fn log_head(row: &Row) -> Result<LogHead> {
+    Ok(LogHead {
+        epoch: row.get("epoch")?,
+        newest: row.get("newest")?,
+        newest_mark: row.get("newest_mark")?,
+        swept: row.get("swept")?,
+    })
+}
+
+fn scope_row(row: &Row) -> Result<ScopeRow> {
+    Ok(ScopeRow {
+        id: row.get("id")?,
+        lease: row.get("lease")?,
+        version: row.get("version")?,
+        head: log_head(row)?,
+        progress: row.get("progress")?,
+    })
+}
+
+/// Where a test ends a process: before, inside or after a transaction.
+#[cfg(test)]
+pub(crate) mod kill {
+    use std::cell::Cell;
+
+    use crate::fault::{Fault, Result};
+
+    thread_local! {
+        static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// The process ends at the place so many places ahead.
+    pub(crate) fn after(places: Option<u32>) {
+        LEFT.set(places);
+    }
+
+    pub(super) fn here() -> Result<()> {
+        match LEFT.get() {
+            Some(0) => {
+                LEFT.set(None);
+                Err(Fault::bug("killed"))
+            }
+            left => {
+                LEFT.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Watched folders: leases, steps, logs, indexes, checkpoints.
+
+use super::*;
+use crate::limits::{EVENT_LEASE, EVENT_LOG_AGE, EVENT_LOG_ROWS, SCOPE_KEPT};
+
+fn save(row: &ScopeRow, log: &[i64]) -> Save {
+    let newest = log.last().copied().unwrap_or(row.head.newest);
+    let entry = |sequence: &i64| LogRow {
+        sequence: *sequence,
+        drain: 1,
+        observed_at: millis(start()) + sequence,
+        ends: i64::from(*sequence == newest),
+        body: format!("\"{sequence}\""),
+    };
+    let drain = DrainRow { drain: 1, mark: 77, cursor_from: "from".into(), cursor_to: Some("to".into()) };
+    Save {
+        scope: row.id,
+        lease: row.lease,
+        version: row.version,
+        head: LogHead { newest, newest_mark: 77, ..row.head },
+        progress: "{}".into(),
+        drain: Some(drain),
+        log: log.iter().map(entry).collect(),
+        index: IndexWrites::default(),
+        forget_log: false,
+    }
+}
+
+fn row(n: i64, parent: i64, name: &str, id: &str, kind: i64) -> IndexRow {
+    let (display, rev, hash) = (Some(name.to_uppercase()), None, Some("ab".to_owned()));
+    IndexRow { n, parent, name: name.into(), display, id: Some(id.into()), rev, hash, kind, stamp: n, gone: None }
+}
+
+pub(super) async fn a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else(house: House) {
+    let second = house.second(KEY_1).await;
+    let made = house.store.scope("key", "uid", 5, "{}").await.unwrap();
+    assert_eq!(made, second.scope("key", "uid", 6, "[]").await.unwrap());
+    let mine = house.store.lease_scope(made.id, made.lease).await.unwrap().expect("it is free");
+    assert!(mine.lease > made.lease);
+    assert!(house.store.save_events(&save(&mine, &[1, 2])).await.unwrap());
+    // A step that was prepared before that one.
+    let stale = Save {
+        index: IndexWrites { put: vec![row(9, 1, "x", "x", 0)], ..IndexWrites::default() },
+        ..save(&mine, &[3])
+    };
+    assert!(!house.store.save_events(&stale).await.unwrap());
+    assert!(house.store.index_by_id(made.id, &["x"]).await.unwrap().is_empty());
+    assert_eq!(house.store.log_after(made.id, 0, 10).await.unwrap().unwrap().len(), 2);
+    if house.store.is_shared() {
+        assert_eq!(second.lease_scope(made.id, mine.lease).await.unwrap(), None);
+        house.pass(EVENT_LEASE).await;
+    }
+    let theirs = second.lease_scope(made.id, mine.lease).await.unwrap().expect("the lease ran out");
+    assert_eq!((theirs.head.newest, theirs.version), (2, mine.version + 1));
+    // Whoever slept through its lease writes nothing.
+    let mine = ScopeRow { version: theirs.version, ..mine };
+    assert!(!house.store.save_events(&save(&mine, &[3])).await.unwrap());
+    assert!(second.save_events(&save(&theirs, &[3])).await.unwrap());
+    second.release_scope(made.id, theirs.lease).await.unwrap();
+    assert!(house.store.lease_scope(made.id, mine.lease).await.unwrap().is_some());
+    assert_eq!(house.store.log_head(made.id).await.unwrap().unwrap().0.newest, 3);
+}
+
+pub(super) async fn a_log_is_read_behind_a_place_and_swept_by_age_and_number(house: House) {
+    let store = &house.store;
+    let made = store.scope("key", "uid", 5, "{}").await.unwrap();
+    let mine = store.lease_scope(made.id, 0).await.unwrap().unwrap();
+    assert!(store.save_events(&save(&mine, &[1, 2, 3, 4])).await.unwrap());
+    let read = store.log_after(made.id, 1, 2).await.unwrap().unwrap();
+    let seen: Vec<_> =
+        read.iter().map(|row| (row.sequence, row.cursor.as_str(), row.body.as_str(), row.mark)).collect();
+    assert_eq!(seen, [(2, "from", "\"2\"", 77), (3, "from", "\"3\"", 77)]);
+    // Behind the last entry of a drain one goes on after it.
+    assert_eq!(store.log_after(made.id, 3, 2).await.unwrap().unwrap()[0].cursor, "to");
+    assert_eq!(
+        (store.log_mark(made.id, 3).await.unwrap(), store.log_mark(made.id, 5).await.unwrap()),
+        (Some(77), None)
+    );
+    house.pass(EVENT_LOG_AGE + Duration::from_millis(2)).await;
+    assert_eq!(store.sweep_events().await.unwrap().entries, 2);
+    assert_eq!(store.log_after(made.id, 1, 9).await.unwrap(), None);
+    assert_eq!(store.log_after(made.id, 2, 9).await.unwrap().unwrap().len(), 2);
+    house.pass(EVENT_LOG_AGE).await;
+    assert_eq!(store.sweep_events().await.unwrap().entries, 2);
+    assert_eq!(store.log_after(made.id, 4, 9).await.unwrap(), Some(Vec::new()));
+    // By number.
+    let mine = store.lease_scope(made.id, mine.lease).await.unwrap().unwrap();
+    let last = EVENT_LOG_ROWS + 6;
+    let jump = Save {
+        drain: Some(DrainRow { drain: 1, mark: 1, cursor_from: "a".into(), cursor_to: None }),
+        ..save(&mine, &[5, 6, last])
+    };
+    assert!(store.save_events(&jump).await.unwrap());
+    house.store.sweep_events().await.unwrap();
+    assert_eq!(store.log_after(made.id, 5, 9).await.unwrap(), None);
+}
+
+pub(super) async fn an_index_is_a_tree_that_is_read_by_place_and_by_id(house: House) {
+    let store = &house.store;
+    let made = store.scope("key", "uid", 5, "{}").await.unwrap();
+    let mut mine = store.lease_scope(made.id, 0).await.unwrap().unwrap();
+    let mut write = async |index: IndexWrites| {
+        assert!(store.save_events(&Save { drain: None, index, ..save(&mine, &[]) }).await.unwrap());
+        mine.version += 1;
+    };
+    let put = vec![
+        row(1, 0, "", "root", 1),
+        row(2, 1, "a", "A", 1),
+        row(3, 2, "b'\"%", "B", 1),
+        row(4, 3, "c", "C", 0),
+        row(5, 1, "c", "D", 0),
+    ];
+    write(IndexWrites { put: put.clone(), ..IndexWrites::default() }).await;
+    let numbers = |rows: Vec<IndexRow>| rows.iter().map(|row| row.n).collect::<std::collections::BTreeSet<_>>();
+    let found = store.index_at(made.id, &[(1, "a"), (2, "b'\"%"), (2, "c"), (3, "c")]).await.unwrap();
+    assert_eq!(numbers(found), [2, 3, 4].into());
+    assert_eq!(store.index_by_id(made.id, &["B", "nobody"]).await.unwrap(), [put[2].clone()]);
+    assert_eq!(numbers(store.index_upwards(made.id, &[4]).await.unwrap()), [1, 2, 3, 4].into());
+    assert_eq!(numbers(store.index_children(made.id, 1, 2, 9).await.unwrap()), [5].into());
+    assert_eq!(store.index_size(made.id).await.unwrap(), 4, "without the folder itself");
+    // A moved folder is one row; what was not seen since is marked under it, and folders to be looked into.
+    let moved = IndexRow { parent: 1, name: "z".into(), stamp: 20, ..put[2].clone() };
+    write(IndexWrites { put: vec![moved], sweep: vec![(3, 10), (1, 3)], ..IndexWrites::default() }).await;
+    assert_eq!(numbers(store.index_upwards(made.id, &[4]).await.unwrap()), [1, 3, 4].into());
+    let gone: Vec<_> = store.index_gone(made.id, 0, 9).await.unwrap().iter().map(|row| (row.n, row.gone)).collect();
+    assert_eq!(gone, [(2, Some(3)), (3, Some(3)), (4, Some(10))]);
+    // What waits is dropped by its path, and with what lies under it.
+    let wait = |path: &str, id: &str| WaitingRow { path: path.into(), id: Some(id.into()), body: "{}".into() };
+    let wait = vec![wait("a", "x"), wait("a/b", "B"), wait("a-b", "y"), wait("a0", "z")];
+    write(IndexWrites { wait, ..IndexWrites::default() }).await;
+    let paths = |rows: Vec<WaitingRow>| rows.into_iter().map(|row| row.path).collect::<Vec<_>>();
+    assert_eq!(paths(store.waiting(made.id, true, 9).await.unwrap()), ["a/b"]);
+    assert_eq!(store.waiting_at(made.id, &["a-b", "q"]).await.unwrap(), ["a-b"]);
+    write(IndexWrites { unwait: vec![("a".into(), true), ("a0".into(), false)], ..IndexWrites::default() }).await;
+    assert_eq!(paths(store.waiting(made.id, false, 9).await.unwrap()), ["a-b"]);
+    write(IndexWrites { unwait_all: true, ..IndexWrites::default() }).await;
+    assert!(!store.any_waiting(made.id).await.unwrap());
+    // What was told to be deleted goes with all beneath it.
+    let trash = IndexRow { parent: INDEX_TRASH, ..put[2].clone() };
+    write(IndexWrites { put: vec![trash], ..IndexWrites::default() }).await;
+    while store.empty_index_trash(made.id).await.unwrap() {}
+    assert_eq!(numbers(store.index_upwards(made.id, &[1, 2, 3, 4, 5]).await.unwrap()), [1, 2, 5].into());
+    write(IndexWrites { forget: true, ..IndexWrites::default() }).await;
+    while store.empty_index_trash(made.id).await.unwrap() {}
+    assert_eq!(store.index_size(made.id).await.unwrap(), 0);
+}
+
+pub(super) async fn a_checkpoint_has_one_holder_and_keeps_its_place(house: House) {
+    let store = &house.store;
+    assert_eq!(store.checkpoint("uid", "mirror").await.unwrap(), None);
+    assert_eq!(store.take_checkpoint("uid", "mirror", "first").await.unwrap().token, None);
+    store.acknowledge("uid", "mirror", Some("place")).await.unwrap();
+    let taken = store.take_checkpoint("uid", "mirror", "second").await.unwrap();
+    assert_eq!((taken.token.as_deref(), taken.holder.as_str()), (Some("place"), "second"));
+    assert_eq!(store.checkpoint("other", "mirror").await.unwrap(), None);
+    store.acknowledge("uid", "mirror", None).await.unwrap();
+    assert_eq!(store.checkpoint("uid", "mirror").await.unwrap(), None);
+}
+
+pub(super) async fn what_nobody_watches_is_forgotten(house: House) {
+    let store = &house.store;
+    let made = store.scope("key", "uid", 5, "{}").await.unwrap();
+    let mine = store.lease_scope(made.id, 0).await.unwrap().unwrap();
+    let index = IndexWrites { put: vec![row(1, 0, "", "root", 1)], ..IndexWrites::default() };
+    assert!(store.save_events(&Save { index, ..save(&mine, &[1]) }).await.unwrap());
+    house.pass(SCOPE_KEPT - Duration::from_secs(1)).await;
+    assert_eq!(store.sweep_events().await.unwrap().scopes, 0);
+    store.scope("other", "uid", 5, "{}").await.unwrap();
+    house.pass(Duration::from_secs(2)).await;
+    assert_eq!(store.sweep_events().await.unwrap().scopes, 1);
+    assert_eq!(store.log_head(made.id).await.unwrap(), None);
+    assert!(store.index_upwards(made.id, &[1]).await.unwrap().is_empty());
+    let again = store.scope("key", "uid", 8, "{}").await.unwrap();
+    assert_eq!((again.head.newest, again.head.epoch), (0, 8));
+    assert!(again.id > made.id, "what belonged to the old one cannot come back");
+}
