@@ -87,7 +87,7 @@ impl App {
     /// # Errors
     /// A setting, key or store that cannot be used, before any port is bound; a port that is taken.
     pub async fn start(config: Config) -> Result<App, AppError> {
-        App::start_with(config, Arc::new(SystemClock)).await
+        Box::pin(App::start_with(config, Arc::new(SystemClock))).await
     }
 
     /// The same by another clock, for tests.

@@ -432,7 +432,7 @@ impl Resolver {
         let at_dropbox = self.end_at_dropbox(&entry, deadline).await;
         let cleared = self.store.clear_grant(&entry.parameters).await?;
         self.forget(id);
-        Ok(Revoked { parameters: cleared, was_connected: parameters.grant.is_some(), at_dropbox })
+        Ok(Revoked { parameters: cleared, was_connected: entry.parameters.grant.is_some(), at_dropbox })
     }
 
     /// Deletes an application parameter and, if so wished, ends its grant at Dropbox before; true if it was ended there.

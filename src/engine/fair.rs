@@ -49,11 +49,6 @@ impl Fair {
         }))
     }
 
-    #[cfg(test)]
-    pub(super) fn free(&self) -> usize {
-        self.0.lock().free
-    }
-
     /// Places that are free, within the share of this parameter, and that nobody waits for.
     pub(super) fn try_take(&self, parameter: &str, places: usize) -> Option<Held> {
         let places = places.min(self.0.total);

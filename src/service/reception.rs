@@ -213,7 +213,9 @@ impl Reception {
         if let Some(id) = silent.min_by_key(|guest| guest.since).map(|guest| guest.task.id()) {
             self.guests.remove(&id).map(crowded_out);
         } else if let Some(at) = self.queue.iter().rposition(|spoken| neighbourhood(spoken.peer.remote) == most) {
-            self.queue.remove(at).map(|spoken| lost(spoken.peer.remote, &crowded()));
+            if let Some(spoken) = self.queue.remove(at) {
+                lost(spoken.peer.remote, &crowded());
+            }
         }
     }
 

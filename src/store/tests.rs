@@ -217,7 +217,7 @@ async fn linking_makes_it_active_and_a_verdict_on_an_old_grant_leaves_the_new_on
         (marked.state(), marked.reauthorization_cause.as_deref()),
         (State::ReauthorizationRequired, Some("invalid_grant"))
     );
-    assert!(store.renewal(&made.uid, number(&store, &made.uid).await).await.unwrap().is_none());
+    assert!(store.renewal(&made.uid, number(store, &made.uid).await).await.unwrap().is_none());
 
     let third = link(store, "docs", "refresh-3").await.unwrap();
     assert_eq!((third.state(), refresh_token(&third).as_deref()), (State::Active, Some("refresh-3")));
@@ -238,7 +238,7 @@ async fn no_secret_stands_in_clear_in_the_database_or_in_debug(house: House) {
     let holds = |text: &[u8]| contents.windows(text.len()).any(|window| window == text);
     assert!(holds(b"docs"), "it looks at what is there");
     assert!(!holds(b"-clear") && !holds(hex::encode("-clear").as_bytes()));
-    let shown = format!("{linked:?} {:?}", store.renewal(&made.uid, number(&store, &made.uid).await).await.unwrap());
+    let shown = format!("{linked:?} {:?}", store.renewal(&made.uid, number(store, &made.uid).await).await.unwrap());
     assert!(!shown.contains("-clear"), "{shown}");
 }
 
@@ -659,7 +659,7 @@ async fn a_forgotten_grant_leaves_nothing_behind(house: House) {
     let cleared = store.clear_grant(&lost).await.unwrap();
     assert_eq!((cleared.state(), cleared.account.is_some(), cleared.granted_scopes.len()), (State::Pending, false, 0));
     assert!(cleared.grant.is_none() && cleared.app_secret.is_some());
-    assert!(store.renewal(&made.uid, number(&store, &made.uid).await).await.unwrap().is_none(), "no bearer either");
+    assert!(store.renewal(&made.uid, number(store, &made.uid).await).await.unwrap().is_none(), "no bearer either");
     assert_eq!(store.count_reauthorizations().await.unwrap(), 0);
     let stranger = store.clear_grant(&Parameters { uid: "another uid".into(), ..cleared }).await.unwrap_err();
     assert_eq!(stranger.reason(), Reason::ApplicationParameterNotFound);

@@ -29,20 +29,19 @@ pub(super) struct Place {
 #[derive(Debug)]
 enum Held {
     Open { _place: fair::Held },
-    Left { _permit: OwnedSemaphorePermit },
+    Left { _place: fair::Held },
 }
 
 impl Places {
     pub(super) fn new(open_max: usize) -> Places {
-        Places { open: Fair::new(open_max), left: Arc::new(Semaphore::new(open_max)) }
+        Places { open: Fair::new(open_max), left: Fair::new(open_max) }
     }
 
-    /// One of the places, within the share of this application parameter.
-    ///
     /// # Errors
-    /// `CONNECTOR_BUSY`.
+    /// `CONNECTOR_BUSY`, also for an application parameter that has its share.
     pub(super) fn enter(&self, parameter: &str) -> Result<Place> {
-        let open = self.open.try_take(parameter, 1).ok_or_else(|| busy("too many downloads are open"))?;
+        let open = self.open.try_take(parameter, 1);
+        let open = open.ok_or_else(|| busy("too many downloads are open, of this application parameter or of all"))?;
         Ok(Place { places: self.clone(), parameter: parameter.into(), held: Held::Open { _place: open } })
     }
 }

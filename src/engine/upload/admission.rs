@@ -123,7 +123,8 @@ impl Entrance {
         drop(arrival);
         let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
         let share = self.waiting_shares.try_take(parameter, units(waiting) as usize).ok_or_else(busy)?;
-        Ok(Arrival { place: Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge }, inflates })
+        let place = Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge };
+        Ok(Arrival { place, inflates })
     }
 
     /// The memory of a stream that was answered and is read on for a moment; `None`: there is none to spare.
@@ -137,8 +138,7 @@ impl Entrance {
         (self.waiting_units - self.waiting.available_permits()) * limits::BUDGET_UNIT_BYTES
     }
 
-    /// Waits in turn, parameter by parameter, for a slot and for the memory that an open stream holds outside blocks. Until
-    /// then the arrival pays.
+    /// Waits in turn, parameter by parameter, for a slot and for the memory that an open stream holds outside blocks. Until then the arrival pays.
     pub(super) async fn admit(&self, parameter: &str, arrival: Arrival) -> Result<Admitted> {
         let (charge, _paid, _share) = match arrival.place {
             Place::LetIn(admitted) => return Ok(admitted),
@@ -202,7 +202,8 @@ mod tests {
         assert_eq!(waiting.len(), 5 * MIB / each);
         assert_eq!(entrance.waiting_bytes(), waiting.len() * each);
         // One that says how little it brings still finds a place.
-        announced(&entrance, Some(1000)).expect("a small one");
+        let small = announced(&entrance, Some(1000));
+        small.expect("a small one");
         drop(waiting);
         assert_eq!(entrance.waiting_bytes(), 0);
     }
