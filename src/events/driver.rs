@@ -145,6 +145,8 @@ async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Result<Turn> {
     }
     loop {
         match poller.step().await? {
+            // Nobody waits for an index that is being built.
+            Step::Worked if poller.is_at_rest() => feed.set_hot(poller.looked_at),
             Step::Worked => {}
             Step::Idle => return Ok(Turn::UpToDate),
             Step::Lost => return Ok(Turn::Elsewhere),
@@ -178,7 +180,10 @@ async fn wait_for_news(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Result
     if hub.parts.webhooks {
         // Whoever is woken takes the lease again.
         poller.release().await;
-        let wait = SAFETY_POLL.mul_f64(rand::rng().random_range(0.8..1.2));
+        let wait = match feed.wished() {
+            Some(Poll::Interval(interval)) => interval.min(SAFETY_POLL),
+            _ => SAFETY_POLL.mul_f64(rand::rng().random_range(0.8..1.2)),
+        };
         return pause(feed, poller, wait, false).await;
     }
     match feed.wished() {

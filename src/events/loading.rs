@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::index::{Seen, Tree};
+use super::{index::Tree, seen::Seen};
 use crate::{
     fault::Result,
     store::{INDEX_ROOT, IndexRow, Store, WaitingRow},

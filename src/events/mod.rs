@@ -13,6 +13,7 @@ mod index;
 mod loading;
 mod poller;
 mod scope;
+mod seen;
 mod upstream;
 mod watcher;
 

@@ -13,9 +13,10 @@ use super::{
     change::{Basis, Change, ChangeKind, Entry, ItemKind, Told},
     ending,
     feed::Feed,
-    index::{Base, Seen, Tree},
+    index::Tree,
     loading,
     scope::ResumePoint,
+    seen::{Base, Seen},
     upstream::Page,
 };
 use crate::{
@@ -138,6 +139,11 @@ impl Poller {
         if let Err(fault) = self.store().release_scope(self.row.id, self.row.lease).await {
             tracing::debug!(%fault, "the lease of a scope was not given back; it runs out");
         }
+    }
+
+    /// The log is up to date, whatever the index is at.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.progress.cursor.is_some() && self.progress.stage == Stage::Idle && !self.news
     }
 
     pub(super) fn cursor(&self) -> Option<Arc<str>> {

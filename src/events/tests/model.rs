@@ -191,7 +191,12 @@ impl Story {
                 self.feed.set_hot(self.poller.looked_at);
                 true
             }
-            Ok(Step::Worked) => false,
+            Ok(Step::Worked) => {
+                if self.poller.is_at_rest() {
+                    self.feed.set_hot(self.poller.looked_at);
+                }
+                false
+            }
             Ok(Step::Lost) => panic!("nobody else polls"),
             Err(fault) if fault.message() == "killed" => {
                 self.restart().await;
