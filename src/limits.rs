@@ -341,6 +341,8 @@ pub const PULL_EVENTS_MAX: usize = 1000;
 pub const PULL_WAIT_MAX: Duration = Duration::from_secs(50);
 /// A pull that need not wait for events waits this long for Dropbox's word that there are none.
 pub const PULL_LOOK_MAX: Duration = Duration::from_secs(20);
+/// Between two looks at whether a pull has caught up.
+pub const PULL_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest time for which events of a path are gathered.
 pub const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Paths with gathered events of one watch: about 2 MiB. The oldest is told before its time when there are more.

@@ -75,11 +75,15 @@ impl Watch {
 
     /// The next change, whatever comes before it.
     async fn change(&mut self) -> pb::ChangeEvent {
-        loop {
-            if let Payload::Change(change) = self.payload().await {
-                return change;
+        let told = async {
+            loop {
+                if let Payload::Change(change) = self.payload().await {
+                    return change;
+                }
             }
-        }
+        };
+        // Heartbeats go on for ever.
+        tokio::time::timeout(PATIENCE, told).await.expect("a change in time")
     }
 
     async fn changes(&mut self, count: usize) -> Vec<pb::ChangeEvent> {

@@ -33,7 +33,7 @@ use crate::{
     },
     events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Scope, Start},
     fault::{Fault, Reason, Result},
-    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_MAX, STREAM_AGE_SPREAD, WATCH_END_AHEAD},
+    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, STREAM_AGE_SPREAD, WATCH_END_AHEAD},
     telemetry::WATCH_DELIVERED,
 };
 
@@ -130,6 +130,8 @@ impl Events {
                             continue;
                         }
                         () = &mut waited => break,
+                        // A watcher that has caught up says nothing: it is looked at again.
+                        () = tokio::time::sleep(PULL_LOOK_EVERY) => continue,
                     };
                     if let Happening::Event(entry) = &happening
                         && let Some(change) = entry.change()

@@ -26,7 +26,7 @@ async fn a_deadline_ends_a_watch_a_little_before_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_ends_at_its_age_to_be_taken_up_again() {
-    let house = support::start_with(|config| config.max_stream_age = Duration::from_secs(1)).await;
+    let house = support::start_with(|config| config.max_stream_age = Duration::from_secs(5)).await;
     make_folder(&house, "/in");
     let mut watch = Watch::open(&house, |asked| asked.path = "/in".into()).await;
     let (last, status) = watch.end().await;
