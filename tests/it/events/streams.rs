@@ -85,7 +85,7 @@ async fn a_snapshot_and_what_follows_are_everything_while_others_write() {
     let mut known = BTreeMap::new();
     let (mut counted, mut ended) = (0, false);
     // Seven folders, 700 files; the folder of the new ones and 200 of them.
-    while known.len() < 7 + 700 + 1 + 200 {
+    while !ended || known.len() < 7 + 700 + 1 + 200 {
         match watch.payload().await {
             Payload::Snapshot(snapshot) => {
                 assert!(!ended && snapshot.items.len() <= 500);
