@@ -197,9 +197,9 @@ pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STORE_LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Connections that read a SQLite store at once.
 pub const STORE_READERS: u32 = 4;
-/// Pages that each of them keeps, as SQLite counts it: 512 KiB. What is read often is kept as values, and the machine keeps
+/// Pages that each of them keeps, as SQLite counts it: 64 KiB. What is read often is kept as values, and the machine keeps
 /// the file.
-pub const STORE_READER_CACHE: &str = "-512";
+pub const STORE_READER_CACHE: &str = "-64";
 /// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
 /// fit into a server's default of 100.
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;

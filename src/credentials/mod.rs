@@ -98,7 +98,6 @@ struct Entry {
     ending: Ending,
     /// By the parameter's own way out.
     transport: Arc<Transport>,
-    timeouts: Timeouts,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<Places>>,
     /// `policy.max_bytes_per_second`, up and down.
@@ -314,7 +313,9 @@ impl Resolver {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             if self.forgotten.load(Ordering::Acquire) == before {
                 // The first of several loaders wins, so that one parameter has one renewal.
-                return Ok(Some(entries.entry(id.clone()).or_insert(entry).clone()));
+                // The name is kept once.
+                let name = entry.parameters.id.clone();
+                return Ok(Some(entries.entry(name).or_insert(entry).clone()));
             }
         }
     }
@@ -331,7 +332,6 @@ impl Resolver {
         let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
         let parameters = Arc::new(parameters);
         Arc::new(Entry {
-            timeouts: timeouts(&parameters),
             in_flight: match parameters.settings.policy.max_concurrency {
                 0 => None,
                 most => Some(Arc::new(Places::new(most as usize))),
@@ -368,7 +368,7 @@ impl Resolver {
         };
         let tokens: Arc<dyn TokenSource> = entry.tokens.clone();
         let key = AccountKey::new(account);
-        Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, entry.timeouts)
+        Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, timeouts(parameters))
             .limited(entry.in_flight.clone())
     }
 

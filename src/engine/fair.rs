@@ -62,6 +62,17 @@ impl Fair {
         Some(self.0.take(&mut state, parameter.into(), places))
     }
 
+    /// The same for a share that is small beside what is asked for at once: what is left after it has to be a share, too.
+    pub(super) fn try_take_leaving(&self, parameter: &str, places: usize) -> Option<Held> {
+        let mut state = self.0.lock();
+        let held = state.held.get(parameter).copied().unwrap_or(0) + places;
+        let left = state.free.checked_sub(places)?;
+        if held > left.saturating_mul(FAIR_SHARE) {
+            return None;
+        }
+        Some(self.0.take(&mut state, parameter.into(), places))
+    }
+
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
         self.0.lock().free
@@ -206,6 +217,15 @@ mod tests {
             assert_eq!(all(&Fair::new(total), "a").len(), total);
         }
         assert!(Fair::new(4).try_take("a", 100).is_some(), "more than there are is all of them");
+    }
+
+    #[test]
+    fn what_is_asked_for_in_large_pieces_leaves_some_for_small_ones_and_for_others() {
+        let fair = Fair::new(128);
+        let all: Vec<_> = std::iter::from_fn(|| fair.try_take_leaving("a", 21)).collect();
+        assert_eq!((all.len(), fair.free()), (5, 23));
+        assert!(fair.try_take_leaving("a", 2).is_some() && fair.try_take_leaving("b", 20).is_some());
+        assert!(fair.try_take_leaving("b", 24).is_none(), "more than there are");
     }
 
     #[tokio::test]

@@ -210,12 +210,12 @@ impl Reception {
         }
         let Some(most) = waiting.into_iter().max_by_key(|(_, count)| *count).map(|(from, _)| from) else { return };
         let silent = self.guests.values().filter(|guest| guest.stage == Stage::Silent && guest.from == most);
-        if let Some(id) = silent.min_by_key(|guest| guest.since).map(|guest| guest.task.id()) {
-            self.guests.remove(&id).map(crowded_out);
-        } else if let Some(at) = self.queue.iter().rposition(|spoken| neighbourhood(spoken.peer.remote) == most) {
-            if let Some(spoken) = self.queue.remove(at) {
-                lost(spoken.peer.remote, &crowded());
-            }
+        let oldest = silent.min_by_key(|guest| guest.since).map(|guest| guest.task.id());
+        let newest = self.queue.iter().rposition(|spoken| neighbourhood(spoken.peer.remote) == most);
+        if let Some(guest) = oldest.and_then(|id| self.guests.remove(&id)) {
+            crowded_out(guest);
+        } else if let Some(spoken) = newest.and_then(|at| self.queue.remove(at)) {
+            lost(spoken.peer.remote, &crowded());
         }
     }
 

@@ -122,7 +122,7 @@ impl Entrance {
         }
         drop(arrival);
         let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
-        let share = self.waiting_shares.try_take(parameter, units(waiting) as usize).ok_or_else(busy)?;
+        let share = self.waiting_shares.try_take_leaving(parameter, units(waiting) as usize).ok_or_else(busy)?;
         let place = Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge };
         Ok(Arrival { place, inflates })
     }

@@ -136,12 +136,13 @@ async fn streams_that_find_no_room_are_told_to_come_back_and_those_that_wait_are
     let mut open = OpenUpload::begin(&house, spec("/open")).await;
     assert!(open.send_range(&noise(9 * MIB, 1), 0, 9 * MIB).await);
     until("it is let in", || async { house.control().counter(APPEND).good > 0 }).await;
-    // An eighth of the budget pays for those that wait: 8 MiB for six windows with what came along.
+    // An eighth of the budget pays for those that wait: 8 MiB for six windows with what came along, and one application
+    // parameter alone leaves some of that to others.
     let mut others = Vec::new();
     for n in 0..12 {
         others.push(OpenUpload::begin(&house, spec(&format!("/waits/{n}"))).await);
     }
-    until("six are refused", || async { others.iter().filter(|stream| stream.is_answered()).count() == 6 }).await;
+    until("seven are refused", || async { others.iter().filter(|stream| stream.is_answered()).count() == 7 }).await;
     let (refused, waiting): (Vec<_>, Vec<_>) = others.into_iter().partition(OpenUpload::is_answered);
     for mut stream in refused {
         let busy = stream.early_answer().await.expect_err("no room");
@@ -158,7 +159,7 @@ async fn streams_that_find_no_room_are_told_to_come_back_and_those_that_wait_are
         assert!(stream.send(chunk(b"waited")).await && stream.send(finish()).await);
         stream.answer().await.expect("let in").state()
     });
-    assert_eq!(futures::future::join_all(ends).await, [pb::UploadState::Committed; 6]);
+    assert_eq!(futures::future::join_all(ends).await, [pb::UploadState::Committed; 5]);
     small.await.expect("no panic").expect("let in");
 }
 
