@@ -165,6 +165,15 @@ impl Poller {
     /// # Errors
     /// Without a delay: nothing will help, the watchers are to be told. With one: to be tried again.
     pub(super) async fn step(&mut self) -> Result<Step> {
+        let stepped = self.turn().await;
+        if stepped.is_err() {
+            // Whatever Dropbox said is not saved: it is asked again.
+            self.news = true;
+        }
+        stepped
+    }
+
+    async fn turn(&mut self) -> Result<Step> {
         let progress = &self.progress;
         if progress.cursor.is_none() && progress.phase != Phase::Comparing {
             return self.begin().await;
@@ -215,6 +224,8 @@ impl Poller {
             Err(fault) => return self.reset_by(fault).await,
         };
         self.looked_at = Some(asked_at);
+        // What comes from here on is news again, also while the drain goes on.
+        self.news = false;
         let mut progress = self.progress.clone();
         if progress.from.is_none() {
             progress.from = progress.cursor.clone();
@@ -225,7 +236,6 @@ impl Poller {
         progress.stage = if page.has_more { Stage::Draining } else { Stage::Ending };
         let indexed = matches!(progress.phase, Phase::Standing | Phase::Comparing);
         if page.entries.is_empty() && was_idle && !page.has_more {
-            self.news = false;
             let mut progress = Progress { cursor: progress.cursor, ..self.progress.clone() };
             self.after_log_drain(&mut progress);
             return match progress == self.progress {
@@ -233,6 +243,8 @@ impl Poller {
                 false => self.save(progress, Draft::default()).await,
             };
         }
+        // What the log tells now the index may not have: they are not at one place.
+        progress.quiet = false;
         let mut draft = Draft::default();
         if indexed {
             let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
@@ -370,8 +382,7 @@ impl Poller {
     }
 
     /// The log's drain is over.
-    fn finish(&mut self, progress: &mut Progress, draft: &mut Draft) {
-        self.news = false;
+    fn finish(&self, progress: &mut Progress, draft: &mut Draft) {
         if progress.phase == Phase::Comparing {
             progress.phase = Phase::Standing;
             draft.told.push((Told::Resynced, true));

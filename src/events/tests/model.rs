@@ -186,7 +186,11 @@ impl Story {
     }
 
     async fn step(&mut self) -> bool {
-        match self.poller.step().await {
+        let stepped = self.poller.step().await;
+        if self.trace {
+            eprintln!("step {stepped:?} to {:?}, Dropbox is at {}", self.poller, self.oracle.world().truth.sequence);
+        }
+        match stepped {
             Ok(Step::Idle) => {
                 self.feed.set_hot(self.poller.looked_at);
                 true
