@@ -112,7 +112,7 @@ async fn a_snapshot_and_what_follows_are_everything_while_others_write() {
 async fn a_filter_lets_through_what_it_names_and_types_what_was_asked_for() {
     let house = support::start().await;
     let certain = indexed(&house, "/in").await;
-    let filter = pb::ItemFilter { include_globs: vec!["*.pdf".into()], ..Default::default() };
+    let filter = pb::ItemFilter { include_globs: vec!["**/*.pdf".into()], ..Default::default() };
     let mut pdfs = Watch::ready(&house, |asked| (asked.path, asked.filter) = ("/in".into(), Some(filter))).await;
     let types = vec![pb::EventType::Deleted.into()];
     let mut gone = Watch::ready(&house, |asked| (asked.path, asked.event_types) = ("/in".into(), types)).await;
