@@ -185,6 +185,7 @@ async fn lost_grants_are_counted_until_they_are_connected_again() {
     let mut served = tokio::task::block_in_place(|| Served::before(&emulator, &[]));
     let (data, admin, http) =
         tokio::task::block_in_place(|| (served.told("data"), served.told("admin"), served.told("http")));
+    let http = http.parse().expect("an address");
     let mut boss = pb::dropbox_admin_connector_client::DropboxAdminConnectorClient::connect(format!("http://{admin}"))
         .await
         .expect("connect");
@@ -192,9 +193,7 @@ async fn lost_grants_are_counted_until_they_are_connected_again() {
     crate::support::make_parameter(&mut boss, &login, PARAMETER, |_| {}).await;
     let gauge = async |count: u32| {
         let line = format!("dropboxconnector_oauth_reauthorization_required {count}\n");
-        let url = format!("http://{http}/metrics");
-        until(&line, async || reqwest::get(&url).await.expect("metrics").text().await.expect("a text").contains(&line))
-            .await;
+        until(&line, async || crate::server::fetch(http, "/metrics").contains(&line)).await;
     };
     gauge(0).await;
     emulator.control().revoke(None);

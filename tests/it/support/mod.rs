@@ -69,7 +69,7 @@ pub async fn start_in(options: Options, clock: SharedClock, edit: impl FnOnce(&m
     let emulator = Emulator::start(options).await.expect("emulator");
     let folder = tempfile::tempdir().expect("temporary folder");
     let config = config_for(&emulator, &folder, edit);
-    let app = App::start_with(config.clone(), clock).await.expect("connector");
+    let app = Box::pin(App::start_with(config.clone(), clock)).await.expect("connector");
     let addresses = app.addresses();
     // Over TLS a test connects by itself, as the client it is about.
     let channel = match config.tls_files() {
