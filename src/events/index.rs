@@ -112,8 +112,8 @@ impl Tree {
         self.rows.contains_key(&n)
     }
 
-    pub(super) fn knows_id(&self, id: &str) -> bool {
-        self.ids.contains_key(id)
+    pub(super) fn number_of(&self, id: &str) -> Option<i64> {
+        self.ids.get(id).copied()
     }
 
     /// What is to be told and written; the tree goes on from there.

@@ -11,8 +11,8 @@ use crate::{
 
 pub(super) async fn for_page(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
     tree.load(store.index_upwards(scope, &[INDEX_ROOT]).await?);
-    on_paths(store, scope, tree, entries).await?;
     by_ids(store, scope, tree, entries).await?;
+    on_paths(store, scope, tree, entries).await?;
     if store.any_waiting(scope).await? {
         waiting(store, scope, tree, entries).await?;
     }
@@ -29,16 +29,16 @@ pub(super) async fn for_end(
     let numbers: Vec<i64> = gone.iter().map(|row| row.n).chain([INDEX_ROOT]).collect();
     tree.load(store.index_upwards(scope, &numbers).await?);
     let entries: Vec<Seen> = waits.iter().flat_map(|waits| waits.iter()).filter_map(Seen::from_waiting).collect();
-    on_paths(store, scope, tree, &entries).await?;
     by_ids(store, scope, tree, &entries).await?;
+    on_paths(store, scope, tree, &entries).await?;
     waiting(store, scope, tree, &entries).await
 }
 
-/// Level by level: one question for all paths of a page.
+/// Level by level: one question for all paths of a page. An item that this page moves takes what lies in it along, so its own
+/// children count as standing at its new place, too.
 async fn on_paths(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
-    // Place to number, of the level above; the first is the root.
-    let mut above: BTreeMap<&str, i64> = BTreeMap::from([("", INDEX_ROOT)]);
     let mut levels: Vec<BTreeSet<&str>> = Vec::new();
+    let mut arriving: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
     for entry in entries {
         for (level, place) in entry.places().enumerate() {
             if levels.len() == level {
@@ -46,30 +46,34 @@ async fn on_paths(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) 
             }
             levels[level].insert(place);
         }
+        arriving.entry(&entry.path).or_default().extend(entry.id().and_then(|id| tree.number_of(id)));
     }
+    // Place to the rows that stand there, or will, of the level above.
+    let mut above: BTreeMap<&str, Vec<i64>> = BTreeMap::from([("", vec![INDEX_ROOT])]);
     for level in levels {
-        let split = |place: &&str| {
+        let split = |place: &str| -> Vec<(i64, String)> {
             let (folder, name) = place.rsplit_once('/').unwrap_or(("", place));
-            above.get(folder).map(|parent| (*parent, name.to_owned()))
+            above.get(folder).into_iter().flatten().map(|parent| (*parent, name.to_owned())).collect()
         };
-        let wanted: Vec<(i64, String)> = level.iter().filter_map(split).collect();
+        let wanted: Vec<(i64, String)> = level.iter().flat_map(|place| split(place)).collect();
         if wanted.is_empty() {
             return Ok(());
         }
         let asked: Vec<(i64, &str)> = wanted.iter().map(|(parent, name)| (*parent, name.as_str())).collect();
         tree.load(store.index_at(scope, &asked).await?);
-        let found = |place: &&'_ str| {
-            let (parent, name) = split(place)?;
-            tree.number_at(parent, &name)
+        let stands = |place: &&'_ str| -> Vec<i64> {
+            let there = split(place).into_iter().filter_map(|(parent, name)| tree.number_at(parent, &name));
+            there.chain(arriving.get(*place).into_iter().flatten().copied()).collect()
         };
-        let next: BTreeMap<&str, i64> = level.iter().filter_map(|place| Some((*place, found(place)?))).collect();
+        let next: BTreeMap<&str, Vec<i64>> = level.iter().map(|place| (*place, stands(place))).collect();
         above = next;
     }
     Ok(())
 }
 
 async fn by_ids(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
-    let unknown: BTreeSet<&str> = entries.iter().filter_map(Seen::id).filter(|id| !tree.knows_id(id)).collect();
+    let unknown: BTreeSet<&str> =
+        entries.iter().filter_map(Seen::id).filter(|id| tree.number_of(id).is_none()).collect();
     if unknown.is_empty() {
         return Ok(());
     }

@@ -131,7 +131,7 @@ struct Story {
     watcher: Option<Watcher>,
     mirror: Mirror,
     token: Option<Arc<str>>,
-    last_id: String,
+    newest: (i64, i64),
     met: Met,
     trace: bool,
 }
@@ -171,7 +171,7 @@ impl Story {
             watcher: None,
             mirror,
             token: None,
-            last_id: String::new(),
+            newest: (0, 0),
             met,
             trace,
         }
@@ -269,12 +269,14 @@ impl Story {
             }
             Happening::CursorReset { resync: Resync::Differences, .. } => self.met.differences += 1,
             Happening::Event(entry) => {
-                // Told twice: it is known by its id.
-                let id = entry.event_id();
-                if id == self.last_id {
-                    return;
+                // What is told twice is known by its id, the epoch and the number of the log.
+                let (epoch, sequence) = (entry.point.epoch, entry.point.sequence);
+                if entry.logged {
+                    if epoch == self.newest.0 && sequence <= self.newest.1 {
+                        return;
+                    }
+                    self.newest = (epoch, sequence);
                 }
-                self.last_id = id;
                 let change = entry.change().unwrap();
                 match change.basis {
                     Basis::Inferred => {
