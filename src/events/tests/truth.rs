@@ -112,7 +112,7 @@ impl Truth {
         match dice.random_range(0..10) {
             0..=3 if !self.nodes.contains_key(&target) && target.matches('/').count() < 3 => {
                 self.ids += 1;
-                let content = dice.random_bool(0.6).then(|| (self.ids, self.ids));
+                let content = dice.random_bool(0.6).then_some((self.ids, self.ids));
                 self.nodes.insert(target.clone(), Node { id: format!("i{}", self.ids), content });
                 self.touch(&target);
             }
