@@ -1,11 +1,123 @@
 //! The wire contract: messages, services and clients generated from `proto/`, and their descriptors.
 
-use std::fmt;
+use std::{any::TypeId, fmt, marker::PhantomData};
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::{
+    DecodeError, Message,
+    encoding::{DecodeContext, WireType},
+};
+use tonic::codec::BufferSettings;
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::limits::{WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
 
 /// Package `dropboxconnector.v1`. Its manual is the comments of the proto files.
 #[allow(clippy::all, missing_debug_implementations, rustdoc::all)]
 pub mod v1 {
     tonic::include_proto!("dropboxconnector.v1");
+}
+
+/// The message that [`Encoded`] stands for, by its fields.
+#[allow(clippy::all, missing_debug_implementations, rustdoc::all)]
+pub mod plain {
+    include!(concat!(env!("OUT_DIR"), "/plain/plain.rs"));
+}
+
+/// A message of a watch as it goes over the wire. The service makes the bytes of an event once, for all its watchers; a client
+/// that decodes one finds the fields in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Encoded {
+    bytes: Bytes,
+    read: Option<Box<plain::WatchEventsResponse>>,
+}
+
+impl Encoded {
+    /// Bytes that [`Encoded::bytes`] gave for the same message.
+    pub fn ready(bytes: Bytes) -> Encoded {
+        Encoded { bytes, read: None }
+    }
+
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The fields of a message that was received.
+    pub fn into_plain(self) -> plain::WatchEventsResponse {
+        match self.read {
+            Some(read) => *read,
+            None => plain::WatchEventsResponse::decode(self.bytes).unwrap_or_default(),
+        }
+    }
+}
+
+/// The codec of every RPC. A watch gets a small buffer: it is most of what a quiet one costs.
+#[derive(Debug)]
+pub struct Codec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Codec(PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::raw_encoder(buffers::<T>())
+    }
+
+    fn decoder(&mut self) -> ProstDecoder<U> {
+        ProstCodec::<T, U>::raw_decoder(buffers::<U>())
+    }
+}
+
+fn buffers<M: 'static>() -> BufferSettings {
+    match TypeId::of::<M>() == TypeId::of::<Encoded>() {
+        true => BufferSettings::new(WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES),
+        false => BufferSettings::default(),
+    }
+}
+
+impl From<&plain::WatchEventsResponse> for Encoded {
+    fn from(message: &plain::WatchEventsResponse) -> Encoded {
+        Encoded::ready(message.encode_to_vec().into())
+    }
+}
+
+impl Message for Encoded {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        match &self.read {
+            Some(read) => read.encode_raw(buffer),
+            None => buffer.put_slice(&self.bytes),
+        }
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        self.read.get_or_insert_default().merge_field(tag, wire_type, buffer, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.read.as_ref().map_or(self.bytes.len(), |read| read.encoded_len())
+    }
+
+    fn clear(&mut self) {
+        *self = Encoded::default();
+    }
 }
 
 /// The encoded `FileDescriptorSet` of `proto/` with its imports and comments, for reflection.
@@ -68,7 +180,6 @@ impl fmt::Debug for v1::SharedLinkSource {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
     use super::*;
@@ -109,7 +220,7 @@ mod tests {
     #[test]
     fn every_rpc_comment_ends_with_errors_retry_scopes_and_routes_in_that_order() {
         let rpcs = rpcs();
-        assert_eq!(rpcs.len(), 30);
+        assert_eq!(rpcs.len(), 34);
         for (name, comment) in rpcs {
             let at: Vec<_> = ["\n *Errors*:", "\n *Retry*:", "\n *Scopes*:", "\n *Dropbox routes*:"]
                 .iter()
@@ -146,6 +257,18 @@ mod tests {
                 assert_eq!(field(2), Some("context"), "{}", message.name());
             }
         }
+    }
+
+    #[test]
+    fn a_message_that_was_encoded_once_is_read_as_what_it_was() {
+        use plain::watch_events_response::Payload;
+        let change = v1::ChangeEvent { event_id: "a-1".into(), ..Default::default() };
+        let message =
+            plain::WatchEventsResponse { resume_token: "token".into(), payload: Some(Payload::Change(change)) };
+        let encoded = Encoded::from(&message);
+        assert_eq!(encoded.encoded_len(), message.encoded_len());
+        assert_eq!(Encoded::decode(encoded.encode_to_vec().as_slice()).unwrap().into_plain(), message);
+        assert_eq!(encoded.into_plain(), message);
     }
 
     #[test]

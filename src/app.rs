@@ -26,6 +26,7 @@ use crate::{
         gate::Gates,
         upload::{Settings, Uploads},
     },
+    events::{self, Hub},
     http, limits,
     ready::Ready,
     seal::{KeyRing, KeySource},
@@ -148,7 +149,16 @@ impl App {
         let ready = Ready::new();
         let refusing = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let (background, ended) = (TaskTracker::new(), CancellationToken::new());
+        let hub = Hub::new(events::Parts {
+            store: store.clone(),
+            upstream: events::Dropbox::new(resolver.clone()),
+            tasks: background.clone(),
+            ended: ended.clone(),
+            webhooks: config.webhooks,
+        });
         let doors = Doors::new(service::Parts {
+            hub: hub.clone(),
             resolver: resolver.clone(),
             store: store.clone(),
             uploads: uploads.clone(),
@@ -171,9 +181,9 @@ impl App {
             closing: CancellationToken::new(),
             cut: CancellationToken::new(),
             open_calls: doors.open_calls(),
-            ended: CancellationToken::new(),
+            ended,
             streams: Vec::new(),
-            background: TaskTracker::new(),
+            background,
         };
         let addresses = bound.addresses()?;
         let face = http::Parts {
@@ -182,6 +192,7 @@ impl App {
             store: store.clone(),
             authenticator: authenticator.clone(),
             connect_page: config.connect_page,
+            webhooks: config.webhooks.then_some(hub),
         };
         life.serve(&config, bound, &doors, tls.clone(), face);
         ready.set_callers(authenticator.is_ready());

@@ -58,6 +58,7 @@ pub struct Config {
     pub oauth_redirect_uris: Vec<String>,
     pub public_http_listen: String,
     pub connect_page: bool,
+    pub webhooks: bool,
     pub auth_mode: AuthMode,
     pub auth_tokens: Vec<StaticToken>,
     pub admin_principals: Vec<String>,
@@ -77,6 +78,9 @@ pub struct Config {
     pub transfer_buffer_mib: u64,
     pub max_uploads: usize,
     pub max_downloads: usize,
+    pub max_watches: usize,
+    #[serde(with = "span")]
+    pub max_stream_age: Duration,
     pub max_requests_per_account: usize,
     pub append_mib: u64,
     #[serde(with = "span")]

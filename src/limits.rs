@@ -177,6 +177,12 @@ pub const CONNECT_FORM_BYTES_MAX: usize = 4 * 1024;
 pub const PUBLIC_CONNECTIONS_MAX: usize = 64;
 /// A browser sends the head of its request within this.
 pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
+/// Challenge of a webhook: Dropbox's are some ten characters.
+pub const WEBHOOK_CHALLENGE_BYTES_MAX: usize = 1024;
+/// Body of a webhook call: 20,000 accounts.
+pub const WEBHOOK_BYTES_MAX: usize = 1024 * 1024;
+/// The secrets of apps are gathered again after a change, but not more often than this: it reads every parameter.
+pub const WEBHOOK_SECRETS_KEPT: Duration = Duration::from_secs(1);
 /// A request to the public port with all it takes: a code exchange and a look at the account, 30 s each.
 pub const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(75);
 /// Who renews a bearer holds the row this long; longer than the token endpoint's own timeout of 10 s.
@@ -314,6 +320,44 @@ pub const SEARCH_QUERY_CHARS_MAX: usize = 1000;
 pub const SORTED_ITEMS_MAX: usize = 10_000;
 /// Ranges of one download a caller may ask for.
 pub const PARALLEL_RANGES_MAX: u32 = 8;
+// ---- events towards callers (API-DESIGN a.10) ----
+
+/// Name of a checkpoint.
+pub const CHECKPOINT_NAME_BYTES_MAX: usize = 64;
+/// Time without a message after which a heartbeat is sent, unless asked otherwise.
+pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(30);
+pub const HEARTBEAT_MIN: Duration = Duration::from_secs(5);
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
+/// Each watch has its own part of this beside its interval, so that heartbeats of thousands do not come at once.
+pub const HEARTBEAT_SPREAD: f64 = 0.15;
+/// Between two looks with `POLL_MODE_INTERVAL`.
+pub const POLL_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
+pub const POLL_INTERVAL_MIN: Duration = Duration::from_secs(5);
+pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// Changes of one `PullEvents`.
+pub const PULL_EVENTS_DEFAULT: usize = 100;
+pub const PULL_EVENTS_MAX: usize = 1000;
+/// Below the 60 s that service configs and proxies allow a unary call.
+pub const PULL_WAIT_MAX: Duration = Duration::from_secs(50);
+/// A pull that need not wait for events waits this long for Dropbox's word that there are none.
+pub const PULL_LOOK_MAX: Duration = Duration::from_secs(20);
+/// Between two looks at whether a pull has caught up.
+pub const PULL_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longest time for which events of a path are gathered.
+pub const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// Paths with gathered events of one watch: about 2 MiB. The oldest is told before its time when there are more.
+pub const SETTLE_PATHS_MAX: usize = 1024;
+/// One message of a snapshot.
+pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
+/// Ages of watches differ by this part either way, so that they do not all come again at once.
+pub const STREAM_AGE_SPREAD: f64 = 0.2;
+/// Buffer of one watch; it grows with a message and is given back with it.
+pub const WATCH_BUFFER_BYTES: usize = 512;
+/// Events that are ready together are sent together up to this, as tonic does by default.
+pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
+/// A watch that has a deadline ends so long before it, so that its last message arrives.
+pub const WATCH_END_AHEAD: Duration = Duration::from_secs(1);
+
 // ---- HTTP/2 towards callers (API-DESIGN d.2) ----
 
 /// Window of one stream: rate × round trip inside a data centre.

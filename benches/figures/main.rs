@@ -13,6 +13,7 @@ mod process;
 mod report;
 mod start;
 mod transfers;
+mod watches;
 
 use std::{process::ExitCode, time::SystemTime};
 
@@ -31,7 +32,8 @@ pub fn say(text: &str) {
 }
 
 /// Names of the parts, as they may be given on the command line.
-const PARTS: [&str; 9] = ["hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "start"];
+const PARTS: [&str; 11] =
+    ["hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "start"];
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -84,6 +86,12 @@ async fn measure(arguments: &[String]) -> Outcome<()> {
     }
     if wanted("walk") {
         calls::walk(&mut bench, &mut report).await?;
+    }
+    if wanted("watchers") {
+        watches::many(&mut bench, &mut report).await?;
+    }
+    if wanted("events") {
+        watches::single(&mut bench, &mut report).await?;
     }
     if wanted("start") {
         start::cold(&mut bench, &mut report).await?;

@@ -152,6 +152,20 @@ impl Bench {
 
     /// A fresh store and a connector on it, with default settings, and the parameter [`PARAMETER`] made.
     pub async fn connector(&mut self, emulator: &Emulator) -> Outcome<Connector> {
+        self.connector_with(emulator, &[]).await
+    }
+
+    /// The same, called by the emulator when something changes instead of asking it.
+    pub async fn connector_with_webhooks(&mut self, emulator: &Emulator) -> Outcome<Connector> {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let flags = ["--webhooks".to_owned(), "--public-http-listen".to_owned(), free.to_string()];
+        let connector = self.connector_with(emulator, &flags).await?;
+        let uri = format!("http://{free}/webhook/{}", emulator.app_key);
+        emulator.control("webhooks", Some(serde_json::json!({ "uri": uri }))).await?;
+        Ok(connector)
+    }
+
+    async fn connector_with(&mut self, emulator: &Emulator, flags: &[String]) -> Outcome<Connector> {
         let house = House { store: self.path("store.db"), keys: self.path("keys"), log: self.path("connector.log") };
         let made = Command::new(env!("CARGO_BIN_EXE_dropbox-connector"))
             .args(["keys", "generate"])
@@ -160,7 +174,7 @@ impl Bench {
         if !made.status.success() {
             return fail(format!("`keys generate`: {}", String::from_utf8_lossy(&made.stderr)));
         }
-        let connector = Connector::start(house, emulator)?;
+        let connector = Connector::start_with(house, emulator, flags)?;
         connector.make_parameter(emulator).await?;
         Ok(connector)
     }
@@ -244,6 +258,10 @@ impl Connector {
     /// # Errors
     /// It did not say that it listens; its log is in the message.
     pub fn start(house: House, emulator: &Emulator) -> Outcome<Connector> {
+        Connector::start_with(house, emulator, &[])
+    }
+
+    fn start_with(house: House, emulator: &Emulator, flags: &[String]) -> Outcome<Connector> {
         let mut arguments = vec!["serve".to_owned(), "--allow-insecure-upstream".to_owned()];
         let mut option = |name: &str, value: &str| arguments.extend([format!("--{name}"), value.to_owned()]);
         for listener in ["data-listen", "admin-listen", "probe-listen", "http-listen"] {
@@ -255,6 +273,7 @@ impl Connector {
         option("dropbox-content-url", &emulator.content);
         option("dropbox-notify-url", &emulator.notify);
         option("dropbox-oauth-url", &emulator.www);
+        arguments.extend_from_slice(flags);
         let (process, line) = Process::start(&arguments, &house.log, "listening ")?;
         let address = |key: &str| {
             let prefix = format!("{key}=");

@@ -6,7 +6,7 @@ import sys
 import uuid
 
 import grpc
-from dropboxconnector.v1 import connector_pb2_grpc, items_pb2, transfer_pb2 as transfer
+from dropboxconnector.v1 import connector_pb2_grpc, events_pb2 as events, items_pb2, transfer_pb2 as transfer
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -124,6 +124,34 @@ def an_upload_without_finish_leaves_nothing(stub):
     expect(code == grpc.StatusCode.NOT_FOUND, f"code {code}")
 
 
+def a_watch_tells_a_new_file_and_goes_on_behind_its_token(stub):
+    stub.UploadFile(frames(f"{FOLDER}/watched/first.bin", [b"1"]))
+
+    def watch(**start):
+        request = events.WatchEventsRequest(
+            application_parameter_id=PARAMETER, path=f"{FOLDER}/watched", **start
+        )
+        return stub.WatchEvents(request, timeout=60)
+
+    def change(call):
+        for message in call:
+            if message.HasField("change"):
+                return message
+        raise AssertionError("the watch ended")
+
+    call = watch()
+    first = next(call)
+    expect(first.HasField("ready") and first.resume_token, "a watch does not begin with ready and a token")
+    stub.UploadFile(frames(f"{FOLDER}/watched/second.bin", [b"2"]))
+    told = change(call)
+    call.cancel()
+    expect(told.change.item.path_display == f"{FOLDER}/watched/second.bin", str(told))
+    stub.UploadFile(frames(f"{FOLDER}/watched/third.bin", [b"3"]))
+    again = change(watch(resume_token=told.resume_token))
+    expect(again.change.item.name == "third.bin", str(again))
+    expect(again.change.event_id != told.change.event_id, "two events of one id")
+
+
 CHECKS = [
     upload_in_chunks_of_1_mib_then_download_gives_the_same_bytes_and_hash,
     a_chunk_of_exactly_4_mib_works,
@@ -132,6 +160,7 @@ CHECKS = [
     an_error_in_mid_upload_reaches_the_caller,
     a_download_needs_no_larger_receive_limit,
     an_upload_without_finish_leaves_nothing,
+    a_watch_tells_a_new_file_and_goes_on_behind_its_token,
 ]
 
 

@@ -36,6 +36,7 @@ pub enum Class {
 /// The class of each RPC by its name (API-DESIGN a.12). `CallApi` needs RAW in addition to the class of its route, and an
 /// upload that asks for a link needs SHARE in addition to WRITE: the service adds those.
 pub const CLASSES: &[(&str, Class)] = &[
+    ("AcknowledgeEvents", Class::Needs(Permission::Events)),
     ("BeginAuthorization", Class::Admin),
     ("CallApi", Class::Needs(Permission::Raw)),
     ("CompleteAuthorization", Class::Admin),
@@ -48,6 +49,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("DownloadFile", Class::Needs(Permission::Read)),
     ("GetAccount", Class::Needs(Permission::Read)),
     ("GetApplicationParameter", Class::Admin),
+    ("GetEventToken", Class::Needs(Permission::Events)),
     ("GetFileLink", Class::Needs(Permission::Share)),
     ("GetItem", Class::Needs(Permission::Read)),
     ("GetServerInfo", Class::Anyone),
@@ -57,6 +59,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("ListFolder", Class::Needs(Permission::Read)),
     ("ListSharedLinks", Class::Needs(Permission::Share)),
     ("MoveItem", Class::Needs(Permission::Write)),
+    ("PullEvents", Class::Needs(Permission::Events)),
     ("RevokeAuthorization", Class::Admin),
     ("RevokeSharedLink", Class::Needs(Permission::Share)),
     ("SearchItems", Class::Needs(Permission::Read)),
@@ -66,6 +69,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("UploadFile", Class::Needs(Permission::Write)),
     ("UploadFileDuplex", Class::Needs(Permission::Write)),
     ("WalkFolder", Class::Needs(Permission::Read)),
+    ("WatchEvents", Class::Needs(Permission::Events)),
 ];
 
 /// The class of an RPC; `None` for one that no table row names, which must then be refused.

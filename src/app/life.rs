@@ -66,7 +66,8 @@ impl Life {
         );
         self.background.spawn(told("probe listener", probe));
         if let Some(listener) = bound.public_http {
-            let public = http::serve_public(listener, face.resolver.clone(), self.ended.clone().cancelled_owned());
+            let (resolver, webhooks) = (face.resolver.clone(), face.webhooks.clone());
+            let public = http::serve_public(listener, resolver, webhooks, self.ended.clone().cancelled_owned());
             self.background.spawn(told("public HTTP listener", public));
         }
         let side = http::serve(bound.http, face, self.ended.clone().cancelled_owned());

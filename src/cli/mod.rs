@@ -23,6 +23,7 @@ mod put;
 mod server;
 mod tally;
 mod upload;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -88,6 +89,8 @@ Examples:
     Stat(items::StatArgs),
     /// Search names and contents.
     Search(items::SearchArgs),
+    /// Print what changes in a folder, as it happens, and run a command for each event.
+    Watch(Box<watch::WatchArgs>),
     /// Show the account behind an application parameter.
     Account(items::AccountArgs),
     /// Print a completion script: `dropbox-connector completions bash > /etc/bash_completion.d/dropbox-connector`.
@@ -196,6 +199,7 @@ async fn call(command: Command) -> Result<()> {
         Command::Stat(args) => items::stat(args).await,
         Command::Search(args) => items::search(args).await,
         Command::Account(args) => items::account(args).await,
+        Command::Watch(args) => Box::pin(watch::run(*args)).await,
         _ => unreachable!("dispatch takes the others"),
     }
 }
@@ -262,6 +266,10 @@ mod tests {
             "config print --defaults",
             "keys generate x.keys",
             "serve --emulator",
+            "watch",
+            "watch /in --types created,moved --glob *.pdf --state in.token --exec ./work --settle 5s",
+            "watch / --from-start --json --count 3",
+            "watch /in --checkpoint indexer",
             "demo",
         ] {
             let words = std::iter::once("dropbox-connector").chain(line.split(' '));
@@ -279,6 +287,8 @@ mod tests {
             "parameters export --to x --passphrase hush",
             "keys generate --last x",
             "parameters create crm",
+            "watch /in --types renamed",
+            "watch /in --snapshot --checkpoint a",
             "connect",
         ] {
             let words = std::iter::once("dropbox-connector").chain(line.split(' '));

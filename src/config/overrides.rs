@@ -116,6 +116,10 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_CONNECT_PAGE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_page: Option<String>,
+    /// Take Dropbox's webhook calls on the public port.
+    #[arg(long, env = "DROPBOX_CONNECTOR_WEBHOOKS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhooks: Option<String>,
     /// none, token, mtls, jwt or mtls-or-jwt.
     #[arg(long, env = "DROPBOX_CONNECTOR_AUTH_MODE", value_name = "MODE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,6 +192,14 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_DOWNLOADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_downloads: Option<String>,
+    /// Watches open at once.
+    #[arg(long, env = "DROPBOX_CONNECTOR_MAX_WATCHES", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_watches: Option<String>,
+    /// Age at which a watch ends, to be taken up again.
+    #[arg(long, env = "DROPBOX_CONNECTOR_MAX_STREAM_AGE", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_stream_age: Option<String>,
     /// Requests to Dropbox in flight for one account.
     #[arg(long, env = "DROPBOX_CONNECTOR_MAX_REQUESTS_PER_ACCOUNT", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -46,6 +46,9 @@ impl Config {
         check("transfer_buffer_mib", (64..=65_536).contains(&self.transfer_buffer_mib), "must be 64 to 65536");
         check("append_mib", matches!(self.append_mib, 4 | 8), "must be 4 or 8");
         check("max_uploads", (1..=100_000).contains(&self.max_uploads), "must be 1 to 100000");
+        check("max_watches", (1..=1_000_000).contains(&self.max_watches), "must be 1 to 1000000");
+        let ages = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+        check("max_stream_age", ages.contains(&self.max_stream_age), "must be 1s to 24h");
         check("max_downloads", (1..=100_000).contains(&self.max_downloads), "must be 1 to 100000");
         check("max_requests_per_account", (4..=1024).contains(&self.max_requests_per_account), "must be 4 to 1024");
         check("upload_idle", self.upload_idle >= Duration::from_secs(1), "must be at least 1s");
@@ -72,6 +75,8 @@ impl Config {
         let listed = self.public_http_listen.is_empty() || self.public_http_listen.parse::<SocketAddr>().is_ok();
         check("public_http_listen", listed, "must be an address like 0.0.0.0:8080, or empty");
         check("app_secret_file", self.app_secret_file().is_none() || !self.app_key.is_empty(), "needs app_key");
+        let reachable = !self.webhooks || !self.public_http_listen.is_empty();
+        check("webhooks", reachable, "nobody could call: they come in on public_http_listen, so set that");
         let guarded = !self.connect_page || self.i_know || self.http_listen.ip().is_loopback();
         let text = "is not a loopback address and connect_page is on: what proves an administrator would travel in \
                     plaintext; set i_know where TLS ends before it";

@@ -30,9 +30,10 @@ pub fn item(metadata: files::Metadata, jail: &Jail) -> Option<api::Item> {
     let (name, kind) = match metadata {
         files::Metadata::File(file) => (file.name.clone(), api::item::Kind::File(file_item(file))),
         files::Metadata::Folder(folder) => (folder.name.clone(), api::item::Kind::Folder(folder_item(folder))),
-        files::Metadata::Deleted(deleted) => {
-            (deleted.name, api::item::Kind::Deleted(api::DeletedItem { is_restorable: deleted.is_restorable }))
-        }
+        files::Metadata::Deleted(deleted) => (
+            deleted.name,
+            api::item::Kind::Deleted(api::DeletedItem { is_restorable: deleted.is_restorable, ..Default::default() }),
+        ),
     };
     let name = if is_root { String::new() } else { name };
     Some(api::Item { name, path_lower, path_display, parent_shared_folder_id, kind: Some(kind) })

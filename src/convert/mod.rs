@@ -1,6 +1,7 @@
 //! Proto ⇄ Dropbox types and field checks, a file per topic. Pure: no await, no clock, no I/O.
 //! A request is checked whole: every wrong field is told at once, then nothing behind it checks again.
 
+pub mod events;
 pub mod items;
 pub mod path;
 pub mod sharing;

@@ -3,6 +3,7 @@
 //! probed. The happy path is one map look-up and one atomic load.
 
 mod account;
+mod apps;
 mod authorization;
 mod ending;
 mod link;
@@ -23,6 +24,7 @@ use std::{
 };
 
 use account::{Account, reauthorization};
+pub use apps::Signed;
 pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, Incomplete, OAuth, Outcome, Revoked, Wish};
 pub use ending::Ending;
 pub use link::{Credential, TestReport};
@@ -83,6 +85,7 @@ pub struct Resolver {
     running: Mutex<HashMap<ParameterId, Vec<Weak<ending::Inside>>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
+    apps: apps::Apps,
     begun: Instant,
     /// Milliseconds after `begun` when the change feed was last read. Real time: it measures the store, not tokens.
     followed: AtomicU64,
@@ -155,6 +158,7 @@ impl Resolver {
             entries: RwLock::default(),
             running: Mutex::default(),
             forgotten: AtomicU64::new(0),
+            apps: apps::Apps::default(),
             begun: Instant::now(),
             followed: AtomicU64::new(0),
         })

@@ -24,7 +24,7 @@ pub(in crate::emulator) use self::{
     port::serve,
 };
 use super::{
-    Switches, World,
+    Hook, Switches, World,
     content::Content,
     hold,
     oauth::{Consent, Login},
@@ -275,6 +275,49 @@ impl Control {
     pub fn reset_cursors(&self) {
         let now = self.0.tree().sequence;
         self.switch(|switches| switches.cursors_reset_before = now + 1);
+    }
+
+    /// Registers a webhook of an app (the default one if `None`), as the App Console does: the address must echo a challenge.
+    ///
+    /// # Errors
+    /// `Invalid`: no such app, not an http address, or it did not answer as it must.
+    pub async fn register_webhook(&self, app_key: Option<&str>, uri: &str) -> Result<(), ControlError> {
+        let app_key = app_key.map_or_else(|| self.login().app_key, str::to_owned);
+        if self.0.authority.secret_of(&app_key).is_none() {
+            return invalid(format!("no app '{app_key}'"));
+        }
+        let challenge = self.0.random_text(32);
+        self.0.webhooks.register(&app_key, uri, &challenge).await.map_err(ControlError::Invalid)
+    }
+
+    /// The registered webhooks and what became of their calls.
+    pub fn webhooks(&self) -> Vec<Hook> {
+        self.0.webhooks.list()
+    }
+
+    /// Forgets every webhook.
+    pub fn clear_webhooks(&self) {
+        self.0.webhooks.clear();
+    }
+
+    /// Writes a name otherwise, by case alone, without a word to any cursor: what Dropbox's own clients often do.
+    ///
+    /// # Errors
+    /// `Invalid`: nothing is there, or more than the case of the last name differs.
+    pub fn recase(&self, account_id: Option<&str>, path: &str) -> Result<(), ControlError> {
+        let account = self.account(account_id)?;
+        let mut tree = self.0.tree();
+        let home = tree.account(&account).expect("just looked up").home;
+        let place = tree.locate(home, path).map_err(|_| refused(path))?;
+        match tree.node_mut(place.namespace, &place.key) {
+            Some(node) => {
+                let kept = node.display.len() - node.name().len();
+                let name = path.rsplit('/').next().unwrap_or_default();
+                node.display = format!("{}{name}", &node.display[..kept]);
+                Ok(())
+            }
+            None => invalid(format!("{path}: nothing is there")),
+        }
     }
 
     /// The emulator's time.

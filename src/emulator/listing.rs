@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Call, Handler, Refusal, Reply, Who, World, files, nested, paths,
-    tree::{Deleted, NamespaceId, Node, Reach, Shown, Tree, Visit},
+    Call, Handler, Refusal, Reply, Who, World,
+    delta::{self, DeltaOrder},
+    files, nested, paths,
+    tree::{NamespaceId, Node, Reach, Shown, Tree, Visit},
 };
 
 const PREFIX: &str = "AAH";
@@ -29,7 +31,7 @@ pub(in crate::emulator) struct Cursor {
     /// What `/` meant.
     root: NamespaceId,
     namespace: NamespaceId,
-    key: String,
+    pub key: String,
     recursive: bool,
     deleted: bool,
     mounted: bool,
@@ -43,7 +45,12 @@ pub(in crate::emulator) struct Cursor {
     /// Still listing, after this key (`Some("")` at the start). `None`: telling changes.
     after: Option<String>,
     /// Changes after this one are still to be told.
-    sequence: u64,
+    pub sequence: u64,
+    /// A drain under way, and how many of its steps were told.
+    #[serde(default)]
+    pub drain: Option<(u64, u64, DeltaOrder)>,
+    #[serde(default)]
+    pub told: usize,
 }
 
 impl Cursor {
@@ -65,15 +72,19 @@ impl Cursor {
         }
         let tree = world.tree();
         let changes = tree.changes_since(self.sequence)?;
-        if self.after.is_some() {
+        // That the folder is gone is news, too: `continue` says so.
+        let gone = check_folder(&tree, self.namespace, &self.key).is_err();
+        if self.after.is_some() || self.drain.is_some() || gone {
             return Some(true);
         }
         let mut view = View::new(&tree, self);
         let mut changes = changes;
-        Some(changes.any(|change| view.covers(change.namespace, &change.key)))
+        Some(changes.any(|change| {
+            view.covers(change.namespace, &change.key) || (change.gone && view.lies_in(change.namespace, &change.key))
+        }))
     }
 
-    fn shown(&self) -> Shown {
+    pub fn shown(&self) -> Shown {
         Shown {
             root: if self.link { 0 } else { self.root },
             tagged: true,
@@ -84,13 +95,13 @@ impl Cursor {
         }
     }
 
-    fn shows(&self, node: &Node) -> bool {
+    pub fn shows(&self, node: &Node) -> bool {
         self.non_downloadable || node.file().is_none_or(|file| file.export.is_none())
     }
 }
 
 /// Which places a cursor sees.
-struct View<'a> {
+pub(in crate::emulator) struct View<'a> {
     tree: &'a Tree,
     cursor: &'a Cursor,
     inside: (NamespaceId, String),
@@ -98,11 +109,16 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(tree: &'a Tree, cursor: &'a Cursor) -> View<'a> {
+    pub fn new(tree: &'a Tree, cursor: &'a Cursor) -> View<'a> {
         View { tree, cursor, inside: tree.inside(cursor.namespace, &cursor.key), prefixes: HashMap::new() }
     }
 
-    fn covers(&mut self, namespace: NamespaceId, key: &str) -> bool {
+    /// Does the listed folder lie at or under this place?
+    pub fn lies_in(&self, namespace: NamespaceId, key: &str) -> bool {
+        namespace == self.cursor.namespace && !self.cursor.key.is_empty() && paths::within(&self.cursor.key, key)
+    }
+
+    pub fn covers(&mut self, namespace: NamespaceId, key: &str) -> bool {
         let (tree, base) = (self.tree, self.inside.0);
         let prefix =
             self.prefixes.entry(namespace).or_insert_with(|| Some(paths::key_of(&tree.prefix(base, namespace)?)));
@@ -111,9 +127,11 @@ impl<'a> View<'a> {
             return false;
         }
         let whole = format!("{prefix}{key}");
-        match whole.strip_prefix(self.inside.1.as_str()).and_then(|rest| rest.strip_prefix('\0')) {
+        let Some(rest) = whole.strip_prefix(self.inside.1.as_str()) else { return false };
+        match rest.strip_prefix('\0') {
             Some(rest) => self.cursor.recursive || !rest.contains('\0'),
-            None => false,
+            // The folder itself is an entry of its recursive listing; the root never is.
+            None => rest.is_empty() && self.cursor.recursive && !whole.is_empty(),
         }
     }
 }
@@ -160,6 +178,8 @@ fn begin(world: &World, call: &Call<'_>) -> Result<Cursor, Refusal> {
         link: link.is_some(),
         after: Some(String::new()),
         sequence: world.tree().sequence,
+        drain: None,
+        told: 0,
     })
 }
 
@@ -210,7 +230,7 @@ fn page(world: &World, cursor: Cursor) -> Result<Value, Refusal> {
     }
     let (entries, next, has_more) = match &cursor.after {
         Some(after) => listed(&tree, &cursor, after, limit),
-        None => told(&tree, &cursor, limit),
+        None => delta::told(world, &tree, &cursor, limit),
     };
     Ok(json!({ "entries": entries, "cursor": next.write(), "has_more": has_more }))
 }
@@ -249,36 +269,4 @@ fn listed(tree: &Tree, cursor: &Cursor, after: &str, limit: usize) -> (Vec<Value
     // A first page that held nothing but the folder itself goes on from the start, without it.
     let after = if whole { None } else { Some(last.unwrap_or_else(|| "\0".to_owned())) };
     (entries, Cursor { after, ..cursor.clone() }, !whole)
-}
-
-/// A page of what has changed: each place once, as it is now.
-fn told(tree: &Tree, cursor: &Cursor, limit: usize) -> (Vec<Value>, Cursor, bool) {
-    let shown = cursor.shown();
-    let mut view = View::new(tree, cursor);
-    let mut newest = HashMap::new();
-    for change in tree.changes_since(cursor.sequence).into_iter().flatten() {
-        newest.insert((change.namespace, change.key.as_str()), change.sequence);
-    }
-    let (mut entries, mut sequence, mut has_more) = (Vec::new(), tree.sequence, false);
-    for change in tree.changes_since(cursor.sequence).into_iter().flatten() {
-        if newest.get(&(change.namespace, change.key.as_str())) != Some(&change.sequence)
-            || !view.covers(change.namespace, &change.key)
-        {
-            continue;
-        }
-        if entries.len() >= limit {
-            (sequence, has_more) = (change.sequence - 1, true);
-            break;
-        }
-        match tree.node(change.namespace, &change.key) {
-            Some(node) if cursor.shows(node) => entries.push(tree.show_node(&shown, change.namespace, node)),
-            Some(_) => {}
-            None => {
-                let known = tree.namespace(change.namespace).and_then(|inner| inner.deleted.get(&change.key));
-                let forgotten = Deleted { display: paths::path_of(&change.key), at: String::new(), folder: false };
-                entries.push(tree.show_deleted(&shown, change.namespace, known.unwrap_or(&forgotten)));
-            }
-        }
-    }
-    (entries, Cursor { sequence, ..cursor.clone() }, has_more)
 }

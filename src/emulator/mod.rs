@@ -7,6 +7,7 @@
 mod content;
 pub mod control;
 mod copies;
+mod delta;
 mod download;
 mod feed;
 mod files;
@@ -27,6 +28,7 @@ mod team;
 mod tree;
 mod upload;
 mod users;
+mod webhooks;
 
 use std::{
     fmt,
@@ -42,6 +44,7 @@ use serde_json::{Value, json};
 use crate::clock::{ManualClock, SharedClock, SystemClock};
 
 use self::{content::Content, schema::RouteSpec, tree::Tree};
+pub use self::{delta::DeltaOrder, webhooks::Hook};
 
 /// How an emulator is started. `Options::default()` listens on free ports of 127.0.0.1, empty, in memory, by the system's clock.
 #[derive(Debug, Clone)]
@@ -143,6 +146,7 @@ impl Emulator {
         world.addresses.set(bound.addresses()).expect("set once, here");
         let mut listeners = bound.serve(world.clone());
         listeners.spawn(state::save_on_change(world.clone()));
+        listeners.spawn(webhooks::notify_on_change(world.clone()));
         Ok(Emulator { world, listeners: Some(listeners) })
     }
 
@@ -193,6 +197,9 @@ pub(in crate::emulator) struct World {
     pub temporary: download::TemporaryLinks,
     pub copies: copies::References,
     pub packed: state::Packed,
+    pub drains: delta::Drains,
+    pub listings: serve::listings::Listings,
+    pub webhooks: webhooks::Webhooks,
     pub dice: Mutex<StdRng>,
     addresses: OnceLock<Addresses>,
     state_dir: Option<PathBuf>,
@@ -226,6 +233,9 @@ impl World {
             temporary: download::TemporaryLinks::default(),
             copies: copies::References::default(),
             packed: state::Packed::default(),
+            drains: delta::Drains::default(),
+            listings: serve::listings::Listings::default(),
+            webhooks: webhooks::Webhooks::default(),
             dice: Mutex::new(StdRng::seed_from_u64(options.rng_seed)),
             addresses: OnceLock::new(),
             state_dir: options.state_dir.clone(),
@@ -267,6 +277,7 @@ impl World {
         self.copies.clear();
         self.authority.reset();
         self.script.clear();
+        self.webhooks.clear();
         self.ledger.clear();
         *hold(&self.switches) = Switches::default();
     }
@@ -371,6 +382,8 @@ pub(in crate::emulator) enum Refusal {
     Gone(String),
     /// 422
     PathRoot(Value),
+    /// 429 `too_many_requests`: the same listing is being made for the same user.
+    TooManyRequests,
     /// 429 `too_many_write_operations`, with `Retry-After: 1` and no `retry_after` in the body, as recorded.
     TooManyWrites,
     /// Anything, byte for byte.
@@ -457,10 +470,15 @@ pub struct Switches {
     pub jobs_in_progress: Option<u32>,
     /// Entries on a page of `list_folder` without `limit`.
     pub list_page: usize,
-    /// Longest random wait added to a longpoll.
+    /// Entries on a page of changes, whatever was asked for. `None`: as asked.
+    pub delta_page: Option<usize>,
+    pub delta_order: DeltaOrder,
+    /// Longest random wait added to a longpoll; Dropbox has 90 s.
     pub longpoll_jitter: Duration,
     /// `backoff` in longpoll answers, seconds.
     pub longpoll_backoff: Option<u64>,
+    /// Between a change and the webhook call that tells it; Dropbox gathers for some seconds.
+    pub webhook_delay: Duration,
     /// Space of each account in bytes; more is `insufficient_space`.
     pub space: u64,
     /// Every cursor made before now is `reset`.
@@ -499,8 +517,11 @@ impl Default for Switches {
             early_close_allowed: true,
             jobs_in_progress: None,
             list_page: 500,
+            delta_page: None,
+            delta_order: DeltaOrder::AsHappened,
             longpoll_jitter: Duration::ZERO,
             longpoll_backoff: None,
+            webhook_delay: Duration::ZERO,
             space: 2 << 40,
             cursors_reset_before: 0,
         }

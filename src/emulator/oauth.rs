@@ -268,6 +268,21 @@ impl Authority {
         secret.clone_into(&mut app.secret);
     }
 
+    /// The secret of an app.
+    pub(in crate::emulator) fn secret_of(&self, app: &str) -> Option<String> {
+        self.book().apps.get(app).map(|app| app.secret.clone())
+    }
+
+    /// The accounts an app is linked to, and those that linked it to their team.
+    pub(in crate::emulator) fn linked(&self, app: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+        let book = self.book();
+        let accounts = |team: bool| {
+            let grants = book.grants.values().filter(move |grant| grant.app == app && grant.team == team);
+            grants.map(|grant| grant.account.clone()).collect()
+        };
+        (accounts(false), accounts(true))
+    }
+
     /// Registers a redirect URI of the default app, as the App Console does. Loopback addresses need none.
     ///
     /// # Errors

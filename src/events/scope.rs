@@ -125,6 +125,11 @@ pub struct ResumePoint {
 struct Bound {
     #[serde(rename = "b")]
     binding: [u8; 16],
+    /// The folder, for those who come with the token alone.
+    #[serde(rename = "p")]
+    path: Arc<str>,
+    #[serde(rename = "r", default)]
+    recursive: bool,
     #[serde(flatten)]
     point: ResumePoint,
 }
@@ -133,7 +138,8 @@ impl ResumePoint {
     /// # Errors
     /// `CONNECTOR_BUG` for a cursor that is too long to be kept in a handle.
     pub fn seal(&self, keys: &KeyRing, scope: &Scope) -> Result<Arc<str>> {
-        let bound = Bound { binding: scope.binding(), point: self.clone() };
+        let Scope { path, recursive, .. } = scope;
+        let bound = Bound { binding: scope.binding(), path: path.clone(), recursive: *recursive, point: self.clone() };
         let token = keys.seal_handle(HandleKind::Resume, &scope.owner(), &bound);
         Ok(token
             .map_err(|fault| Fault::bug("Dropbox's cursor does not fit into a token").source(fault.to_string()))?
@@ -144,22 +150,37 @@ impl ResumePoint {
     /// `HANDLE_MALFORMED`, `HANDLE_KEY_RETIRED`; `RESUME_TOKEN_MISMATCH` for a token of another parameter, account or
     /// folder.
     pub fn unseal(keys: &KeyRing, scope: &Scope, token: &str) -> Result<ResumePoint> {
-        let mismatch = |text: &str| Fault::new(Reason::ResumeTokenMismatch, text).fact("handleKind", "resume token");
-        let bound: Bound = keys.open_handle(HandleKind::Resume, &scope.owner(), token).map_err(|fault| {
-            if fault.reason() == Reason::HandleNotYours {
-                return mismatch(
-                    "the resume token was given for another application parameter or another linked account",
-                );
-            }
-            fault
-        })?;
+        let bound = Bound::open(keys, &scope.owner(), token)?;
         if bound.binding != scope.binding() {
-            return Err(mismatch(
+            return Err(Bound::mismatch(
                 "the resume token was given for another path, path root, act_as or value of recursive; repeat what it \
                  was given for (recursive defaults to true here, and to false in ListFolder and WalkFolder)",
             ));
         }
         Ok(bound.point)
+    }
+
+    /// The folder a token was given for, and whether with all beneath it. It is not looked at whose it is otherwise.
+    ///
+    /// # Errors
+    /// As [`ResumePoint::unseal`], but for another folder.
+    pub fn folder_of(keys: &KeyRing, owner: &Owner<'_>, token: &str) -> Result<(Arc<str>, bool)> {
+        Bound::open(keys, owner, token).map(|bound| (bound.path, bound.recursive))
+    }
+}
+
+impl Bound {
+    fn open(keys: &KeyRing, owner: &Owner<'_>, token: &str) -> Result<Bound> {
+        keys.open_handle(HandleKind::Resume, owner, token).map_err(|fault| match fault.reason() {
+            Reason::HandleNotYours => Bound::mismatch(
+                "the resume token was given for another application parameter or another linked account",
+            ),
+            _ => fault,
+        })
+    }
+
+    fn mismatch(text: &str) -> Fault {
+        Fault::new(Reason::ResumeTokenMismatch, text).fact("handleKind", "resume token")
     }
 }
 
@@ -222,6 +243,8 @@ mod tests {
             let fault = ResumePoint::unseal(&keys, &other, &token).unwrap_err();
             assert_eq!(fault.reason(), Reason::ResumeTokenMismatch);
         }
+        let found = ResumePoint::folder_of(&keys, &scope("/Docs").owner(), &token).unwrap();
+        assert_eq!(found, ("/Docs".into(), true));
         let damaged = ResumePoint::unseal(&keys, &scope("/Docs"), &token[1..]).unwrap_err();
         assert_eq!(damaged.reason(), Reason::HandleMalformed);
     }

@@ -1,12 +1,13 @@
 //! The HTTP ports. Side port: `/metrics` for Prometheus, `/live` and `/ready` for probes that speak HTTP, and the connect page
-//! where it is on. Public port, off by default: `/oauth/callback` and the style of its page. No gRPC, no secrets, no paths of
-//! anybody's files. "Live" says only that the process runs; "ready" tells what is missing.
+//! where it is on. Public port, off by default: `/oauth/callback` and the style of its page, and `/webhook/…` where it is on.
+//! No gRPC, no secrets, no paths of anybody's files. "Live" says only that the process runs; "ready" tells what is missing.
 
 mod audit;
 mod callback;
 mod connect;
 mod door;
 mod pages;
+mod webhook;
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
@@ -26,6 +27,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use crate::{
     access::Authenticator,
     credentials::{CALLBACK_PATH, Resolver},
+    events::Hub,
     limits::{PUBLIC_CONNECTION_LIFE, PUBLIC_CONNECTIONS_MAX, PUBLIC_HEAD_TIME},
     ready::Ready,
     store::Store,
@@ -42,6 +44,8 @@ pub struct Parts {
     pub authenticator: Authenticator,
     /// Whether `/connect` is served.
     pub connect_page: bool,
+    /// Whom `/webhook/…` on the public port wakes, if it is served.
+    pub webhooks: Option<Hub>,
 }
 
 /// Serves the side port until `shutdown` ends; requests under way are finished.
@@ -66,17 +70,23 @@ pub async fn serve(
         .await
 }
 
-/// Serves the public port until `shutdown` ends. Anybody may come here, so connections are few, short and slow to no end.
+/// Serves the public port, with the doorbell of `webhooks` if there is one, until `shutdown` ends. Anybody may come here, so connections are few, short and slow to no end.
 ///
 /// # Errors
 /// None: an accept that fails is told and tried again.
 pub async fn serve_public(
     listener: TcpListener,
     resolver: Arc<Resolver>,
+    webhooks: Option<Hub>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let router = Router::new().route(CALLBACK_PATH, get(callback::public)).with_state(resolver);
-    let router = router.route(connect::STYLE_PATH, get(connect::style));
+    let router = Router::new().route(CALLBACK_PATH, get(callback::public)).with_state(resolver.clone());
+    let mut router = router.route(connect::STYLE_PATH, get(connect::style));
+    if let Some(hub) = webhooks {
+        let bell = webhook::Bell { resolver, hub };
+        let called = get(webhook::challenge).post(webhook::notify);
+        router = router.merge(Router::new().route(webhook::PATH, called).with_state(bell));
+    }
     let room = Arc::new(Semaphore::new(PUBLIC_CONNECTIONS_MAX));
     let mut shutdown = std::pin::pin!(shutdown);
     loop {

@@ -29,7 +29,7 @@ impl About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upstream: upstream.into(),
             limits: Some(server_limits(config)),
-            features: if config.grpc_web { vec!["grpc_web".to_owned()] } else { Vec::new() },
+            features: features(config),
             // One process holds the embedded store.
             request_id_scope: api::RequestIdScope::Process.into(),
             started_time: Some(timestamp(started_at)),
@@ -39,6 +39,11 @@ impl About {
     pub async fn get_server_info(&self, _: Call, _: api::GetServerInfoRequest) -> Result<api::GetServerInfoResponse> {
         Ok((*self.0).clone())
     }
+}
+
+fn features(config: &Config) -> Vec<String> {
+    let all = [("grpc_web", config.grpc_web), ("webhooks", config.webhooks)];
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn is_dropbox(config: &Config) -> bool {
@@ -80,5 +85,9 @@ fn server_limits(config: &Config) -> api::ServerLimits {
         max_sorted_items: count(limits::SORTED_ITEMS_MAX),
         default_deadline: Some(duration(limits::UNARY_DEADLINE_DEFAULT)),
         max_deadline: Some(duration(limits::DEADLINE_MAX)),
+        max_watches: count(config.max_watches),
+        max_stream_age: Some(duration(config.max_stream_age)),
+        max_longpolls: count(limits::LONGPOLLS_MAX),
+        max_pull_events: count(limits::PULL_EVENTS_MAX),
     }
 }

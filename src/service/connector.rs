@@ -6,12 +6,13 @@ use super::{
     about::About,
     call::answer,
     changes::Changes,
+    events::Events,
     items::{Answers, Items},
     raw_api::RawApi,
     sharing::Sharing,
     transfer::Transfer,
 };
-use crate::{api::v1 as api, api::v1::dropbox_connector_server::DropboxConnector, fault::Fault};
+use crate::{api::Encoded, api::v1 as api, api::v1::dropbox_connector_server::DropboxConnector, fault::Fault};
 
 /// The data service.
 #[derive(Clone)]
@@ -21,6 +22,7 @@ pub struct Connector {
     pub changes: Changes,
     pub sharing: Sharing,
     pub raw_api: RawApi,
+    pub events: Events,
     pub about: About,
 }
 
@@ -28,6 +30,7 @@ pub struct Connector {
 impl DropboxConnector for Connector {
     type UploadFileDuplexStream = Answers<api::UploadFileDuplexResponse>;
     type DownloadFileStream = Answers<api::DownloadFileResponse>;
+    type WatchEventsStream = Answers<Encoded>;
     type WalkFolderStream = Answers<api::WalkFolderResponse>;
 
     async fn upload_file(
@@ -158,6 +161,34 @@ impl DropboxConnector for Connector {
         request: Request<api::RevokeSharedLinkRequest>,
     ) -> Result<Response<api::RevokeSharedLinkResponse>, Status> {
         answer(request, |call, request| self.sharing.revoke_shared_link(call, request)).await
+    }
+
+    async fn watch_events(
+        &self,
+        request: Request<api::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        answer(request, |call, request| self.events.watch_events(call, request)).await
+    }
+
+    async fn pull_events(
+        &self,
+        request: Request<api::PullEventsRequest>,
+    ) -> Result<Response<api::PullEventsResponse>, Status> {
+        answer(request, |call, request| self.events.pull_events(call, request)).await
+    }
+
+    async fn get_event_token(
+        &self,
+        request: Request<api::GetEventTokenRequest>,
+    ) -> Result<Response<api::GetEventTokenResponse>, Status> {
+        answer(request, |call, request| self.events.get_event_token(call, request)).await
+    }
+
+    async fn acknowledge_events(
+        &self,
+        request: Request<api::AcknowledgeEventsRequest>,
+    ) -> Result<Response<api::AcknowledgeEventsResponse>, Status> {
+        answer(request, |call, request| self.events.acknowledge_events(call, request)).await
     }
 
     async fn call_api(&self, request: Request<api::CallApiRequest>) -> Result<Response<api::CallApiResponse>, Status> {

@@ -62,6 +62,7 @@ macro_rules! addressed {
 }
 
 addressed! {
+    AcknowledgeEventsRequest, GetEventTokenRequest, PullEventsRequest, WatchEventsRequest,
     CallApiRequest, CopyItemRequest, CreateFolderRequest, CreateSharedLinkRequest, DeleteItemRequest,
     DownloadFileRequest, GetAccountRequest, GetFileLinkRequest, GetItemRequest, GetUploadStatusRequest,
     ListFolderRequest, ListSharedLinksRequest, MoveItemRequest, RevokeSharedLinkRequest, SearchItemsRequest,
@@ -220,6 +221,11 @@ impl Site {
 
     pub fn context(&self) -> &AskedContext {
         &self.0.context
+    }
+
+    /// As whom it acts; `None` for the linked account itself.
+    pub fn act_as(&self) -> Option<&ActAs> {
+        self.0.opened.act_as.as_ref()
     }
 
     pub fn root(&self) -> Option<&Root> {

@@ -83,10 +83,25 @@ impl Filter {
         path.ok_or_else(|| Fault::field("filter", "NOT_POSSIBLE", "this folder has no path to match against"))
     }
 
+    /// Whether everything is wanted.
+    pub fn is_open(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether an entry found under `base` is wanted.
     pub fn wants(&self, entry: &files::Metadata, base: &str) -> bool {
-        let Some(filter) = &self.0 else { return true };
         let path = paths(entry).1.or(paths(entry).0).unwrap_or_default();
+        let kind = match entry {
+            files::Metadata::File(_) => Kind::File,
+            files::Metadata::Folder(_) => Kind::Folder,
+            files::Metadata::Deleted(_) => Kind::Deleted,
+        };
+        self.wants_at(entry, path, kind, base)
+    }
+
+    /// The same for an entry that lies or lay at `path`, and counts as a `kind`.
+    pub fn wants_at(&self, entry: &files::Metadata, path: &str, kind: Kind, base: &str) -> bool {
+        let Some(filter) = &self.0 else { return true };
         let below = dbx_strip_prefix_ignore_case(path, base).filter(|rest| rest.starts_with('/'));
         // Behind a shared link, and in namespaces that are not mounted, only the name is known.
         let relative = below.map_or(name(entry), |rest| rest.trim_start_matches('/'));
@@ -97,7 +112,7 @@ impl Filter {
         let candidate = match entry {
             files::Metadata::File(file) => Candidate {
                 path_relative: relative,
-                kind: Kind::File,
+                kind,
                 size: Some(file.size),
                 server_modified: from_dropbox_time(&file.server_modified),
                 client_modified: from_dropbox_time(&file.client_modified),
@@ -105,7 +120,7 @@ impl Filter {
             },
             files::Metadata::Folder(_) | files::Metadata::Deleted(_) => Candidate {
                 path_relative: relative,
-                kind: if matches!(entry, files::Metadata::Folder(_)) { Kind::Folder } else { Kind::Deleted },
+                kind,
                 size: None,
                 server_modified: None,
                 client_modified: None,

@@ -40,16 +40,23 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// A handler stops this long before the caller's own clock runs out, so that its answer still arrives.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 /// Streams end when they are done; only a deadline of their own bounds them.
-const STREAMS: [&str; 4] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder"];
+const STREAMS: [&str; 5] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder", "WatchEvents"];
 /// Answers that are streams: no single answer of Dropbox made them.
-const ANSWERED_IN_STREAMS: [&str; 3] = ["UploadFileDuplex", "DownloadFile", "WalkFolder"];
+const ANSWERED_IN_STREAMS: [&str; 4] = ["UploadFileDuplex", "DownloadFile", "WalkFolder", "WatchEvents"];
 /// Streams whose first message is held to its size.
 const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
 /// Streams of answers that end when their application parameter may not be used any more.
-const READING_STREAMS: [&str; 2] = ["DownloadFile", "WalkFolder"];
+const READING_STREAMS: [&str; 3] = ["DownloadFile", "WalkFolder", "WatchEvents"];
 /// Answers that compress well and are not file content.
-const COMPRESSED: [&str; 5] =
-    ["ListFolder", "ListSharedLinks", "SearchItems", "WalkFolder", "ListApplicationParameters"];
+const COMPRESSED: [&str; 7] = [
+    "ListFolder",
+    "ListSharedLinks",
+    "PullEvents",
+    "SearchItems",
+    "WalkFolder",
+    "WatchEvents",
+    "ListApplicationParameters",
+];
 
 /// Puts a [`Guard`] before a service.
 #[derive(Debug, Clone)]
@@ -272,7 +279,7 @@ fn timeout(text: &str) -> Option<Duration> {
 fn too_late(call: &Call) -> Fault {
     let fault = Fault::new(Reason::DeadlineExceeded, "the call's deadline has passed");
     match call.facts().class {
-        Class::Needs(Permission::Read) | Class::Anyone => fault,
+        Class::Needs(Permission::Read | Permission::Events) | Class::Anyone => fault,
         // What the handler was at when it was dropped is not known here.
         _ => fault.fact("sent", true),
     }

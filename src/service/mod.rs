@@ -11,6 +11,7 @@ mod connector;
 mod door;
 mod download;
 mod duplex;
+mod events;
 mod filter;
 mod frames;
 mod guard;
@@ -41,8 +42,8 @@ use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
 use self::{
-    about::About, admin::Admin, changes::Changes, connector::Connector, door::Door, health::Health, items::Items,
-    raw_api::RawApi, sharing::Sharing, transfer::Transfer,
+    about::About, admin::Admin, changes::Changes, connector::Connector, door::Door, events::Events, health::Health,
+    items::Items, raw_api::RawApi, sharing::Sharing, transfer::Transfer,
 };
 use crate::{
     access::Authenticator,
@@ -57,6 +58,7 @@ use crate::{
     config::Config,
     credentials::Resolver,
     engine::{download::Downloads, gate::Gates, upload::Uploads},
+    events::Hub,
     limits::{ADMIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX},
     ready::Ready,
     store::Store,
@@ -77,6 +79,7 @@ pub const SERVICES: [&str; 2] = [DATA, ADMIN];
 /// What the services are built of.
 #[expect(missing_debug_implementations, reason = "taken apart at once, never shown")]
 pub struct Parts {
+    pub hub: Hub,
     pub resolver: Arc<Resolver>,
     pub store: Store,
     pub uploads: Uploads,
@@ -105,6 +108,7 @@ pub struct Doors {
 impl Doors {
     pub fn new(parts: Parts) -> Doors {
         let Parts {
+            hub,
             resolver,
             store,
             uploads,
@@ -125,6 +129,7 @@ impl Doors {
             changes: Changes { door: door.clone() },
             sharing: Sharing { door: door.clone() },
             raw_api: RawApi { door: door.clone() },
+            events: Events::new(door.clone(), hub, config.max_watches, config.max_stream_age, draining.clone()),
             about: About::new(&config, started_at),
         };
         Doors {

@@ -141,6 +141,7 @@ for language in "$@"; do
             [ -d clients/go/dropboxconnectorv1 ] || bash tests/clients/generate.sh go || true
             ;;
         browser) expected=4 && bash tests/clients/generate.sh browser || true ;;
+        python) expected=8 && bash tests/clients/generate.sh python || true ;; # and a watch
         java) ;;
         *) bash tests/clients/generate.sh "$language" || true ;;
     esac

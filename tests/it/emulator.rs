@@ -1,5 +1,6 @@
 //! The emulator held against what is published and what was recorded, over plain HTTP.
 
+mod changes;
 mod consent;
 mod entries;
 mod faults;

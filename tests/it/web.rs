@@ -141,6 +141,34 @@ async fn a_page_of_an_allowed_origin_asks_first_and_then_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_watches_until_its_deadline() {
+    use dropbox_connector::api::{Encoded, plain::watch_events_response::Payload};
+    let house = open_to_pages().await;
+    let watch = pb::WatchEventsRequest {
+        application_parameter_id: PARAMETER.into(),
+        start: Some(pb::watch_events_request::Start::StartPosition(pb::StartPosition::Snapshot.into())),
+        ..Default::default()
+    };
+    let headers = [
+        ("content-type", "application/grpc-web+proto"),
+        ("x-grpc-web", "1"),
+        ("origin", ORIGIN),
+        ("grpc-timeout", "3S"),
+    ];
+    let path = "/dropboxconnector.v1.DropboxConnector/WatchEvents";
+    let (_, body) = exchange(&house, "POST", path, &headers, &framed(&watch));
+    let (messages, trailers) = frames(&body);
+    let payloads: Vec<Payload> = messages
+        .iter()
+        .filter_map(|message| Encoded::decode(&**message).expect("a message").into_plain().payload)
+        .collect();
+    let Some(Payload::Snapshot(snapshot)) = payloads.first() else { panic!("{payloads:?}") };
+    assert!(snapshot.items.iter().any(|item| item.name == "a.txt"), "{payloads:?}");
+    assert!(payloads.iter().any(|payload| matches!(payload, Payload::Ready(_))), "{payloads:?}");
+    assert!(matches!(payloads.last(), Some(Payload::Draining(_))) && trailers.contains("grpc-status:4"), "{trailers}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_any_other_origin_is_refused_before_anything_is_done() {
     let house = open_to_pages().await;
     let before = house.control().counter("files/get_metadata").calls;

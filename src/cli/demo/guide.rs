@@ -35,6 +35,7 @@ and from another terminal, with grpcurl (reflection is on; `describe` shows the 
 or with this program:
   export DROPBOX_CONNECTOR_PARAMETER={DEMO_PARAMETER}
   dropbox-connector put -r ./some-folder /    and    ls -l -r, get, link, mv, cp, search, rm
+  dropbox-connector watch /                   prints what changes from now on, as it happens
 
 With a real account:
   1. Make an app at https://www.dropbox.com/developers/apps and give it the scopes account_info.read,

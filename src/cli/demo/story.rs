@@ -1,17 +1,22 @@
 //! The steps of the demo, each done and then checked by other means than those it was done with.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt as _, stream};
-use tokio::fs::File;
+use tokio::{fs::File, task::JoinHandle};
+use tonic::{Status, Streaming};
 
-use crate::api::v1::{
-    CreateSharedLinkRequest, DeleteItemRequest, DownloadFileRequest, GetAccountRequest, GetFileLinkRequest,
-    GetServerInfoRequest, ItemKind, LinkKind, MoveItemRequest, SharedLinkSource, UploadSpec, WalkFolderRequest,
-    download_file_request::Source, item::Kind,
+use crate::api::{
+    Encoded,
+    plain::watch_events_response::Payload,
+    v1::{
+        CreateSharedLinkRequest, DeleteItemRequest, DownloadFileRequest, EventType, GetAccountRequest,
+        GetFileLinkRequest, GetServerInfoRequest, ItemKind, LinkKind, MoveItemRequest, SharedLinkSource, UploadSpec,
+        WalkFolderRequest, WatchEventsRequest, download_file_request::Source, item::Kind,
+    },
 };
 
 use crate::cli::{
@@ -23,12 +28,15 @@ use crate::cli::{
     progress::{Meter, Progress},
     put::{look, whole_seconds},
     tally::Tally,
+    watch::word,
 };
 
 const FOLDER: &str = "/demo";
 const MOVED: &str = "/demo (moved)";
 /// A tree goes or is deleted in one call; the server's own deadline for those is 2 minutes.
 const TREE_PATIENCE: Duration = Duration::from_secs(600);
+/// The watch hears of everything within a moment; a large folder takes longer.
+const WATCH_PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Story<'a> {
     client: Client,
@@ -37,11 +45,13 @@ pub struct Story<'a> {
     step: usize,
     /// By Dropbox's key of the path: the file, and the hash its bytes had on their way up.
     sent: HashMap<String, (&'a LocalFile, String)>,
+    /// Counts what is told of all this, by type, until the end of it is.
+    watching: Option<JoinHandle<Result<BTreeMap<String, usize>, Status>>>,
 }
 
 impl<'a> Story<'a> {
     pub fn new(client: Client, files: &'a [LocalFile], jobs: usize) -> Story<'a> {
-        Story { client, files, jobs, step: 0, sent: HashMap::new() }
+        Story { client, files, jobs, step: 0, sent: HashMap::new(), watching: None }
     }
 
     /// All of it.
@@ -51,12 +61,14 @@ impl<'a> Story<'a> {
     pub async fn run(mut self) -> Result<()> {
         let started = Instant::now();
         self.greet().await?;
+        self.watch().await?;
         self.upload().await?;
         self.list(FOLDER).await?;
         self.link().await?;
         self.download().await?;
         self.relocate().await?;
         self.delete().await?;
+        self.watched().await?;
         out::line("");
         let (files, bytes) = (out::count(self.sent.len(), "file"), out::size(self.bytes()));
         let seconds = started.elapsed().as_secs_f64();
@@ -78,6 +90,25 @@ impl<'a> Story<'a> {
             "connected",
             format_args!("version {}, upstream {upstream}, account {name} <{email}>", server.version),
         );
+        Ok(())
+    }
+
+    /// Opens a watch of everything, beside the story.
+    async fn watch(&mut self) -> Result<()> {
+        let request = WatchEventsRequest::default();
+        let opened = repeated(Repeat::Free, async || self.client.data().watch_events(request.clone()).await).await?;
+        self.watching = Some(tokio::spawn(count(opened)));
+        Ok(())
+    }
+
+    /// Waits until the watch has heard of the story's end.
+    async fn watched(&mut self) -> Result<()> {
+        let Some(watching) = self.watching.take() else { return Ok(()) };
+        let late = || Failure::new(Exit::Failed, "the watch was not told of the deletion");
+        let told = tokio::time::timeout(WATCH_PATIENCE, watching).await.map_err(|_| late())?;
+        let told = told.map_err(|error| Failure::new(Exit::Failed, error.to_string()))??;
+        let told: Vec<String> = told.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        self.tell("watched", format_args!("{}; each told as it happened", told.join(", ")));
         Ok(())
     }
 
@@ -254,6 +285,20 @@ impl<'a> Story<'a> {
 fn told(tally: &mut Tally, progress: &Progress, file: &LocalFile, failure: Failure) {
     let failure = failure.about(out::plain(&file.relative));
     tally.fail(failure).into_iter().for_each(|text| progress.say(text));
+}
+
+/// Counts events by type up to the deletion of the demo's folder.
+async fn count(mut events: Streaming<Encoded>) -> Result<BTreeMap<String, usize>, Status> {
+    let mut told = BTreeMap::new();
+    while let Some(message) = events.message().await? {
+        let Some(Payload::Change(change)) = message.into_plain().payload else { continue };
+        *told.entry(word(change.change_type())).or_default() += 1;
+        let path = change.item.as_ref().map_or("", |item| &item.path_display);
+        if change.change_type() == EventType::Deleted && path == MOVED {
+            return Ok(told);
+        }
+    }
+    Err(Status::unknown("the watch ended without a status"))
 }
 
 /// A call that may take as long as a tree needs.

@@ -1,6 +1,7 @@
 //! What was asked and how it went: counters for each route, and the last requests in order. No secret is written down.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, VecDeque},
     fmt,
     sync::{
@@ -119,7 +120,7 @@ impl Ledger {
             books.journal.pop_front();
         }
         books.journal.push_back(entry);
-        Ticket { ledger: self.clone(), route, number, age, bytes_in: AtomicU64::new(0) }
+        Ticket { ledger: self.clone(), route, number, age, bytes_in: AtomicU64::new(0), kept: Mutex::default() }
     }
 
     pub fn counters(&self) -> BTreeMap<String, Counter> {
@@ -165,9 +166,15 @@ pub(in crate::emulator) struct Ticket {
     age: u64,
     /// Body bytes so far, also when the entry has left the journal.
     bytes_in: AtomicU64,
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl Ticket {
+    /// Lets this go when the request ends.
+    pub fn keep(&self, thing: impl Any + Send) {
+        *hold(&self.kept) = Some(Box::new(thing));
+    }
+
     /// Of the request's body, as it comes.
     pub fn bytes_in(&self, bytes: u64) {
         let body = self.bytes_in.fetch_add(bytes, Ordering::Relaxed) + bytes;

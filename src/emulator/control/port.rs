@@ -28,6 +28,10 @@
 //! | `GET /control/switches` | where Dropbox varies: all fields |
 //! | `POST /control/switches` | changes the fields given |
 //! | `POST /control/cursors/reset` | every cursor there is answers `reset` |
+//! | `GET /control/webhooks` | registered webhooks: `[{"app_key", "uri", "calls", "good", "dropped", "running"}]` |
+//! | `POST /control/webhooks` | registers one, after a challenge: `{"uri", "app_key"?}` |
+//! | `DELETE /control/webhooks` | forgets them |
+//! | `POST /control/case` | writes a name otherwise, unheard by cursors: `{"path", "account_id"?}` |
 //! | `GET /control/clock` | `{"now"}` |
 //! | `POST /control/clock` | moves a manual clock: `{"advance_seconds"}` → `{"now"}` |
 
@@ -41,7 +45,7 @@ use serde_json::{Value, json};
 use super::{Consent, Control, ControlError, Document, Restriction, Rule, Seed, invalid};
 use crate::{
     clock::dropbox_time,
-    emulator::{Contention, ResentBlock, SecondFinish, Switches, World},
+    emulator::{Contention, DeltaOrder, ResentBlock, SecondFinish, Switches, World},
 };
 
 /// The longest clock step at once: beyond it, times leave what Dropbox can write.
@@ -117,7 +121,16 @@ struct RedirectAsked {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MountAsked {
+struct WebhookAsked {
+    #[serde(default)]
+    app_key: Option<String>,
+    uri: String,
+}
+
+/// An account and a path in it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PathAsked {
     #[serde(default)]
     account_id: Option<String>,
     path: String,
@@ -141,6 +154,10 @@ struct Levers {
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     jobs_in_progress: Option<Option<u32>>,
     list_page: Option<usize>,
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    delta_page: Option<Option<usize>>,
+    delta_order: Option<DeltaOrder>,
+    webhook_delay_millis: Option<u64>,
     longpoll_jitter_millis: Option<u64>,
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     longpoll_backoff: Option<Option<u64>>,
@@ -182,6 +199,9 @@ impl Levers {
             early_close_allowed: Some(switches.early_close_allowed),
             jobs_in_progress: Some(switches.jobs_in_progress),
             list_page: Some(switches.list_page),
+            delta_page: Some(switches.delta_page),
+            delta_order: Some(switches.delta_order),
+            webhook_delay_millis: Some(millis(switches.webhook_delay)),
             longpoll_jitter_millis: Some(millis(switches.longpoll_jitter)),
             longpoll_backoff: Some(switches.longpoll_backoff),
             space: Some(switches.space),
@@ -210,12 +230,15 @@ impl Levers {
             Some("same_answer") => SecondFinish::SameAnswer,
             Some(other) => return invalid(format!("second_finish: '{other}' is not not_found, closed or same_answer")),
         };
-        if self.list_page == Some(0) {
-            return invalid("list_page: is 0");
+        if self.list_page == Some(0) || self.delta_page == Some(Some(0)) {
+            return invalid("list_page, delta_page: is 0");
         }
         switches.early_close_allowed = self.early_close_allowed.unwrap_or(switches.early_close_allowed);
         switches.jobs_in_progress = self.jobs_in_progress.unwrap_or(switches.jobs_in_progress);
         switches.list_page = self.list_page.unwrap_or(switches.list_page);
+        switches.delta_page = self.delta_page.unwrap_or(switches.delta_page);
+        switches.delta_order = self.delta_order.unwrap_or(switches.delta_order);
+        switches.webhook_delay = self.webhook_delay_millis.map_or(switches.webhook_delay, Duration::from_millis);
         switches.longpoll_jitter = self.longpoll_jitter_millis.map_or(switches.longpoll_jitter, Duration::from_millis);
         switches.longpoll_backoff = self.longpoll_backoff.unwrap_or(switches.longpoll_backoff);
         switches.space = self.space.unwrap_or(switches.space);
@@ -304,7 +327,7 @@ impl Control {
                 done
             }
             (&Method::POST, "mounts") => {
-                let asked: MountAsked = read(body)?;
+                let asked: PathAsked = read(body)?;
                 json!({ "namespace_id": self.mount_namespace(asked.account_id.as_deref(), &asked.path)?.to_string() })
             }
             (&Method::GET, "sessions") => json!({ "open": self.open_sessions() }),
@@ -348,6 +371,21 @@ impl Control {
             }
             (&Method::POST, "cursors/reset") => {
                 self.reset_cursors();
+                done
+            }
+            (&Method::GET, "webhooks") => shown(self.webhooks()),
+            (&Method::POST, "webhooks") => {
+                let asked: WebhookAsked = read(body)?;
+                self.register_webhook(asked.app_key.as_deref(), &asked.uri).await?;
+                done
+            }
+            (&Method::DELETE, "webhooks") => {
+                self.clear_webhooks();
+                done
+            }
+            (&Method::POST, "case") => {
+                let asked: PathAsked = read(body)?;
+                self.recase(asked.account_id.as_deref(), &asked.path)?;
                 done
             }
             (&Method::GET, "clock") => json!({ "now": dropbox_time(self.now()) }),

@@ -101,6 +101,15 @@ impl Answer {
             Refusal::WrongMethod => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed".to_owned()),
             Refusal::Gone(text) => Answer::text(StatusCode::GONE, text),
             Refusal::PathRoot(error) => tagged(StatusCode::UNPROCESSABLE_ENTITY, error, None),
+            Refusal::TooManyRequests => {
+                let tag = "too_many_requests";
+                let summary = format!("{tag}/{}", world.dots());
+                let body =
+                    json!({ "error_summary": summary, "error": { "reason": { ".tag": tag }, "retry_after": 1 } });
+                let mut answer = Answer::json(StatusCode::TOO_MANY_REQUESTS, &body);
+                answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                answer
+            }
             Refusal::TooManyWrites => {
                 let tag = "too_many_write_operations";
                 let summary = format!("{tag}/{}", world.dots());

@@ -2,6 +2,7 @@
 
 mod answer;
 pub(in crate::emulator) mod commits;
+pub(in crate::emulator) mod listings;
 mod page;
 mod pipeline;
 mod request;

@@ -141,7 +141,13 @@ async fn check_and_handle(
         Err(refusal) => Err(refusal),
         Ok(arg) => {
             taking.ticket.arg(&arg);
-            handle(world, Call { route, arg, who, root, headers: &head.headers, body: received }).await
+            let call = Call { route, arg, who, root, headers: &head.headers, body: received };
+            match world.listings.enter(&call) {
+                Err(refusal) => return Ok(Err(refusal)),
+                Ok(Some(listing)) => taking.ticket.keep(listing),
+                Ok(None) => {}
+            }
+            handle(world, call).await
         }
     })
 }

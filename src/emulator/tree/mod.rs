@@ -165,6 +165,12 @@ pub(in crate::emulator) struct Change {
     pub sequence: u64,
     pub namespace: NamespaceId,
     pub key: String,
+    /// Nothing was left there.
+    pub gone: bool,
+    /// What went was a folder, with all it held.
+    pub folder: bool,
+    /// Another namespace shows there.
+    pub mount: bool,
 }
 
 /// A place in a namespace, with or without an entry.
@@ -427,7 +433,11 @@ impl Tree {
     /// Notes that something at a place is new, different or gone.
     pub fn note(&mut self, namespace: NamespaceId, key: String) {
         self.sequence += 1;
-        self.changes.push_back(Change { sequence: self.sequence, namespace, key });
+        let there = self.node(namespace, &key);
+        let (gone, mount) = (there.is_none(), there.and_then(Node::mount).is_some());
+        let went = self.namespace(namespace).and_then(|inner| inner.deleted.get(&key));
+        let folder = gone && went.is_some_and(|deleted| deleted.folder);
+        self.changes.push_back(Change { sequence: self.sequence, namespace, key, gone, folder, mount });
         if self.changes.len() > CHANGES_MAX
             && let Some(oldest) = self.changes.pop_front()
         {

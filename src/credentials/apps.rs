@@ -1,0 +1,103 @@
+//! Whether a webhook call comes from Dropbox: it is signed with the secret of the app that its address names, the server's own
+//! or that of an application parameter. The secrets are gathered when the first call comes, and again when something changed.
+
+use std::{collections::HashMap, sync::atomic::Ordering, time::Instant};
+
+use ring::hmac;
+use tokio::sync::Mutex;
+
+use super::Resolver;
+use crate::{
+    fault::Result,
+    limits::{PARAMETERS_PAGE_MAX, WEBHOOK_SECRETS_KEPT},
+    secret::Secret,
+    store::AppSource,
+};
+
+/// What the signature of a webhook call says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signed {
+    /// No app of this key, or none whose secret is known.
+    UnknownApp,
+    Wrong,
+    Right,
+}
+
+/// Secrets by app key, as of some state of the application parameters.
+#[derive(Default)]
+pub(super) struct Apps(Mutex<Option<Known>>);
+
+struct Known {
+    /// [`Resolver::forgotten`] when they were read.
+    forgotten: u64,
+    at: Instant,
+    /// An app may have had its secret changed in one parameter and not yet in another: any of them will do.
+    secrets: HashMap<String, Vec<Secret<String>>>,
+}
+
+impl Resolver {
+    /// Whether `signature` (lower-case hex of HMAC-SHA256) is that of an app of this key over these bytes. Compares in constant
+    /// time.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn check_app_signature(&self, app_key: &str, body: &[u8], signature: &str) -> Result<Signed> {
+        let signature = hex::decode(signature).unwrap_or_default();
+        let verified = |secret: &Secret<String>| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes());
+            hmac::verify(&key, body, &signature).is_ok()
+        };
+        let answer = |secrets: &Vec<Secret<String>>| match secrets.iter().any(verified) {
+            true => Signed::Right,
+            false => Signed::Wrong,
+        };
+        self.with_app_secrets(|secrets| secrets.get(app_key).map_or(Signed::UnknownApp, answer)).await
+    }
+
+    /// Whether the secret of an app of this key is known.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn knows_app_secret(&self, app_key: &str) -> Result<bool> {
+        self.with_app_secrets(|secrets| secrets.contains_key(app_key)).await
+    }
+
+    async fn with_app_secrets<T>(&self, read: impl FnOnce(&HashMap<String, Vec<Secret<String>>>) -> T) -> Result<T> {
+        let mut known = self.apps.0.lock().await;
+        let forgotten = self.forgotten.load(Ordering::Acquire);
+        // Anybody can ask for any key: what is not known is not looked for each time.
+        let fresh = known
+            .as_ref()
+            .is_some_and(|known| known.forgotten == forgotten || known.at.elapsed() < WEBHOOK_SECRETS_KEPT);
+        if !fresh {
+            let secrets = self.read_app_secrets().await?;
+            *known = Some(Known { forgotten, at: Instant::now(), secrets });
+        }
+        let none = HashMap::new();
+        Ok(read(known.as_ref().map_or(&none, |known| &known.secrets)))
+    }
+
+    async fn read_app_secrets(&self) -> Result<HashMap<String, Vec<Secret<String>>>> {
+        let mut secrets: HashMap<String, Vec<Secret<String>>> = HashMap::new();
+        if let Some(app) = &self.oauth.shared_app
+            && let Some(secret) = &app.secret
+        {
+            secrets.entry(app.key.clone()).or_default().push(secret.clone());
+        }
+        let mut after = None;
+        loop {
+            let page = self.store.list_parameters("", after.as_ref(), PARAMETERS_PAGE_MAX).await?;
+            let Some(last) = page.last() else { return Ok(secrets) };
+            after = Some(last.id.clone());
+            for parameters in page {
+                let own = parameters.settings.app_source == AppSource::OwnApp;
+                if let Some(secret) = parameters.app_secret.filter(|_| own) {
+                    let known = secrets.entry(parameters.settings.app_key).or_default();
+                    if !known.iter().any(|known| known.reveal() == secret.reveal()) {
+                        known.push(secret);
+                    }
+                }
+            }
+        }
+    }
+}

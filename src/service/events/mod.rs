@@ -1,0 +1,268 @@
+//! Events: what changed, as a stream, by asking, and from a place kept by name. The hub knows what happened; here are the
+//! caller's wishes: filters and types, heartbeats, ends, wire bytes.
+
+mod settle;
+mod told;
+mod watch;
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use metrics::{Counter, counter};
+use rand::Rng as _;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::{told::Taste, watch::Watch};
+use super::{
+    call::Call,
+    door::{Door, Site},
+    filter,
+    items::Answers,
+    pages,
+};
+use crate::{
+    access::Permissions,
+    api::{Encoded, v1 as api},
+    convert::{
+        events::{self as convert, AskedStart, Terms, WatchPlan},
+        path::ItemPath,
+    },
+    events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Scope, Start},
+    fault::{Fault, Reason, Result},
+    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, STREAM_AGE_SPREAD, WATCH_END_AHEAD},
+    telemetry::WATCH_DELIVERED,
+};
+
+/// The four RPCs of events.
+#[derive(Clone)]
+pub struct Events {
+    pub door: Door,
+    pub hub: Hub,
+    /// Places for watches.
+    places: Arc<Semaphore>,
+    stream_age: Duration,
+    draining: CancellationToken,
+    delivered: Arc<[Counter; TYPES.len()]>,
+}
+
+/// Types that are told, with their labels.
+const TYPES: [(api::EventType, &str); 6] = [
+    (api::EventType::Created, "created"),
+    (api::EventType::Updated, "updated"),
+    (api::EventType::MetadataChanged, "metadata_changed"),
+    (api::EventType::Deleted, "deleted"),
+    (api::EventType::Moved, "moved"),
+    (api::EventType::Upserted, "upserted"),
+];
+
+impl Events {
+    pub fn new(door: Door, hub: Hub, watches_max: usize, stream_age: Duration, draining: CancellationToken) -> Events {
+        let delivered = Arc::new(TYPES.map(|(_, label)| counter!(WATCH_DELIVERED, "type" => label)));
+        Events { door, hub, places: Arc::new(Semaphore::new(watches_max)), stream_age, draining, delivered }
+    }
+
+    pub async fn watch_events(&self, call: Call, request: api::WatchEventsRequest) -> Result<Answers<Encoded>> {
+        let plan = convert::watch_events(&request)?;
+        let filter = filter::compile(request.filter.as_ref())?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may").retry_after(DRAINING_RETRY)
+        })?;
+        let expand = plan.terms.expand_folders || !filter.is_open();
+        let (asked, expand) = (&plan, &expand);
+        let begun = self.door.enter(&call, &request, Permissions::default(), |site| async move {
+            let scope = scope(&site, &asked.path, asked.recursive, asked.terms).await?;
+            let watcher = self.hub.watch(scope.clone(), self.start(&scope, asked)?, options(asked, *expand)).await?;
+            Ok((site, scope, watcher))
+        });
+        let (site, scope, watcher) = begun.await?;
+        let taste = Taste { filter, types: plan.terms.types, base: scope.path.to_string() };
+        Ok(Watch::new(self, call, site, scope, watcher, taste, &plan, place)?.answers())
+    }
+
+    pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {
+        let plan = convert::pull_events(&request)?;
+        let filter = filter::compile(request.filter.as_ref())?;
+        let expand_folders = plan.terms.expand_folders || !filter.is_open();
+        let options = Options { on_reset: on_reset(plan.terms), poll: Poll::Longpoll, expand_folders };
+        let (plan, filter, asked, call_here) = (&plan, &filter, &request, &call);
+        self.door
+            .enter(&call, &request, Permissions::default(), |site| async move {
+                let scope = self.scope_of(&site, &asked.resume_token, plan.terms)?;
+                let start = Start::After(self.hub.unseal(&scope, &asked.resume_token)?);
+                let taste = Taste { filter: filter.clone(), types: plan.terms.types, base: scope.path.to_string() };
+                let begun_at = self.door.clock.now();
+                let mut watcher = self.hub.watch(scope.clone(), start, options).await?;
+                let clock = &self.door.clock;
+                let waited = clock.sleep(plan.wait.max(PULL_LOOK_MAX));
+                let patience = clock.sleep(plan.wait);
+                let leave = call_here.deadline().map(|deadline| deadline - end_ahead(deadline));
+                let overdue = async {
+                    match leave {
+                        Some(leave) => tokio::time::sleep_until(leave.into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let (mut waited, mut patience) = (waited, patience);
+                let mut overdue = std::pin::pin!(overdue);
+                let mut patient = true;
+                let mut answer = pages::Answer::bounded(plan.events_max, ANSWER_BYTES_MAX);
+                let mut token: Arc<str> = asked.resume_token.as_str().into();
+                let mut more = true;
+                loop {
+                    // Nothing is left to fetch once what is there was looked at after the call had begun.
+                    let looked = clock.now().duration_since(begun_at).unwrap_or_default() >= watcher.lag();
+                    if watcher.is_caught_up() && looked && (!patient || !answer.taken.is_empty() || plan.wait.is_zero())
+                    {
+                        more = false;
+                        break;
+                    }
+                    let happening = tokio::select! {
+                        biased;
+                        () = self.draining.cancelled() => break,
+                        () = &mut overdue => break,
+                        happening = watcher.next() => happening?,
+                        () = &mut patience, if patient => {
+                            patient = false;
+                            continue;
+                        }
+                        () = &mut waited => break,
+                        // A watcher that has caught up says nothing: it is looked at again.
+                        () = tokio::time::sleep(PULL_LOOK_EVERY) => continue,
+                    };
+                    if let Happening::Event(entry) = &happening
+                        && let Some(change) = entry.change()
+                        && taste.wants(change)
+                        && let Some(change) = told::change_event(entry, change, site.jail())
+                    {
+                        if !answer.has_room(&change) {
+                            break;
+                        }
+                        self.count(change.change_type());
+                        answer.put(change);
+                    }
+                    token = self.token(&scope, &happening)?;
+                }
+                Ok(api::PullEventsResponse { changes: answer.taken, resume_token: token.to_string(), more })
+            })
+            .await
+    }
+
+    pub async fn get_event_token(
+        &self,
+        call: Call,
+        request: api::GetEventTokenRequest,
+    ) -> Result<api::GetEventTokenResponse> {
+        let (path, recursive) = convert::get_event_token(&request)?;
+        let path = &path;
+        self.door
+            .enter(&call, &request, Permissions::default(), |site| async move {
+                let scope = scope_at(&site, path, recursive).await?;
+                let now = self.hub.latest(&scope).await?;
+                Ok(api::GetEventTokenResponse { resume_token: self.hub.seal(&scope, &now)?.to_string() })
+            })
+            .await
+    }
+
+    pub async fn acknowledge_events(
+        &self,
+        call: Call,
+        request: api::AcknowledgeEventsRequest,
+    ) -> Result<api::AcknowledgeEventsResponse> {
+        let (name, token) = convert::acknowledge_events(&request)?;
+        let name = &CheckpointName::new(name)?;
+        self.door
+            .enter(&call, &request, Permissions::default(), |site| async move {
+                match token {
+                    Some(token) => {
+                        let scope = self.folder_scope(&site, token)?;
+                        let point = self.hub.unseal(&scope, token)?;
+                        self.hub.acknowledge(&scope, name, Some(&point)).await?;
+                    }
+                    None => {
+                        let scope = Scope::of(site.parameters(), site.act_as(), site.root(), site.jail().prefix());
+                        self.hub.acknowledge(&scope, name, None).await?;
+                    }
+                }
+                Ok(api::AcknowledgeEventsResponse {})
+            })
+            .await
+    }
+
+    fn start(&self, scope: &Scope, plan: &WatchPlan) -> Result<Start> {
+        Ok(match &plan.start {
+            AskedStart::Now => Start::Now,
+            AskedStart::Snapshot => Start::Snapshot,
+            AskedStart::Checkpoint(name) => Start::Checkpoint(CheckpointName::new(name)?),
+            AskedStart::Token(token) => Start::After(self.hub.unseal(scope, token)?),
+        })
+    }
+
+    fn token(&self, scope: &Scope, happening: &Happening) -> Result<Arc<str>> {
+        match happening {
+            Happening::Event(entry) | Happening::BatchEnd(entry) => entry.token(&self.door.keys, scope),
+            other => self.hub.seal(scope, other.point()),
+        }
+    }
+
+    fn scope_of(&self, site: &Site, token: &str, terms: Terms) -> Result<Scope> {
+        Ok(self.folder_scope(site, token)?.raw(terms.raw))
+    }
+
+    /// The scope that a token names by itself. The jail may be newer than the token.
+    fn folder_scope(&self, site: &Site, token: &str) -> Result<Scope> {
+        let (path, recursive) = crate::events::ResumePoint::folder_of(&self.door.keys, &site.owner(), token)?;
+        if !site.jail().holds(Some(&path)) {
+            return Err(crate::convert::path::Jail::not_found(""));
+        }
+        Ok(Scope::of(site.parameters(), site.act_as(), site.root(), &path).recursive(recursive))
+    }
+
+    fn count(&self, change_type: api::EventType) {
+        if let Some(at) = TYPES.iter().position(|(known, _)| *known == change_type) {
+            self.delivered[at].increment(1);
+        }
+    }
+}
+
+async fn scope(site: &Site, path: &ItemPath, recursive: bool, terms: Terms) -> Result<Scope> {
+    Ok(scope_at(site, path, recursive).await?.raw(terms.raw))
+}
+
+async fn scope_at(site: &Site, path: &ItemPath, recursive: bool) -> Result<Scope> {
+    let folder = site.place(path).await?;
+    Ok(Scope::of(site.parameters(), site.act_as(), site.root(), &folder).recursive(recursive))
+}
+
+fn options(plan: &WatchPlan, expand_folders: bool) -> Options {
+    let poll = plan.poll_interval.map_or(Poll::Longpoll, Poll::Interval);
+    Options { on_reset: on_reset(plan.terms), poll, expand_folders }
+}
+
+fn on_reset(terms: Terms) -> OnReset {
+    if terms.fails_on_reset { OnReset::Fail } else { OnReset::Resync }
+}
+
+/// How long before its deadline a call stops waiting.
+fn end_ahead(deadline: Instant) -> Duration {
+    WATCH_END_AHEAD.min(deadline.saturating_duration_since(Instant::now()) / 2)
+}
+
+/// `span`, a little more or less, so that what began together does not end together.
+fn spread(span: Duration, by: f64) -> Duration {
+    span.mul_f64(rand::rng().random_range(1.0 - by..=1.0 + by))
+}
+
+/// Tells one jail's bytes from another's.
+fn jail_mark(prefix: &str) -> [u8; 8] {
+    let mut hasher = DefaultHasher::new();
+    prefix.hash(&mut hasher);
+    hasher.finish().to_le_bytes()
+}
+
+fn stream_age(age: Duration) -> Duration {
+    spread(age, STREAM_AGE_SPREAD)
+}

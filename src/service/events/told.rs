@@ -1,0 +1,158 @@
+//! A change as one caller is told it: whether they want it, and how the proto says it.
+
+use dropbox_sdk::types::files;
+
+use crate::{
+    api::v1 as api,
+    convert::{
+        events::Types,
+        items::{self, paths},
+        path::Jail,
+        timestamp,
+    },
+    engine::filter::Kind,
+    events::{Basis, Change, ChangeKind, Entry, ItemKind},
+    service::filter::Filter,
+};
+
+/// Which changes a caller wants.
+pub(super) struct Taste {
+    pub filter: Filter,
+    pub types: Types,
+    /// What globs count from.
+    pub base: String,
+}
+
+impl Taste {
+    /// A move is wanted for where the item is, and for where it was.
+    pub fn wants(&self, change: &Change) -> bool {
+        if !self.types.holds(change_type(change.kind)) {
+            return false;
+        }
+        if self.filter.is_open() {
+            return true;
+        }
+        let kinds: &[Kind] = match (change.item_kind, change.kind) {
+            (ItemKind::File, ChangeKind::Deleted) => &[Kind::File, Kind::Deleted],
+            (ItemKind::Folder, ChangeKind::Deleted) => &[Kind::Folder, Kind::Deleted],
+            (ItemKind::File, _) => &[Kind::File],
+            (ItemKind::Folder, _) => &[Kind::Folder],
+            // Nobody knows what it was: whoever wants either hears of it.
+            (ItemKind::Unknown, _) => &[Kind::Deleted, Kind::File, Kind::Folder],
+        };
+        let at = |path: &str| kinds.iter().any(|kind| self.filter.wants_at(&change.item, path, *kind, &self.base));
+        at(path(&change.item)) || change.previous_path.as_deref().is_some_and(at)
+    }
+
+    pub fn wants_item(&self, item: &files::Metadata) -> bool {
+        self.filter.wants(item, &self.base)
+    }
+}
+
+fn path(item: &files::Metadata) -> &str {
+    let (lower, display) = paths(item);
+    display.or(lower).unwrap_or_default()
+}
+
+pub(super) fn change_type(kind: ChangeKind) -> api::EventType {
+    match kind {
+        ChangeKind::Created => api::EventType::Created,
+        ChangeKind::Updated => api::EventType::Updated,
+        ChangeKind::MetadataChanged => api::EventType::MetadataChanged,
+        ChangeKind::Deleted => api::EventType::Deleted,
+        ChangeKind::Moved => api::EventType::Moved,
+        ChangeKind::Upserted => api::EventType::Upserted,
+    }
+}
+
+/// A change as a caller of this jail may see it; `None` if it lies outside.
+pub(super) fn change_event(entry: &Entry, change: &Change, jail: &Jail) -> Option<api::ChangeEvent> {
+    let mut item = items::item(change.item.clone(), jail)?;
+    let item_kind = match change.item_kind {
+        ItemKind::File => api::ItemKind::File,
+        ItemKind::Folder => api::ItemKind::Folder,
+        ItemKind::Unknown => api::ItemKind::Unspecified,
+    };
+    if let Some(api::item::Kind::Deleted(deleted)) = &mut item.kind {
+        deleted.last_kind = item_kind.into();
+        deleted.last_id = change.id.clone().unwrap_or_default();
+        deleted.last_rev = change.previous_rev.clone().unwrap_or_default();
+    }
+    let previous_path = change.previous_path.as_deref().and_then(|path| jail.relative(path));
+    let basis = match change.basis {
+        Basis::Index => api::EventBasis::Index,
+        Basis::Inferred => api::EventBasis::Inferred,
+        Basis::Synthetic => api::EventBasis::Synthetic,
+    };
+    Some(api::ChangeEvent {
+        event_id: entry.event_id(),
+        change_type: change_type(change.kind).into(),
+        item_kind: item_kind.into(),
+        item: Some(item),
+        previous_path: previous_path.unwrap_or_default().to_owned(),
+        previous_rev: change.previous_rev.clone().unwrap_or_default(),
+        observed_time: Some(timestamp(entry.observed)),
+        basis: basis.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::filter;
+
+    fn change(kind: ChangeKind, item_kind: ItemKind, path: &str, previous: Option<&str>) -> Change {
+        let (name, lower) = (path.rsplit('/').next().unwrap().to_owned(), path.to_lowercase());
+        let item = match (kind, item_kind) {
+            (ChangeKind::Deleted, _) => {
+                let mut deleted = files::DeletedMetadata::new(name);
+                (deleted.path_lower, deleted.path_display) = (Some(lower), Some(path.into()));
+                files::Metadata::Deleted(deleted)
+            }
+            _ => {
+                let mut folder = files::FolderMetadata::new(name, "id:a".into());
+                (folder.path_lower, folder.path_display) = (Some(lower), Some(path.into()));
+                files::Metadata::Folder(folder)
+            }
+        };
+        Change {
+            kind,
+            basis: Basis::Index,
+            item_kind,
+            item,
+            id: Some("id:a".into()),
+            previous_path: previous.map(str::to_owned),
+            previous_rev: None,
+            expanded: false,
+        }
+    }
+
+    fn taste(edit: fn(&mut api::ItemFilter), types: &[i32]) -> Taste {
+        let mut asked = api::ItemFilter::default();
+        edit(&mut asked);
+        let request = api::WatchEventsRequest { event_types: types.to_vec(), ..Default::default() };
+        let plan = crate::convert::events::watch_events(&request).unwrap();
+        Taste { filter: filter::compile(Some(&asked)).unwrap(), types: plan.terms.types, base: "/In".into() }
+    }
+
+    #[test]
+    fn a_change_is_wanted_by_type_and_by_where_it_is_or_was() {
+        let pdfs = taste(|asked| asked.include_globs = vec!["*.pdf".into()], &[]);
+        assert!(pdfs.wants(&change(ChangeKind::Created, ItemKind::Folder, "/In/a.PDF", None)));
+        assert!(!pdfs.wants(&change(ChangeKind::Created, ItemKind::Folder, "/In/a.txt", None)));
+        assert!(pdfs.wants(&change(ChangeKind::Moved, ItemKind::Folder, "/In/a.txt", Some("/In/a.pdf"))));
+        let deletions = taste(|_| (), &[api::EventType::Deleted as i32]);
+        assert!(deletions.wants(&change(ChangeKind::Deleted, ItemKind::File, "/in/x", None)));
+        assert!(!deletions.wants(&change(ChangeKind::Updated, ItemKind::Folder, "/in/x", None)));
+        for (kinds, item_kind, wanted) in [
+            (api::ItemKind::File, ItemKind::File, true),
+            (api::ItemKind::Folder, ItemKind::File, false),
+            (api::ItemKind::Deleted, ItemKind::File, true),
+            (api::ItemKind::File, ItemKind::Unknown, true),
+        ] {
+            let asked = api::ItemFilter { kinds: vec![kinds.into()], ..Default::default() };
+            let taste = Taste { filter: filter::compile(Some(&asked)).unwrap(), ..taste(|_| (), &[]) };
+            assert_eq!(taste.wants(&change(ChangeKind::Deleted, item_kind, "/in/x", None)), wanted, "{kinds:?}");
+        }
+    }
+}

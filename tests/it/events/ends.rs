@@ -1,0 +1,87 @@
+//! How watches end, and that a good token is left behind each time.
+
+use std::time::Duration;
+
+use super::*;
+
+async fn goes_on(house: &House, token: &str) {
+    put(house, "/in/after", token);
+    let mut again = Watch::open(house, |asked| (asked.path, asked.start) = ("/in".into(), behind(token))).await;
+    assert_eq!(path(&again.change().await), "/in/after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_ends_a_watch_a_little_before_and_says_so() {
+    let house = support::start().await;
+    make_folder(&house, "/in");
+    let mut request = tonic::Request::new(ask(|asked| asked.path = "/in".into()));
+    request.set_timeout(Duration::from_secs(3));
+    let mut watch = Watch::try_open(&house, request).await.expect("a watch");
+    let (last, status) = watch.end().await;
+    assert!(matches!(last, Some(Payload::Draining(_))), "{last:?}");
+    refused(&status, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    assert!(support::retry_delay(&status).is_some());
+    goes_on(&house, &watch.token).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_ends_at_its_age_to_be_taken_up_again() {
+    let house = support::start_with(|config| config.max_stream_age = Duration::from_secs(5)).await;
+    make_folder(&house, "/in");
+    let mut watch = Watch::open(&house, |asked| asked.path = "/in".into()).await;
+    let (last, status) = watch.end().await;
+    assert!(matches!(last, Some(Payload::Draining(_))), "{last:?}");
+    refused(&status, Code::Unavailable, "SERVER_DRAINING");
+    assert!(support::retry_delay(&status).is_some());
+    goes_on(&house, &watch.token).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_down_says_goodbye_to_every_watch() {
+    let mut house = support::start().await;
+    make_folder(&house, "/in");
+    let mut watches = Vec::new();
+    for _ in 0..20 {
+        watches.push(Watch::ready(&house, |asked| asked.path = "/in".into()).await);
+    }
+    let app = house.take_app();
+    let stopping = tokio::spawn(Box::pin(app.stop()));
+    for watch in &mut watches {
+        let (last, status) = watch.end().await;
+        assert!(matches!(last, Some(Payload::Draining(_))), "{last:?}");
+        refused(&status, Code::Unavailable, "SERVER_DRAINING");
+    }
+    stopping.await.expect("it ended").expect("inside the grace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_ends_with_the_grant_it_lives_on() {
+    let house = support::start().await;
+    make_folder(&house, "/in");
+    let mut here = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
+    let request = pb::RevokeAuthorizationRequest { application_parameter_id: PARAMETER.into() };
+    house.admin().await.revoke_authorization(request).await.expect("revoked");
+    refused(&here.end().await.1, Code::FailedPrecondition, "REAUTHORIZATION_REQUIRED");
+
+    let house = support::start().await;
+    make_folder(&house, "/in");
+    let mut there = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
+    house.control().revoke(None);
+    put(&house, "/in/a", "x");
+    refused(&there.end().await.1, Code::FailedPrecondition, "REAUTHORIZATION_REQUIRED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_watch_too_many_is_told_to_wait_and_finds_room_when_another_ends() {
+    let house = support::start_with(|config| config.max_watches = 1).await;
+    make_folder(&house, "/in");
+    let watch = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
+    let status = Watch::try_open(&house, ask(|asked| asked.path = "/in".into())).await.err().expect("refused");
+    refused(&status, Code::ResourceExhausted, "CONNECTOR_BUSY");
+    assert!(support::retry_delay(&status).is_some());
+    drop(watch);
+    support::until("room", || async { Watch::try_open(&house, ask(|asked| asked.path = "/in".into())).await.is_ok() })
+        .await;
+    let info = house.client().get_server_info(pb::GetServerInfoRequest {}).await.expect("info").into_inner();
+    assert_eq!(info.limits.expect("limits").max_watches, 1);
+}

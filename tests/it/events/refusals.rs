@@ -1,0 +1,73 @@
+//! Requests that cannot be served: each is told what is wrong, and nobody else notices.
+
+use super::*;
+
+async fn status(house: &House, edit: impl FnOnce(&mut pb::WatchEventsRequest)) -> Status {
+    match Watch::try_open(house, ask(edit)).await {
+        Err(status) => status,
+        Ok(mut watch) => watch.end().await.1,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_lead_nowhere_are_told_apart() {
+    let house = support::start().await;
+    house.make_parameter("other", |_| {}).await;
+    make_folder(&house, "/in");
+    make_folder(&house, "/out");
+    let watch = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
+    let token = watch.token.clone();
+    let page = {
+        let request =
+            pb::ListFolderRequest { application_parameter_id: PARAMETER.into(), page_size: 1, ..Default::default() };
+        house.client().list_folder(request).await.expect("a page").into_inner().next_page_token
+    };
+    for broken in ["x", &token[1..], &format!("{token}A"), &page, &"A".repeat(4000)] {
+        let status = status(&house, |asked| (asked.path, asked.start) = ("/in".into(), behind(broken))).await;
+        refused(&status, Code::InvalidArgument, "HANDLE_MALFORMED");
+    }
+    type Edit = fn(&mut pb::WatchEventsRequest);
+    let others: [Edit; 4] = [
+        |asked| asked.path = "/out".into(),
+        |asked| asked.path = String::new(),
+        |asked| (asked.path, asked.recursive) = ("/in".into(), Some(false)),
+        |asked| (asked.path, asked.application_parameter_id) = ("/in".into(), "other".into()),
+    ];
+    for edit in others {
+        let status = status(&house, |asked| {
+            asked.start = behind(&token);
+            edit(asked);
+        })
+        .await;
+        refused(&status, Code::InvalidArgument, "RESUME_TOKEN_MISMATCH");
+    }
+    let pull = |id: &str| pb::PullEventsRequest {
+        application_parameter_id: id.into(),
+        resume_token: token.clone(),
+        ..Default::default()
+    };
+    let foreign = house.client().pull_events(pull("other")).await.expect_err("refused");
+    refused(&foreign, Code::InvalidArgument, "RESUME_TOKEN_MISMATCH");
+    house.client().pull_events(pull(PARAMETER)).await.expect("its own");
+    drop(watch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_that_are_not_there_and_callers_without_the_right_are_refused() {
+    let house = support::start().await;
+    put(&house, "/file", "x");
+    refused(&status(&house, |asked| asked.path = "/nowhere".into()).await, Code::NotFound, "PATH_NOT_FOUND");
+    refused(&status(&house, |asked| asked.path = "/file".into()).await, Code::FailedPrecondition, "NOT_A_FOLDER");
+    refused(&status(&house, |asked| asked.path = "id:abc".into()).await, Code::InvalidArgument, "MALFORMED_PATH");
+    let wrong =
+        status(&house, |asked| asked.filter = Some(pb::ItemFilter { max_depth: -1, ..Default::default() })).await;
+    refused(&wrong, Code::InvalidArgument, "INVALID_FIELD");
+    house
+        .make_parameter("reader", |parameter| {
+            let permissions = vec![pb::Permission::Read.into()];
+            parameter.policy = Some(pb::ParameterPolicy { permissions, ..Default::default() });
+        })
+        .await;
+    let status = status(&house, |asked| asked.application_parameter_id = "reader".into()).await;
+    refused(&status, Code::PermissionDenied, "CALLER_NOT_ALLOWED");
+}

@@ -1,0 +1,148 @@
+//! The webhook address on the public port: challenges, signatures, bodies of every kind, and how much of it can be borne.
+
+use dropbox_connector::{api::v1 as pb, config::Config};
+use futures::{StreamExt as _, stream};
+use serde_json::json;
+
+use crate::support::{self, House, PARAMETER};
+
+fn with_webhooks(config: &mut Config) {
+    config.public_http_listen = "127.0.0.1:0".into();
+    config.webhooks = true;
+}
+
+struct Caller {
+    http: reqwest::Client,
+    url: String,
+    secret: String,
+}
+
+impl Caller {
+    fn of(house: &House) -> Caller {
+        let login = house.emulator.account();
+        let address = house.addresses.public_http.expect("a public port");
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        Caller { http, url: format!("http://{address}/webhook/{}", login.app_key), secret: login.app_secret }
+    }
+
+    fn sign(&self, body: &[u8]) -> String {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.secret.as_bytes());
+        hex::encode(ring::hmac::sign(&key, body))
+    }
+
+    async fn get(&self, query: &str) -> reqwest::Response {
+        self.http.get(format!("{}{query}", self.url)).send().await.expect("an answer")
+    }
+
+    async fn post(&self, body: impl Into<Vec<u8>>, signature: &str) -> (u16, String) {
+        let request = self.http.post(&self.url).header("X-Dropbox-Signature", signature).body(body.into());
+        let answer = request.send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("text"))
+    }
+
+    async fn signed(&self, body: &str) -> (u16, String) {
+        self.post(body, &self.sign(body.as_bytes())).await
+    }
+}
+
+fn of_user(account: &str) -> String {
+    json!({ "list_folder": { "accounts": [account] }, "delta": { "users": [12_345_678] } }).to_string()
+}
+
+#[tokio::test]
+async fn a_challenge_comes_back_as_plain_text_and_nothing_else_does() {
+    let house = support::start_with(with_webhooks).await;
+    let caller = Caller::of(&house);
+    let answer = caller.get("?challenge=aZ-9%20%3Cb%3E").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "text/plain");
+    assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(answer.text().await.unwrap(), "aZ-9 <b>");
+    let long = format!("?challenge={}", "x".repeat(1025));
+    for bad in ["", "?challenge=", "?challenge=%C3%A4", "?challenge=a%0Ab", &long] {
+        assert_eq!(caller.get(bad).await.status(), 400, "{bad}");
+    }
+    let unknown = Caller { url: caller.url.replace("emulatorappkey0", "nobody"), ..Caller::of(&house) };
+    assert_eq!(unknown.get("?challenge=x").await.status(), 404);
+    assert_eq!(unknown.signed(&of_user("dbid:x")).await.0, 404);
+    let other_method = caller.http.put(&caller.url).send().await.expect("an answer");
+    assert_eq!(other_method.status(), 405);
+}
+
+#[tokio::test]
+async fn only_what_the_apps_secret_signed_is_believed() {
+    let house = support::start_with(with_webhooks).await;
+    let caller = Caller::of(&house);
+    let account = house.emulator.account().account_id;
+    let body = of_user(&account);
+    assert_eq!(caller.signed(&body).await, (200, String::new()));
+    let right = caller.sign(body.as_bytes());
+    let other = Caller { secret: "another".into(), ..Caller::of(&house) }.sign(body.as_bytes());
+    for wrong in ["", "zz", &right[..62], &other, &caller.sign(b"other bytes")] {
+        assert_eq!(caller.post(body.as_str(), wrong).await.0, 403, "{wrong}");
+    }
+    assert_eq!(caller.post(body.as_str(), &right.to_uppercase()).await.0, 200);
+    let team = json!({ "list_folder": { "teams": { "dbtid:t": ["dbmid:a", "dbmid:b"] } }, "delta": {} }).to_string();
+    let strange = json!({ "something": "new" }).to_string();
+    for good in [team.as_str(), &strange, &of_user("dbid:nobody-here")] {
+        assert_eq!(caller.signed(good).await.0, 200, "{good}");
+    }
+    for malformed in ["", "null", "[", "\u{1}", r#"{"list_folder": 5}"#, r#"{"list_folder": {"accounts": [5]}}"#] {
+        assert_eq!(caller.signed(malformed).await.0, 400, "{malformed}");
+    }
+}
+
+#[tokio::test]
+async fn a_parameters_own_app_has_its_own_address_and_a_new_secret_holds_at_once() {
+    let house = support::start_with(with_webhooks).await;
+    let caller = Caller::of(&house);
+    assert_eq!(caller.signed("{}").await.0, 200);
+    let parameter = pb::ApplicationParameter {
+        application_parameter_id: "other".into(),
+        app_key: house.emulator.account().app_key,
+        app_secret: "newer".into(),
+        ..Default::default()
+    };
+    let create = pb::CreateApplicationParameterRequest { application_parameter: Some(parameter), ..Default::default() };
+    house.admin().await.create_application_parameter(create).await.expect("created");
+    let newer = Caller { secret: "newer".into(), ..Caller::of(&house) };
+    // Both parameters name the same app: until the older one is changed, too, both secrets hold.
+    support::until("the newer secret is known", || async { newer.signed("{}").await.0 == 200 }).await;
+    assert_eq!(caller.signed("{}").await.0, 200);
+}
+
+#[tokio::test]
+async fn without_being_asked_for_there_is_no_webhook() {
+    let house = support::start_with(|config| config.public_http_listen = "127.0.0.1:0".into()).await;
+    let caller = Caller::of(&house);
+    assert_eq!(caller.get("?challenge=x").await.status(), 404);
+    assert_eq!(caller.signed(&of_user("dbid:x")).await.0, 404);
+    let side = format!("http://{}/webhook/emulatorappkey0?challenge=x", house.addresses.http);
+    assert_eq!(caller.http.get(side).send().await.expect("an answer").status(), 404);
+}
+
+#[tokio::test]
+async fn bodies_of_ten_megabytes_and_a_thousand_calls_harm_nobody() {
+    let house = support::start_with(with_webhooks).await;
+    let caller = &Caller::of(&house);
+    let large = vec![b' '; 10 << 20];
+    let signature = caller.sign(&large);
+    for _ in 0..3 {
+        let request = caller.http.post(&caller.url).header("X-Dropbox-Signature", &signature).body(large.clone());
+        // It is refused while it is sent: who does not look meanwhile finds the connection closed.
+        if let Ok(answer) = request.send().await {
+            assert_eq!(answer.status(), 413);
+        }
+    }
+    let body = &of_user(&house.emulator.account().account_id);
+    let (good, forged) = (caller.sign(body.as_bytes()), "00".repeat(32));
+    let calls = stream::iter(0..1000).map(|n| {
+        let signature = if n % 2 == 0 { good.clone() } else { forged.clone() };
+        async move { caller.post(body.as_str(), &signature).await.0 }
+    });
+    let said: Vec<u16> = calls.buffer_unordered(64).collect().await;
+    assert_eq!(said.iter().filter(|status| **status == 200).count(), 500);
+    assert_eq!(said.iter().filter(|status| **status == 403).count(), 500);
+    let request = pb::GetAccountRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
+    house.client().get_account(request).await.expect("others are served");
+}
