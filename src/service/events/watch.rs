@@ -88,6 +88,8 @@ impl Watch {
         let clock = &events.door.clock;
         let now = clock.now();
         let heartbeat = spread(plan.heartbeat, HEARTBEAT_SPREAD);
+        let ends_at = now + stream_age(events.stream_age);
+        let timer_at = ends_at.min(now + heartbeat);
         let overdue = call.deadline().map(|deadline| deadline - end_ahead(deadline));
         let token = events.hub.seal(&scope, &watcher.point())?;
         Ok(Watch {
@@ -99,9 +101,9 @@ impl Watch {
             listed: 0,
             heartbeat,
             spoke_at: now,
-            ends_at: now + stream_age(events.stream_age),
-            timer: clock.sleep(heartbeat),
-            timer_at: now + heartbeat,
+            ends_at,
+            timer: clock.sleep_until(timer_at),
+            timer_at,
             overdue: overdue.map(|at: Instant| Box::pin(tokio::time::sleep_until(at.into()))),
             end: None,
             ended: false,
