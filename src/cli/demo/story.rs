@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use tokio::{fs::File, task::JoinHandle};
+use tokio::{fs::File, sync::oneshot, task::JoinHandle};
 use tonic::{Status, Streaming};
 
 use crate::api::{
@@ -45,8 +45,15 @@ pub struct Story<'a> {
     step: usize,
     /// By Dropbox's key of the path: the file, and the hash its bytes had on their way up.
     sent: HashMap<String, (&'a LocalFile, String)>,
-    /// Counts what is told of all this, by type, until the end of it is.
-    watching: Option<JoinHandle<Result<BTreeMap<String, usize>, Status>>>,
+    watching: Option<Watching>,
+}
+
+/// Hears of all this beside the story.
+struct Watching {
+    /// Comes when the move is told.
+    moved: oneshot::Receiver<()>,
+    /// What was told, counted by type, once the deletion is.
+    told: JoinHandle<Result<BTreeMap<String, usize>, Status>>,
 }
 
 impl<'a> Story<'a> {
@@ -97,7 +104,8 @@ impl<'a> Story<'a> {
     async fn watch(&mut self) -> Result<()> {
         let request = WatchEventsRequest::default();
         let opened = repeated(Repeat::Free, async || self.client.data().watch_events(request.clone()).await).await?;
-        self.watching = Some(tokio::spawn(count(opened)));
+        let (tell_moved, moved) = oneshot::channel();
+        self.watching = Some(Watching { moved, told: tokio::spawn(count(opened, tell_moved)) });
         Ok(())
     }
 
@@ -105,7 +113,7 @@ impl<'a> Story<'a> {
     async fn watched(&mut self) -> Result<()> {
         let Some(watching) = self.watching.take() else { return Ok(()) };
         let late = || Failure::new(Exit::Failed, "the watch was not told of the deletion");
-        let told = tokio::time::timeout(WATCH_PATIENCE, watching).await.map_err(|_| late())?;
+        let told = tokio::time::timeout(WATCH_PATIENCE, watching.told).await.map_err(|_| late())?;
         let told = told.map_err(|error| Failure::new(Exit::Failed, error.to_string()))??;
         let told: Vec<String> = told.iter().map(|(word, count)| format!("{count} {word}")).collect();
         self.tell("watched", format_args!("{}; each told as it happened", told.join(", ")));
@@ -257,7 +265,13 @@ impl<'a> Story<'a> {
         self.list(MOVED).await
     }
 
+    /// Only once the watch knows of the move: what comes and goes between two looks of the server is told as its sum.
     async fn delete(&mut self) -> Result<()> {
+        if let Some(watching) = &mut self.watching {
+            let late = |_| Failure::new(Exit::Failed, "the watch was not told of the move");
+            // A watch that has failed says so at the end.
+            let _ = tokio::time::timeout(WATCH_PATIENCE, &mut watching.moved).await.map_err(late)?;
+        }
         let started = Instant::now();
         let request = DeleteItemRequest { path: MOVED.into(), kind: ItemKind::Folder.into(), ..Default::default() };
         repeated(Repeat::IfTold, async || self.client.data().delete_item(patient(request.clone())).await).await?;
@@ -288,14 +302,23 @@ fn told(tally: &mut Tally, progress: &Progress, file: &LocalFile, failure: Failu
 }
 
 /// Counts events by type up to the deletion of the demo's folder.
-async fn count(mut events: Streaming<Encoded>) -> Result<BTreeMap<String, usize>, Status> {
-    let mut told = BTreeMap::new();
+async fn count(
+    mut events: Streaming<Encoded>,
+    tell_moved: oneshot::Sender<()>,
+) -> Result<BTreeMap<String, usize>, Status> {
+    let (mut told, mut tell_moved) = (BTreeMap::new(), Some(tell_moved));
     while let Some(message) = events.message().await? {
         let Some(Payload::Change(change)) = message.into_plain().payload else { continue };
         *told.entry(word(change.change_type())).or_default() += 1;
         let path = change.item.as_ref().map_or("", |item| &item.path_display);
-        if change.change_type() == EventType::Deleted && path == MOVED {
-            return Ok(told);
+        if path == MOVED {
+            if change.change_type() == EventType::Deleted {
+                return Ok(told);
+            }
+            if let Some(tell) = tell_moved.take() {
+                // The story may be over.
+                let _ = tell.send(());
+            }
         }
     }
     Err(Status::unknown("the watch ended without a status"))
