@@ -74,9 +74,6 @@ pub struct WatchArgs {
     /// Wait until a path has been quiet for this long, and tell only the last: 10s.
     #[arg(long, value_name = "SPAN", value_parser = span)]
     settle: Option<Duration>,
-    /// One event for each item in a folder that is moved or deleted, beside the folder's.
-    #[arg(long)]
-    expand: bool,
     /// End after so many events.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -199,7 +196,6 @@ impl Watching {
             event_types: args.types.iter().map(|kind| kind.wire().into()).collect(),
             start,
             checkpoint_name: args.checkpoint.clone().unwrap_or_default(),
-            expand_folders: args.expand,
             settle: args.settle.and_then(|span| prost_types::Duration::try_from(span).ok()),
             ..WatchEventsRequest::default()
         }

@@ -184,6 +184,10 @@ fn terms(fields: &mut Fields, types: &[i32], classification: i32, expand_folders
             known => wanted.0 |= bit(known),
         }
     }
+    if expand_folders {
+        let text = "is not built yet: a folder that was moved or deleted is one event that stands for all of it";
+        fields.refuse("expand_folders", "UNSUPPORTED", text);
+    }
     let raw = fields.known::<api::Classification>("classification", classification) == api::Classification::Raw;
     let fails_on_reset = fields.known::<api::ResetPolicy>("on_reset", on_reset) == api::ResetPolicy::Fail;
     Terms { types: wanted, raw, expand_folders, fails_on_reset }
