@@ -48,7 +48,6 @@ pub enum AskedStart {
 pub struct Terms {
     pub types: Types,
     pub raw: bool,
-    pub expand_folders: bool,
     /// A cursor that Dropbox dropped ends it.
     pub fails_on_reset: bool,
 }
@@ -190,7 +189,7 @@ fn terms(fields: &mut Fields, types: &[i32], classification: i32, expand_folders
     }
     let raw = fields.known::<api::Classification>("classification", classification) == api::Classification::Raw;
     let fails_on_reset = fields.known::<api::ResetPolicy>("on_reset", on_reset) == api::ResetPolicy::Fail;
-    Terms { types: wanted, raw, expand_folders, fails_on_reset }
+    Terms { types: wanted, raw, fails_on_reset }
 }
 
 fn span(
@@ -264,7 +263,13 @@ mod tests {
         assert_eq!(pull_events(&pull(i32::MAX)).unwrap().events_max, PULL_EVENTS_MAX);
         assert!(pull_events(&pull(-1)).is_err() && pull_events(&api::PullEventsRequest::default()).is_err());
         let name = |name: &str| api::AcknowledgeEventsRequest { checkpoint_name: name.into(), ..Default::default() };
-        assert_eq!(acknowledge_events(&name("a.b-1")).unwrap().1, None);
-        assert_eq!(acknowledge_events(&name("A")).unwrap_err().violations()[0].field, "checkpoint_name");
+        assert_eq!(acknowledge_events(&name("mirror-1.eu_west")).unwrap(), ("mirror-1.eu_west", None));
+        for wrong in ["", "Mirror", "a b", "ä", &"a".repeat(65)] {
+            assert_eq!(
+                acknowledge_events(&name(wrong)).unwrap_err().violations()[0].field,
+                "checkpoint_name",
+                "{wrong}"
+            );
+        }
     }
 }

@@ -1,7 +1,11 @@
 //! Whether a webhook call comes from Dropbox: it is signed with the secret of the app that its address names, the server's own
 //! or that of an application parameter. The secrets are gathered when the first call comes, and again when something changed.
 
-use std::{collections::HashMap, sync::atomic::Ordering, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use ring::hmac;
 use tokio::sync::Mutex;
@@ -23,7 +27,10 @@ pub enum Signed {
     Right,
 }
 
-/// Secrets by app key, as of some state of the application parameters.
+/// By app key. An app may have had its secret changed in one parameter and not yet in another: any of them will do.
+type Secrets = HashMap<String, Vec<Secret<String>>>;
+
+/// Secrets as of some state of the application parameters.
 #[derive(Default)]
 pub(super) struct Apps(Mutex<Option<Known>>);
 
@@ -31,8 +38,7 @@ struct Known {
     /// [`Resolver::forgotten`] when they were read.
     forgotten: u64,
     at: Instant,
-    /// An app may have had its secret changed in one parameter and not yet in another: any of them will do.
-    secrets: HashMap<String, Vec<Secret<String>>>,
+    secrets: Arc<Secrets>,
 }
 
 impl Resolver {
@@ -42,16 +48,14 @@ impl Resolver {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn check_app_signature(&self, app_key: &str, body: &[u8], signature: &str) -> Result<Signed> {
+        let known = self.app_secrets().await?;
+        let Some(secrets) = known.get(app_key) else { return Ok(Signed::UnknownApp) };
         let signature = hex::decode(signature).unwrap_or_default();
-        let verified = |secret: &Secret<String>| {
+        let right = secrets.iter().any(|secret| {
             let key = hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes());
             hmac::verify(&key, body, &signature).is_ok()
-        };
-        let answer = |secrets: &Vec<Secret<String>>| match secrets.iter().any(verified) {
-            true => Signed::Right,
-            false => Signed::Wrong,
-        };
-        self.with_app_secrets(|secrets| secrets.get(app_key).map_or(Signed::UnknownApp, answer)).await
+        });
+        Ok(if right { Signed::Right } else { Signed::Wrong })
     }
 
     /// Whether the secret of an app of this key is known.
@@ -59,26 +63,26 @@ impl Resolver {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn knows_app_secret(&self, app_key: &str) -> Result<bool> {
-        self.with_app_secrets(|secrets| secrets.contains_key(app_key)).await
+        Ok(self.app_secrets().await?.contains_key(app_key))
     }
 
-    async fn with_app_secrets<T>(&self, read: impl FnOnce(&HashMap<String, Vec<Secret<String>>>) -> T) -> Result<T> {
+    /// One reads them, the others wait for that.
+    async fn app_secrets(&self) -> Result<Arc<Secrets>> {
         let mut known = self.apps.0.lock().await;
         let forgotten = self.forgotten.load(Ordering::Acquire);
-        // Anybody can ask for any key: what is not known is not looked for each time.
-        let fresh = known
-            .as_ref()
-            .is_some_and(|known| known.forgotten == forgotten || known.at.elapsed() < WEBHOOK_SECRETS_KEPT);
-        if !fresh {
-            let secrets = self.read_app_secrets().await?;
-            *known = Some(Known { forgotten, at: Instant::now(), secrets });
+        if let Some(known) = &*known
+            // Anybody can ask for any key: what is not known is not looked for each time.
+            && (known.forgotten == forgotten || known.at.elapsed() < WEBHOOK_SECRETS_KEPT)
+        {
+            return Ok(known.secrets.clone());
         }
-        let none = HashMap::new();
-        Ok(read(known.as_ref().map_or(&none, |known| &known.secrets)))
+        let secrets = Arc::new(self.read_app_secrets().await?);
+        *known = Some(Known { forgotten, at: Instant::now(), secrets: secrets.clone() });
+        Ok(secrets)
     }
 
-    async fn read_app_secrets(&self) -> Result<HashMap<String, Vec<Secret<String>>>> {
-        let mut secrets: HashMap<String, Vec<Secret<String>>> = HashMap::new();
+    async fn read_app_secrets(&self) -> Result<Secrets> {
+        let mut secrets = Secrets::new();
         if let Some(app) = &self.oauth.shared_app
             && let Some(secret) = &app.secret
         {

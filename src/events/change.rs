@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 use super::{ResumePoint, Scope};
 use crate::{fault::Result, seal::KeyRing};
 
-/// Wire forms of one entry: as it is, and with the children of folders told behind them.
-pub const VARIANTS: usize = 2;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ChangeKind {
     Created,
@@ -78,9 +75,6 @@ pub struct Change {
     pub previous_path: Option<String>,
     /// Of files, if known: the revision before this change.
     pub previous_rev: Option<String>,
-    /// It is told only to those who asked for the children of folders.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub expanded: bool,
 }
 
 /// What an entry tells.
@@ -104,13 +98,13 @@ pub struct Entry {
     /// False: it came from a cursor older than the log, and its number says nothing.
     pub logged: bool,
     token: OnceLock<Arc<str>>,
-    /// Filled by the service for the first watcher that needs the form.
-    pub encoded: [OnceLock<Bytes>; VARIANTS],
+    /// The wire form, filled by the service for the first watcher that needs it.
+    pub encoded: OnceLock<Bytes>,
 }
 
 impl Entry {
     pub(super) fn new(point: ResumePoint, observed: SystemTime, told: Told, logged: bool) -> Entry {
-        Entry { point, observed, told, logged, token: OnceLock::new(), encoded: Default::default() }
+        Entry { point, observed, told, logged, token: OnceLock::new(), encoded: OnceLock::new() }
     }
 
     /// `<log epoch>-<sequence>`: equal on every replica and in every replay of the log. What did not come from the log has an

@@ -17,7 +17,7 @@ use super::{
     Poll, Scope, Upstream,
     change::{Entry, Told},
     poller::{self, Progress, Stage},
-    scope::ResumePoint,
+    scope::{ResumePoint, new_epoch},
     upstream::Page,
 };
 use crate::{
@@ -119,11 +119,9 @@ impl Feed {
 
     /// Its row in the store, made if there is none.
     pub(super) async fn row(&self) -> Result<ScopeRow> {
-        // Positive: it also stands in event ids.
-        let epoch = i64::from(rand::random::<u32>()) << 16 | i64::from(rand::random::<u16>());
         let progress = serde_json::to_string(&Progress::default())
             .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
-        let row = self.store.scope(&self.scope.key(), &self.scope.uid, epoch, &progress).await?;
+        let row = self.store.scope(&self.scope.key(), &self.scope.uid, new_epoch(), &progress).await?;
         let _ = self.id.set(row.id);
         self.publish(row.head, &poller::read_progress(&row.progress)?, Vec::new());
         Ok(row)
@@ -295,8 +293,7 @@ impl Feed {
         let entries = changes.into_iter().enumerate().map(|(at, change)| {
             // Whoever has all of the page goes on behind it.
             let cursor = if at + 1 == last { page.cursor.clone() } else { cursor.clone() };
-            let point = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None };
-            Arc::new(Entry::new(point, observed, Told::Change(Box::new(change)), false))
+            Arc::new(Entry::new(ResumePoint::at(cursor), observed, Told::Change(Box::new(change)), false))
         });
         let found = Arc::new(Drained {
             from: cursor.clone(),

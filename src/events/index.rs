@@ -452,7 +452,6 @@ impl Tree {
             id: row.id.as_ref().map(|id| format!("id:{id}")),
             previous_path: None,
             previous_rev: row.rev.clone().filter(|_| row.kind == FILE),
-            expanded: false,
         });
         self.places.remove(&(row.parent, row.name));
         self.change(n, |row| (row.parent, row.gone) = (INDEX_TRASH, None));
@@ -593,7 +592,6 @@ impl Tree {
             id: seen.id().map(|id| format!("id:{id}")),
             previous_path,
             previous_rev,
-            expanded: false,
         });
     }
 

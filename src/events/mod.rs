@@ -33,7 +33,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use change::{Basis, Change, ChangeKind, Entry, ItemKind, Told, VARIANTS};
+pub use change::{Basis, Change, ChangeKind, Entry, ItemKind, Told};
 use feed::Feed;
 pub use scope::{CheckpointName, ResumePoint, Scope};
 pub use upstream::{Dropbox, News, Page, Upstream};
@@ -96,8 +96,6 @@ pub enum Start {
 pub struct Options {
     pub on_reset: OnReset,
     pub poll: Poll,
-    /// One change per known child behind the change of a folder.
-    pub expand_folders: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,7 +149,7 @@ impl Hub {
             // Nobody watches: a place needs no feed.
             None => {
                 let cursor = self.0.parts.upstream.latest(scope).await?;
-                Ok(ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None })
+                Ok(ResumePoint::at(cursor))
             }
         }
     }
@@ -167,9 +165,9 @@ impl Hub {
     }
 
     /// From a webhook: these accounts (`dbid:` of users, `dbmid:` of team members) have news. Coalesces; never waits.
-    pub fn wake(&self, accounts: &[&str]) {
+    pub fn wake(&self, accounts: &[String]) {
         let feeds = self.0.held();
-        for scope in accounts.iter().filter_map(|account| feeds.by_account.get(*account)).flatten() {
+        for scope in accounts.iter().filter_map(|account| feeds.by_account.get(account.as_str())).flatten() {
             if let Some(feed) = feeds.by_scope.get(scope) {
                 feed.bell.notify_one();
             }
@@ -190,11 +188,6 @@ impl Hub {
     /// `HANDLE_MALFORMED`, `HANDLE_KEY_RETIRED`, `RESUME_TOKEN_MISMATCH`.
     pub fn unseal(&self, scope: &Scope, token: &str) -> Result<ResumePoint> {
         ResumePoint::unseal(self.0.parts.store.keys(), scope, token)
-    }
-
-    /// How many scopes are watched, for `GetServerInfo`.
-    pub fn scopes(&self) -> usize {
-        self.0.feeds()
     }
 
     /// The feed of a scope, begun for the first who watches it.

@@ -15,7 +15,7 @@ use super::{
     feed::Feed,
     index::Tree,
     loading,
-    scope::ResumePoint,
+    scope::{ResumePoint, new_epoch},
     seen::{Base, Seen},
     upstream::Page,
 };
@@ -248,7 +248,7 @@ impl Poller {
         let mut draft = Draft::default();
         if indexed {
             let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
-            let (tree, changes, index) = self.apply(&page, basis, &mut progress).await?;
+            let (tree, changes, index) = self.apply(page.entries, basis, &mut progress).await?;
             if tree.lost {
                 return self.compare("folder_deleted").await;
             }
@@ -259,7 +259,8 @@ impl Poller {
                 self.finish(&mut progress, &mut draft);
             }
         } else {
-            for change in self.inferred(page.entries).await? {
+            // Without an index Dropbox's words are guessed at.
+            for change in infer(self.upstream(), self.scope(), page.entries).await? {
                 draft.told.push((Told::Change(Box::new(change)), false));
             }
             if !page.has_more {
@@ -293,18 +294,18 @@ impl Poller {
         progress.quiet &= page.entries.is_empty();
         progress.other = Some(page.cursor.clone());
         progress.other_stage = if page.has_more { Stage::Draining } else { Stage::Ending };
-        let (_, _, index) = self.apply(&page, Basis::Index, &mut progress).await?;
+        let (_, _, index) = self.apply(page.entries, Basis::Index, &mut progress).await?;
         self.save(progress, Draft { index, ..Draft::default() }).await
     }
 
     async fn apply(
         &self,
-        page: &Page,
+        entries: Vec<Metadata>,
         basis: Basis,
         progress: &mut Progress,
     ) -> Result<(Tree, Vec<Change>, IndexWrites)> {
         let base = Base::of(&self.scope().path);
-        let entries: Vec<Seen> = page.entries.iter().filter_map(|item| Seen::of(item.clone(), &base)).collect();
+        let entries: Vec<Seen> = entries.into_iter().filter_map(|item| Seen::of(item, &base)).collect();
         let mut tree = Tree::new(base, basis, progress.next, progress.stamp);
         if progress.next > 0 {
             loading::for_page(self.store(), self.row.id, &mut tree, &entries).await?;
@@ -435,7 +436,7 @@ impl Poller {
         if !matches!(progress.phase, Phase::Standing | Phase::Comparing) {
             // What happened meanwhile cannot be found out: this log is over, and whoever reads it begins with a snapshot.
             progress = Progress { cursor: None, stage: Stage::Idle, from: None, ..forgotten(&progress) };
-            self.row.head.epoch = rand::rng().random::<i64>().abs();
+            self.row.head.epoch = new_epoch();
             let index = IndexWrites { forget: true, ..IndexWrites::default() };
             return self.save(progress, Draft { index, forget_log: true, ..Draft::default() }).await;
         }
@@ -461,11 +462,6 @@ impl Poller {
         };
         let told = vec![(Told::CursorReset { cause: cause.to_owned() }, false)];
         self.save(progress, Draft { told, index, ..Draft::default() }).await
-    }
-
-    /// Without an index Dropbox's words are guessed at.
-    async fn inferred(&self, entries: Vec<Metadata>) -> Result<Vec<Change>> {
-        infer(self.upstream(), self.scope(), entries).await
     }
 
     /// Saves, then publishes.
@@ -555,12 +551,13 @@ pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<M
     let mut changes = Vec::with_capacity(entries.len());
     let base = Base::of(&scope.path);
     for item in entries {
-        let Some(seen) = Seen::of(item.clone(), &base) else { continue };
+        let Some(seen) = Seen::of(item, &base) else { continue };
         // The watched folder itself is no item in it.
         if seen.path.is_empty() {
             continue;
         }
         let id = seen.id().map(|id| format!("id:{id}"));
+        let item = seen.item;
         let (kind, item_kind) = match &item {
             Metadata::Deleted(_) => (ChangeKind::Deleted, ItemKind::Unknown),
             Metadata::Folder(_) => (ChangeKind::Created, ItemKind::Folder),
@@ -578,16 +575,7 @@ pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<M
         };
         let kind = if scope.raw && kind != ChangeKind::Deleted { ChangeKind::Upserted } else { kind };
         let (previous_path, previous_rev) = (None, None);
-        changes.push(Change {
-            kind,
-            basis: Basis::Inferred,
-            item_kind,
-            item,
-            id,
-            previous_path,
-            previous_rev,
-            expanded: false,
-        });
+        changes.push(Change { kind, basis: Basis::Inferred, item_kind, item, id, previous_path, previous_rev });
     }
     Ok(changes)
 }
@@ -595,5 +583,6 @@ pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<M
 /// The items of a page of a listing, without the watched folder itself.
 pub(super) fn listed(scope: &Scope, entries: Vec<files::Metadata>) -> Vec<files::Metadata> {
     let base = Base::of(&scope.path);
-    entries.into_iter().filter(|item| Seen::of(item.clone(), &base).is_some_and(|seen| !seen.path.is_empty())).collect()
+    let seen = entries.into_iter().filter_map(|item| Seen::of(item, &base));
+    seen.filter(|seen| !seen.path.is_empty()).map(|seen| seen.item).collect()
 }

@@ -57,9 +57,12 @@ impl Dropbox {
         Arc::new(Dropbox { resolver })
     }
 
+    async fn opened(&self, scope: &Scope) -> Result<(Caller, Ending)> {
+        self.resolver.reopen(&scope.parameter, &scope.uid, scope.act_as.clone(), scope.root.clone()).await
+    }
+
     async fn caller(&self, scope: &Scope) -> Result<Caller> {
-        let opened = self.resolver.reopen(&scope.parameter, &scope.uid, scope.act_as.clone(), scope.root.clone());
-        Ok(opened.await?.0)
+        Ok(self.opened(scope).await?.0)
     }
 }
 
@@ -108,11 +111,7 @@ impl Upstream for Dropbox {
     }
 
     fn ending<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Option<Ending>>> {
-        async move {
-            let opened = self.resolver.reopen(&scope.parameter, &scope.uid, scope.act_as.clone(), scope.root.clone());
-            Ok(Some(opened.await?.1))
-        }
-        .boxed()
+        async move { Ok(Some(self.opened(scope).await?.1)) }.boxed()
     }
 }
 

@@ -116,7 +116,7 @@ impl Happening {
 
 impl Watcher {
     pub(super) async fn begin(feed: Arc<Feed>, number: u64, start: Start, options: Options) -> Result<Watcher> {
-        let nowhere = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: "".into(), listed: None };
+        let nowhere = ResumePoint::at("".into());
         let mut watcher = Watcher {
             number,
             options,
@@ -272,8 +272,7 @@ impl Watcher {
             None => Mode::Cursor(page.next.clone()),
         };
         if page.entries.is_empty() {
-            let cursor = page.next.clone();
-            self.last = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None };
+            self.last = ResumePoint::at(page.next.clone());
         }
         if page.has_more || page.joins.is_some() || !page.entries.is_empty() {
             return Ok(Worked::More);
@@ -286,7 +285,7 @@ impl Watcher {
     fn listed(&mut self, page: Page, count: u64) {
         let items = poller::listed(&self.feed.scope, page.entries);
         let count = count + items.len() as u64;
-        let at = |listed| ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: page.cursor.clone(), listed };
+        let at = |listed| ResumePoint { listed, ..ResumePoint::at(page.cursor.clone()) };
         if !items.is_empty() {
             self.ready.push_back(Happening::Snapshot { items, point: at(page.has_more.then_some(count)) });
         }
@@ -301,7 +300,6 @@ impl Watcher {
 
     fn tell(&mut self, entry: Arc<Entry>) -> Result<Option<Happening>> {
         Ok(match &entry.told {
-            Told::Change(change) if change.expanded && !self.options.expand_folders => None,
             Told::Change(_) => {
                 let waited = self.feed.clock.now().duration_since(entry.observed).unwrap_or_default();
                 metrics::histogram!(crate::telemetry::WATCH_LAG).record(waited.as_secs_f64());
@@ -327,7 +325,7 @@ impl Watcher {
         }
         let cause = "cursor_reset".to_owned();
         // Whoever comes back with this place has nothing, and gets the snapshot from its beginning.
-        let point = ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: "".into(), listed: Some(0) };
+        let point = ResumePoint { listed: Some(0), ..ResumePoint::at("".into()) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
         self.mode = Mode::Listing { cursor: None, count: 0 };
         Ok(Worked::More)
@@ -402,10 +400,6 @@ impl Watcher {
         };
         since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()
     }
-
-    pub fn scope(&self) -> &Scope {
-        &self.feed.scope
-    }
 }
 
 impl Drop for Watcher {
@@ -428,7 +422,7 @@ pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
             listed: None,
         });
     }
-    Ok(ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor: feed.latest().await?, listed: None })
+    Ok(ResumePoint::at(feed.latest().await?))
 }
 
 pub(super) async fn keep(feed: &Feed, scope: &Scope, name: &CheckpointName, at: Option<&ResumePoint>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `/webhook/{app_key}`: Dropbox's doorbell. What is not signed with the app's secret is refused before it is read as anything;
 //! what is, wakes those who watch the accounts it names and is answered at once. It carries no news itself.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     body::{Body, to_bytes},
@@ -34,18 +34,18 @@ pub(super) struct Bell {
 
 /// A notification, of an app that users linked or of one that teams did. `delta`, of an earlier API, is not looked at.
 #[derive(Deserialize)]
-struct Notification<'a> {
-    #[serde(borrow, default)]
-    list_folder: Named<'a>,
+struct Notification {
+    #[serde(default)]
+    list_folder: Named,
 }
 
 #[derive(Deserialize, Default)]
-struct Named<'a> {
-    #[serde(borrow, default)]
-    accounts: Vec<&'a str>,
+struct Named {
+    #[serde(default)]
+    accounts: Vec<String>,
     /// Members by team.
-    #[serde(borrow, default)]
-    teams: std::collections::HashMap<&'a str, Vec<&'a str>>,
+    #[serde(default)]
+    teams: HashMap<String, Vec<String>>,
 }
 
 /// Dropbox asks whether the address is meant: its challenge comes back.
@@ -100,7 +100,7 @@ pub(super) async fn notify(
     };
     count("taken");
     let members = list_folder.teams.into_values().flatten();
-    let accounts: Vec<&str> = list_folder.accounts.into_iter().chain(members).collect();
+    let accounts: Vec<String> = list_folder.accounts.into_iter().chain(members).collect();
     bell.hub.wake(&accounts);
     told(StatusCode::OK, String::new())
 }

@@ -73,12 +73,6 @@ pub struct IndexWrites {
     pub sweep: Vec<(i64, i64)>,
 }
 
-impl IndexWrites {
-    pub fn is_empty(&self) -> bool {
-        *self == IndexWrites::default()
-    }
-}
-
 #[derive(Serialize)]
 struct Place<'a> {
     p: i64,
@@ -170,6 +164,7 @@ impl Store {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
+    #[cfg(test)]
     pub async fn index_children(&self, scope: i64, parent: i64, after: i64, most: usize) -> Result<Vec<IndexRow>> {
         let sql = concat!(
             "SELECT ",
@@ -198,6 +193,7 @@ impl Store {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
+    #[cfg(test)]
     pub async fn index_size(&self, scope: i64) -> Result<i64> {
         let sql = "SELECT COUNT(*) AS found FROM index_items WHERE scope = $1 AND parent > 0";
         query(sql).bind(scope).fetch_one(&self.0.pools.readers).await?.get("found")

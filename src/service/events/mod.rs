@@ -33,7 +33,7 @@ use crate::{
     },
     events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Scope, Start},
     fault::{Fault, Reason, Result},
-    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, STREAM_AGE_SPREAD, WATCH_END_AHEAD},
+    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, WATCH_END_AHEAD},
     telemetry::WATCH_DELIVERED,
 };
 
@@ -71,11 +71,12 @@ impl Events {
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
             Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may").retry_after(DRAINING_RETRY)
         })?;
-        let expand = plan.terms.expand_folders || !filter.is_open();
-        let (asked, expand) = (&plan, &expand);
+        let asked = &plan;
         let begun = self.door.enter(&call, &request, Permissions::default(), |site| async move {
-            let scope = scope(&site, &asked.path, asked.recursive, asked.terms).await?;
-            let watcher = self.hub.watch(scope.clone(), self.start(&scope, asked)?, options(asked, *expand)).await?;
+            let scope = scope_at(&site, &asked.path, asked.recursive).await?.raw(asked.terms.raw);
+            let poll = asked.poll_interval.map_or(Poll::Longpoll, Poll::Interval);
+            let options = Options { on_reset: on_reset(asked.terms), poll };
+            let watcher = self.hub.watch(scope.clone(), self.start(&scope, asked)?, options).await?;
             Ok((site, scope, watcher))
         });
         let (site, scope, watcher) = begun.await?;
@@ -86,12 +87,11 @@ impl Events {
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {
         let plan = convert::pull_events(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
-        let expand_folders = plan.terms.expand_folders || !filter.is_open();
-        let options = Options { on_reset: on_reset(plan.terms), poll: Poll::Longpoll, expand_folders };
+        let options = Options { on_reset: on_reset(plan.terms), poll: Poll::Longpoll };
         let (plan, filter, asked, call_here) = (&plan, &filter, &request, &call);
         self.door
             .enter(&call, &request, Permissions::default(), |site| async move {
-                let scope = self.scope_of(&site, &asked.resume_token, plan.terms)?;
+                let scope = self.folder_scope(&site, &asked.resume_token)?.raw(plan.terms.raw);
                 let start = Start::After(self.hub.unseal(&scope, &asked.resume_token)?);
                 let taste = Taste { filter: filter.clone(), types: plan.terms.types, base: scope.path.to_string() };
                 let begun_at = self.door.clock.now();
@@ -173,7 +173,7 @@ impl Events {
         request: api::AcknowledgeEventsRequest,
     ) -> Result<api::AcknowledgeEventsResponse> {
         let (name, token) = convert::acknowledge_events(&request)?;
-        let name = &CheckpointName::new(name)?;
+        let name = &CheckpointName::new(name);
         self.door
             .enter(&call, &request, Permissions::default(), |site| async move {
                 match token {
@@ -196,7 +196,7 @@ impl Events {
         Ok(match &plan.start {
             AskedStart::Now => Start::Now,
             AskedStart::Snapshot => Start::Snapshot,
-            AskedStart::Checkpoint(name) => Start::Checkpoint(CheckpointName::new(name)?),
+            AskedStart::Checkpoint(name) => Start::Checkpoint(CheckpointName::new(name)),
             AskedStart::Token(token) => Start::After(self.hub.unseal(scope, token)?),
         })
     }
@@ -206,10 +206,6 @@ impl Events {
             Happening::Event(entry) | Happening::BatchEnd(entry) => entry.token(&self.door.keys, scope),
             other => self.hub.seal(scope, other.point()),
         }
-    }
-
-    fn scope_of(&self, site: &Site, token: &str, terms: Terms) -> Result<Scope> {
-        Ok(self.folder_scope(site, token)?.raw(terms.raw))
     }
 
     /// The scope that a token names by itself. The jail may be newer than the token.
@@ -228,18 +224,9 @@ impl Events {
     }
 }
 
-async fn scope(site: &Site, path: &ItemPath, recursive: bool, terms: Terms) -> Result<Scope> {
-    Ok(scope_at(site, path, recursive).await?.raw(terms.raw))
-}
-
 async fn scope_at(site: &Site, path: &ItemPath, recursive: bool) -> Result<Scope> {
     let folder = site.place(path).await?;
     Ok(Scope::of(site.parameters(), site.act_as(), site.root(), &folder).recursive(recursive))
-}
-
-fn options(plan: &WatchPlan, expand_folders: bool) -> Options {
-    let poll = plan.poll_interval.map_or(Poll::Longpoll, Poll::Interval);
-    Options { on_reset: on_reset(plan.terms), poll, expand_folders }
 }
 
 fn on_reset(terms: Terms) -> OnReset {
@@ -261,8 +248,4 @@ fn jail_mark(prefix: &str) -> [u8; 8] {
     let mut hasher = DefaultHasher::new();
     prefix.hash(&mut hasher);
     hasher.finish().to_le_bytes()
-}
-
-fn stream_age(age: Duration) -> Duration {
-    spread(age, STREAM_AGE_SPREAD)
 }

@@ -123,7 +123,6 @@ mod tests {
             id: Some("id:a".into()),
             previous_path: previous.map(str::to_owned),
             previous_rev: None,
-            expanded: false,
         }
     }
 

@@ -18,7 +18,7 @@ use tonic::Status;
 use super::{
     Events, end_ahead, jail_mark,
     settle::Settling,
-    spread, stream_age,
+    spread,
     told::{self, Taste},
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     convert::{self, events::WatchPlan},
     events::{Entry, Happening, Resync, Scope, Watcher},
     fault::{Fault, Reason, Result},
-    limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX},
+    limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX, STREAM_AGE_SPREAD},
     service::{call::Call, door::Site, items::Answers, pages},
 };
 
@@ -88,7 +88,7 @@ impl Watch {
         let clock = &events.door.clock;
         let now = clock.now();
         let heartbeat = spread(plan.heartbeat, HEARTBEAT_SPREAD);
-        let ends_at = now + stream_age(events.stream_age);
+        let ends_at = now + spread(events.stream_age, STREAM_AGE_SPREAD);
         let timer_at = ends_at.min(now + heartbeat);
         let overdue = call.deadline().map(|deadline| deadline - end_ahead(deadline));
         let token = events.hub.seal(&scope, &watcher.point())?;
@@ -208,7 +208,7 @@ impl Watch {
             self.wake_by_next_due();
             return Ok(());
         }
-        let known = entry.encoded[0].get().filter(|bytes| bytes.starts_with(&self.jail));
+        let known = entry.encoded.get().filter(|bytes| bytes.starts_with(&self.jail));
         let bytes = match known {
             Some(bytes) => bytes.clone(),
             None => {
@@ -219,7 +219,7 @@ impl Watch {
                 bytes.put(message.encode_to_vec().as_slice());
                 let bytes: Bytes = bytes.freeze();
                 // Another jail's bytes may be there already: then these are this watcher's alone.
-                let _ = entry.encoded[0].set(bytes.clone());
+                let _ = entry.encoded.set(bytes.clone());
                 bytes
             }
         };
