@@ -10,6 +10,7 @@ mod index;
 mod parameters;
 mod place;
 mod proxy;
+mod rare;
 mod renewals;
 mod requests;
 mod rotation;
@@ -38,6 +39,7 @@ pub use events::{Checkpoint, DrainRow, EventsSwept, LogHead, LogRow, ReadRow, Sa
 pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, WaitingRow};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
+pub use rare::Rare;
 pub use renewals::Lease;
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::{KeyUse, Rotation};
