@@ -351,8 +351,8 @@ pub const SETTLE_PATHS_MAX: usize = 1024;
 pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
 /// Ages of watches differ by this part either way, so that they do not all come again at once.
 pub const STREAM_AGE_SPREAD: f64 = 0.2;
-/// Buffer of one watch; it grows with a message and is given back with it.
-pub const WATCH_BUFFER_BYTES: usize = 512;
+/// Buffer of one watch: as good as none, for it is kept as long as the watch lives. Each message makes one of its own size.
+pub const WATCH_BUFFER_BYTES: usize = 64;
 /// Events that are ready together are sent together up to this, as tonic does by default.
 pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
 /// A watch that has a deadline ends so long before it, so that its last message arrives.
