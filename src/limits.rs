@@ -228,20 +228,23 @@ pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
 // ---- dropbox (API-DESIGN d.8, a.11) ----
 
-/// Requests in flight per Dropbox account; more wait their turn.
+/// Requests in flight per Dropbox account, shared by the application parameters that use it; more wait their turn.
 pub const ACCOUNT_REQUESTS_MAX: usize = 64;
 /// Of them, requests that carry content: a quarter stays free for small calls.
 pub const ACCOUNT_BODIES_MAX: usize = 48;
-/// Places for uploads and downloads are shared: an application parameter that has some gets another while it has less than so
-/// many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
+/// Places for uploads, downloads and requests are shared: an application parameter that has some gets another while it has less
+/// than so many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
 /// finds some.
 pub const FAIR_SHARE: usize = 7;
 /// An upload that waits because of its parameter's bytes per second is not silent: so often it says that it is there.
 pub const RATE_ALIVE: Duration = Duration::from_secs(15);
+/// A stream that waits because of its parameter's bytes per second looks this often whether they were changed.
+pub const RATE_LOOK: Duration = Duration::from_secs(1);
 /// Calls waiting for one account before a further one is told that the connector is busy.
 pub const ACCOUNT_QUEUE_MAX: usize = 4096;
-/// Accounts whose queues are kept while nobody uses them; a pause after a 429 outlives this.
-pub const IDLE_ACCOUNTS_MAX: usize = 1024;
+/// Accounts whose queues are kept while nobody uses them: little is lost with one, and each is most of a KiB. A pause after a
+/// 429 outlives this.
+pub const IDLE_ACCOUNTS_MAX: usize = 256;
 /// Until a request begins to leave, unless the parameter says otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One attempt, unless the parameter says otherwise.
