@@ -192,7 +192,8 @@ impl Lane {
             return Ok(waiting);
         }
         Err(Fault::new(Reason::ConnectorBusy, "too many calls wait for this Dropbox account")
-            .retry_after(Duration::from_secs(1)))
+            .fact("limit", "max_waiting_calls")
+            .retry_after(limits::BUSY_RETRY))
     }
 }
 
@@ -297,7 +298,7 @@ mod tests {
         lane.waiting.store(limits::ACCOUNT_QUEUE_MAX, Ordering::Release);
         lane.pause(Duration::from_secs(1));
         let fault = lane.pause_over(None).await.expect_err("full");
-        assert_eq!(fault.reason(), Reason::ConnectorBusy);
+        assert_eq!((fault.reason(), fault.get("limit")), (Reason::ConnectorBusy, Some("max_waiting_calls")));
         assert_eq!(lane.waiting.load(Ordering::Acquire), limits::ACCOUNT_QUEUE_MAX);
     }
 }
