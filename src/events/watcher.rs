@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::{
     OnReset, Options, Scope, Start,
     change::{Entry, Told},
+    expand::Expanding,
     feed::{Behind, Feed, State},
     poller,
     scope::{CheckpointName, ResumePoint},
@@ -38,6 +39,10 @@ pub struct Watcher {
     /// Entries that were read and not told.
     entries: Arc<[Arc<Entry>]>,
     told: usize,
+    /// What a folder held is told, before the next entry.
+    expanding: Option<Expanding>,
+    /// It came back in the midst of that: the entry's number, and the row that was told last.
+    within: Option<(i64, i64)>,
     checkpoint: Option<Held>,
 }
 
@@ -126,6 +131,8 @@ impl Watcher {
             ready: VecDeque::new(),
             entries: Arc::default(),
             told: 0,
+            expanding: None,
+            within: None,
             checkpoint: None,
             feed,
         };
@@ -166,11 +173,17 @@ impl Watcher {
         }
     }
 
-    async fn go_to(&mut self, point: ResumePoint) -> Result<()> {
+    async fn go_to(&mut self, mut point: ResumePoint) -> Result<()> {
+        point.within = point.within.filter(|_| self.options.expand);
         self.mode = match point.listed {
             Some(_) if point.cursor.is_empty() => Mode::Listing { cursor: None, count: 0 },
             Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
-            None if self.feed.holds(&point).await? => Mode::Log { epoch: point.epoch, sequence: point.sequence },
+            None if self.feed.holds(&point).await? => {
+                self.within = point.within.map(|row| (point.sequence, row));
+                // The entry itself is read again.
+                let sequence = point.sequence - i64::from(self.within.is_some());
+                Mode::Log { epoch: point.epoch, sequence }
+            }
             None => Mode::Cursor(point.cursor.clone()),
         };
         if point.listed.is_none() {
@@ -214,8 +227,20 @@ impl Watcher {
             self.last = happening.point().clone();
             return Ok(Worked::Told(Box::new(happening)));
         }
-        if let Some(entry) = self.entries.get(self.told).cloned() {
+        if let Some(entry) = self.expanding.as_mut().and_then(Expanding::next) {
+            self.last = entry.point.clone();
+            return Ok(self.tell(entry)?.map_or(Worked::More, |happening| Worked::Told(Box::new(happening))));
+        }
+        if self.expanding.as_ref().is_some_and(Expanding::is_over) {
+            self.expanding = None;
+        }
+        if let Some(entry) = self.entries.get(self.told).filter(|_| self.expanding.is_none()).cloned() {
             self.told += 1;
+            let within = self.within.take().filter(|(of, _)| entry.logged && entry.point.sequence == *of);
+            if self.options.expand && entry.folder().is_some() {
+                self.expanding = Some(Expanding::behind(entry, within.map(|(_, row)| row)));
+                return Ok(Worked::More);
+            }
             let Some(happening) = self.tell(entry)? else { return Ok(Worked::More) };
             self.last = happening.point().clone();
             return Ok(Worked::Told(Box::new(happening)));
@@ -224,6 +249,14 @@ impl Watcher {
             return Err(ended.fault());
         }
         self.hold().await?;
+        if let Some(expanding) = &mut self.expanding {
+            if !expanding.read(&self.feed).await? {
+                // With what came behind it: Dropbox tells all that again.
+                self.mode = Mode::Cursor(self.last.cursor.clone());
+                (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
+            }
+            return Ok(Worked::More);
+        }
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
@@ -374,7 +407,8 @@ impl Watcher {
             }
             Mode::Cursor(_) | Mode::Listing { .. } => false,
         };
-        at_end && self.ready.is_empty() && self.told >= self.entries.len()
+        let expanded = self.expanding.as_ref().is_none_or(Expanding::is_over);
+        at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()
     }
 
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
@@ -384,7 +418,14 @@ impl Watcher {
             && state.head.newest == *sequence
         {
             let mark = state.head.newest_mark;
-            return ResumePoint { epoch: *epoch, sequence: *sequence, mark, cursor: cursor.clone(), listed: None };
+            return ResumePoint {
+                epoch: *epoch,
+                sequence: *sequence,
+                mark,
+                cursor: cursor.clone(),
+                listed: None,
+                within: None,
+            };
         }
         self.last.clone()
     }
@@ -420,6 +461,7 @@ pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
             mark: head.newest_mark,
             cursor,
             listed: None,
+            within: None,
         });
     }
     Ok(ResumePoint::at(feed.latest().await?))

@@ -68,6 +68,7 @@ impl Events {
     pub async fn watch_events(&self, call: Call, request: api::WatchEventsRequest) -> Result<Answers<Encoded>> {
         let plan = convert::watch_events(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
+        let wants = &Taste { filter, types: plan.terms.types, base: String::new() };
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
             Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may").retry_after(DRAINING_RETRY)
         })?;
@@ -75,25 +76,27 @@ impl Events {
         let begun = self.door.enter(&call, &request, Permissions::default(), |site| async move {
             let scope = scope_at(&site, &asked.path, asked.recursive).await?.raw(asked.terms.raw);
             let poll = asked.poll_interval.map_or(Poll::Longpoll, Poll::Interval);
-            let options = Options { on_reset: on_reset(asked.terms), poll };
+            let options = Options { on_reset: on_reset(asked.terms), poll, expand: wants.expands(asked.terms) };
             let watcher = self.hub.watch(scope.clone(), self.start(&scope, asked)?, options).await?;
             Ok((site, scope, watcher))
         });
         let (site, scope, watcher) = begun.await?;
-        let taste = Taste { filter, types: plan.terms.types, base: scope.path.to_string() };
+        let taste = Taste { base: scope.path.to_string(), ..wants.clone() };
         Ok(Watch::new(self, call, site, scope, watcher, taste, &plan, place)?.answers())
     }
 
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {
         let plan = convert::pull_events(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
-        let options = Options { on_reset: on_reset(plan.terms), poll: Poll::Longpoll };
-        let (plan, filter, asked, call_here) = (&plan, &filter, &request, &call);
+        let wants = Taste { filter, types: plan.terms.types, base: String::new() };
+        let expand = wants.expands(plan.terms);
+        let options = Options { on_reset: on_reset(plan.terms), poll: Poll::Longpoll, expand };
+        let (plan, wants, asked, call_here) = (&plan, &wants, &request, &call);
         self.door
             .enter(&call, &request, Permissions::default(), |site| async move {
                 let scope = self.folder_scope(&site, &asked.resume_token)?.raw(plan.terms.raw);
                 let start = Start::After(self.hub.unseal(&scope, &asked.resume_token)?);
-                let taste = Taste { filter: filter.clone(), types: plan.terms.types, base: scope.path.to_string() };
+                let taste = Taste { base: scope.path.to_string(), ..wants.clone() };
                 let begun_at = self.door.clock.now();
                 let mut watcher = self.hub.watch(scope.clone(), start, options).await?;
                 let clock = &self.door.clock;

@@ -27,8 +27,23 @@ fn save(row: &ScopeRow, log: &[i64]) -> Save {
 }
 
 fn row(n: i64, parent: i64, name: &str, id: &str, kind: i64) -> IndexRow {
-    let (display, rev, hash) = (Some(name.to_uppercase()), None, Some("ab".to_owned()));
-    IndexRow { n, parent, name: name.into(), display, id: Some(id.into()), rev, hash, kind, stamp: n, gone: None }
+    let facts =
+        Facts { size: 7, server_modified: 1_700_000_000, client_modified: 1_600_000_000, is_downloadable: true };
+    let is_file = kind == 0;
+    IndexRow {
+        n,
+        parent,
+        name: name.into(),
+        display: Some(name.to_uppercase()),
+        id: Some(id.into()),
+        rev: Some(if is_file { "5f0123456789a".to_owned() } else { "shared".to_owned() }),
+        hash: is_file.then(|| "ab".repeat(32)),
+        facts: is_file.then_some(facts),
+        kind,
+        stamp: n,
+        gone: None,
+        since: 0,
+    }
 }
 
 pub(super) async fn a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else(house: House) {
