@@ -141,7 +141,10 @@ impl Tree {
         for seen in folders_first(entries) {
             if matches!(seen.item, Metadata::Deleted(_)) {
                 self.gone(&seen.path);
-            } else if !self.place(&seen) {
+                continue;
+            }
+            self.unwait_elsewhere(&seen);
+            if !self.place(&seen) {
                 self.wait(&seen);
             }
         }
@@ -603,6 +606,13 @@ impl Tree {
         }
         if self.waits_stored {
             self.writes.unwait.push((path.to_owned(), with_all_under));
+        }
+    }
+
+    /// What was moved while Dropbox told of it comes twice: its last place counts.
+    fn unwait_elsewhere(&mut self, seen: &Seen) {
+        if let Some(id) = seen.id().filter(|_| self.waits_stored) {
+            self.writes.unwait_ids.push(id.to_owned());
         }
     }
 

@@ -110,6 +110,8 @@ pub struct IndexWrites {
     pub unwait_all: bool,
     /// Additions that wait at these paths, or also under them, are dropped.
     pub unwait: Vec<(String, bool)>,
+    /// Additions of these items that wait are dropped, wherever they are to go.
+    pub unwait_ids: Vec<String>,
     pub put: Vec<IndexRow>,
     /// What was so before this step told otherwise.
     pub past: Vec<PastRow>,
@@ -307,6 +309,14 @@ impl Store {
                    AND path IN (SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v))",
             );
             query(sql).bind(scope).bind(json(&paths)?).execute(&mut *tx).await?;
+        }
+        if !writes.unwait_ids.is_empty() {
+            let sql = self.said(
+                "DELETE FROM event_waiting WHERE scope = $1 AND id IN (SELECT value FROM json_each($2))",
+                "DELETE FROM event_waiting WHERE scope = $1
+                   AND id IN (SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v))",
+            );
+            query(sql).bind(scope).bind(json(&writes.unwait_ids)?).execute(&mut *tx).await?;
         }
         for (path, _) in writes.unwait.iter().filter(|(_, with_all_under)| *with_all_under) {
             // `0` is the byte after `/`.
