@@ -40,7 +40,7 @@ pub struct Watcher {
     entries: Arc<[Arc<Entry>]>,
     told: usize,
     /// What a folder held is told, before the next entry.
-    expanding: Option<Expanding>,
+    expanding: Option<Box<Expanding>>,
     /// It came back in the midst of that: the entry's number, and the row that was told last.
     within: Option<(i64, i64)>,
     checkpoint: Option<Held>,
@@ -48,7 +48,7 @@ pub struct Watcher {
 
 /// What a turn of a watcher came to.
 enum Worked {
-    Told(Box<Happening>),
+    /// Something is at hand, or is to be worked on next.
     More,
     /// Nothing before something happens.
     Waits,
@@ -202,10 +202,16 @@ impl Watcher {
     /// then the same call may be made again.
     pub async fn next(&mut self) -> Result<Happening> {
         loop {
-            match self.work().await? {
-                Worked::Told(happening) => return Ok(*happening),
-                Worked::More => {}
-                Worked::Waits => self.wait().await,
+            if let Some(happening) = self.at_hand()? {
+                return Ok(happening);
+            }
+            let worked = match self.read_tail() {
+                Some(worked) => worked,
+                // Rare and large: a quiet watcher holds none of it.
+                None => Box::pin(self.work()).await?,
+            };
+            if let Worked::Waits = worked {
+                self.wait().await;
             }
         }
     }
@@ -214,37 +220,81 @@ impl Watcher {
     #[cfg(test)]
     pub(super) async fn try_next(&mut self) -> Result<Option<Happening>> {
         loop {
-            match self.work().await? {
-                Worked::Told(happening) => return Ok(Some(*happening)),
-                Worked::More => {}
-                Worked::Waits => return Ok(None),
+            if let Some(happening) = self.at_hand()? {
+                return Ok(Some(happening));
+            }
+            if let Worked::Waits = self.work().await? {
+                return Ok(None);
             }
         }
     }
 
-    async fn work(&mut self) -> Result<Worked> {
-        if let Some(happening) = self.ready.pop_front() {
-            self.last = happening.point().clone();
-            return Ok(Worked::Told(Box::new(happening)));
-        }
-        if let Some(entry) = self.expanding.as_mut().and_then(Expanding::next) {
-            self.last = entry.point.clone();
-            return Ok(self.tell(entry)?.map_or(Worked::More, |happening| Worked::Told(Box::new(happening))));
-        }
-        if self.expanding.as_ref().is_some_and(Expanding::is_over) {
-            self.expanding = None;
-        }
-        if let Some(entry) = self.entries.get(self.told).filter(|_| self.expanding.is_none()).cloned() {
+    /// What was read and is not told yet.
+    ///
+    /// # Errors
+    /// As [`Watcher::next`].
+    pub fn at_hand(&mut self) -> Result<Option<Happening>> {
+        let happening = if let Some(happening) = self.ready.pop_front() {
+            if self.ready.is_empty() {
+                // Its room is for beginnings; a quiet watcher keeps none.
+                self.ready = VecDeque::new();
+            }
+            happening
+        } else {
+            let Some(entry) = self.next_entry() else { return Ok(None) };
+            self.tell(entry)?
+        };
+        self.last = happening.point().clone();
+        Ok(Some(happening))
+    }
+
+    /// `None`: all that was read is told.
+    fn next_entry(&mut self) -> Option<Arc<Entry>> {
+        loop {
+            if let Some(expanding) = &mut self.expanding {
+                let next = expanding.next();
+                if next.is_some() || !expanding.is_over() {
+                    return next;
+                }
+                self.expanding = None;
+            }
+            let entry = self.entries.get(self.told).cloned()?;
             self.told += 1;
             let within = self.within.take().filter(|(of, _)| entry.logged && entry.point.sequence == *of);
-            if self.options.expand && entry.folder().is_some() {
-                self.expanding = Some(Expanding::behind(entry, within.map(|(_, row)| row)));
-                return Ok(Worked::More);
+            if !self.options.expand || entry.folder().is_none() {
+                return Some(entry);
             }
-            let Some(happening) = self.tell(entry)? else { return Ok(Worked::More) };
-            self.last = happening.point().clone();
-            return Ok(Worked::Told(Box::new(happening)));
+            self.expanding = Some(Box::new(Expanding::behind(entry, within.map(|(_, row)| row))));
         }
+    }
+
+    /// Entries of the log that are in memory; `None`: it takes more than that to go on.
+    fn read_tail(&mut self) -> Option<Worked> {
+        let Mode::Log { epoch, sequence } = self.mode else { return None };
+        if self.checkpoint.is_some() || self.expanding.is_some() {
+            return None;
+        }
+        let state = self.state.borrow_and_update();
+        if state.ended.is_some() || state.head.epoch != epoch {
+            return None;
+        }
+        if state.head.newest <= sequence {
+            return Some(Worked::Waits);
+        }
+        drop(state);
+        let entries = self.feed.in_memory(epoch, sequence)?;
+        self.take(epoch, entries);
+        Some(Worked::More)
+    }
+
+    fn take(&mut self, epoch: i64, entries: Arc<[Arc<Entry>]>) {
+        if let Some(last) = entries.last() {
+            self.mode = Mode::Log { epoch, sequence: last.point.sequence };
+        }
+        (self.entries, self.told) = (entries, 0);
+    }
+
+    async fn work(&mut self) -> Result<Worked> {
         if let Some(ended) = &self.state.borrow().ended {
             return Err(ended.fault());
         }
@@ -280,12 +330,7 @@ impl Watcher {
         }
         match self.feed.behind(sequence).await? {
             Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
-            Behind::Entries(entries) => {
-                if let Some(last) = entries.last() {
-                    self.mode = Mode::Log { epoch, sequence: last.point.sequence };
-                }
-                (self.entries, self.told) = (entries, 0);
-            }
+            Behind::Entries(entries) => self.take(epoch, entries),
         }
         Ok(Worked::More)
     }
@@ -331,19 +376,19 @@ impl Watcher {
         self.mode = Mode::Cursor(page.cursor);
     }
 
-    fn tell(&mut self, entry: Arc<Entry>) -> Result<Option<Happening>> {
+    fn tell(&mut self, entry: Arc<Entry>) -> Result<Happening> {
         Ok(match &entry.told {
             Told::Change(_) => {
                 let waited = self.feed.clock.now().duration_since(entry.observed).unwrap_or_default();
                 metrics::histogram!(crate::telemetry::WATCH_LAG).record(waited.as_secs_f64());
-                Some(Happening::Event(entry))
+                Happening::Event(entry)
             }
-            Told::BatchEnd => Some(Happening::BatchEnd(entry)),
-            Told::Resynced => Some(Happening::Ready(entry.point.clone())),
+            Told::BatchEnd => Happening::BatchEnd(entry),
+            Told::Resynced => Happening::Ready(entry.point.clone()),
             Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => return Err(expired()),
             Told::CursorReset { cause } => {
                 let (cause, point) = (cause.clone(), entry.point.clone());
-                Some(Happening::CursorReset { resync: Resync::Differences, cause, point })
+                Happening::CursorReset { resync: Resync::Differences, cause, point }
             }
         })
     }
@@ -398,6 +443,10 @@ impl Watcher {
         }
     }
 
+    pub fn scope(&self) -> &Scope {
+        &self.feed.scope
+    }
+
     /// Whether `next` would have to wait for something to happen.
     pub fn is_caught_up(&self) -> bool {
         let at_end = match &self.mode {
@@ -407,7 +456,7 @@ impl Watcher {
             }
             Mode::Cursor(_) | Mode::Listing { .. } => false,
         };
-        let expanded = self.expanding.as_ref().is_none_or(Expanding::is_over);
+        let expanded = self.expanding.as_deref().is_none_or(Expanding::is_over);
         at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()
     }
 

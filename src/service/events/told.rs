@@ -1,6 +1,9 @@
 //! A change as one caller is told it: whether they want it, and how the proto says it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use dropbox_sdk::types::files;
 
@@ -23,7 +26,7 @@ pub(super) struct Taste {
     pub filter: Filter,
     pub types: Types,
     /// What globs count from.
-    pub base: String,
+    pub base: Arc<str>,
 }
 
 impl Taste {
