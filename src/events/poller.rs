@@ -472,8 +472,9 @@ impl Poller {
 
     /// Saves, then publishes.
     async fn save(&mut self, mut progress: Progress, draft: Draft) -> Result<Step> {
-        let observed = self.feed.clock.now();
-        let observed_at = Store::stamp(observed);
+        let observed_at = Store::stamp(self.feed.clock.now());
+        // As whoever reads the row finds it.
+        let observed = Store::stamped(observed_at);
         let from = progress.from.clone().unwrap_or_default();
         let mut head = self.row.head;
         let (mut log, mut entries) = (Vec::new(), Vec::new());

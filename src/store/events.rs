@@ -383,6 +383,10 @@ impl Store {
     pub fn stamp(at: SystemTime) -> i64 {
         millis(at)
     }
+
+    pub fn stamped(stamp: i64) -> SystemTime {
+        time(stamp)
+    }
 }
 
 fn log_head(row: &Row) -> Result<LogHead> {
