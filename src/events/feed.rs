@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     Poll, Scope, Upstream,
     change::{Entry, Told},
+    expand::Portions,
     poller::{self, Progress, Stage},
     scope::{ResumePoint, new_epoch},
     upstream::Page,
@@ -40,6 +41,7 @@ pub(super) struct Feed {
     /// Bytes of the tails of all scopes of the process.
     tails_bytes: Arc<AtomicUsize>,
     chunks: tokio::sync::Mutex<VecDeque<Arc<[Arc<Entry>]>>>,
+    pub(super) portions: Portions,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
     drained: tokio::sync::Mutex<VecDeque<Arc<Drained>>>,
     /// There is news.
@@ -112,6 +114,7 @@ impl Feed {
             tail: Mutex::default(),
             tails_bytes,
             chunks: tokio::sync::Mutex::default(),
+            portions: Portions::default(),
             drained: tokio::sync::Mutex::default(),
             bell: Notify::new(),
             wishes_changed: Notify::new(),
@@ -137,7 +140,7 @@ impl Feed {
         self.state.subscribe()
     }
 
-    fn id(&self) -> Result<i64> {
+    pub(super) fn id(&self) -> Result<i64> {
         self.id.get().copied().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
     }
 
@@ -402,7 +405,7 @@ fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {
     let told = serde_json::from_str(&row.body)
         .map_err(|error| Fault::bug("an entry of a log cannot be read").source(error))?;
     let cursor = row.cursor.into();
-    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None };
+    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None, within: None };
     Ok(Arc::new(Entry::new(point, row.observed, told, true)))
 }
 
