@@ -129,6 +129,11 @@ pub fn alone_leaving(total: usize, places: usize) -> usize {
     (0..total / places.max(1)).take_while(may).count()
 }
 
+/// How often parameters that have nothing yet get so many places of [`Fair::try_take_leaving`], one after the other.
+pub fn together_leaving(total: usize, places: usize) -> usize {
+    (0..total / places.max(1)).take_while(|n| leaves_a_share(0, total - n * places, places)).count()
+}
+
 impl State {
     /// Is another place within the share of this parameter?
     fn may(&self, parameter: &str) -> bool {

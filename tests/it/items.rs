@@ -234,6 +234,11 @@ async fn a_search_finds_folders_alone_and_the_account_is_told() {
     let account = pb::GetAccountRequest { application_parameter_id: id(), ..Default::default() };
     let account = house.client().get_account(account).await.expect("account").into_inner();
     assert!(account.account_id.starts_with("dbid:") && account.space_allocated > 0, "{account:?}");
+}
+
+#[tokio::test]
+async fn the_server_tells_its_limits_and_what_one_parameter_may_take_of_them() {
+    let house = start().await;
     let info = house.client().get_server_info(pb::GetServerInfoRequest {}).await.expect("info").into_inner();
     let limits = info.limits.expect("limits");
     assert_eq!(limits.max_chunk_bytes, 4 * 1024 * 1024);

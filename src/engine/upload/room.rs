@@ -47,7 +47,7 @@ impl Budget {
         Room {
             open: open_max.min(charges / each),
             open_of_one: fair::alone(open_max, 1).min(fair::alone(charges, each)),
-            waiting: waiting / each_waiting,
+            waiting: fair::together_leaving(waiting, each_waiting),
             waiting_of_one: fair::alone_leaving(waiting, each_waiting),
         }
     }

@@ -208,9 +208,9 @@ async fn of_an_account_that_nobody_knows_nothing_goes_on_once_it_is_connected_ag
         async || house.client().list_folder(page(String::new())).await.expect("a page").into_inner().next_page_token;
     let token = first().await;
     house.client().list_folder(page(token.clone())).await.expect("the page behind it");
-    let bytes = noise(2 * BLOCK, 6);
+    let bytes = noise(2 * BLOCK + MIB, 6);
     let mut open = OpenUpload::begin(&house, spec("/begun")).await;
-    assert!(open.send_range(&bytes, 0, BLOCK + MIB).await);
+    assert!(open.send_range(&bytes, 0, bytes.len()).await);
     let download = stalled_download(&house, house.client()).await;
     // Another token whose account nobody knows either, and at last one that says it.
     import_nameless(&house).await;
