@@ -347,7 +347,7 @@ async fn a_policy_bounds_the_bytes_of_a_second_each_way_over_all_streams() {
 async fn a_queue_that_is_full_is_told_by_its_name() {
     let house = start().await;
     let limits = house.client().get_server_info(pb::GetServerInfoRequest {}).await.expect("info").into_inner().limits;
-    let most = limits.expect("limits").max_waiting_calls;
+    let most = limits.expect("limits").max_parameter_waiting_calls;
     let pause = Rule::once("files/list_folder", Action::TooManyRequests { retry_after: Some(50) });
     house.control().script([pause]).expect("a rule");
     let first = house.client();
