@@ -15,6 +15,8 @@ pub const DROPBOX_BODY_BYTES_MAX: u64 = 150 * MIB;
 pub const DROPBOX_FILE_BYTES_MAX: u64 = 2_199_019_061_248;
 /// Items one deletion, copy or move of a folder may touch. Dropbox: `too_many_files` beyond.
 pub const DROPBOX_TREE_ITEMS_MAX: u32 = 10_000;
+/// File requests of one account. Dropbox: `rate_limit` beyond.
+pub const DROPBOX_FILE_REQUESTS_MAX: u32 = 4000;
 /// An upload session lives this long from its start.
 pub const UPLOAD_SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Entries of one listing page Dropbox takes as `limit`.
@@ -57,6 +59,9 @@ pub const HASH_STEP_BYTES: usize = 256 * 1024;
 /// which the server was reading; else a hundred dribbling callers stop the process.
 pub const PACE_BYTES: u64 = 64 * KIB * 30;
 pub const PACE_WINDOW: Duration = Duration::from_secs(30);
+/// Whoever follows an upload is woken whenever what has come in passes a multiple of this, and not for every chunk: some are of
+/// a few bytes.
+pub const PROGRESS_STEP_BYTES: u64 = 64 * KIB;
 /// When an upload that was too slow for a full process may come back.
 pub const PACE_RETRY: Duration = Duration::from_secs(5);
 /// What is in flight when a caller vanishes is settled within this time.

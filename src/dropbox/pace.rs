@@ -217,7 +217,8 @@ impl Lane {
     fn wait(&self, parameter: &str) -> Result<fair::Held> {
         self.waiting.try_take(parameter, 1).ok_or_else(|| {
             Fault::new(Reason::ConnectorBusy, "too many calls wait for this Dropbox account")
-                .retry_after(Duration::from_secs(1))
+                .fact("limit", "max_waiting_calls")
+                .retry_after(limits::BUSY_RETRY)
         })
     }
 }
@@ -318,5 +319,15 @@ mod tests {
         lane.pause(limits::REPEAT_WAIT_MAX * 2);
         let fault = lane.pause_over("p", None).await.expect_err("longer than any call waits");
         assert_eq!(fault.reason(), Reason::RateLimited);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_told_to_come_back() {
+        let (_, lane) = lane();
+        let held: Vec<_> = std::iter::from_fn(|| lane.waiting.try_take("p", 1)).collect();
+        assert!(!held.is_empty());
+        lane.pause(Duration::from_secs(1));
+        let fault = lane.pause_over("p", None).await.expect_err("full");
+        assert_eq!((fault.reason(), fault.get("limit")), (Reason::ConnectorBusy, Some("max_waiting_calls")));
     }
 }

@@ -73,7 +73,9 @@ impl Events {
         let filter = filter::compile(request.filter.as_ref())?;
         let wants = &Taste { filter, types: plan.terms.types, base: "".into() };
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
-            Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may").retry_after(DRAINING_RETRY)
+            Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may")
+                .fact("limit", "max_watches")
+                .retry_after(DRAINING_RETRY)
         })?;
         let asked = &plan;
         let begun = self.door.enter(&call, &request, Permissions::default(), |site| async move {
