@@ -498,8 +498,8 @@ pub const CHECKPOINT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const SNAPSHOT_ITEMS_MAX: u32 = 500;
 /// Entries of one transaction at the end of a drain.
 pub const EVENT_SLICE: usize = 2000;
-/// Items of a folder that was moved or deleted, read and made into entries at once: some 512 KiB, of which a scope remembers
-/// `EVENT_CHUNKS_KEPT`.
+/// Items of a folder that was moved or deleted, read and made into entries at once: some 512 KiB, held while a watcher is at
+/// them.
 pub const EXPAND_PORTION: usize = 500;
 /// Folders in each other: a path has at most some 4,096 characters, a name one at least.
 pub const INDEX_DEPTH_MAX: usize = 4096;

@@ -147,9 +147,10 @@ impl Store {
     pub(super) async fn sweep_index_past(&self) -> Result<u64> {
         let mut removed = 0;
         loop {
+            // SQLite takes the tables of a cross join in their order: a look at an index for each scope.
             let sql = "DELETE FROM index_past WHERE (scope, n, until) IN
-                       (SELECT p.scope, p.n, p.until FROM event_scopes s JOIN index_past p
-                          ON p.scope = s.id AND p.until <= s.swept LIMIT $1)";
+                       (SELECT p.scope, p.n, p.until FROM event_scopes s CROSS JOIN index_past p
+                        WHERE p.scope = s.id AND p.until <= s.swept LIMIT $1)";
             let portion = query(sql).bind(ROWS_MAX).execute(&self.0.pools.durable).await?;
             removed += portion;
             if portion < ROWS_MAX as u64 {
