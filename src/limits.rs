@@ -70,6 +70,9 @@ pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Ranges read ahead take at most this part of the block budget, over all downloads.
 pub const AHEAD_SHARE: usize = 8;
+/// What downloads that nobody reads may hold in HTTP/2, beside those that are open: this part of the block budget. Each holds a
+/// chunk; beyond it one keeps its place.
+pub const LEFT_SHARE: usize = 8;
 /// A caller that leaves bytes waiting for longer loses its place among its account's bodies to others, unless it is
 /// configured otherwise: some 48 of them would else shut everybody out. Long enough that a player's full buffer is no stall.
 pub const DOWNLOAD_IDLE: Duration = Duration::from_secs(30);
@@ -191,6 +194,10 @@ pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
 pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// An answer is remembered under its request id this long.
 pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
+/// Between two attempts to keep an answer that the store did not take, and how many: as long as a database server takes to
+/// change over. Whoever repeats the request waits meanwhile.
+pub const REQUEST_END_RETRY: Duration = Duration::from_secs(1);
+pub const REQUEST_END_REPEATS: usize = 60;
 /// A statement waits this long for another process's write before the store counts as not answering.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A new SQLite file that another process is making is looked at again after this: it takes some milliseconds.
@@ -233,11 +240,9 @@ pub const ACCOUNT_REQUESTS_MAX: usize = 64;
 /// Of them, requests that carry content: a quarter stays free for small calls.
 pub const ACCOUNT_BODIES_MAX: usize = 48;
 /// Places for uploads and downloads are shared: an application parameter that has some gets another while it has less than so
-/// many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
-/// finds some.
+/// many times what is free. One alone gets seven eighths of them, the next one seven eighths of the rest, and so on, until
+/// the last place is given to one that has none: of 512, to the fourth.
 pub const FAIR_SHARE: usize = 7;
-/// An upload that waits because of its parameter's bytes per second is not silent: so often it says that it is there.
-pub const RATE_ALIVE: Duration = Duration::from_secs(15);
 /// Calls waiting for one account before a further one is told that the connector is busy.
 pub const ACCOUNT_QUEUE_MAX: usize = 4096;
 /// Accounts whose queues are kept while nobody uses them; a pause after a 429 outlives this.

@@ -1,6 +1,7 @@
-//! Places that application parameters share. Nobody takes the last of them: who has some already gets another only while
-//! much more than that is free, so that whoever comes next finds a place at once. Who waits is served parameter by
-//! parameter in turn, and within one in the order of arrival.
+//! Places that application parameters share. Who has some already gets another only while much more than that is free, so
+//! one that takes all it may leaves an eighth of what it found to whoever comes next. The last place goes to one that has
+//! none: behind four that take all they may of 512, a fifth finds nothing. Who waits is served parameter by parameter in turn,
+//! and within one in the order of arrival.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -81,6 +82,8 @@ impl Fair {
     /// Waits for them in turn. Dropping the future leaves the queue.
     pub(super) async fn take(&self, parameter: &str, places: usize) -> Held {
         let places = places.min(self.0.total);
+        // Whoever leaves may have kept those behind it from what is free.
+        let leaving = Leaving(&self.0);
         loop {
             let granted = {
                 let mut state = self.0.lock();
@@ -95,6 +98,7 @@ impl Fair {
             self.0.serve();
             // The sender goes only with its grant.
             if let Ok(held) = granted.await {
+                std::mem::forget(leaving);
                 return held;
             }
         }
@@ -150,6 +154,15 @@ impl Inside {
             // Outside the lock: one who left meanwhile gives it back at once.
             drop(waiter.grant.send(held));
         }
+    }
+}
+
+/// Dropped behind the place in the queue.
+struct Leaving<'a>(&'a Arc<Inside>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.serve();
     }
 }
 
@@ -260,5 +273,17 @@ mod tests {
         assert!(fair.try_take("d", 1).is_some());
         drop((other, more));
         assert!(fair.try_take("b", 1).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_head_of_the_queue_lets_those_behind_it_move_up() {
+        let fair = Fair::new(16);
+        let _held = fair.try_take("a", 6).expect("free");
+        let mut large = Box::pin(fair.take("b", 12));
+        let mut small = Box::pin(fair.take("c", 1));
+        assert!(large.as_mut().now_or_never().is_none(), "ten are free");
+        assert!(small.as_mut().now_or_never().is_none(), "and they are kept for it");
+        drop(large);
+        assert!(small.now_or_never().is_some(), "nothing need be given back first");
     }
 }

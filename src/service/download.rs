@@ -1,7 +1,7 @@
 //! `DownloadFile`: header, chunks, trailer. Dropping the stream drops the request to Dropbox.
 
 use dropbox_sdk::types::{files, sharing};
-use std::time::Duration;
+use tokio::time::Instant;
 
 use futures::{StreamExt as _, stream};
 
@@ -35,16 +35,21 @@ impl Transfer {
             Ok((site, download, header))
         });
         let (site, download, header) = opened.await?;
-        let state = Some(Sending { site, call, download, pause: Duration::ZERO, active: Active::new("download") });
+        let state = Some(Sending { site, call, download, may_go_on: None, active: Active::new("download") });
         let rest = stream::unfold(state, |state| async move {
             let mut sending = state?;
-            if !sending.pause.is_zero() {
-                tokio::time::sleep(sending.pause).await;
+            if let Some(at) = sending.may_go_on.take() {
+                tokio::time::sleep_until(at).await;
             }
             match sending.download.next().await {
                 Ok(Some(piece)) => {
                     sending.active.moved(piece.bytes.len());
-                    sending.pause = sending.site.pause_down(piece.bytes.len());
+                    let pause = sending.site.pause_down(piece.bytes.len());
+                    if !pause.is_zero() {
+                        // From now on, and not from when the caller comes again: it may be late by itself.
+                        sending.may_go_on = Some(Instant::now() + pause);
+                        sending.download.hold_back(pause);
+                    }
                     let chunk = api::DownloadChunk {
                         offset: size(piece.offset),
                         crc32c: crc_fast::crc32_iscsi(&piece.bytes),
@@ -73,8 +78,8 @@ struct Sending {
     site: Site,
     call: Call,
     download: Download,
-    /// Before the next chunk, for the parameter's bytes per second.
-    pause: Duration,
+    /// The next chunk, by the parameter's bytes per second.
+    may_go_on: Option<Instant>,
     active: Active,
 }
 

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, Streaming};
@@ -21,7 +20,6 @@ use crate::{
     dropbox::Rate,
     engine::{parts::Frame, upload::Leaving},
     fault::{Fault, Reason, Result},
-    limits::RATE_ALIVE,
 };
 
 /// After an early answer this much of the request is read and dropped, so that proxies pass the answer on.
@@ -85,21 +83,10 @@ pub struct Frames<M> {
     taken_away: Option<BoxFuture<'static, Fault>>,
     /// How fast it may be read, and what was read too fast.
     rate: Option<Arc<Rate>>,
-    pause: Option<Pause>,
+    pause: Option<Pin<Box<Sleep>>>,
+    /// The pause is still to be told.
+    is_held_back: bool,
     active: Active,
-}
-
-/// Until the next frame may be read, and until it is time to say that the stream is there.
-struct Pause {
-    over: Pin<Box<Sleep>>,
-    alive: Pin<Box<Sleep>>,
-}
-
-impl Pause {
-    fn new(span: Duration) -> Pause {
-        let sleep = |span| Box::pin(tokio::time::sleep(span));
-        Pause { over: sleep(span), alive: sleep(RATE_ALIVE) }
-    }
 }
 
 impl<M: Message> Frames<M> {
@@ -111,6 +98,7 @@ impl<M: Message> Frames<M> {
             taken_away: None,
             rate: None,
             pause: None,
+            is_held_back: false,
             active: Active::new("upload"),
         }
     }
@@ -222,12 +210,12 @@ impl<M: Message> Stream for Frames<M> {
             return Poll::Ready(Some(Err(fault)));
         }
         if let Some(pause) = &mut this.pause {
-            if pause.over.as_mut().poll(context).is_pending() {
-                ready!(pause.alive.as_mut().poll(context));
-                pause.alive.as_mut().reset(Instant::now() + RATE_ALIVE);
-                // The caller is not silent: it waits for us.
-                return Poll::Ready(Some(Ok(Frame::Chunk { offset: None, bytes: Bytes::new(), crc32c: None })));
+            // The caller is not silent: it waits for us.
+            if std::mem::take(&mut this.is_held_back) {
+                let left = pause.deadline().saturating_duration_since(Instant::now());
+                return Poll::Ready(Some(Ok(Frame::HeldBack(left))));
             }
+            ready!(pause.as_mut().poll(context));
             this.pause = None;
         }
         if this.finished && !M::HALF_CLOSES {
@@ -256,9 +244,10 @@ impl<M: Message> Stream for Frames<M> {
             Ok(Frame::Chunk { bytes, .. }) => {
                 this.active.moved(bytes.len());
                 let span = this.rate.as_ref().map_or(Duration::ZERO, |rate| rate.moved(bytes.len()));
-                this.pause = (!span.is_zero()).then(|| Pause::new(span));
+                this.is_held_back = !span.is_zero();
+                this.pause = this.is_held_back.then(|| Box::pin(tokio::time::sleep(span)));
             }
-            Err(_) => {}
+            Ok(Frame::HeldBack(_)) | Err(_) => {}
         }
         Poll::Ready(Some(item))
     }

@@ -243,6 +243,71 @@ async fn narrow_client(address: &str) -> DropboxConnectorClient<Channel> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_held_back_by_its_policy_is_not_taken_for_one_that_stopped_reading() {
+    let house = support::start_with(|config| config.download_idle = Duration::from_millis(300)).await;
+    let text: String = (0..MIB / 8).map(|line| format!("{line:07}\n")).collect();
+    upload(&house, spec("/file"), text.as_bytes()).await.expect("uploaded");
+    let formats = BTreeMap::from([("markdown".to_owned(), text.clone())]);
+    let document = Document { path: "/notes.paper".into(), formats, ..Document::default() };
+    house.control().seed_document(&document).expect("a document");
+    let policy = pb::ParameterPolicy { max_bytes_per_second: 512 * 1024, ..Default::default() };
+    house.make_parameter("slow", |parameter| parameter.policy = Some(policy)).await;
+    house.control().clear_journal();
+    // 2 MiB in all, of which a quarter is saved up: each chunk waits longer than a caller may be silent.
+    let slow = |path: &str| pb::DownloadFileRequest { application_parameter_id: "slow".into(), ..of(path) };
+    let exported = pb::DownloadFileRequest { export_format: "markdown".into(), ..slow("/notes.paper") };
+    let (file, export) = (stalled(&house, slow("/file")).await, stalled(&house, exported).await);
+    let (file, export) = tokio::join!(read_on(file), read_on(export));
+    for outcome in [file, export] {
+        let (got, trailer) = outcome.unwrap_or_else(|fault| panic!("{fault:?}"));
+        assert!(got == text.as_bytes() && trailer.verified);
+    }
+    // An export asked of `files/download` first tells that it is none.
+    let asked = |route: &str| house.control().journal().iter().filter(|entry| entry.route == route).count();
+    assert_eq!((asked("files/export"), asked(DOWNLOAD)), (1, 2), "nothing is asked for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_been_given_all_bytes_gets_its_proof_though_others_have_its_place() {
+    let house = support::start_with(|config| {
+        config.max_downloads = 1;
+        config.download_idle = Duration::from_secs(2);
+    })
+    .await;
+    // Its last chunk is larger than what its caller takes without reading.
+    let bytes = noise(4 * MIB + 100_000, 6);
+    upload(&house, spec("/file"), &bytes).await.expect("uploaded");
+    let request = pb::DownloadFileRequest { parallel_ranges: 2, ..of("/file") };
+    let mut client = narrow_client(&house.addresses.data.to_string()).await;
+    let mut first = client.download_file(request).await.expect("open").into_inner();
+    let mut got = Vec::new();
+    while got.len() < 4 * MIB {
+        let message = first.message().await.expect("a message").and_then(|message| message.payload);
+        if let Some(Payload::Chunk(chunk)) = message {
+            got.extend_from_slice(&chunk.data);
+        }
+    }
+    house.control().script([Rule::always(DOWNLOAD, Action::StallBody { after_bytes: 50_000 })]).expect("script");
+    let other = async {
+        loop {
+            match house.other_client().await.download_file(of("/file")).await {
+                Ok(stream) => break stream,
+                Err(busy) => assert_eq!(reason(&busy), "CONNECTOR_BUSY"),
+            }
+        }
+    };
+    let _other = timeout(PATIENCE, other).await.expect("the place is given to others");
+    let trailer = loop {
+        match first.message().await.expect("it ends well").and_then(|message| message.payload).expect("a trailer") {
+            Payload::Chunk(chunk) => got.extend_from_slice(&chunk.data),
+            Payload::Trailer(trailer) => break trailer,
+            Payload::Header(_) => panic!("a second header"),
+        }
+    };
+    assert!(got == bytes && trailer.verified);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_that_do_not_read_or_read_slowly_cost_less_than_4_mib_each_and_leave_within_a_second() {
     const CALLERS: usize = 48;
     let emulator = Emulator::start(Options::default()).await.expect("emulator");
