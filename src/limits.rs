@@ -184,7 +184,7 @@ pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
 pub const WEBHOOK_CHALLENGE_BYTES_MAX: usize = 1024;
 /// Body of a webhook call: 20,000 accounts.
 pub const WEBHOOK_BYTES_MAX: usize = 1024 * 1024;
-/// The secrets of apps are gathered again after a change, but not more often than this: it reads every parameter.
+/// The secrets of apps are gathered again after a change or a failure, but not more often than this: it reads every parameter.
 pub const WEBHOOK_SECRETS_KEPT: Duration = Duration::from_secs(1);
 /// A request to the public port with all it takes: a code exchange and a look at the account, 30 s each.
 pub const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(75);
@@ -440,6 +440,8 @@ pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
 /// Connections of one listener that have said nothing, or wait for a place: a socket each. Beyond, the address with the most
 /// loses one.
 pub const HANDSHAKES_WAITING_MAX: usize = 1024;
+/// Connections that were closed to make room are told of together, this often.
+pub const CROWDED_OUT_TOLD: Duration = Duration::from_secs(1);
 /// While others wait for a place, a handshake has this long: some round trips of a bad line.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of certificates or a key is far smaller; what is larger was named by mistake.

@@ -112,6 +112,15 @@ impl State {
         held == 0 || held < self.free.saturating_mul(FAIR_SHARE)
     }
 
+    fn held_less(&mut self, parameter: &str, places: usize) {
+        if let Some(held) = self.held.get_mut(parameter) {
+            *held -= places;
+            if *held == 0 {
+                self.held.remove(parameter);
+            }
+        }
+    }
+
     fn forget_gone(&mut self) {
         for (_, queue) in &mut self.turns {
             queue.retain(|waiter| !waiter.grant.is_closed());
@@ -166,17 +175,25 @@ impl Drop for Leaving<'_> {
     }
 }
 
+impl Held {
+    /// They are another parameter's from here on, also if that has its share.
+    pub(super) fn rebook(&mut self, parameter: &str) {
+        {
+            let mut state = self.of.lock();
+            state.held_less(&self.parameter, self.places);
+            self.parameter = parameter.into();
+            *state.held.entry(self.parameter.clone()).or_default() += self.places;
+        }
+        self.of.serve();
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         {
             let mut state = self.of.lock();
             state.free += self.places;
-            if let Some(held) = state.held.get_mut(&self.parameter) {
-                *held -= self.places;
-                if *held == 0 {
-                    state.held.remove(&self.parameter);
-                }
-            }
+            state.held_less(&self.parameter, self.places);
             if state.turns.is_empty() {
                 return;
             }

@@ -129,16 +129,12 @@ impl Authority {
             Some("legacy") => AccessType::Legacy,
             Some(other) => return Err(format!("invalid token_access_type: \"{other}\"")),
         };
+        let offered = app.offered(book.for_team.is_some());
         let mut scopes = match params.get("scope") {
-            None => app.scopes.clone(),
+            None => offered.clone(),
             Some(text) => text.split_whitespace().map(str::to_owned).collect(),
         };
-        if book.for_team.is_some() && params.get("scope").is_none() {
-            scopes.extend(team_scopes());
-        }
-        let known =
-            |scope: &String| app.scopes.contains(scope) || (book.for_team.is_some() && team_scopes().contains(scope));
-        if let Some(scope) = scopes.iter().find(|scope| !known(scope)) {
+        if let Some(scope) = scopes.iter().find(|scope| !offered.contains(*scope)) {
             return Err(format!("invalid scope: \"{scope}\" is not configured for this app"));
         }
         scopes.insert("account_info.read".to_owned());
