@@ -1,7 +1,7 @@
 //! `DownloadFile`: header, chunks, trailer. Dropping the stream drops the request to Dropbox.
 
 use dropbox_sdk::types::{files, sharing};
-use tokio::time::Instant;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 
@@ -16,6 +16,7 @@ use crate::{
         size,
         transfer::{self as convert, Download as Asked},
     },
+    dropbox::{Due, Rate},
     engine::download::{Download, DownloadRequest, Source, Subject},
     fault::Result,
 };
@@ -35,21 +36,18 @@ impl Transfer {
             Ok((site, download, header))
         });
         let (site, download, header) = opened.await?;
-        let state = Some(Sending { site, call, download, may_go_on: None, active: Active::new("download") });
+        let (rate, active) = (site.rates().down, Active::new("download"));
+        let state = Some(Sending { site, call, download, rate, due: None, active });
         let rest = stream::unfold(state, |state| async move {
             let mut sending = state?;
-            if let Some(at) = sending.may_go_on.take() {
-                tokio::time::sleep_until(at).await;
+            while let Some(left) = sending.held_back() {
+                tokio::time::sleep(left).await;
             }
             match sending.download.next().await {
                 Ok(Some(piece)) => {
                     sending.active.moved(piece.bytes.len());
-                    let pause = sending.site.pause_down(piece.bytes.len());
-                    if !pause.is_zero() {
-                        // From now on, and not from when the caller comes again: it may be late by itself.
-                        sending.may_go_on = Some(Instant::now() + pause);
-                        sending.download.hold_back(pause);
-                    }
+                    sending.due = sending.rate.moved(piece.bytes.len());
+                    sending.held_back();
                     let chunk = api::DownloadChunk {
                         offset: size(piece.offset),
                         crc32c: crc_fast::crc32_iscsi(&piece.bytes),
@@ -78,9 +76,19 @@ struct Sending {
     site: Site,
     call: Call,
     download: Download,
-    /// The next chunk, by the parameter's bytes per second.
-    may_go_on: Option<Instant>,
+    rate: Arc<Rate>,
+    /// To be paid for before the next chunk, by the parameter's bytes per second.
+    due: Option<Due>,
     active: Active,
+}
+
+impl Sending {
+    /// How long to wait before it is looked again whether another chunk may go; the caller is not taken for silent meanwhile.
+    fn held_back(&mut self) -> Option<Duration> {
+        let left = self.due.as_ref().map(Due::left).filter(|left| !left.is_zero())?;
+        self.download.hold_back(left);
+        Some(left)
+    }
 }
 
 fn answer(payload: Payload) -> api::DownloadFileResponse {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tonic::{Code, Status, Streaming};
 
 use super::{active::Active, door::Addressed};
@@ -17,7 +17,7 @@ use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
     credentials::Ending,
-    dropbox::Rate,
+    dropbox::{Due, Rate},
     engine::{parts::Frame, upload::Leaving},
     fault::{Fault, Reason, Result},
 };
@@ -83,10 +83,26 @@ pub struct Frames<M> {
     taken_away: Option<BoxFuture<'static, Fault>>,
     /// How fast it may be read, and what was read too fast.
     rate: Option<Arc<Rate>>,
-    pause: Option<Pin<Box<Sleep>>>,
-    /// The pause is still to be told.
-    is_held_back: bool,
+    pause: Option<Pause>,
     active: Active,
+}
+
+/// Until the next frame may be read.
+struct Pause {
+    due: Due,
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pause {
+    /// For how long nothing is read now; ready again when that is over. None once what was read is paid for.
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<Option<Duration>> {
+        if let Some(look) = &mut self.look {
+            ready!(look.as_mut().poll(context));
+        }
+        let left = self.due.left();
+        self.look = (!left.is_zero()).then(|| Box::pin(tokio::time::sleep(left)));
+        Poll::Ready(self.look.is_some().then_some(left))
+    }
 }
 
 impl<M: Message> Frames<M> {
@@ -98,7 +114,6 @@ impl<M: Message> Frames<M> {
             taken_away: None,
             rate: None,
             pause: None,
-            is_held_back: false,
             active: Active::new("upload"),
         }
     }
@@ -109,8 +124,8 @@ impl<M: Message> Frames<M> {
     }
 
     /// From here on it is read no faster than this.
-    pub fn slow_down(&mut self, rate: Option<Arc<Rate>>) {
-        self.rate = rate;
+    pub fn slow_down(&mut self, rate: Arc<Rate>) {
+        self.rate = Some(rate);
     }
 
     /// What the metrics say of this upload.
@@ -211,11 +226,9 @@ impl<M: Message> Stream for Frames<M> {
         }
         if let Some(pause) = &mut this.pause {
             // The caller is not silent: it waits for us.
-            if std::mem::take(&mut this.is_held_back) {
-                let left = pause.deadline().saturating_duration_since(Instant::now());
+            if let Some(left) = ready!(pause.poll_left(context)) {
                 return Poll::Ready(Some(Ok(Frame::HeldBack(left))));
             }
-            ready!(pause.as_mut().poll(context));
             this.pause = None;
         }
         if this.finished && !M::HALF_CLOSES {
@@ -243,9 +256,8 @@ impl<M: Message> Stream for Frames<M> {
             Ok(Frame::Finish { .. }) => this.finished = true,
             Ok(Frame::Chunk { bytes, .. }) => {
                 this.active.moved(bytes.len());
-                let span = this.rate.as_ref().map_or(Duration::ZERO, |rate| rate.moved(bytes.len()));
-                this.is_held_back = !span.is_zero();
-                this.pause = this.is_held_back.then(|| Box::pin(tokio::time::sleep(span)));
+                let due = this.rate.as_ref().and_then(|rate| rate.moved(bytes.len()));
+                this.pause = due.map(|due| Pause { due, look: None });
             }
             Ok(Frame::HeldBack(_)) | Err(_) => {}
         }

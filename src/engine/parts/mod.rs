@@ -41,7 +41,7 @@ pub enum Frame {
         content_hash: Option<ContentHash>,
         size: Option<u64>,
     },
-    /// The next frame is not read before this span is over, for the caller may send only so many bytes in a second. Its clocks
+    /// The next frame is not read, or this is said again, before this span is over, for the caller may send only so many bytes in a second. Its clocks
     /// stand still.
     HeldBack(Duration),
 }
@@ -111,7 +111,11 @@ pub struct PartCutter<S> {
     pace: Pace,
     /// Of the time to come, what is not the caller's.
     held_back: Duration,
+    /// Hears `next_offset` whenever it moves.
+    listener: Option<Listener>,
 }
+
+type Listener = Box<dyn Fn(u64) + Send>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -172,7 +176,14 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             idle: Duration::ZERO,
             pace: Pace::default(),
             held_back: Duration::ZERO,
+            listener: None,
         })
+    }
+
+    /// `listener` is called with `next_offset` for every chunk that brings it further.
+    #[must_use]
+    pub fn heard_by(self, listener: impl Fn(u64) + Send + 'static) -> Self {
+        Self { listener: Some(Box::new(listener)), ..self }
     }
 
     /// The next part; `None` when the stream has ended and every part was given. The last part comes only after what was

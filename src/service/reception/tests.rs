@@ -165,7 +165,7 @@ async fn a_flood_that_is_sent_away_is_told_of_once_a_second() {
     // Whoever still waits for room in the log is not waited for.
     crowded.told_at = Some(Instant::now() - CROWDED_OUT_TOLD);
     let (release, held) = std::sync::mpsc::channel::<()>();
-    crowded.telling = Some(tokio::task::spawn_blocking(move || drop(held.recv())));
+    crowded.telling = Some(tokio::task::spawn_blocking(move || _ = held.recv()));
     assert!(crowded.tell().is_some() && crowded.count == 50);
     drop(release);
     crowded.telling.take().expect("it is still there").await.expect("told");
