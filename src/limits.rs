@@ -75,6 +75,9 @@ pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Ranges read ahead take at most this part of the block budget, over all downloads.
 pub const AHEAD_SHARE: usize = 8;
+/// What downloads that nobody reads may hold in HTTP/2, beside those that are open: this part of the block budget. Each holds a
+/// chunk; beyond it one keeps its place.
+pub const LEFT_SHARE: usize = 8;
 /// A caller that leaves bytes waiting for longer loses its place among its account's bodies to others, unless it is
 /// configured otherwise: some 48 of them would else shut everybody out. Long enough that a player's full buffer is no stall.
 pub const DOWNLOAD_IDLE: Duration = Duration::from_secs(30);
@@ -186,7 +189,7 @@ pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
 pub const WEBHOOK_CHALLENGE_BYTES_MAX: usize = 1024;
 /// Body of a webhook call: 20,000 accounts.
 pub const WEBHOOK_BYTES_MAX: usize = 1024 * 1024;
-/// The secrets of apps are gathered again after a change, but not more often than this: it reads every parameter.
+/// The secrets of apps are gathered again after a change or a failure, but not more often than this: it reads every parameter.
 pub const WEBHOOK_SECRETS_KEPT: Duration = Duration::from_secs(1);
 /// A request to the public port with all it takes: a code exchange and a look at the account, 30 s each.
 pub const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(75);
@@ -196,6 +199,10 @@ pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
 pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// An answer is remembered under its request id this long.
 pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
+/// Between two attempts to keep an answer that the store did not take, and how many: as long as a database server takes to
+/// change over. Whoever repeats the request waits meanwhile.
+pub const REQUEST_END_RETRY: Duration = Duration::from_secs(1);
+pub const REQUEST_END_REPEATS: usize = 60;
 /// A statement waits this long for another process's write before the store counts as not answering.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A new SQLite file that another process is making is looked at again after this: it takes some milliseconds.
@@ -238,11 +245,9 @@ pub const ACCOUNT_REQUESTS_MAX: usize = 64;
 /// Of them, requests that carry content: a quarter stays free for small calls.
 pub const ACCOUNT_BODIES_MAX: usize = 48;
 /// Places for uploads, downloads and requests are shared: an application parameter that has some gets another while it has less
-/// than so many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
-/// finds some.
+/// than so many times what is free. One alone gets seven eighths of them, the next one seven eighths of the rest, and so on,
+/// until the last place is given to one that has none: of 512, to the fourth.
 pub const FAIR_SHARE: usize = 7;
-/// An upload that waits because of its parameter's bytes per second is not silent: so often it says that it is there.
-pub const RATE_ALIVE: Duration = Duration::from_secs(15);
 /// A stream that waits because of its parameter's bytes per second looks this often whether they were changed.
 pub const RATE_LOOK: Duration = Duration::from_secs(1);
 /// Calls waiting for one account before a further one is told that the connector is busy.
@@ -443,6 +448,8 @@ pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
 /// Connections of one listener that have said nothing, or wait for a place: a socket each. Beyond, the address with the most
 /// loses one.
 pub const HANDSHAKES_WAITING_MAX: usize = 1024;
+/// Connections that were closed to make room are told of together, this often.
+pub const CROWDED_OUT_TOLD: Duration = Duration::from_secs(1);
 /// While others wait for a place, a handshake has this long: some round trips of a bad line.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of certificates or a key is far smaller; what is larger was named by mistake.

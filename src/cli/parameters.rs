@@ -421,7 +421,8 @@ async fn disconnect(args: OneArgs) -> Result<()> {
     let before = repeated(Repeat::Free, async || admin.clone().get_application_parameter(get.clone()).await).await?;
     let was_connected = before.application_parameter.is_some_and(|one| one.account.is_some());
     let request = RevokeAuthorizationRequest { application_parameter_id: args.id };
-    let answer = repeated(Repeat::Free, async || admin.clone().revoke_authorization(request.clone()).await).await?;
+    // If it was done and its answer got lost, a repeat would find no grant and could not tell what Dropbox said.
+    let answer = repeated(Repeat::IfTold, async || admin.clone().revoke_authorization(request.clone()).await).await?;
     if !was_connected {
         out::note("no account was connected");
     } else if !answer.revoked_at_dropbox {
