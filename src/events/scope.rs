@@ -34,16 +34,15 @@ pub struct Scope {
 impl Scope {
     /// `path` is where the folder lies at Dropbox, inside the parameter's jail already.
     pub fn of(parameters: &Parameters, act_as: Option<&ActAs>, root: Option<&Root>, path: &str) -> Scope {
-        let linked = parameters.account_id();
         let account = match act_as {
             Some(ActAs::User(member) | ActAs::Admin(member)) => member.as_str(),
-            None => linked,
+            None => parameters.account_id(),
         };
         Scope {
             parameter: parameters.id.clone(),
             uid: parameters.uid.clone(),
             account: account.into(),
-            linked: linked.into(),
+            linked: parameters.bound_to().into(),
             act_as: act_as.cloned(),
             root: root.cloned(),
             path: path.into(),

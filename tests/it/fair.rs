@@ -70,7 +70,9 @@ async fn one_tenants_downloads_leave_places_to_the_other() {
     };
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "CONNECTOR_BUSY"));
     assert!(retry_delay(&refused).is_some() && refused.message().contains("application parameter"), "{refused:?}");
-    assert_eq!(open.len(), 7, "all but what is kept for others");
+    let info = house.client().get_server_info(pb::GetServerInfoRequest {}).await.expect("info").into_inner();
+    let told = info.limits.expect("limits").max_parameter_downloads;
+    assert_eq!((open.len(), told), (7, 7), "all but what is kept for others");
     let other = open_download(&house, OTHER).await.expect("there is a place for the other");
     open.truncate(4);
     // What was given back is found.
