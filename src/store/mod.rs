@@ -7,6 +7,7 @@ mod database;
 mod events;
 mod file;
 mod index;
+mod index_sql;
 mod parameters;
 mod place;
 mod proxy;

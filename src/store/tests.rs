@@ -4,6 +4,7 @@
 mod events;
 mod file;
 mod house;
+mod plans;
 mod postgres;
 mod sqlite;
 mod transfer;
@@ -20,6 +21,7 @@ use events::{
     an_index_is_a_tree_that_is_read_by_place_and_by_id, what_nobody_watches_is_forgotten,
 };
 use house::House;
+use plans::{an_index_is_read_and_written_by_whole_keys_whatever_its_size, drains_go_with_the_last_of_their_entries};
 use transfer::{
     a_proxys_password_is_sealed_kept_resealed_and_removed,
     an_export_brings_everything_to_another_store_all_of_it_or_nothing,
@@ -91,6 +93,8 @@ on_both! {
     an_index_is_a_tree_that_is_read_by_place_and_by_id,
     a_checkpoint_has_one_holder_and_keeps_its_place,
     what_nobody_watches_is_forgotten,
+    an_index_is_read_and_written_by_whole_keys_whatever_its_size,
+    drains_go_with_the_last_of_their_entries,
     an_import_and_changes_of_the_same_parameters_wait_for_each_other,
     an_import_displaces_no_other_parameter_unless_it_may,
     what_a_newer_version_wrote_is_passed_over_and_written_back,

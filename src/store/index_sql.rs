@@ -1,0 +1,172 @@
+//! The statements of an index, in the words of both databases, side by side. Each finds its rows by one index, whatever the
+//! size of the scope. SQLite plans without counting rows and would rather read a whole scope than be asked two thousand
+//! times, so it is told: `CROSS JOIN` holds the order, `INDEXED BY` the index, and a statement whose index is gone is refused.
+//! PostgreSQL is told by the session (`database.rs`). `tests/plans.rs` reads what both make of them.
+
+/// Of SQLite, of PostgreSQL.
+pub(super) type Words = (&'static str, &'static str);
+
+macro_rules! columns {
+    () => {
+        "i.n, i.parent, i.name, i.display, i.id, i.rev, i.hash, i.kind, i.stamp, i.gone"
+    };
+}
+
+pub(super) const AT: Words = (
+    concat!(
+        "SELECT ",
+        columns!(),
+        " FROM json_each($2) AS w CROSS JOIN index_items i INDEXED BY index_items_by_place
+         WHERE i.scope = $1 AND i.parent = json_extract(w.value, '$.p') AND i.name = json_extract(w.value, '$.m')"
+    ),
+    concat!(
+        "SELECT ",
+        columns!(),
+        " FROM jsonb_to_recordset($2::jsonb) AS w(p BIGINT, m TEXT)
+         JOIN index_items i ON i.scope = $1 AND i.parent = w.p AND i.name = w.m COLLATE \"C\""
+    ),
+);
+
+pub(super) const BY_ID: Words = (
+    concat!(
+        "SELECT ",
+        columns!(),
+        " FROM json_each($2) AS w CROSS JOIN index_items i INDEXED BY index_items_by_id
+         WHERE i.scope = $1 AND i.id = w.value"
+    ),
+    concat!(
+        "SELECT ",
+        columns!(),
+        " FROM jsonb_array_elements_text($2::jsonb) AS w(v)
+         JOIN index_items i ON i.scope = $1 AND i.id = w.v COLLATE \"C\""
+    ),
+);
+
+pub(super) const UPWARDS: Words = (
+    concat!(
+        "WITH RECURSIVE up(n) AS (SELECT value FROM json_each($2)
+           UNION SELECT i.parent FROM up CROSS JOIN index_items i WHERE i.scope = $1 AND i.n = up.n)
+         SELECT ",
+        columns!(),
+        " FROM up CROSS JOIN index_items i WHERE i.scope = $1 AND i.n = up.n"
+    ),
+    concat!(
+        "WITH RECURSIVE up(n) AS (SELECT v::BIGINT FROM jsonb_array_elements_text($2::jsonb) AS w(v)
+           UNION SELECT i.parent FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n)
+         SELECT ",
+        columns!(),
+        " FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n"
+    ),
+);
+
+pub(super) const GONE: Words = (
+    concat!(
+        "SELECT ",
+        columns!(),
+        " FROM index_items i INDEXED BY index_items_gone
+         WHERE i.scope = $1 AND i.n > $2 AND i.gone IS NOT NULL ORDER BY i.n LIMIT $3"
+    ),
+    concat!(
+        "SELECT ",
+        columns!(),
+        " FROM index_items i WHERE i.scope = $1 AND i.n > $2 AND i.gone IS NOT NULL ORDER BY i.n LIMIT $3"
+    ),
+);
+
+pub(super) const WAITING_AT: Words = (
+    "SELECT x.path FROM json_each($2) AS w CROSS JOIN event_waiting x WHERE x.scope = $1 AND x.path = w.value",
+    "SELECT x.path FROM jsonb_array_elements_text($2::jsonb) AS w(v)
+     JOIN event_waiting x ON x.scope = $1 AND x.path = w.v COLLATE \"C\"",
+);
+
+/// Additions whose id the index has.
+pub(super) const WAITING_KNOWN: Words = (
+    "SELECT w.path, w.id, w.body FROM event_waiting w WHERE w.scope = $1 AND EXISTS
+     (SELECT 1 FROM index_items i INDEXED BY index_items_by_id WHERE i.scope = $1 AND i.id = w.id)
+     ORDER BY w.path LIMIT $2",
+    "SELECT w.path, w.id, w.body FROM event_waiting w WHERE w.scope = $1 AND EXISTS
+     (SELECT 1 FROM index_items i WHERE i.scope = $1 AND i.id = w.id) ORDER BY w.path LIMIT $2",
+);
+
+pub(super) const TRASHED: Words = (
+    "SELECT n FROM index_items INDEXED BY index_items_by_place WHERE scope = $1 AND parent = $2 LIMIT $3",
+    "SELECT n FROM index_items WHERE scope = $1 AND parent = $2 LIMIT $3",
+);
+
+/// Children of these rows go into the trash themselves.
+pub(super) const LIFT: Words = (
+    "UPDATE index_items SET parent = $3, gone = NULL WHERE scope = $1 AND n IN
+     (SELECT c.n FROM json_each($2) AS w CROSS JOIN index_items c INDEXED BY index_items_by_place
+      WHERE c.scope = $1 AND c.parent = w.value LIMIT $4)",
+    "UPDATE index_items SET parent = $3, gone = NULL WHERE scope = $1 AND n IN
+     (SELECT c.n FROM jsonb_array_elements_text($2::jsonb) AS w(v)
+      JOIN index_items c ON c.scope = $1 AND c.parent = w.v::BIGINT LIMIT $4)",
+);
+
+pub(super) const REMOVE: Words = (
+    "DELETE FROM index_items WHERE scope = $1 AND n IN (SELECT value FROM json_each($2))",
+    "DELETE FROM index_items i USING jsonb_array_elements_text($2::jsonb) AS w(v)
+     WHERE i.scope = $1 AND i.n = w.v::BIGINT",
+);
+
+pub(super) const FORGET: Words = (
+    "UPDATE index_items INDEXED BY index_items_by_place SET parent = $2, gone = NULL
+     WHERE scope = $1 AND parent = $3",
+    "UPDATE index_items SET parent = $2, gone = NULL WHERE scope = $1 AND parent = $3",
+);
+
+pub(super) const UNWAIT: Words = (
+    "DELETE FROM event_waiting WHERE scope = $1 AND path IN (SELECT value FROM json_each($2))",
+    "DELETE FROM event_waiting x USING jsonb_array_elements_text($2::jsonb) AS w(v)
+     WHERE x.scope = $1 AND x.path = w.v COLLATE \"C\"",
+);
+
+/// `0` is the byte after `/`.
+pub(super) const UNWAIT_UNDER: Words = (
+    "DELETE FROM event_waiting WHERE scope = $1 AND path IN
+     (SELECT x.path FROM json_each($2) AS w CROSS JOIN event_waiting x
+      WHERE x.scope = $1 AND x.path > w.value || '/' AND x.path < w.value || '0')",
+    "DELETE FROM event_waiting x USING jsonb_array_elements_text($2::jsonb) AS w(v)
+     WHERE x.scope = $1 AND x.path > (w.v || '/') COLLATE \"C\" AND x.path < (w.v || '0') COLLATE \"C\"",
+);
+
+pub(super) const PUT: Words = (
+    "INSERT INTO index_items (scope, n, parent, name, display, id, rev, hash, kind, stamp, gone)
+     SELECT $1, json_extract(w.value, '$.n'), json_extract(w.value, '$.p'), json_extract(w.value, '$.m'),
+       json_extract(w.value, '$.d'), json_extract(w.value, '$.i'), json_extract(w.value, '$.r'),
+       json_extract(w.value, '$.h'), json_extract(w.value, '$.k'), json_extract(w.value, '$.s'),
+       json_extract(w.value, '$.g') FROM json_each($2) AS w WHERE TRUE
+     ON CONFLICT (scope, n) DO UPDATE SET parent = excluded.parent, name = excluded.name,
+       display = excluded.display, id = excluded.id, rev = excluded.rev, hash = excluded.hash,
+       kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone",
+    "INSERT INTO index_items (scope, n, parent, name, display, id, rev, hash, kind, stamp, gone)
+     SELECT $1, w.n, w.p, w.m, w.d, w.i, w.r, w.h, w.k, w.s, w.g FROM jsonb_to_recordset($2::jsonb)
+       AS w(n BIGINT, p BIGINT, m TEXT, d TEXT, i TEXT, r TEXT, h TEXT, k BIGINT, s BIGINT, g BIGINT)
+     ON CONFLICT (scope, n) DO UPDATE SET parent = excluded.parent, name = excluded.name,
+       display = excluded.display, id = excluded.id, rev = excluded.rev, hash = excluded.hash,
+       kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone",
+);
+
+pub(super) const WAIT: Words = (
+    "INSERT INTO event_waiting (scope, path, id, body) SELECT $1, json_extract(w.value, '$.p'),
+       json_extract(w.value, '$.i'), json_extract(w.value, '$.b') FROM json_each($2) AS w WHERE TRUE
+     ON CONFLICT (scope, path) DO UPDATE SET id = excluded.id, body = excluded.body",
+    "INSERT INTO event_waiting (scope, path, id, body) SELECT $1, w.p, w.i, w.b
+       FROM jsonb_to_recordset($2::jsonb) AS w(p TEXT, i TEXT, b TEXT)
+     ON CONFLICT (scope, path) DO UPDATE SET id = excluded.id, body = excluded.body",
+);
+
+/// In SQLite an insertion that meets what is there: the tables of an `UPDATE … FROM` are joined in an order of its own.
+pub(super) const SWEEP: Words = (
+    "INSERT INTO index_items (scope, n, parent, name, display, id, rev, hash, kind, stamp, gone)
+     SELECT i.scope, i.n, i.parent, i.name, i.display, i.id, i.rev, i.hash, i.kind, i.stamp,
+       MAX(COALESCE(i.gone, 0), json_extract(w.value, '$.s'))
+     FROM json_each($2) AS w CROSS JOIN index_items i INDEXED BY index_items_by_place
+     WHERE i.scope = $1 AND i.parent = json_extract(w.value, '$.n')
+       AND (i.stamp < json_extract(w.value, '$.s') OR i.kind = 1)
+     ON CONFLICT (scope, n) DO UPDATE SET gone = excluded.gone",
+    "UPDATE index_items SET gone = GREATEST(COALESCE(gone, 0), w.s)
+     FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, s BIGINT)
+     WHERE index_items.scope = $1 AND index_items.parent = w.n
+       AND (index_items.stamp < w.s OR index_items.kind = 1)",
+);
