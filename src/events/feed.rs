@@ -17,16 +17,14 @@ use super::{
     Poll, Scope, Upstream,
     change::{Change, Entry, Told},
     poller::{self, Progress, Stage},
-    shelf::Shelf,
     scope::{ResumePoint, new_epoch},
+    shelf::Shelf,
     upstream::Page,
 };
 use crate::{
     clock::SharedClock,
     fault::{Fault, Reason, Result},
-    limits::{
-        EVENT_CHUNK, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, FEED_RETRY, SNAPSHOT_ITEMS_MAX,
-    },
+    limits::{EVENT_CHUNK, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, FEED_RETRY, SNAPSHOT_ITEMS_MAX},
     store::{LogHead, ReadRow, ScopeRow, Store},
 };
 
@@ -147,7 +145,7 @@ impl Feed {
             .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
         let row = self.store.scope(&self.scope.key(), &self.scope.uid, new_epoch(), &progress).await?;
         let _ = self.id.set(row.id);
-        self.publish(row.head, &poller::read_progress(&row.progress)?, Vec::new());
+        self.publish(row.head, &poller::read_progress(&row.progress).unwrap_or_default(), Vec::new());
         Ok(row)
     }
 
@@ -217,7 +215,8 @@ impl Feed {
     /// What another process has saved meanwhile; false: the scope is not there any more.
     pub(super) async fn look(&self) -> Result<bool> {
         let Some((head, progress)) = self.store.log_head(self.id()?).await? else { return Ok(false) };
-        self.publish(head, &poller::read_progress(&progress)?, Vec::new());
+        // Of what a newer version is at the log alone is of use.
+        self.publish(head, &poller::read_progress(&progress).unwrap_or_default(), Vec::new());
         Ok(true)
     }
 

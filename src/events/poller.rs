@@ -122,7 +122,8 @@ impl Poller {
     /// `STORE_UNAVAILABLE`.
     pub(super) async fn open(feed: Arc<Feed>) -> Result<Poller> {
         let row = feed.row().await?;
-        let progress = read_progress(&row.progress)?;
+        // It is read again with the lease, and has to be understood then.
+        let progress = read_progress(&row.progress).unwrap_or_default();
         let (looked_at, listing_rests_until) = (None, None);
         Ok(Poller {
             feed,
@@ -214,14 +215,14 @@ impl Poller {
         }
         match (progress.phase, progress.other_stage) {
             (Phase::None | Phase::Listing | Phase::Catching, _) if self.listing_rests() => Ok(Step::Idle),
-            (Phase::None, _) => self.build(None).await,
+            (Phase::None, _) => self.listing(None).await,
             (Phase::Listing | Phase::Catching, Stage::Ending) => self.end(true).await,
             (Phase::Listing, _) if self.is_look_due() => {
                 self.news = true;
                 Ok(Step::Worked)
             }
-            (Phase::Listing, _) => self.build(progress.other.clone()).await,
-            (Phase::Catching, _) if progress.probing => self.build(progress.other.clone()).await,
+            (Phase::Listing, _) => self.listing(progress.other.clone()).await,
+            (Phase::Catching, _) if progress.probing => self.listing(progress.other.clone()).await,
             (Phase::Catching | Phase::Standing | Phase::Comparing, _) => Ok(Step::Idle),
         }
     }
@@ -242,21 +243,16 @@ impl Poller {
         })
     }
 
-    /// One page for the index. Its faults are its own: the log goes on without it, and it is tried again later.
-    async fn build(&mut self, cursor: Option<Arc<str>>) -> Result<Step> {
-        let fault = match self.listing(cursor).await {
-            Err(fault) if fault.reason() != Reason::StoreUnavailable => fault,
-            done => {
-                (self.listing_failures, self.listing_rests_until) = (0, None);
-                return done;
-            }
-        };
-        let wait = (FEED_RETRY * 2u32.saturating_pow(self.listing_failures)).min(FEED_RETRY_MAX);
-        let wait = wait.max(fault.retry_delay().unwrap_or_default()).min(FEED_RETRY_MAX);
+    /// Dropbox does not give the next page for the index. That is no fault of the log, which goes on without it.
+    fn rest_from_listing(&mut self, fault: &Fault) -> Step {
+        let wait =
+            (FEED_RETRY * 2u32.saturating_pow(self.listing_failures)).max(fault.retry_delay().unwrap_or_default());
+        let wait = wait.min(FEED_RETRY_MAX);
         self.listing_failures = (self.listing_failures + 1).min(6);
         self.listing_rests_until = Some(self.feed.clock.now() + wait);
-        tracing::warn!(%fault, wait_ms = wait.as_millis(), "the index of a watched folder could not be built; it is tried again");
-        Ok(Step::Idle)
+        let wait_ms = wait.as_millis();
+        tracing::warn!(%fault, wait_ms, "the index of a watched folder could not be built; it is tried again");
+        Step::Idle
     }
 
     async fn ask(&self, cursor: Option<&Arc<str>>) -> Result<Page> {
@@ -340,8 +336,9 @@ impl Poller {
             Ok(page) => page,
             Err(fault) if fault.reason() == Reason::CursorReset => return self.build_anew().await,
             Err(fault) if fault.reason() == Reason::PathNotFound => return self.reset_by(fault).await,
-            Err(fault) => return Err(fault),
+            Err(fault) => return Ok(self.rest_from_listing(&fault)),
         };
+        (self.listing_failures, self.listing_rests_until) = (0, None);
         let mut progress = self.progress.clone();
         if progress.phase == Phase::None {
             // What a forgotten index left behind has to be gone first: it has the same ids.

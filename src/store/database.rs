@@ -267,7 +267,7 @@ impl Pools {
         // plan: of a table that has just grown it would go on reading the whole.
         let bounds = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
-             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off",
+             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off",
             STORE_ANSWER_MAX.as_millis(),
             STORE_TRANSACTION_IDLE_MAX.as_millis()
         );

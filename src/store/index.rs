@@ -197,7 +197,8 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     pub async fn empty_index_trash(&self, scope: i64) -> Result<bool> {
         let mut tx = self.0.pools.quick.begin().await?;
-        let rows = query(self.said(sql::TRASHED)).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX).fetch_all(&mut tx).await?;
+        let rows =
+            query(self.said(sql::TRASHED)).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX).fetch_all(&mut tx).await?;
         let numbers: Vec<i64> = rows.iter().map(|row| row.get("n")).collect::<Result<_>>()?;
         if !numbers.is_empty() {
             let numbers = json(&numbers)?;

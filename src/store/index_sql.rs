@@ -1,7 +1,8 @@
 //! The statements of an index, in the words of both databases, side by side. Each finds its rows by one index, whatever the
 //! size of the scope. SQLite plans without counting rows and would rather read a whole scope than be asked two thousand
 //! times, so it is told: `CROSS JOIN` holds the order, `INDEXED BY` the index, and a statement whose index is gone is refused.
-//! PostgreSQL is told by the session (`database.rs`). `tests/plans.rs` reads what both make of them.
+//! PostgreSQL is given lists as arrays, or looks them up one by one (`LATERAL`, which `OFFSET 0` keeps as it is), and its
+//! sessions neither scan nor hash (`database.rs`). `tests/plans.rs` reads what both make of them.
 
 /// Of SQLite, of PostgreSQL.
 pub(super) type Words = (&'static str, &'static str);
@@ -22,8 +23,9 @@ pub(super) const AT: Words = (
     concat!(
         "SELECT ",
         columns!(),
-        " FROM jsonb_to_recordset($2::jsonb) AS w(p BIGINT, m TEXT)
-         JOIN index_items i ON i.scope = $1 AND i.parent = w.p AND i.name = w.m COLLATE \"C\""
+        " FROM jsonb_to_recordset($2::jsonb) AS w(p BIGINT, m TEXT) CROSS JOIN LATERAL (SELECT ",
+        columns!(),
+        " FROM index_items i WHERE i.scope = $1 AND i.parent = w.p AND i.name = w.m COLLATE \"C\" OFFSET 0) i"
     ),
 );
 
@@ -37,8 +39,8 @@ pub(super) const BY_ID: Words = (
     concat!(
         "SELECT ",
         columns!(),
-        " FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-         JOIN index_items i ON i.scope = $1 AND i.id = w.v COLLATE \"C\""
+        " FROM index_items i WHERE i.scope = $1
+         AND i.id = ANY(ARRAY(SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v)))"
     ),
 );
 
@@ -52,10 +54,13 @@ pub(super) const UPWARDS: Words = (
     ),
     concat!(
         "WITH RECURSIVE up(n) AS (SELECT v::BIGINT FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-           UNION SELECT i.parent FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n)
+           UNION SELECT i.parent FROM up CROSS JOIN LATERAL
+             (SELECT parent FROM index_items i WHERE i.scope = $1 AND i.n = up.n OFFSET 0) i)
          SELECT ",
         columns!(),
-        " FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n"
+        " FROM up CROSS JOIN LATERAL (SELECT ",
+        columns!(),
+        " FROM index_items i WHERE i.scope = $1 AND i.n = up.n OFFSET 0) i"
     ),
 );
 
@@ -75,8 +80,8 @@ pub(super) const GONE: Words = (
 
 pub(super) const WAITING_AT: Words = (
     "SELECT x.path FROM json_each($2) AS w CROSS JOIN event_waiting x WHERE x.scope = $1 AND x.path = w.value",
-    "SELECT x.path FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-     JOIN event_waiting x ON x.scope = $1 AND x.path = w.v COLLATE \"C\"",
+    "SELECT path FROM event_waiting WHERE scope = $1
+     AND path = ANY(ARRAY(SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v)))",
 );
 
 /// Additions whose id the index has.
@@ -99,14 +104,14 @@ pub(super) const LIFT: Words = (
      (SELECT c.n FROM json_each($2) AS w CROSS JOIN index_items c INDEXED BY index_items_by_place
       WHERE c.scope = $1 AND c.parent = w.value LIMIT $4)",
     "UPDATE index_items SET parent = $3, gone = NULL WHERE scope = $1 AND n IN
-     (SELECT c.n FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-      JOIN index_items c ON c.scope = $1 AND c.parent = w.v::BIGINT LIMIT $4)",
+     (SELECT n FROM index_items WHERE scope = $1
+      AND parent = ANY(ARRAY(SELECT v::BIGINT FROM jsonb_array_elements_text($2::jsonb) AS w(v))) LIMIT $4)",
 );
 
 pub(super) const REMOVE: Words = (
     "DELETE FROM index_items WHERE scope = $1 AND n IN (SELECT value FROM json_each($2))",
-    "DELETE FROM index_items i USING jsonb_array_elements_text($2::jsonb) AS w(v)
-     WHERE i.scope = $1 AND i.n = w.v::BIGINT",
+    "DELETE FROM index_items WHERE scope = $1
+     AND n = ANY(ARRAY(SELECT v::BIGINT FROM jsonb_array_elements_text($2::jsonb) AS w(v)))",
 );
 
 pub(super) const FORGET: Words = (
@@ -117,8 +122,8 @@ pub(super) const FORGET: Words = (
 
 pub(super) const UNWAIT: Words = (
     "DELETE FROM event_waiting WHERE scope = $1 AND path IN (SELECT value FROM json_each($2))",
-    "DELETE FROM event_waiting x USING jsonb_array_elements_text($2::jsonb) AS w(v)
-     WHERE x.scope = $1 AND x.path = w.v COLLATE \"C\"",
+    "DELETE FROM event_waiting WHERE scope = $1
+     AND path = ANY(ARRAY(SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v)))",
 );
 
 /// `0` is the byte after `/`.
@@ -126,8 +131,10 @@ pub(super) const UNWAIT_UNDER: Words = (
     "DELETE FROM event_waiting WHERE scope = $1 AND path IN
      (SELECT x.path FROM json_each($2) AS w CROSS JOIN event_waiting x
       WHERE x.scope = $1 AND x.path > w.value || '/' AND x.path < w.value || '0')",
-    "DELETE FROM event_waiting x USING jsonb_array_elements_text($2::jsonb) AS w(v)
-     WHERE x.scope = $1 AND x.path > (w.v || '/') COLLATE \"C\" AND x.path < (w.v || '0') COLLATE \"C\"",
+    "DELETE FROM event_waiting WHERE scope = $1 AND path = ANY(ARRAY(
+     SELECT x.path FROM jsonb_array_elements_text($2::jsonb) AS w(v) CROSS JOIN LATERAL
+       (SELECT path FROM event_waiting x WHERE x.scope = $1
+        AND x.path > (w.v || '/') COLLATE \"C\" AND x.path < (w.v || '0') COLLATE \"C\" OFFSET 0) x))",
 );
 
 pub(super) const PUT: Words = (
@@ -156,7 +163,7 @@ pub(super) const WAIT: Words = (
      ON CONFLICT (scope, path) DO UPDATE SET id = excluded.id, body = excluded.body",
 );
 
-/// In SQLite an insertion that meets what is there: the tables of an `UPDATE … FROM` are joined in an order of its own.
+/// An insertion that meets what is there: the tables of an `UPDATE … FROM` are joined in an order of the database's own.
 pub(super) const SWEEP: Words = (
     "INSERT INTO index_items (scope, n, parent, name, display, id, rev, hash, kind, stamp, gone)
      SELECT i.scope, i.n, i.parent, i.name, i.display, i.id, i.rev, i.hash, i.kind, i.stamp,
@@ -165,8 +172,13 @@ pub(super) const SWEEP: Words = (
      WHERE i.scope = $1 AND i.parent = json_extract(w.value, '$.n')
        AND (i.stamp < json_extract(w.value, '$.s') OR i.kind = 1)
      ON CONFLICT (scope, n) DO UPDATE SET gone = excluded.gone",
-    "UPDATE index_items SET gone = GREATEST(COALESCE(gone, 0), w.s)
-     FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, s BIGINT)
-     WHERE index_items.scope = $1 AND index_items.parent = w.n
-       AND (index_items.stamp < w.s OR index_items.kind = 1)",
+    concat!(
+        "INSERT INTO index_items (scope, n, parent, name, display, id, rev, hash, kind, stamp, gone)
+         SELECT $1, i.n, i.parent, i.name, i.display, i.id, i.rev, i.hash, i.kind, i.stamp,
+           GREATEST(COALESCE(i.gone, 0), w.s)
+         FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, s BIGINT) CROSS JOIN LATERAL (SELECT ",
+        columns!(),
+        " FROM index_items i WHERE i.scope = $1 AND i.parent = w.n AND (i.stamp < w.s OR i.kind = 1) OFFSET 0) i
+         ON CONFLICT (scope, n) DO UPDATE SET gone = excluded.gone"
+    ),
 );

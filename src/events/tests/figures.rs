@@ -74,7 +74,8 @@ impl Folder {
         let name = path.rsplit('/').next().unwrap().to_owned();
         // The same for an item each time it is shown, and without order from one item to the next.
         let mut own = StdRng::seed_from_u64(at as u64);
-        let id = format!("id:{}", (0..22).map(|_| char::from(own.sample(rand::distr::Alphanumeric))).collect::<String>());
+        let id =
+            format!("id:{}", (0..22).map(|_| char::from(own.sample(rand::distr::Alphanumeric))).collect::<String>());
         if at % 21 == 0 {
             let folder = files::FolderMetadata::new(name, id).with_path_lower(path.to_lowercase());
             return Metadata::Folder(folder.with_path_display(path));

@@ -52,7 +52,8 @@ impl Script {
     fn answer(&self, question: &str) -> Result<Page> {
         self.asked.lock().unwrap().push(question.to_owned());
         let mut answers = self.answers.lock().unwrap();
-        let nothing = || Ok(Page { entries: Vec::new(), cursor: question.into(), has_more: false });
+        let cursor = if question == "list" { "now" } else { question };
+        let nothing = || Ok(Page { entries: Vec::new(), cursor: cursor.into(), has_more: false });
         let Some(queue) = answers.get_mut(question) else { return nothing() };
         let answer = if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() };
         answer.unwrap_or_else(|| nothing().map_err(|_: Fault| Reason::CursorReset)).map_err(|reason| match reason {
@@ -227,8 +228,9 @@ async fn while_an_index_is_built_the_log_is_looked_at_by_time_and_by_the_bell() 
 async fn a_watched_folder_that_was_deleted_and_made_again_begins_anew_where_nothing_was_known_of_it() {
     for raw in [false, true] {
         let house = House::new().await;
-        house.script.refuses("list", Reason::DropboxError);
-        house.script.refuses("list", Reason::DropboxError);
+        if !raw {
+            house.script.refuses("list", Reason::DropboxError);
+        }
         house.script.says("list", "c 3", "list 1", false);
         let (feed, mut poller) = house.feed(scope().raw(raw)).await;
         work(&feed, &mut poller).await;
@@ -412,8 +414,12 @@ async fn what_a_newer_version_wrote_is_passed_over_kept_or_left_to_it() {
         serde_json::to_string(&crate::events::Told::Change(Box::new(change))).unwrap()
     };
     let bodies = [change("a 1"), "{\"Locked\":{\"by\":\"x\"}}".into(), "\"Paused\"".into(), change("b 2")];
-    let entry = |(at, body): (usize, String)| {
-        LogRow { sequence: row.head.newest + 1 + at as i64, drain: 1, observed_at: 0, ends: 0, body }
+    let entry = |(at, body): (usize, String)| LogRow {
+        sequence: row.head.newest + 1 + at as i64,
+        drain: 1,
+        observed_at: 0,
+        ends: 0,
+        body,
     };
     let progress: serde_json::Value = serde_json::from_str(&row.progress).unwrap();
     let mut newer = progress.as_object().unwrap().clone();
@@ -456,6 +462,8 @@ async fn what_a_newer_version_wrote_is_passed_over_kept_or_left_to_it() {
         ..save
     };
     assert!(house.store.save_events(&unknown).await.unwrap());
+    assert!(feed.look().await.unwrap(), "the log is followed");
+    assert_eq!(feed.state().head.newest, row.head.newest);
     let fault = poller.lease().await.unwrap_err();
     assert!(fault.reason() == Reason::StoreUnavailable && fault.retry_delay().is_some(), "{fault:?}");
 }

@@ -136,7 +136,9 @@ impl Events {
                         // A watcher that has caught up says nothing: it is looked at again.
                         () = tokio::time::sleep(PULL_LOOK_EVERY) => continue,
                     };
-                    if let Happening::CursorReset { resync: Resync::Snapshot, .. } | Happening::Snapshot { .. } = happening {
+                    if let Happening::CursorReset { resync: Resync::Snapshot, .. } | Happening::Snapshot { .. } =
+                        happening
+                    {
                         // What was told before it is answered first; the next pull is refused.
                         if !answer.taken.is_empty() {
                             break;

@@ -268,10 +268,7 @@ mod tests {
         assert_eq!(told(settling.due(at(7))), [(EventType::Deleted, "/b".into())]);
         assert_eq!(settling.floor().as_deref(), Some("t3"));
         // What is only guessed to be new may have been there.
-        let guessed = api::ChangeEvent {
-            basis: api::EventBasis::Inferred.into(),
-            ..folder(EventType::Created, "/c")
-        };
+        let guessed = api::ChangeEvent { basis: api::EventBasis::Inferred.into(), ..folder(EventType::Created, "/c") };
         taken(&mut settling, 9, guessed);
         taken(&mut settling, 9, folder(EventType::Deleted, "/c"));
         assert_eq!(told(settling.all()), [(EventType::Created, "/b".into()), (EventType::Deleted, "/c".into())]);
@@ -308,10 +305,7 @@ mod tests {
         taken(&mut settling, 0, folder(EventType::Created, "/d"));
         taken(&mut settling, 1, file(EventType::Created, "/d/a"));
         taken(&mut settling, 2, folder(EventType::MetadataChanged, "/d"));
-        assert_eq!(
-            told(settling.due(at(6))),
-            [(EventType::Created, "/d".into()), (EventType::Created, "/d/a".into())]
-        );
+        assert_eq!(told(settling.due(at(6))), [(EventType::Created, "/d".into()), (EventType::Created, "/d/a".into())]);
     }
 
     #[test]
@@ -334,7 +328,8 @@ mod tests {
 
         fn has_room_at(&self, path: &str) -> bool {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            !self.0.contains_key(path) && (folder.is_empty() || self.0.get(folder).is_some_and(|(_, is_folder, _)| *is_folder))
+            !self.0.contains_key(path)
+                && (folder.is_empty() || self.0.get(folder).is_some_and(|(_, is_folder, _)| *is_folder))
         }
 
         /// Believes nothing that cannot be.

@@ -72,7 +72,8 @@ pub(super) async fn drains_go_with_the_last_of_their_entries(house: House) {
     }
     assert_eq!(fill(SWEEP_DRAINS).await.unwrap(), 0, "of an empty log the newest may be going on");
     for sequence in 7..=9_i64 {
-        let sql = "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body) VALUES ($1, $2, $3, 0, 0, '')";
+        let sql =
+            "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body) VALUES ($1, $2, $3, 0, 0, '')";
         let drain = if sequence < 9 { 2 } else { 4 };
         query(sql).bind(made.id).bind(sequence).bind(drain).execute(&store.0.pools.durable).await.unwrap();
     }
