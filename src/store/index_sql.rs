@@ -89,8 +89,8 @@ pub(super) const WAITING_KNOWN: Words = (
     "SELECT w.path, w.id, w.body FROM event_waiting w WHERE w.scope = $1 AND EXISTS
      (SELECT 1 FROM index_items i INDEXED BY index_items_by_id WHERE i.scope = $1 AND i.id = w.id)
      ORDER BY w.path LIMIT $2",
-    "SELECT w.path, w.id, w.body FROM event_waiting w WHERE w.scope = $1 AND EXISTS
-     (SELECT 1 FROM index_items i WHERE i.scope = $1 AND i.id = w.id) ORDER BY w.path LIMIT $2",
+    "SELECT w.path, w.id, w.body FROM event_waiting w WHERE w.scope = $1 AND
+     (SELECT i.n FROM index_items i WHERE i.scope = $1 AND i.id = w.id LIMIT 1) IS NOT NULL ORDER BY w.path LIMIT $2",
 );
 
 pub(super) const TRASHED: Words = (
