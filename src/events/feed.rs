@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     Poll, Scope, Upstream,
     change::{Change, Entry, Told},
+    expand::Portions,
     poller::{self, Progress, Stage},
     scope::{ResumePoint, new_epoch},
     shelf::Shelf,
@@ -39,6 +40,7 @@ pub(super) struct Feed {
     /// Bytes of the tails of all scopes of the process.
     tails_bytes: Arc<AtomicUsize>,
     chunks: tokio::sync::Mutex<Shelf<Arc<[Arc<Entry>]>>>,
+    pub(super) portions: Portions,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
     walks: tokio::sync::Mutex<Walks>,
     /// When it began here.
@@ -131,6 +133,7 @@ impl Feed {
                 drained: Shelf::new(tails_bytes.clone()),
                 listed: Shelf::new(tails_bytes.clone()),
             }),
+            portions: Portions::new(Shelf::new(tails_bytes.clone())),
             tails_bytes,
             born,
             bell: Notify::new(),
@@ -157,7 +160,7 @@ impl Feed {
         self.state.subscribe()
     }
 
-    fn id(&self) -> Result<i64> {
+    pub(super) fn id(&self) -> Result<i64> {
         self.id.get().copied().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
     }
 
@@ -224,6 +227,9 @@ impl Feed {
     fn tidy(&self) {
         if let Ok(mut chunks) = self.chunks.try_lock() {
             chunks.tidy();
+        }
+        if let Ok(mut portions) = self.portions.try_lock() {
+            portions.tidy();
         }
         if let Ok(mut walks) = self.walks.try_lock() {
             walks.drained.tidy();
@@ -442,11 +448,11 @@ impl Ended {
 }
 
 /// What an entry takes in memory: itself, and of the length it has as JSON at most its texts, its token and its wire bytes.
-fn weight(body_bytes: usize) -> usize {
+pub(super) fn weight(body_bytes: usize) -> usize {
     size_of::<Entry>() + size_of::<Change>() + 3 * body_bytes
 }
 
-fn written(value: &impl serde::Serialize) -> usize {
+pub(super) fn written(value: &impl serde::Serialize) -> usize {
     serde_json::to_vec(value).map_or(0, |text| text.len())
 }
 

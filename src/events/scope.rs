@@ -75,7 +75,8 @@ impl Scope {
     /// Its name in the store. With the linked account: a parameter that is linked to another one keeps its uid, and what was
     /// told of the former account is nothing to who watches the new one.
     pub(super) fn key(&self) -> String {
-        let mode = if self.raw { "raw" } else { "full" };
+        // A process of an older version keeps less of each item: its index is not taken over, and swept when it is gone.
+        let mode = if self.raw { "raw" } else { "full2" };
         let whole = Sha256::new_with_prefix(self.binding()).chain_update(self.linked.as_bytes()).finalize();
         format!("{}-{mode}", hex::encode(&whole[..16]))
     }
@@ -122,8 +123,11 @@ pub struct ResumePoint {
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub(super) listed: Option<u64>,
     /// With `listed`: that was all, and the cursor is the one behind the listing.
-    #[serde(rename = "w", default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(rename = "z", default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) whole: bool,
+    /// Inside what the entry's folder held: the number of the row that was told last; 0: the folder itself.
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    pub(super) within: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -147,7 +151,7 @@ pub(super) fn new_epoch() -> i64 {
 impl ResumePoint {
     /// A place that Dropbox alone knows.
     pub(super) fn at(cursor: Arc<str>) -> ResumePoint {
-        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, whole: false }
+        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, whole: false, within: None }
     }
 
     /// # Errors
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn a_token_opens_for_its_own_folder_in_either_mode_and_for_no_other() {
         let keys = KeyRing::ephemeral();
-        let point = ResumePoint { epoch: 7, sequence: 9, mark: -3, ..ResumePoint::at("AAH".into()) };
+        let point = ResumePoint { epoch: 7, sequence: 9, mark: -3, within: Some(4), ..ResumePoint::at("AAH".into()) };
         let token = point.seal(&keys, &scope("/Docs")).unwrap();
         for same in [scope("/Docs"), scope("/docs"), scope("/Docs").raw(true)] {
             assert_eq!(ResumePoint::unseal(&keys, &same, &token).unwrap(), point);

@@ -5,8 +5,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ROWS_MAX, Store,
+    Store,
     database::{On, Pool, Row, Tx, query},
+    facts::{self, Facts},
     index_sql::{self as sql, Words},
 };
 use crate::fault::{Fault, Result};
@@ -17,35 +18,77 @@ pub const INDEX_ROOT: i64 = 1;
 pub const INDEX_TRASH: i64 = -1;
 
 /// One item of an index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexRow {
     pub n: i64,
-    #[serde(rename = "p")]
     pub parent: i64,
     /// In lower case, as Dropbox lowers it.
-    #[serde(rename = "m")]
     pub name: String,
     /// In its own case, where that differs.
-    #[serde(rename = "d")]
     pub display: Option<String>,
     /// Without `id:`.
-    #[serde(rename = "i")]
     pub id: Option<String>,
     /// Of a file its revision; of a folder how it is shared.
-    #[serde(rename = "r")]
     pub rev: Option<String>,
-    /// The beginning of a file's content hash.
-    #[serde(rename = "h")]
+    /// Of a file, if Dropbox gave one.
     pub hash: Option<String>,
+    /// Of a file.
+    pub facts: Option<Facts>,
     /// 0: a file; 1: a folder.
-    #[serde(rename = "k")]
     pub kind: i64,
     /// Grows with each entry: when it was last seen.
-    #[serde(rename = "s")]
     pub stamp: i64,
     /// The stamp at which it, and what lies beneath, was said to be gone; negative: from there its sharing changed.
-    #[serde(rename = "g")]
     pub gone: Option<i64>,
+    /// The number of the log's entry from which on it is as it is here; 0: since the log knows of it.
+    pub since: i64,
+}
+
+/// An item as it was before an entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastRow {
+    pub row: IndexRow,
+    /// The number of that entry.
+    pub until: i64,
+}
+
+/// A row as the statements that write it take it.
+#[derive(Serialize)]
+struct Written<'a> {
+    n: i64,
+    p: i64,
+    m: &'a str,
+    d: Option<&'a str>,
+    i: Option<&'a str>,
+    r: Option<&'a str>,
+    /// In hexadecimal.
+    f: Option<String>,
+    k: i64,
+    s: i64,
+    g: Option<i64>,
+    q: i64,
+    u: i64,
+}
+
+impl<'a> Written<'a> {
+    fn of(row: &'a IndexRow, until: i64) -> Written<'a> {
+        let rev = row.rev.as_deref();
+        let packed = row.facts.as_ref().map(|facts| hex::encode(facts::pack(rev, row.hash.as_deref(), facts)));
+        Written {
+            n: row.n,
+            p: row.parent,
+            m: &row.name,
+            d: row.display.as_deref(),
+            i: row.id.as_deref(),
+            r: rev.filter(|_| packed.is_none()),
+            f: packed,
+            k: row.kind,
+            s: row.stamp,
+            g: row.gone,
+            q: row.since,
+            u: until,
+        }
+    }
 }
 
 /// An addition that is told later.
@@ -68,7 +111,11 @@ pub struct IndexWrites {
     pub unwait_all: bool,
     /// Additions that wait at these paths, or also under them, are dropped.
     pub unwait: Vec<(String, bool)>,
+    /// Additions of these items that wait are dropped, wherever they are to go.
+    pub unwait_ids: Vec<String>,
     pub put: Vec<IndexRow>,
+    /// What was so before this step told otherwise.
+    pub past: Vec<PastRow>,
     pub wait: Vec<WaitingRow>,
     /// Under the row of this number what was not seen since this stamp is gone, and folders are to be looked into.
     pub sweep: Vec<(i64, i64)>,
@@ -118,7 +165,7 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     #[cfg(test)]
     pub async fn index_children(&self, scope: i64, parent: i64, after: i64, most: usize) -> Result<Vec<IndexRow>> {
-        let sql = "SELECT n, parent, name, display, id, rev, hash, kind, stamp, gone FROM index_items
+        let sql = "SELECT n, parent, name, display, id, rev, facts, kind, stamp, gone, since FROM index_items
                    WHERE scope = $1 AND parent = $2 AND n > $3 ORDER BY n LIMIT $4";
         let rows = query(sql).bind(scope).bind(parent).bind(after).bind(most as i64);
         rows.fetch_all(&self.0.pools.readers).await?.iter().map(item).collect()
@@ -190,28 +237,6 @@ impl Store {
         rows.iter().map(waiting).collect()
     }
 
-    /// Removes a portion of what was told to be deleted; false when nothing is left. Nobody reads these rows any more, so it
-    /// needs no lease.
-    ///
-    /// # Errors
-    /// `STORE_UNAVAILABLE`.
-    pub async fn empty_index_trash(&self, scope: i64) -> Result<bool> {
-        let mut tx = self.0.pools.quick.begin().await?;
-        let rows =
-            query(self.said(sql::TRASHED)).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX).fetch_all(&mut tx).await?;
-        let numbers: Vec<i64> = rows.iter().map(|row| row.get("n")).collect::<Result<_>>()?;
-        if !numbers.is_empty() {
-            let numbers = json(&numbers)?;
-            let lifted = query(self.said(sql::LIFT)).bind(scope).bind(&numbers).bind(INDEX_TRASH).bind(ROWS_MAX);
-            // Each goes once none of its children is left: every row is looked at twice, whatever the shape of the tree.
-            if lifted.execute(&mut tx).await? < ROWS_MAX as u64 {
-                query(self.said(sql::REMOVE)).bind(scope).bind(numbers).execute(&mut tx).await?;
-            }
-        }
-        tx.commit().await?;
-        Ok(!rows.is_empty())
-    }
-
     pub(super) async fn write_index(&self, tx: &mut Tx, scope: i64, writes: &IndexWrites) -> Result<()> {
         if writes.forget {
             let rows = query(self.said(sql::FORGET)).bind(scope).bind(INDEX_TRASH).bind(INDEX_ROOT);
@@ -229,14 +254,20 @@ impl Store {
         }
         let all: Vec<_> = writes.unwait.iter().map(|(path, _)| path).collect();
         let under: Vec<_> = writes.unwait.iter().filter(|(_, under)| *under).map(|(path, _)| path).collect();
-        for (paths, words) in [(all, sql::UNWAIT), (under, sql::UNWAIT_UNDER)] {
-            if !paths.is_empty() {
-                query(self.said(words)).bind(scope).bind(json(&paths)?).execute(&mut *tx).await?;
+        let ids: Vec<_> = writes.unwait_ids.iter().collect();
+        for (list, words) in [(all, sql::UNWAIT), (under, sql::UNWAIT_UNDER), (ids, sql::UNWAIT_IDS)] {
+            if !list.is_empty() {
+                query(self.said(words)).bind(scope).bind(json(&list)?).execute(&mut *tx).await?;
             }
         }
         if !writes.put.is_empty() {
             let sql = self.said(sql::PUT);
-            query(sql).bind(scope).bind(json(&writes.put)?).execute(&mut *tx).await?;
+            let put: Vec<_> = writes.put.iter().map(|row| Written::of(row, 0)).collect();
+            query(sql).bind(scope).bind(json(&put)?).execute(&mut *tx).await?;
+        }
+        if !writes.past.is_empty() {
+            let past: Vec<_> = writes.past.iter().map(|past| Written::of(&past.row, past.until)).collect();
+            query(self.said(sql::KEEP)).bind(scope).bind(json(&past)?).execute(&mut *tx).await?;
         }
         if !writes.wait.is_empty() {
             let sql = self.said(sql::WAIT);
@@ -264,21 +295,28 @@ impl Store {
     }
 }
 
-fn json<T: Serialize>(list: &T) -> Result<String> {
+pub(super) fn json<T: Serialize>(list: &T) -> Result<String> {
     serde_json::to_string(list).map_err(|error| Fault::bug("rows cannot be written as JSON").source(error))
 }
 
-fn item(row: &Row) -> Result<IndexRow> {
+pub(super) fn item(row: &Row) -> Result<IndexRow> {
+    let packed: Option<Vec<u8>> = row.get("facts")?;
+    let (rev, hash, facts) = match packed.as_deref().and_then(facts::unpack) {
+        Some(unpacked) => (unpacked.rev, unpacked.hash, Some(unpacked.facts)),
+        None => (row.get("rev")?, None, None),
+    };
     Ok(IndexRow {
         n: row.get("n")?,
         parent: row.get("parent")?,
         name: row.get("name")?,
         display: row.get("display")?,
         id: row.get("id")?,
-        rev: row.get("rev")?,
-        hash: row.get("hash")?,
+        rev,
+        hash,
+        facts,
         kind: row.get("kind")?,
         stamp: row.get("stamp")?,
         gone: row.get("gone")?,
+        since: row.get("since")?,
     })
 }

@@ -410,6 +410,8 @@ async fn what_a_newer_version_wrote_is_passed_over_kept_or_left_to_it() {
             id: None,
             previous_path: None,
             previous_rev: None,
+            before: None,
+            folder: None,
         };
         serde_json::to_string(&crate::events::Told::Change(Box::new(change))).unwrap()
     };

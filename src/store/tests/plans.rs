@@ -7,7 +7,7 @@ use crate::store::{
     index_sql::{self as sql, Words},
 };
 
-/// What is bound: `n` a number, `l` a list.
+/// What is bound: `n` a number, `l` a list, `t` a text.
 const STATEMENTS: &[(&str, Words, &str)] = &[
     ("AT", sql::AT, "nl"),
     ("BY_ID", sql::BY_ID, "nl"),
@@ -16,12 +16,18 @@ const STATEMENTS: &[(&str, Words, &str)] = &[
     ("WAITING_AT", sql::WAITING_AT, "nl"),
     ("WAITING_KNOWN", sql::WAITING_KNOWN, "nn"),
     ("TRASHED", sql::TRASHED, "nnn"),
-    ("LIFT", sql::LIFT, "nlnn"),
+    ("INSIDE", sql::INSIDE, "nln"),
+    ("KEEP_LIFTED", sql::KEEP_LIFTED, "nl"),
+    ("LIFT", sql::LIFT, "nnl"),
     ("REMOVE", sql::REMOVE, "nl"),
     ("FORGET", sql::FORGET, "nnn"),
     ("UNWAIT", sql::UNWAIT, "nl"),
     ("UNWAIT_UNDER", sql::UNWAIT_UNDER, "nl"),
+    ("UNWAIT_IDS", sql::UNWAIT_IDS, "nl"),
     ("SWEEP", sql::SWEEP, "nl"),
+    ("SWEEP_PAST", sql::SWEEP_PAST, "n"),
+    ("CHILDREN_THEN", sql::CHILDREN_THEN, "nnntn"),
+    ("ROW_THEN", (sql::ROW_THEN, sql::ROW_THEN), "nnn"),
     ("SWEEP_DRAINS", (SWEEP_DRAINS, SWEEP_DRAINS), "n"),
 ];
 
@@ -33,6 +39,7 @@ async fn plan(store: &Store, words: Words, bound: &str) -> Vec<String> {
     let text: &'static str = Box::leak(format!("{explain} {}", store.said(words)).into_boxed_str());
     let asked = bound.chars().fold(query(text), |query, kind| match kind {
         'n' => query.bind(1),
+        't' => query.bind("name"),
         _ => query.bind("[]"),
     });
     let rows = asked.fetch_all(&store.0.pools.durable).await.unwrap();
