@@ -9,6 +9,7 @@ mod facts;
 mod file;
 mod index;
 mod index_past;
+mod index_sql;
 mod parameters;
 mod place;
 mod proxy;
