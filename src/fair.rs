@@ -1,6 +1,7 @@
-//! Places that application parameters share. Nobody takes the last of them: who has some already gets another only while
-//! much more than that is free, so that whoever comes next finds a place at once. Who waits is served parameter by
-//! parameter in turn, and within one in the order of arrival.
+//! Places that application parameters share. Who has some already gets another only while much more than that is free, so
+//! one that takes all it may leaves an eighth of what it found to whoever comes next. The last place goes to one that has
+//! none: behind four that take all they may of 512, a fifth finds nothing. Who waits is served parameter by parameter in turn,
+//! and within one in the order of arrival.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -85,6 +86,8 @@ impl Fair {
     /// Waits for them in turn. Dropping the future leaves the queue.
     pub async fn take(&self, parameter: &str, places: usize) -> Held {
         let places = places.min(self.0.total);
+        // Whoever leaves may have kept those behind it from what is free.
+        let leaving = Leaving(&self.0);
         loop {
             let granted = {
                 let mut state = self.0.lock();
@@ -102,6 +105,7 @@ impl Fair {
             self.0.serve();
             // The sender goes only with its grant.
             if let Ok(held) = granted.await {
+                std::mem::forget(leaving);
                 return held;
             }
         }
@@ -138,6 +142,15 @@ impl State {
     /// Is another place within the share of this parameter?
     fn may(&self, parameter: &str) -> bool {
         may_have_more(self.held.get(parameter).copied().unwrap_or(0), self.free)
+    }
+
+    fn held_less(&mut self, parameter: &str, places: usize) {
+        if let Some(held) = self.held.get_mut(parameter) {
+            *held -= places;
+            if *held == 0 {
+                self.held.remove(parameter);
+            }
+        }
     }
 
     /// Whoever is first in its queue still waits. Those behind are looked at when they come to the front: queues may be long.
@@ -199,17 +212,34 @@ impl Inside {
     }
 }
 
+/// Dropped behind the place in the queue.
+struct Leaving<'a>(&'a Arc<Inside>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.serve();
+    }
+}
+
+impl Held {
+    /// They are another parameter's from here on, also if that has its share.
+    pub fn rebook(&mut self, parameter: &str) {
+        {
+            let mut state = self.of.lock();
+            state.held_less(&self.parameter, self.places);
+            self.parameter = parameter.into();
+            *state.held.entry(self.parameter.clone()).or_default() += self.places;
+        }
+        self.of.serve();
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         {
             let mut state = self.of.lock();
             state.free += self.places;
-            if let Some(held) = state.held.get_mut(&self.parameter) {
-                *held -= self.places;
-                if *held == 0 {
-                    state.held.remove(&self.parameter);
-                }
-            }
+            state.held_less(&self.parameter, self.places);
             if state.turns.is_empty() {
                 return;
             }
@@ -331,5 +361,17 @@ mod tests {
         assert!(fair.try_take("d", 1).is_some());
         drop((other, more));
         assert!(fair.try_take("b", 1).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_head_of_the_queue_lets_those_behind_it_move_up() {
+        let fair = Fair::new(16);
+        let _held = fair.try_take("a", 6).expect("free");
+        let mut large = Box::pin(fair.take("b", 12));
+        let mut small = Box::pin(fair.take("c", 1));
+        assert!(large.as_mut().now_or_never().is_none(), "ten are free");
+        assert!(small.as_mut().now_or_never().is_none(), "and they are kept for it");
+        drop(large);
+        assert!(small.now_or_never().is_some(), "nothing need be given back first");
     }
 }

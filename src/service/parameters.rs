@@ -178,6 +178,7 @@ fn permission_of(permission: api::Permission) -> Option<Permission> {
         api::Permission::Share => Permission::Share,
         api::Permission::Team => Permission::Team,
         api::Permission::Raw => Permission::Raw,
+        api::Permission::Events => Permission::Events,
     })
 }
 
@@ -447,21 +448,18 @@ pub fn resource(parameters: &Parameters) -> api::ApplicationParameter {
 }
 
 fn policy_of(policy: &Policy) -> api::ParameterPolicy {
-    let permission = |permission: &Permission| {
-        Some(match permission {
-            Permission::Read => api::Permission::Read,
-            Permission::Write => api::Permission::Write,
-            Permission::Delete => api::Permission::Delete,
-            Permission::Share => api::Permission::Share,
-            Permission::Team => api::Permission::Team,
-            Permission::Raw => api::Permission::Raw,
-            // Nothing in this version of the API asks for it.
-            Permission::Events => return None,
-        })
+    let permission = |permission: &Permission| match permission {
+        Permission::Read => api::Permission::Read,
+        Permission::Write => api::Permission::Write,
+        Permission::Delete => api::Permission::Delete,
+        Permission::Share => api::Permission::Share,
+        Permission::Events => api::Permission::Events,
+        Permission::Team => api::Permission::Team,
+        Permission::Raw => api::Permission::Raw,
     };
     api::ParameterPolicy {
         allowed_principals: policy.allowed_principals.clone(),
-        permissions: policy.permissions.iter().filter_map(permission).map(Into::into).collect(),
+        permissions: policy.permissions.iter().map(permission).map(Into::into).collect(),
         act_as: match policy.act_as {
             ActAsMode::None => api::ActAsPolicy::None,
             ActAsMode::Listed => api::ActAsPolicy::Listed,

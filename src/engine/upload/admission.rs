@@ -130,6 +130,15 @@ impl Entrance {
         Ok(Arrival { place, inflates })
     }
 
+    /// The stream is of this parameter; it was booked before that was known.
+    pub(super) fn rebook(arrival: &mut Arrival, parameter: &str) {
+        let shares = match &mut arrival.place {
+            Place::Waiting { _share, .. } => [_share.as_mut(), None],
+            Place::LetIn(admitted) => [Some(&mut admitted._share), Some(&mut admitted._slot)],
+        };
+        shares.into_iter().flatten().for_each(|share| share.rebook(parameter));
+    }
+
     /// The memory of a stream that was answered and is read on for a moment; `None`: there is none to spare.
     pub(super) fn leave(&self, inflates: bool) -> Option<Leaving> {
         let paid = self.leaving.clone().try_acquire_many_owned(units(charge(inflates))).ok()?;
@@ -221,6 +230,30 @@ mod tests {
         drop(first);
         second.await.expect("let in");
         assert_eq!(entrance.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn who_was_let_in_before_its_name_was_known_counts_against_its_share() {
+        let entrance = entrance(8, 4 * MIB);
+        let let_in = |parameter| {
+            let arrival = entrance.announce(parameter, entrance.arrive(false).expect("room"), Some(1)).expect("room");
+            (matches!(arrival.place, Place::LetIn(_)), arrival)
+        };
+        let mut open: Vec<_> = (0..6).map(|_| let_in("")).collect();
+        assert!(open.iter().all(|(is_in, _)| *is_in));
+        for (_, arrival) in &mut open {
+            Entrance::rebook(arrival, "p");
+        }
+        let seventh = let_in("p");
+        assert!(seventh.0 && !let_in("p").0, "seven of eight are its share");
+        assert!(let_in("").0, "and nobody else's");
+        // Who waits is booked anew, too.
+        let mut waiting = let_in("p").1;
+        let none = entrance.waiting_shares.free();
+        Entrance::rebook(&mut waiting, "q");
+        assert_eq!(entrance.waiting_shares.free(), none);
+        drop((waiting, seventh, open));
+        assert_eq!((entrance.slots.free(), entrance.waiting_bytes()), (8, 0));
     }
 
     #[test]

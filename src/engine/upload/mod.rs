@@ -242,6 +242,11 @@ impl Uploads {
         self.0.entrance.announce(parameter, arrival, size)
     }
 
+    /// The stream turned out to be of this parameter.
+    pub fn rebook(&self, arrival: &mut Arrival, parameter: &str) {
+        Entrance::rebook(arrival, parameter);
+    }
+
     /// The memory of a stream that was answered early and is read on for a moment; `None`: there is none to spare.
     pub fn leave(&self, inflates: bool) -> Option<Leaving> {
         self.0.entrance.leave(inflates)
