@@ -4,8 +4,8 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    sync::{Arc, LazyLock, Mutex},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::future::BoxFuture;
@@ -15,12 +15,15 @@ use tokio::sync::oneshot;
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> SystemTime;
 
-    /// Ends when `now()` has reached `at`. Cancel-safe.
-    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()>;
+    /// Time that only goes on, from an origin of its own, whatever the machine's clock is set to: by it waits are measured.
+    fn steady(&self) -> Duration;
 
-    /// Ends after `span`. Cancel-safe.
-    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
-        self.sleep_until(self.now() + span)
+    /// Ends after `span` of steady time. Cancel-safe.
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()>;
+
+    /// Ends when `now()` has reached `at`, as the clock stands when the sleep begins. Cancel-safe.
+    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
+        self.sleep(at.duration_since(self.now()).unwrap_or_default())
     }
 }
 
@@ -36,9 +39,12 @@ impl Clock for SystemClock {
         SystemTime::now()
     }
 
-    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
-        // A wall clock set back must not stretch a short wait: the span is fixed when the sleep begins.
-        let span = at.duration_since(SystemTime::now()).unwrap_or_default();
+    fn steady(&self) -> Duration {
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        ORIGIN.elapsed()
+    }
+
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(span))
     }
 }
@@ -50,33 +56,46 @@ pub struct ManualClock(Arc<Mutex<Hands>>);
 #[derive(Debug)]
 struct Hands {
     now: SystemTime,
+    steady: Duration,
     next: u64,
-    sleepers: BTreeMap<(SystemTime, u64), oneshot::Sender<()>>,
+    sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
+}
+
+impl Hands {
+    fn go_to(&mut self, steady: Duration) {
+        let on = steady.saturating_sub(self.steady);
+        (self.steady, self.now) = (self.steady + on, self.now + on);
+    }
 }
 
 impl ManualClock {
     pub fn new(now: SystemTime) -> Self {
-        Self(Arc::new(Mutex::new(Hands { now, next: 0, sleepers: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Hands { now, steady: Duration::ZERO, next: 0, sleepers: BTreeMap::new() })))
     }
 
     fn hands(&self) -> std::sync::MutexGuard<'_, Hands> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Sets it, as an administrator or a time server does: no time passes, and nobody who sleeps wakes.
+    pub fn set(&self, now: SystemTime) {
+        self.hands().now = now;
+    }
+
     /// Moves on by `span`, stopping at every sleeper on the way so that what it wakes sees its own time.
     /// Sleepers that register while it moves are honoured too.
     pub async fn advance(&self, span: Duration) {
-        let end = self.hands().now + span;
+        let end = self.steady() + span;
         loop {
             let woken = {
                 let mut hands = self.hands();
                 match hands.sleepers.first_key_value() {
                     Some((&(at, _), _)) if at <= end => {
-                        hands.now = hands.now.max(at);
+                        hands.go_to(at);
                         hands.sleepers.pop_first().map(|(_, wake)| wake)
                     }
                     _ => {
-                        hands.now = end;
+                        hands.go_to(end);
                         return;
                     }
                 }
@@ -97,13 +116,17 @@ impl Clock for ManualClock {
         self.hands().now
     }
 
-    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
+    fn steady(&self) -> Duration {
+        self.hands().steady
+    }
+
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
         let mut hands = self.hands();
-        if at <= hands.now {
+        if span.is_zero() {
             return Box::pin(std::future::ready(()));
         }
         let (wake, woken) = oneshot::channel();
-        let key = (at, hands.next);
+        let key = (hands.steady + span, hands.next);
         hands.next += 1;
         hands.sleepers.retain(|_, sleeper| !sleeper.is_closed());
         hands.sleepers.insert(key, wake);
@@ -152,5 +175,20 @@ mod tests {
         assert_eq!(*seen.lock().expect("unpoisoned"), vec![at(1), at(3)]);
         clock.advance(Duration::from_secs(1)).await;
         assert_eq!(seen.lock().expect("unpoisoned").len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_wakes_nobody_and_holds_nobody_up() {
+        let hour = Duration::from_secs(3600);
+        for back in [true, false] {
+            let clock = ManualClock::new(SystemTime::UNIX_EPOCH + hour);
+            let begun = clock.steady();
+            let mut asleep = tokio::spawn(clock.sleep_until(clock.now() + Duration::from_secs(5)));
+            clock.set(if back { clock.now() - hour } else { clock.now() + hour });
+            clock.advance(Duration::from_secs(4)).await;
+            assert!(!asleep.is_finished() && clock.steady() - begun == Duration::from_secs(4));
+            clock.advance(Duration::from_secs(1)).await;
+            (&mut asleep).await.expect("it wakes");
+        }
     }
 }

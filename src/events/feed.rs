@@ -2,21 +2,21 @@
 //! pages drained for those who are far behind, and the bell that wakes the one who polls.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
+use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Poll, Scope, Upstream,
     change::{Entry, Told},
     poller::{self, Progress, Stage},
+    schedule::{Desk, Ring, Seat},
     scope::{ResumePoint, new_epoch},
     upstream::Page,
 };
@@ -26,27 +26,34 @@ use crate::{
     limits::{
         EVENT_CHUNK, EVENT_CHUNKS_KEPT, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, SNAPSHOT_ITEMS_MAX,
     },
-    store::{LogHead, ReadRow, ScopeRow, Store},
+    store::{Followed, LogHead, ReadRow, ScopeRow, Store},
+    telemetry,
 };
 
 pub(super) struct Feed {
-    pub(super) scope: Scope,
+    pub(super) scope: Arc<Scope>,
     pub(super) store: Store,
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) clock: SharedClock,
     id: OnceLock<i64>,
     state: watch::Sender<State>,
     tail: Mutex<Tail>,
-    /// Bytes of the tails of all scopes of the process.
-    tails_bytes: Arc<AtomicUsize>,
     chunks: tokio::sync::Mutex<VecDeque<Arc<[Arc<Entry>]>>>,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
     drained: tokio::sync::Mutex<VecDeque<Arc<Drained>>>,
-    /// There is news.
+    /// What all feeds of the process share.
+    desk: Arc<Desk>,
+    seat: Mutex<Seat>,
+    /// There is news: for whoever longpolls.
     pub(super) bell: Notify,
-    /// A watcher came or went.
+    /// A watcher came or went: for the same.
     pub(super) wishes_changed: Notify,
-    wishes: Mutex<BTreeMap<u64, Poll>>,
+    /// By number. Most have one.
+    wishes: Mutex<SmallVec<[(u64, Poll); 1]>>,
+    /// It is out of the hub.
+    pub(super) over: CancellationToken,
+    /// Looked up once: a watcher records every event.
+    pub(super) lag: metrics::Histogram,
 }
 
 /// What watchers wait for.
@@ -57,8 +64,8 @@ pub(super) struct State {
     pub(super) cursor: Option<Arc<str>>,
     /// The log has been brought up to date since this process follows it.
     pub(super) hot: bool,
-    /// When Dropbox was last asked for the last thing that is told.
-    pub(super) fresh_at: Option<SystemTime>,
+    /// When Dropbox was last asked for the last thing that is told, by steady time.
+    pub(super) fresh_at: Option<Duration>,
     /// A longpoll is out: Dropbox would say if there were anything.
     pub(super) listening: bool,
     pub(super) ended: Option<Arc<Ended>>,
@@ -93,12 +100,7 @@ pub(super) enum Behind {
 }
 
 impl Feed {
-    pub(super) fn new(
-        scope: Scope,
-        store: Store,
-        upstream: Arc<dyn Upstream>,
-        tails_bytes: Arc<AtomicUsize>,
-    ) -> Arc<Feed> {
+    pub(super) fn of(scope: Arc<Scope>, store: Store, upstream: Arc<dyn Upstream>, desk: Arc<Desk>) -> Arc<Feed> {
         let clock = store.clock().clone();
         Arc::new(Feed {
             scope,
@@ -108,13 +110,23 @@ impl Feed {
             id: OnceLock::new(),
             state: watch::Sender::new(State::default()),
             tail: Mutex::default(),
-            tails_bytes,
             chunks: tokio::sync::Mutex::default(),
             drained: tokio::sync::Mutex::default(),
+            desk,
+            seat: Mutex::default(),
             bell: Notify::new(),
             wishes_changed: Notify::new(),
             wishes: Mutex::default(),
+            over: CancellationToken::new(),
+            lag: metrics::histogram!(telemetry::WATCH_LAG),
         })
+    }
+
+    /// One that no hub knows: a test steps it.
+    #[cfg(test)]
+    pub(super) fn alone(scope: &Scope, store: &Store, upstream: Arc<dyn Upstream>) -> Arc<Feed> {
+        let desk = Desk::new(store.clock().clone(), store.is_shared(), false);
+        Feed::of(Arc::new(scope.clone()), store.clone(), upstream, desk)
     }
 
     /// Its row in the store, made if there is none.
@@ -135,8 +147,35 @@ impl Feed {
         self.state.subscribe()
     }
 
-    fn id(&self) -> Result<i64> {
-        self.id.get().copied().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
+    /// For the desk alone.
+    pub(super) fn seat(&self) -> MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A watcher needs to know what is now.
+    pub(super) fn ring(self: &Arc<Self>) {
+        self.desk.ring(self, Ring::Watcher);
+    }
+
+    /// Others may read what was saved.
+    pub(super) fn tell_saved(&self) {
+        self.known_id().into_iter().for_each(|id| self.desk.outbox.saved(id));
+    }
+
+    pub(super) fn tell_looked(&self) {
+        self.known_id().into_iter().for_each(|id| self.desk.outbox.looked(id));
+    }
+
+    pub(super) fn newest(&self) -> i64 {
+        self.state.borrow().head.newest
+    }
+
+    pub(super) fn known_id(&self) -> Option<i64> {
+        self.id.get().copied()
+    }
+
+    pub(super) fn id(&self) -> Result<i64> {
+        self.known_id().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
     }
 
     // ---- by the one who polls or follows ----
@@ -144,15 +183,19 @@ impl Feed {
     /// Entries were saved; those who wait may read them.
     pub(super) fn publish(&self, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
-        let at_rest = progress.stage == Stage::Idle;
-        self.state.send_modify(|state| {
-            state.head = head;
-            state.cursor = progress.cursor.clone().filter(|_| at_rest);
+        let cursor = progress.cursor.as_ref().filter(|_| progress.stage == Stage::Idle);
+        // Whoever goes on holding a scope publishes it again and again: that wakes nobody.
+        self.state.send_if_modified(|state| {
+            let changed = state.head != head || state.cursor.as_ref() != cursor;
+            if changed {
+                (state.head, state.cursor) = (head, cursor.cloned());
+            }
+            changed
         });
     }
 
     /// The log is up to date as of then.
-    pub(super) fn set_hot(&self, looked_at: Option<SystemTime>) {
+    pub(super) fn set_hot(&self, looked_at: Option<Duration>) {
         self.state.send_if_modified(|state| {
             let changed = !state.hot;
             state.hot = true;
@@ -189,11 +232,13 @@ impl Feed {
         });
     }
 
-    /// What another process has saved meanwhile; false: the scope is not there any more.
-    pub(super) async fn look(&self) -> Result<bool> {
-        let Some((head, progress)) = self.store.log_head(self.id()?).await? else { return Ok(false) };
+    /// What another process has saved meanwhile, and how long that one still has the scope; None: it is not there any more.
+    pub(super) async fn look(&self) -> Result<Option<Duration>> {
+        let Some(Followed { head, progress, held }) = self.store.followed_scope(self.id()?).await? else {
+            return Ok(None);
+        };
         self.publish(head, &poller::read_progress(&progress)?, Vec::new());
-        Ok(true)
+        Ok(Some(held))
     }
 
     fn keep(&self, entries: Vec<(Arc<Entry>, usize)>) {
@@ -207,11 +252,11 @@ impl Feed {
             });
             if !follows {
                 let freed = std::mem::take(&mut tail.bytes);
-                self.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
+                self.desk.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
                 tail.entries.clear();
             }
             tail.bytes += bytes;
-            let all = self.tails_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let all = self.desk.tails_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
             tail.entries.push_back((entry, bytes));
             // A full process keeps one entry of each scope, which is what most watchers wait for.
             while tail.entries.len() > 1
@@ -219,7 +264,7 @@ impl Feed {
             {
                 if let Some((_, bytes)) = tail.entries.pop_front() {
                     tail.bytes -= bytes;
-                    self.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    self.desk.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
             }
         }
@@ -328,6 +373,8 @@ impl Feed {
     }
 
     pub(super) async fn latest(&self) -> Result<Arc<str>> {
+        // Thousands may begin to watch at once.
+        let _place = self.desk.asking.acquire().await;
         let _turn = self.drained.lock().await;
         self.upstream.latest(&self.scope).await
     }
@@ -339,33 +386,35 @@ impl Feed {
 
     // ---- wishes ----
 
-    pub(super) fn wish(&self, watcher: u64, poll: Option<Poll>) {
+    pub(super) fn wish(self: &Arc<Self>, watcher: u64, poll: Option<Poll>) {
         let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
         match poll {
-            Some(poll) => wishes.insert(watcher, poll),
-            None => wishes.remove(&watcher),
-        };
+            Some(poll) => wishes.push((watcher, poll)),
+            None => {
+                if let Some(at) = wishes.iter().position(|(number, _)| *number == watcher) {
+                    wishes.swap_remove(at);
+                }
+            }
+        }
         drop(wishes);
-        self.wishes_changed.notify_one();
+        self.desk.wished(self, poll);
     }
 
     /// How Dropbox is to be asked: longpolls if any watcher wants them, else at the shortest interval. None: nobody watches.
     pub(super) fn wished(&self) -> Option<Poll> {
         let wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
-        let shorter = |one: Poll, other: &Poll| match (one, other) {
-            (Poll::Interval(one), Poll::Interval(other)) => Poll::Interval(one.min(*other)),
+        let shorter = |one: Poll, other: Poll| match (one, other) {
+            (Poll::Interval(one), Poll::Interval(other)) => Poll::Interval(one.min(other)),
             _ => Poll::Longpoll,
         };
-        let mut all = wishes.values();
-        let first = *all.next()?;
-        Some(all.fold(first, shorter))
+        wishes.iter().map(|(_, poll)| *poll).reduce(shorter)
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
         let tail = self.tail.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.tails_bytes.fetch_sub(tail.bytes, Ordering::Relaxed);
+        self.desk.tails_bytes.fetch_sub(tail.bytes, Ordering::Relaxed);
     }
 }
 

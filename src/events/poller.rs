@@ -2,7 +2,7 @@
 //! one transaction together with the cursor. A crash between two steps loses nothing, within one repeats what nobody was
 //! told of. When to take a step is the feed's to say.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files::{self, Metadata};
 use rand::Rng as _;
@@ -90,10 +90,11 @@ pub(super) struct Poller {
     feed: Arc<Feed>,
     row: ScopeRow,
     progress: Progress,
+    held: bool,
     /// Dropbox is to be asked what changed.
     pub(super) news: bool,
-    /// When Dropbox was last asked what changed.
-    pub(super) looked_at: Option<std::time::SystemTime>,
+    /// When Dropbox was last asked what changed, by steady time.
+    pub(super) looked_at: Option<Duration>,
     /// Pages of the listing since the log was last looked after.
     pages: u32,
     /// While a drain ends: rows up to this number are still needed by moves.
@@ -110,12 +111,33 @@ struct Draft {
 }
 
 impl Poller {
+    /// With the scope's row, made if there is none.
+    ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
+    #[cfg(test)]
     pub(super) async fn open(feed: Arc<Feed>) -> Result<Poller> {
-        let row = feed.row().await?;
-        let progress = read_progress(&row.progress)?;
-        Ok(Poller { feed, row, progress, news: true, looked_at: None, pages: 0, gone_after: 0 })
+        feed.row().await?;
+        Poller::of(feed)
+    }
+
+    /// It knows nothing before it takes the lease.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUG` for a feed whose row was not made.
+    pub(super) fn of(feed: Arc<Feed>) -> Result<Poller> {
+        let head = feed.state().head;
+        let row = ScopeRow { id: feed.id()?, lease: 0, version: -1, head, progress: String::new() };
+        Ok(Poller {
+            feed,
+            row,
+            progress: Progress::default(),
+            held: false,
+            news: true,
+            looked_at: None,
+            pages: 0,
+            gone_after: 0,
+        })
     }
 
     /// Takes the scope, or goes on holding it; false while another process polls it.
@@ -123,7 +145,21 @@ impl Poller {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub(super) async fn lease(&mut self) -> Result<bool> {
-        let Some(row) = self.store().lease_scope(self.row.id, self.row.lease).await? else { return Ok(false) };
+        self.lease_for(false).await
+    }
+
+    /// The same; `urgent`: also from a process that has parked it.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(super) async fn lease_for(&mut self, urgent: bool) -> Result<bool> {
+        let (store, id, lease) = (self.store(), self.row.id, self.row.lease);
+        let taken = match urgent {
+            true => store.lease_parked_scope(id, lease).await?,
+            false => store.lease_scope(id, lease).await?,
+        };
+        self.held = taken.is_some();
+        let Some(row) = taken else { return Ok(false) };
         if (row.lease, row.version) != (self.row.lease, self.row.version) {
             // Another process was at it meanwhile.
             self.progress = read_progress(&row.progress)?;
@@ -135,9 +171,29 @@ impl Poller {
         Ok(true)
     }
 
+    /// This process took the scope, and nothing says that it lost it.
+    pub(super) fn holds(&self) -> bool {
+        self.held
+    }
+
+    /// Gives the scope back; the other processes are told.
     pub(super) async fn release(&self) {
+        if !self.store().is_shared() {
+            return;
+        }
         if let Err(fault) = self.store().release_scope(self.row.id, self.row.lease).await {
             tracing::debug!(%fault, "the lease of a scope was not given back; it runs out");
+        }
+        self.feed.tell_saved();
+    }
+
+    /// Keeps the scope without being at it.
+    pub(super) async fn park(&self, span: Duration) {
+        if !self.store().is_shared() {
+            return;
+        }
+        if let Err(fault) = self.store().park_scope(self.row.id, self.row.lease, span).await {
+            tracing::debug!(%fault, "the lease of a scope was not made longer; others may take it");
         }
     }
 
@@ -209,7 +265,7 @@ impl Poller {
     }
 
     async fn begin(&mut self) -> Result<Step> {
-        self.looked_at = Some(self.feed.clock.now());
+        self.looked_at = Some(self.feed.clock.steady());
         let cursor = self.feed.latest().await?;
         let progress = Progress { cursor: Some(cursor), stage: Stage::Idle, from: None, ..self.progress.clone() };
         self.news = false;
@@ -218,7 +274,7 @@ impl Poller {
 
     /// The next page of what the log is made of.
     async fn page(&mut self) -> Result<Step> {
-        let asked_at = self.feed.clock.now();
+        let asked_at = self.feed.clock.steady();
         let page = match self.ask(self.progress.cursor.as_ref()).await {
             Ok(page) => page,
             Err(fault) => return self.reset_by(fault).await,
@@ -508,7 +564,11 @@ impl Poller {
             forget_log: draft.forget_log,
         };
         if !self.store().save_events(&save).await? {
+            self.held = false;
             return Ok(Step::Lost);
+        }
+        if !entries.is_empty() || draft.forget_log {
+            self.feed.tell_saved();
         }
         (self.row.head, self.row.version) = (head, self.row.version + 1);
         self.progress = progress;

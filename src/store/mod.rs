@@ -30,11 +30,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::sync::broadcast;
+
 pub use authorizations::Authorization;
 use database::{On, Pool, Pools, query};
 #[cfg(test)]
 pub(crate) use events::kill;
-pub use events::{Checkpoint, DrainRow, EventsSwept, LogHead, LogRow, ReadRow, Save, ScopeRow};
+pub use events::{Checkpoint, DrainRow, EventsSwept, Followed, LogHead, LogRow, ReadRow, Save, ScopeRow};
 pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, WaitingRow};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
@@ -50,7 +52,12 @@ pub use transfer::{Imported, OnConflict};
 pub use unknown::{is_unreadable, unreadable};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
-use crate::{clock::SharedClock, fault::Result, limits::STORE_WRITE_ROWS_MAX, seal::KeyRing};
+use crate::{
+    clock::SharedClock,
+    fault::Result,
+    limits::{EVENT_LETTERS_MAX, STORE_WRITE_ROWS_MAX},
+    seal::KeyRing,
+};
 
 /// Changed parameters are told to processes this far behind.
 const CHANGES_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -67,6 +74,7 @@ struct Inner {
     /// This process among those on the same store.
     replica: Arc<str>,
     file: Option<Arc<file::File>>,
+    letters: broadcast::Sender<Option<Arc<str>>>,
 }
 
 /// What a sweep removed.
@@ -104,7 +112,8 @@ impl Store {
 
     async fn on(pools: Pools, keys: Arc<KeyRing>, clock: SharedClock) -> Result<Store> {
         let replica = uuid::Uuid::new_v4().simple().to_string().into();
-        let store = Store(Arc::new(Inner { pools, keys, clock, replica, file: None }));
+        let letters = broadcast::Sender::new(EVENT_LETTERS_MAX);
+        let store = Store(Arc::new(Inner { pools, keys, clock, replica, file: None, letters }));
         store.check().await?;
         Ok(store)
     }

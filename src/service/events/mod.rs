@@ -94,8 +94,9 @@ impl Events {
                 let scope = self.folder_scope(&site, &asked.resume_token)?.raw(plan.terms.raw);
                 let start = Start::After(self.hub.unseal(&scope, &asked.resume_token)?);
                 let taste = Taste { filter: filter.clone(), types: plan.terms.types, base: scope.path.to_string() };
-                let begun_at = self.door.clock.now();
+                let begun_at = self.door.clock.steady();
                 let mut watcher = self.hub.watch(scope.clone(), start, options).await?;
+                watcher.look();
                 let clock = &self.door.clock;
                 let waited = clock.sleep(plan.wait.max(PULL_LOOK_MAX));
                 let patience = clock.sleep(plan.wait);
@@ -114,7 +115,7 @@ impl Events {
                 let mut more = true;
                 loop {
                     // Nothing is left to fetch once what is there was looked at after the call had begun.
-                    let looked = clock.now().duration_since(begun_at).unwrap_or_default() >= watcher.lag();
+                    let looked = clock.steady().saturating_sub(begun_at) >= watcher.lag();
                     if watcher.is_caught_up() && looked && (!patient || !answer.taken.is_empty() || plan.wait.is_zero())
                     {
                         more = false;

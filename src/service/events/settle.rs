@@ -1,9 +1,6 @@
 //! Events that wait until their path has been quiet: of a path that changes again and again only the sum is told. Pure.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     api::v1::{self as api, EventType},
@@ -18,7 +15,8 @@ struct Waiting {
     before: Arc<str>,
     /// Counts from the first event of its path.
     arrived: u64,
-    due: SystemTime,
+    /// By steady time.
+    due: Duration,
 }
 
 impl Waiting {
@@ -52,7 +50,7 @@ impl Settling {
 
     /// Adds an event, joined with what waits at its path. Gives what must be told at once: what a move or a deletion would
     /// overtake, and the oldest where there is no room.
-    pub fn take(&mut self, change: api::ChangeEvent, before: Arc<str>, now: SystemTime) -> Vec<api::ChangeEvent> {
+    pub fn take(&mut self, change: api::ChangeEvent, before: Arc<str>, now: Duration) -> Vec<api::ChangeEvent> {
         self.arrived += 1;
         let mut new = Waiting { change, before, arrived: self.arrived, due: now + self.span };
         let mut due = Vec::new();
@@ -96,13 +94,13 @@ impl Settling {
     }
 
     /// What has been quiet for long enough.
-    pub fn due(&mut self, now: SystemTime) -> Vec<api::ChangeEvent> {
+    pub fn due(&mut self, now: Duration) -> Vec<api::ChangeEvent> {
         let (go, stay): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|at| at.due <= now);
         self.waiting = stay;
         go.into_iter().map(|at| at.change).collect()
     }
 
-    pub fn next_due(&self) -> Option<SystemTime> {
+    pub fn next_due(&self) -> Option<Duration> {
         self.waiting.iter().map(|at| at.due).min()
     }
 
@@ -132,8 +130,8 @@ mod tests {
 
     const SPAN: Duration = Duration::from_secs(5);
 
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     fn event(change_type: EventType, kind: api::ItemKind, path: &str) -> api::ChangeEvent {

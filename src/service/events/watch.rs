@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -55,10 +55,11 @@ pub(super) struct Watch {
     /// Items of the snapshot that were told.
     listed: i64,
     heartbeat: Duration,
-    spoke_at: SystemTime,
-    ends_at: SystemTime,
+    /// This and the next ones by steady time.
+    spoke_at: Duration,
+    ends_at: Duration,
     timer: BoxFuture<'static, ()>,
-    timer_at: SystemTime,
+    timer_at: Duration,
     overdue: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Why it ends, once what is made was sent.
     end: Option<Fault>,
@@ -86,7 +87,7 @@ impl Watch {
         place: OwnedSemaphorePermit,
     ) -> Result<Watch> {
         let clock = &events.door.clock;
-        let now = clock.now();
+        let now = clock.steady();
         let heartbeat = spread(plan.heartbeat, HEARTBEAT_SPREAD);
         let ends_at = now + spread(events.stream_age, STREAM_AGE_SPREAD);
         let timer_at = ends_at.min(now + heartbeat);
@@ -102,7 +103,7 @@ impl Watch {
             heartbeat,
             spoke_at: now,
             ends_at,
-            timer: clock.sleep_until(timer_at),
+            timer: clock.sleep(timer_at - now),
             timer_at,
             overdue: overdue.map(|at: Instant| Box::pin(tokio::time::sleep_until(at.into()))),
             end: None,
@@ -128,7 +129,7 @@ impl Watch {
     async fn next(&mut self) -> Option<Result<Encoded, Status>> {
         loop {
             if let Some(message) = self.ready.pop_front() {
-                self.spoke_at = self.events.door.clock.now();
+                self.spoke_at = self.events.door.clock.steady();
                 return Some(Ok(message));
             }
             if let Some(fault) = self.end.take() {
@@ -202,7 +203,7 @@ impl Watch {
         let Some(change) = entry.change().filter(|change| self.taste.wants(change)) else { return Ok(()) };
         if let Some(settling) = &mut self.settling {
             let Some(told) = told::change_event(entry, change, self.site.jail()) else { return Ok(()) };
-            let now = self.events.door.clock.now();
+            let now = self.events.door.clock.steady();
             let due = settling.take(told, before, now);
             self.tell_settled(due);
             self.wake_by_next_due();
@@ -255,7 +256,7 @@ impl Watch {
 
     /// Says what is due by the clock, and sets the timer for what is next.
     fn look_at_the_clock(&mut self) -> Result<()> {
-        let now = self.events.door.clock.now();
+        let now = self.events.door.clock.steady();
         if now >= self.ends_at {
             let text = "the watch has reached its age; call again with the last resume_token";
             return self.leave(Fault::new(Reason::ServerDraining, text).retry_after(DRAINING_RETRY));
@@ -266,7 +267,8 @@ impl Watch {
         }
         if now >= self.spoke_at + self.heartbeat && self.ready.is_empty() {
             let lag = self.watcher.lag();
-            let observed_time = now.checked_sub(lag).unwrap_or(now);
+            let time = self.events.door.clock.now();
+            let observed_time = time.checked_sub(lag).unwrap_or(time);
             let heartbeat = api::Heartbeat {
                 observed_time: Some(convert::timestamp(observed_time)),
                 lag: Some(convert::duration(lag)),
@@ -283,9 +285,10 @@ impl Watch {
         Ok(())
     }
 
-    fn set_timer(&mut self, at: SystemTime) {
+    fn set_timer(&mut self, at: Duration) {
+        let clock = &self.events.door.clock;
         self.timer_at = at;
-        self.timer = self.events.door.clock.sleep_until(at);
+        self.timer = clock.sleep(at.saturating_sub(clock.steady()));
     }
 
     fn wake_by_next_due(&mut self) {
