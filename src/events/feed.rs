@@ -59,6 +59,7 @@ pub(super) struct Feed {
 /// What watchers wait for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
+    version: i64,
     pub(super) head: LogHead,
     /// Dropbox's, while nothing is left to be told before it.
     pub(super) cursor: Option<Arc<str>>,
@@ -135,7 +136,7 @@ impl Feed {
             .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
         let row = self.store.scope(&self.scope.key(), &self.scope.uid, new_epoch(), &progress).await?;
         let _ = self.id.set(row.id);
-        self.publish(row.head, &poller::read_progress(&row.progress)?, Vec::new());
+        self.publish(row.version, row.head, &poller::read_progress(&row.progress)?, Vec::new());
         Ok(row)
     }
 
@@ -180,12 +181,17 @@ impl Feed {
 
     // ---- by the one who polls or follows ----
 
-    /// Entries were saved; those who wait may read them.
-    pub(super) fn publish(&self, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
+    /// Entries were saved; those who wait may read them. What is older than what was published is not: two may read the
+    /// row at once.
+    pub(super) fn publish(&self, version: i64, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
         let cursor = progress.cursor.as_ref().filter(|_| progress.stage == Stage::Idle);
         // Whoever goes on holding a scope publishes it again and again: that wakes nobody.
         self.state.send_if_modified(|state| {
+            if version < state.version {
+                return false;
+            }
+            state.version = version;
             let changed = state.head != head || state.cursor.as_ref() != cursor;
             if changed {
                 (state.head, state.cursor) = (head, cursor.cloned());
@@ -234,10 +240,10 @@ impl Feed {
 
     /// What another process has saved meanwhile, and how long that one still has the scope; None: it is not there any more.
     pub(super) async fn look(&self) -> Result<Option<Duration>> {
-        let Some(Followed { head, progress, held }) = self.store.followed_scope(self.id()?).await? else {
+        let Some(Followed { version, head, progress, held }) = self.store.followed_scope(self.id()?).await? else {
             return Ok(None);
         };
-        self.publish(head, &poller::read_progress(&progress)?, Vec::new());
+        self.publish(version, head, &poller::read_progress(&progress)?, Vec::new());
         Ok(Some(held))
     }
 
@@ -311,6 +317,15 @@ impl Feed {
 
     /// Whether the log holds what is behind this place.
     pub(super) async fn holds(&self, point: &ResumePoint) -> Result<bool> {
+        let known = self.has(point).await?;
+        if known || !self.store.is_shared() {
+            return Ok(known);
+        }
+        // Another process may have told it before this one has heard of it.
+        Ok(self.look().await?.is_some() && self.has(point).await?)
+    }
+
+    async fn has(&self, point: &ResumePoint) -> Result<bool> {
         let head = self.state.borrow().head;
         if point.epoch != head.epoch || !(head.swept..=head.newest).contains(&point.sequence) {
             return Ok(false);

@@ -117,15 +117,19 @@ pub(super) async fn run(hub: Arc<Inside>) {
 }
 
 async fn send(hub: &Inside) {
-    let (outbox, store) = (&hub.desk.outbox, &hub.parts.store);
     loop {
-        outbox.filled.notified().await;
-        for letter in outbox.take(store.replica()) {
-            if let Err(fault) = store.send_letter(&letter).await {
-                tracing::warn!(%fault, "the other replicas were not told what is new; they will look");
-            }
-        }
+        hub.desk.outbox.filled.notified().await;
+        send_pending(hub).await;
         hub.desk.clock.sleep(EVENT_LETTERS_EVERY).await;
+    }
+}
+
+pub(super) async fn send_pending(hub: &Inside) {
+    let store = &hub.parts.store;
+    for letter in hub.desk.outbox.take(store.replica()) {
+        if let Err(fault) = store.send_letter(&letter).await {
+            tracing::warn!(%fault, "the other replicas were not told what is new; they will look");
+        }
     }
 }
 

@@ -60,6 +60,8 @@ struct Inside {
     /// Feeds that ask or write at once.
     at_work: Arc<Semaphore>,
     longpolls: Semaphore,
+    /// Those who work.
+    shifts: TaskTracker,
 }
 
 #[derive(Default)]
@@ -75,7 +77,7 @@ struct Feeds {
 pub struct Parts {
     pub store: Store,
     pub upstream: Arc<dyn Upstream>,
-    /// Feeds run under it.
+    /// What the hub does runs under it.
     pub tasks: TaskTracker,
     /// Ends every feed; watchers then fail `SERVER_DRAINING`.
     pub ended: CancellationToken,
@@ -130,6 +132,7 @@ impl Hub {
             desk,
             at_work: Arc::new(Semaphore::new(FEEDS_AT_WORK_MAX)),
             longpolls: Semaphore::new(LONGPOLLS_MAX),
+            shifts: TaskTracker::new(),
             parts,
         });
         let tasks = &inside.parts.tasks;
@@ -213,6 +216,10 @@ impl Hub {
         let scope = Arc::new(scope);
         let feed = Feed::of(scope.clone(), store.clone(), upstream.clone(), self.0.desk.clone());
         let row = feed.row().await?;
+        // Where another process polls, its log goes on from what is there.
+        if store.is_shared() && feed.look().await?.is_some_and(|held| !held.is_zero()) {
+            feed.set_hot(Some(feed.clock.steady()));
+        }
         let has_cursor = feed.state().cursor.is_some();
         let mut feeds = self.0.held();
         if let Some(running) = feeds.by_scope.get(&scope).filter(|feed| feed.state().ended.is_none()) {

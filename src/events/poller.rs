@@ -167,7 +167,7 @@ impl Poller {
             self.gone_after = 0;
         }
         self.row = row;
-        self.feed.publish(self.row.head, &self.progress, Vec::new());
+        self.feed.publish(self.row.version, self.row.head, &self.progress, Vec::new());
         Ok(true)
     }
 
@@ -575,7 +575,7 @@ impl Poller {
         for change in entries.iter().filter_map(|(entry, _)| entry.change()) {
             metrics::counter!(crate::telemetry::WATCH_EVENTS, "type" => change.kind.label()).increment(1);
         }
-        self.feed.publish(head, &self.progress, entries);
+        self.feed.publish(self.row.version, head, &self.progress, entries);
         Ok(Step::Worked)
     }
 }

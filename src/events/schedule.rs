@@ -11,7 +11,11 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::{Inside, Poll, driver, feed::Feed, letters::Outbox};
+use super::{
+    Inside, Poll, driver,
+    feed::Feed,
+    letters::{self, Outbox},
+};
 use crate::{
     clock::SharedClock,
     limits::{EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, RING_GAP, RING_GAP_MAX},
@@ -433,7 +437,7 @@ pub(super) async fn run(hub: Arc<Inside>) {
     let work = async {
         while let Ok(place) = hub.at_work.clone().acquire_owned().await {
             match desk.take() {
-                Take::Work(feed) => drop(hub.parts.tasks.spawn(driver::shift(hub.clone(), feed, place))),
+                Take::Work(feed) => drop(hub.shifts.spawn(driver::shift(hub.clone(), feed, place))),
                 Take::Over(feed) => hub.leave(&feed),
                 Take::Wait(span) => {
                     drop(place);
@@ -453,8 +457,13 @@ pub(super) async fn run(hub: Arc<Inside>) {
     };
     tokio::select! {
         () = work => {}
-        () = hub.parts.ended.cancelled() => hub.end_all(),
+        () = hub.parts.ended.cancelled() => {}
     }
+    hub.end_all();
+    // Scopes are given back, and others told so.
+    hub.shifts.close();
+    hub.shifts.wait().await;
+    letters::send_pending(&hub).await;
 }
 
 impl fmt::Debug for Desk {

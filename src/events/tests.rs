@@ -1,4 +1,5 @@
-//! Tests of the hub that need no server: the model of random stories, and what it is told by.
+//! Tests of the hub that need no server: when feeds work, the model of random stories, and what it is told by.
 
+mod hub;
 mod model;
 pub(super) mod truth;

@@ -41,6 +41,7 @@ pub struct LogHead {
 /// A scope that another process may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Followed {
+    pub version: i64,
     pub head: LogHead,
     pub progress: String,
     /// For so long; zero: it is free, or this process's.
@@ -258,8 +259,9 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     pub async fn followed_scope(&self, scope: i64) -> Result<Option<Followed>> {
         let sql = self.said(
-            "SELECT epoch, newest, newest_mark, swept, progress, 0 AS held FROM event_scopes WHERE id = $1 AND $2 = $2",
-            "SELECT epoch, newest, newest_mark, swept, progress,
+            "SELECT version, epoch, newest, newest_mark, swept, progress, 0 AS held FROM event_scopes
+             WHERE id = $1 AND $2 = $2",
+            "SELECT version, epoch, newest, newest_mark, swept, progress,
              CASE WHEN lease_holder = $2 THEN 0 ELSE GREATEST(lease_until - store_now(), 0) END AS held
              FROM event_scopes WHERE id = $1",
         );
@@ -267,7 +269,7 @@ impl Store {
         let read = |row: &Row| {
             let held: i64 = row.get("held")?;
             let held = Duration::from_millis(held.try_into().unwrap_or(0));
-            Ok(Followed { head: log_head(row)?, progress: row.get("progress")?, held })
+            Ok(Followed { version: row.get("version")?, head: log_head(row)?, progress: row.get("progress")?, held })
         };
         row.as_ref().map(read).transpose()
     }
