@@ -3,6 +3,7 @@
 mod ends;
 mod fleet;
 mod pulls;
+mod quiet;
 mod refusals;
 mod resets;
 mod rings;

@@ -17,6 +17,7 @@ use crate::{
     credentials::Ending,
     events::{
         CheckpointName, Happening, Hub, News, Options, Page, Parts, Poll, ResumePoint, Scope, Start, Upstream, Watcher,
+        feed::Feed,
     },
     fault::{Reason, Result},
     limits::{
@@ -359,6 +360,18 @@ async fn a_checkpoint_that_is_taken_over_is_noticed_also_when_the_clock_was_set_
     let told = tokio::time::timeout(Duration::from_secs(30), first.next()).await.expect("in time");
     assert_eq!(told.unwrap_err().reason(), Reason::CheckpointTakenOver);
     drop(second);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_quiet_folder_is_an_entry_in_a_map_and_no_task() {
+    let house = House::new(true).await;
+    let _watchers = house.watch_all(&folders("in", 60)).await;
+    house.pass(Duration::from_secs(10), Duration::from_secs(1)).await;
+    assert_eq!(house.hub.0.held().by_scope.len(), 60);
+    assert_eq!((house.hub.0.shifts.len(), house.tasks.len()), (0, 2), "one hands out work, one watches over all");
+    let bytes = size_of::<Feed>() + size_of::<Scope>();
+    assert!(bytes <= 1024, "{bytes}");
     house.end().await;
 }
 
