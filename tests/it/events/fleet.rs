@@ -199,7 +199,8 @@ async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when
     // What else the machine does can only add to a time.
     assert!(least.0 < Duration::from_millis(250) && least.1 < Duration::from_millis(500), "{least:?}");
     let (questions, calls) = (asked() - before.0, called() - before.1);
-    assert!(questions <= calls, "{questions} questions for {calls} calls: one replica asks");
+    // Some may have been on their way before; two who ask would be twice as many.
+    assert!(2 * questions < 3 * calls, "{questions} questions for {calls} calls: one replica asks");
     assert_eq!(house.control().counter(LONGPOLL).calls, 0);
 
     let cursors = house.control().counter(LATEST).calls;
@@ -207,7 +208,8 @@ async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when
     let begun = Instant::now();
     put(&house, "/in/after", "x");
     assert_eq!(path(&there.change().await), "/in/after");
-    assert!(begun.elapsed() < Duration::from_secs(8), "the net is ten minutes wide: {:?}", begun.elapsed());
+    // Half a second, or what is left of the lease if it was killed at work; the net is ten minutes wide.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     put(&house, "/in/more", "x");
     assert_eq!(path(&there.change().await), "/in/more");
     assert_eq!(house.control().counter(LATEST).calls, cursors, "it went on with the cursor that was saved");
