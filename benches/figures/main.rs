@@ -10,6 +10,7 @@ mod calls;
 #[path = "../content_hash.rs"]
 #[expect(dead_code, reason = "a bench of its own, with its own main")]
 mod content_hash;
+mod indexing;
 mod process;
 mod report;
 mod start;
@@ -33,9 +34,9 @@ pub fn say(text: &str) {
 }
 
 /// Names of the parts, as they may be given on the command line.
-const PARTS: [&str; 12] = [
-    "hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "accounts",
-    "start",
+const PARTS: [&str; 13] = [
+    "hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "index",
+    "accounts", "start",
 ];
 
 fn main() -> ExitCode {
@@ -95,6 +96,9 @@ async fn measure(arguments: &[String]) -> Outcome<()> {
     }
     if wanted("events") {
         watches::single(&mut bench, &mut report).await?;
+    }
+    if wanted("index") {
+        indexing::index(&mut bench, &mut report).await?;
     }
     if wanted("accounts") {
         accounts::quiet(&mut bench, &mut report).await?;

@@ -80,6 +80,8 @@ pub(super) struct Ended(Fault);
 struct Tail {
     entries: VecDeque<(Arc<Entry>, usize)>,
     bytes: usize,
+    /// What was read last, and behind which place: most watchers are at the same one.
+    read: Option<(i64, Arc<[Arc<Entry>]>)>,
 }
 
 /// A page from a cursor older than the log.
@@ -252,6 +254,7 @@ impl Feed {
             return;
         }
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.read = None;
         for (entry, bytes) in entries {
             let follows = tail.entries.back().is_none_or(|(last, _)| {
                 (last.point.epoch, last.point.sequence + 1) == (entry.point.epoch, entry.point.sequence)
@@ -304,15 +307,24 @@ impl Feed {
         Ok(Behind::Entries(chunk))
     }
 
-    fn in_memory(&self, epoch: i64, sequence: i64) -> Option<Arc<[Arc<Entry>]>> {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn in_memory(&self, epoch: i64, sequence: i64) -> Option<Arc<[Arc<Entry>]>> {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let first = &tail.entries.front()?.0.point;
         if first.epoch != epoch || first.sequence > sequence + 1 {
             return None;
         }
+        if let Some((behind, entries)) = &tail.read
+            && *behind == sequence
+        {
+            return Some(entries.clone());
+        }
         let skip = usize::try_from(sequence + 1 - first.sequence).unwrap_or(usize::MAX);
         let entries: Arc<[_]> = tail.entries.iter().skip(skip).map(|(entry, _)| entry.clone()).collect();
-        (!entries.is_empty()).then_some(entries)
+        if entries.is_empty() {
+            return None;
+        }
+        tail.read = Some((sequence, entries.clone()));
+        Some(entries)
     }
 
     /// Whether the log holds what is behind this place.

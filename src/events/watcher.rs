@@ -40,7 +40,7 @@ pub struct Watcher {
 
 /// What a turn of a watcher came to.
 enum Worked {
-    Told(Box<Happening>),
+    /// Something is at hand, or is to be worked on next.
     More,
     /// Nothing before something happens.
     Waits,
@@ -187,10 +187,16 @@ impl Watcher {
     /// then the same call may be made again.
     pub async fn next(&mut self) -> Result<Happening> {
         loop {
-            match self.work().await? {
-                Worked::Told(happening) => return Ok(*happening),
-                Worked::More => {}
-                Worked::Waits => self.wait().await,
+            if let Some(happening) = self.at_hand()? {
+                return Ok(happening);
+            }
+            let worked = match self.read_tail() {
+                Some(worked) => worked,
+                // Rare and large: a quiet watcher holds none of it.
+                None => Box::pin(self.work()).await?,
+            };
+            if let Worked::Waits = worked {
+                self.wait().await;
             }
         }
     }
@@ -199,25 +205,62 @@ impl Watcher {
     #[cfg(test)]
     pub(super) async fn try_next(&mut self) -> Result<Option<Happening>> {
         loop {
-            match self.work().await? {
-                Worked::Told(happening) => return Ok(Some(*happening)),
-                Worked::More => {}
-                Worked::Waits => return Ok(None),
+            if let Some(happening) = self.at_hand()? {
+                return Ok(Some(happening));
+            }
+            if let Worked::Waits = self.work().await? {
+                return Ok(None);
             }
         }
     }
 
-    async fn work(&mut self) -> Result<Worked> {
-        if let Some(happening) = self.ready.pop_front() {
-            self.last = happening.point().clone();
-            return Ok(Worked::Told(Box::new(happening)));
-        }
-        if let Some(entry) = self.entries.get(self.told).cloned() {
+    /// What was read and is not told yet.
+    ///
+    /// # Errors
+    /// As [`Watcher::next`].
+    pub fn at_hand(&mut self) -> Result<Option<Happening>> {
+        let happening = if let Some(happening) = self.ready.pop_front() {
+            if self.ready.is_empty() {
+                // Its room is for beginnings; a quiet watcher keeps none.
+                self.ready = VecDeque::new();
+            }
+            happening
+        } else {
+            let Some(entry) = self.entries.get(self.told).cloned() else { return Ok(None) };
             self.told += 1;
-            let Some(happening) = self.tell(entry)? else { return Ok(Worked::More) };
-            self.last = happening.point().clone();
-            return Ok(Worked::Told(Box::new(happening)));
+            self.tell(entry)?
+        };
+        self.last = happening.point().clone();
+        Ok(Some(happening))
+    }
+
+    /// Entries of the log that are in memory; `None`: it takes more than that to go on.
+    fn read_tail(&mut self) -> Option<Worked> {
+        let Mode::Log { epoch, sequence } = self.mode else { return None };
+        if self.checkpoint.is_some() {
+            return None;
         }
+        let state = self.state.borrow_and_update();
+        if state.ended.is_some() || state.head.epoch != epoch {
+            return None;
+        }
+        if state.head.newest <= sequence {
+            return Some(Worked::Waits);
+        }
+        drop(state);
+        let entries = self.feed.in_memory(epoch, sequence)?;
+        self.take(epoch, entries);
+        Some(Worked::More)
+    }
+
+    fn take(&mut self, epoch: i64, entries: Arc<[Arc<Entry>]>) {
+        if let Some(last) = entries.last() {
+            self.mode = Mode::Log { epoch, sequence: last.point.sequence };
+        }
+        (self.entries, self.told) = (entries, 0);
+    }
+
+    async fn work(&mut self) -> Result<Worked> {
         if let Some(ended) = &self.state.borrow().ended {
             return Err(ended.fault());
         }
@@ -245,12 +288,7 @@ impl Watcher {
         }
         match self.feed.behind(sequence).await? {
             Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
-            Behind::Entries(entries) => {
-                if let Some(last) = entries.last() {
-                    self.mode = Mode::Log { epoch, sequence: last.point.sequence };
-                }
-                (self.entries, self.told) = (entries, 0);
-            }
+            Behind::Entries(entries) => self.take(epoch, entries),
         }
         Ok(Worked::More)
     }
@@ -296,19 +334,19 @@ impl Watcher {
         self.mode = Mode::Cursor(page.cursor);
     }
 
-    fn tell(&mut self, entry: Arc<Entry>) -> Result<Option<Happening>> {
+    fn tell(&mut self, entry: Arc<Entry>) -> Result<Happening> {
         Ok(match &entry.told {
             Told::Change(_) => {
                 let waited = self.feed.clock.now().duration_since(entry.observed).unwrap_or_default();
                 self.feed.lag.record(waited.as_secs_f64());
-                Some(Happening::Event(entry))
+                Happening::Event(entry)
             }
-            Told::BatchEnd => Some(Happening::BatchEnd(entry)),
-            Told::Resynced => Some(Happening::Ready(entry.point.clone())),
+            Told::BatchEnd => Happening::BatchEnd(entry),
+            Told::Resynced => Happening::Ready(entry.point.clone()),
             Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => return Err(expired()),
             Told::CursorReset { cause } => {
                 let (cause, point) = (cause.clone(), entry.point.clone());
-                Some(Happening::CursorReset { resync: Resync::Differences, cause, point })
+                Happening::CursorReset { resync: Resync::Differences, cause, point }
             }
         })
     }
@@ -368,6 +406,10 @@ impl Watcher {
         if !self.state.borrow().listening {
             self.feed.ring();
         }
+    }
+
+    pub fn scope(&self) -> &Scope {
+        &self.feed.scope
     }
 
     /// Whether `next` would have to wait for something to happen.

@@ -1,5 +1,7 @@
 //! The filter of a listing: from the request to the engine, and from Dropbox's entries to what the engine looks at.
 
+use std::sync::Arc;
+
 use dbxcase::dbx_strip_prefix_ignore_case;
 use dropbox_sdk::types::files;
 
@@ -14,7 +16,7 @@ use crate::{
 
 /// What a listing lets through; `None`: everything.
 #[derive(Debug, Clone, Default)]
-pub struct Filter(Option<ItemFilter>);
+pub struct Filter(Option<Arc<ItemFilter>>);
 
 /// # Errors
 /// `INVALID_FIELD`.
@@ -66,7 +68,7 @@ pub fn compile(asked: Option<&api::ItemFilter>) -> Result<Filter> {
     }
     fields.accept(())?;
     let filter = filter?;
-    Ok(Filter(Some(filter)))
+    Ok(Filter(Some(Arc::new(filter))))
 }
 
 impl Filter {

@@ -38,7 +38,6 @@ use crate::{
 };
 
 /// The four RPCs of events.
-#[derive(Clone)]
 pub struct Events {
     pub door: Door,
     pub hub: Hub,
@@ -65,7 +64,11 @@ impl Events {
         Events { door, hub, places: Arc::new(Semaphore::new(watches_max)), stream_age, draining, delivered }
     }
 
-    pub async fn watch_events(&self, call: Call, request: api::WatchEventsRequest) -> Result<Answers<Encoded>> {
+    pub async fn watch_events(
+        self: &Arc<Self>,
+        call: Call,
+        request: api::WatchEventsRequest,
+    ) -> Result<Answers<Encoded>> {
         let plan = convert::watch_events(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
@@ -76,12 +79,12 @@ impl Events {
             let scope = scope_at(&site, &asked.path, asked.recursive).await?.raw(asked.terms.raw);
             let poll = asked.poll_interval.map_or(Poll::Longpoll, Poll::Interval);
             let options = Options { on_reset: on_reset(asked.terms), poll };
-            let watcher = self.hub.watch(scope.clone(), self.start(&scope, asked)?, options).await?;
-            Ok((site, scope, watcher))
+            let start = self.start(&scope, asked)?;
+            Ok((site, self.hub.watch(scope, start, options).await?))
         });
-        let (site, scope, watcher) = begun.await?;
-        let taste = Taste { filter, types: plan.terms.types, base: scope.path.to_string() };
-        Ok(Watch::new(self, call, site, scope, watcher, taste, &plan, place)?.answers())
+        let (site, watcher) = begun.await?;
+        let taste = Taste { filter, types: plan.terms.types, base: watcher.scope().path.clone() };
+        Ok(Watch::new(self, call, site, watcher, taste, &plan, place).answers())
     }
 
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {
@@ -93,7 +96,7 @@ impl Events {
             .enter(&call, &request, Permissions::default(), |site| async move {
                 let scope = self.folder_scope(&site, &asked.resume_token)?.raw(plan.terms.raw);
                 let start = Start::After(self.hub.unseal(&scope, &asked.resume_token)?);
-                let taste = Taste { filter: filter.clone(), types: plan.terms.types, base: scope.path.to_string() };
+                let taste = Taste { filter: filter.clone(), types: plan.terms.types, base: scope.path.clone() };
                 let begun_at = self.door.clock.steady();
                 let mut watcher = self.hub.watch(scope.clone(), start, options).await?;
                 watcher.look();

@@ -1,5 +1,7 @@
 //! A change as one caller is told it: whether they want it, and how the proto says it.
 
+use std::sync::Arc;
+
 use dropbox_sdk::types::files;
 
 use crate::{
@@ -20,7 +22,7 @@ pub(super) struct Taste {
     pub filter: Filter,
     pub types: Types,
     /// What globs count from.
-    pub base: String,
+    pub base: Arc<str>,
 }
 
 impl Taste {
