@@ -84,9 +84,17 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
     };
     loop {
         let orders = hub.desk.orders(feed);
-        if feed.wished().is_none() {
+        let wished = feed.wished();
+        if wished.is_none() {
+            // It is given back for those who watch elsewhere: for that it has to be in hand.
+            if feed.store.is_shared() && orders.holds && !poller.holds() {
+                let _ = poller.lease().await;
+            }
             return End::Rest(Rest::Unwatched);
         }
+        // Who could longpoll takes it from who only looks now and then.
+        let could_longpoll = wished == Some(Poll::Longpoll) && hub.longpolls.available_permits() > 0;
+        let orders = Orders { urgent: orders.urgent || (!hub.parts.webhooks && could_longpoll), ..orders };
         let working = match place.take() {
             Some(working) => Some(working),
             None => hub.at_work.clone().acquire_owned().await.ok(),

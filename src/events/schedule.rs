@@ -200,7 +200,9 @@ impl Desk {
             Ring::Looked => {
                 if elsewhere {
                     (seat.wake, seat.urgent, seat.rung) = (None, false, false);
-                    plan.put(feed, &mut seat);
+                    if let Place::Due(..) = seat.place {
+                        plan.put(feed, &mut seat);
+                    }
                 }
                 return;
             }
@@ -313,7 +315,10 @@ impl Desk {
                 if self.shared {
                     (seat.holds, seat.next_poll) = (false, now);
                 }
-                seat.linger_until.get_or_insert(now + FEED_LINGER);
+                // Somebody may have come at this moment.
+                if feed.wished().is_none() {
+                    seat.linger_until.get_or_insert(now + FEED_LINGER);
+                }
             }
         }
         seat.rung = false;
