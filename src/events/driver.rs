@@ -147,7 +147,8 @@ async fn work(feed: &Feed, poller: &mut Poller, orders: Orders) -> Result<Turn> 
     if feed.store.is_shared() && !orders.holds && !poller.holds() {
         let Some(held) = feed.look().await? else { return Ok(Turn::Gone) };
         // Whoever is at work is left to it, whoever only keeps the scope gives way to who has reason to look.
-        if !held.is_zero() && !(orders.urgent && held > EVENT_LEASE) {
+        let gives_way = orders.urgent && held > EVENT_LEASE;
+        if !held.is_zero() && !gives_way {
             return Ok(Turn::Elsewhere(held));
         }
     }
