@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Poll, Scope, Upstream,
     change::{Entry, Told},
+    expand::Portions,
     poller::{self, Progress, Stage},
     schedule::{Desk, Ring, Seat},
     scope::{ResumePoint, new_epoch},
@@ -39,6 +40,7 @@ pub(super) struct Feed {
     state: watch::Sender<State>,
     tail: Mutex<Tail>,
     chunks: tokio::sync::Mutex<VecDeque<Arc<[Arc<Entry>]>>>,
+    pub(super) portions: Portions,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
     drained: tokio::sync::Mutex<VecDeque<Arc<Drained>>>,
     /// What all feeds of the process share.
@@ -114,6 +116,7 @@ impl Feed {
             state: watch::Sender::new(State::default()),
             tail: Mutex::default(),
             chunks: tokio::sync::Mutex::default(),
+            portions: Portions::default(),
             drained: tokio::sync::Mutex::default(),
             desk,
             seat: Mutex::default(),
@@ -466,7 +469,7 @@ fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {
     let told = serde_json::from_str(&row.body)
         .map_err(|error| Fault::bug("an entry of a log cannot be read").source(error))?;
     let cursor = row.cursor.into();
-    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None };
+    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None, within: None };
     Ok(Arc::new(Entry::new(point, row.observed, told, true)))
 }
 

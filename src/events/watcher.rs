@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{
     OnReset, Options, Scope, Start,
     change::{Entry, Told},
+    expand::Expanding,
     feed::{Behind, Feed, State},
     poller,
     scope::{CheckpointName, ResumePoint},
@@ -35,6 +36,10 @@ pub struct Watcher {
     /// Entries that were read and not told.
     entries: Arc<[Arc<Entry>]>,
     told: usize,
+    /// What a folder held is told, before the next entry.
+    expanding: Option<Box<Expanding>>,
+    /// It came back in the midst of that: the entry's number, and the row that was told last.
+    within: Option<(i64, i64)>,
     checkpoint: Option<Held>,
 }
 
@@ -124,6 +129,8 @@ impl Watcher {
             ready: VecDeque::new(),
             entries: Arc::default(),
             told: 0,
+            expanding: None,
+            within: None,
             checkpoint: None,
             feed,
         };
@@ -164,11 +171,17 @@ impl Watcher {
         }
     }
 
-    async fn go_to(&mut self, point: ResumePoint) -> Result<()> {
+    async fn go_to(&mut self, mut point: ResumePoint) -> Result<()> {
+        point.within = point.within.filter(|_| self.options.expand);
         self.mode = match point.listed {
             Some(_) if point.cursor.is_empty() => Mode::Listing { cursor: None, count: 0 },
             Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
-            None if self.feed.holds(&point).await? => Mode::Log { epoch: point.epoch, sequence: point.sequence },
+            None if self.feed.holds(&point).await? => {
+                self.within = point.within.map(|row| (point.sequence, row));
+                // The entry itself is read again.
+                let sequence = point.sequence - i64::from(self.within.is_some());
+                Mode::Log { epoch: point.epoch, sequence }
+            }
             None => Mode::Cursor(point.cursor.clone()),
         };
         if point.listed.is_none() {
@@ -226,18 +239,37 @@ impl Watcher {
             }
             happening
         } else {
-            let Some(entry) = self.entries.get(self.told).cloned() else { return Ok(None) };
-            self.told += 1;
+            let Some(entry) = self.next_entry() else { return Ok(None) };
             self.tell(entry)?
         };
         self.last = happening.point().clone();
         Ok(Some(happening))
     }
 
+    /// `None`: all that was read is told.
+    fn next_entry(&mut self) -> Option<Arc<Entry>> {
+        loop {
+            if let Some(expanding) = &mut self.expanding {
+                let next = expanding.next();
+                if next.is_some() || !expanding.is_over() {
+                    return next;
+                }
+                self.expanding = None;
+            }
+            let entry = self.entries.get(self.told).cloned()?;
+            self.told += 1;
+            let within = self.within.take().filter(|(of, _)| entry.logged && entry.point.sequence == *of);
+            if !self.options.expand || entry.folder().is_none() {
+                return Some(entry);
+            }
+            self.expanding = Some(Box::new(Expanding::behind(entry, within.map(|(_, row)| row))));
+        }
+    }
+
     /// Entries of the log that are in memory; `None`: it takes more than that to go on.
     fn read_tail(&mut self) -> Option<Worked> {
         let Mode::Log { epoch, sequence } = self.mode else { return None };
-        if self.checkpoint.is_some() {
+        if self.checkpoint.is_some() || self.expanding.is_some() {
             return None;
         }
         let state = self.state.borrow_and_update();
@@ -265,6 +297,14 @@ impl Watcher {
             return Err(ended.fault());
         }
         self.hold().await?;
+        if let Some(expanding) = &mut self.expanding {
+            if !expanding.read(&self.feed).await? {
+                // With what came behind it: Dropbox tells all that again.
+                self.mode = Mode::Cursor(self.last.cursor.clone());
+                (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
+            }
+            return Ok(Worked::More);
+        }
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
@@ -421,7 +461,8 @@ impl Watcher {
             }
             Mode::Cursor(_) | Mode::Listing { .. } => false,
         };
-        at_end && self.ready.is_empty() && self.told >= self.entries.len()
+        let expanded = self.expanding.as_deref().is_none_or(Expanding::is_over);
+        at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()
     }
 
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
@@ -431,7 +472,14 @@ impl Watcher {
             && state.head.newest == *sequence
         {
             let mark = state.head.newest_mark;
-            return ResumePoint { epoch: *epoch, sequence: *sequence, mark, cursor: cursor.clone(), listed: None };
+            return ResumePoint {
+                epoch: *epoch,
+                sequence: *sequence,
+                mark,
+                cursor: cursor.clone(),
+                listed: None,
+                within: None,
+            };
         }
         self.last.clone()
     }
@@ -466,6 +514,7 @@ pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
             mark: head.newest_mark,
             cursor,
             listed: None,
+            within: None,
         });
     }
     Ok(ResumePoint::at(feed.latest().await?))

@@ -10,6 +10,7 @@ mod changes;
 mod connector;
 mod door;
 mod download;
+mod doze;
 mod duplex;
 mod events;
 mod filter;

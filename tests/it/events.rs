@@ -2,6 +2,7 @@
 
 mod ends;
 mod fleet;
+mod folders;
 mod pulls;
 mod quiet;
 mod refusals;

@@ -13,12 +13,15 @@ use std::{
 use futures::{FutureExt as _, future::BoxFuture};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use super::truth::{Mirror, Truth, entry};
+use super::{
+    listener::{Listener, Met},
+    truth::{Truth, entry},
+};
 use crate::{
     clock::ManualClock,
     credentials::Ending,
     events::{
-        Basis, Happening, News, Options, Page, ResumePoint, Resync, Scope, Start, Upstream, Watcher,
+        News, Page, Scope, Upstream,
         feed::Feed,
         poller::{Poller, Step},
     },
@@ -107,18 +110,6 @@ impl Upstream for Oracle {
     }
 }
 
-/// What a run has come across; a test that never meets the rare is no test.
-#[derive(Debug, Default, Clone, Copy)]
-struct Met {
-    indexed: usize,
-    inferred: usize,
-    synthetic: usize,
-    kills: usize,
-    differences: usize,
-    snapshots: usize,
-    resumed: usize,
-}
-
 struct Story {
     seed: u64,
     dice: StdRng,
@@ -128,10 +119,7 @@ struct Story {
     scope: Scope,
     feed: Arc<Feed>,
     poller: Poller,
-    watcher: Option<Watcher>,
-    mirror: Mirror,
-    token: Option<Arc<str>>,
-    newest: (i64, i64),
+    listeners: Vec<Listener>,
     met: Met,
     trace: bool,
 }
@@ -158,7 +146,11 @@ impl Story {
         };
         let (feed, poller) = open(&scope, store, &oracle).await;
         let trace = std::env::var("STORY").is_ok_and(|wanted| wanted == seed.to_string());
-        let (mirror, met) = (Mirror::default(), Met::default());
+        let listeners = vec![
+            Listener::whole(trace),
+            Listener::of_everything_one_by_one(trace),
+            Listener::of_some(dice.random_range(0..4), trace),
+        ];
         Story {
             seed,
             dice,
@@ -168,11 +160,8 @@ impl Story {
             scope,
             feed,
             poller,
-            watcher: None,
-            mirror,
-            token: None,
-            newest: (0, 0),
-            met,
+            listeners,
+            met: Met::default(),
             trace,
         }
     }
@@ -181,7 +170,7 @@ impl Story {
     async fn restart(&mut self) {
         kill::after(None);
         self.met.kills += 1;
-        self.watcher = None;
+        self.listeners.iter_mut().for_each(Listener::fall);
         (self.feed, self.poller) = open(&self.scope, &self.store, &self.oracle).await;
     }
 
@@ -210,88 +199,10 @@ impl Story {
         }
     }
 
-    async fn watch(&mut self) -> bool {
-        if self.watcher.is_some() {
-            return true;
-        }
-        let start = match &self.token {
-            None => Start::Snapshot,
-            Some(token) => {
-                self.met.resumed += 1;
-                Start::After(ResumePoint::unseal(self.store.keys(), &self.scope, token).unwrap())
-            }
-        };
-        if start == Start::Snapshot {
-            // Whoever had no token begins with nothing.
-            self.mirror = Mirror::default();
-        }
-        let begun = Watcher::begin(self.feed.clone(), 1, start, Options::default()).await;
-        match begun {
-            Ok(watcher) => self.watcher = Some(watcher),
-            Err(fault) => assert_eq!(fault.reason(), Reason::CursorReset, "{fault}"),
-        }
-        self.watcher.is_some()
-    }
-
-    /// Hears some of what there is; true when there is no more for now.
-    async fn hear(&mut self, most: usize) -> bool {
-        if !self.watch().await {
-            return false;
-        }
-        for _ in 0..most {
-            let watcher = self.watcher.as_mut().unwrap();
-            let happening = match watcher.try_next().await {
-                Ok(Some(happening)) => happening,
-                Ok(None) => return true,
-                Err(fault) => panic!("{fault:?}"),
-            };
-            self.apply(&happening);
-            let token = happening.point().seal(self.store.keys(), &self.scope).unwrap();
-            // The listener dies before it has kept the token: it hears this again.
-            if self.dice.random_bool(0.03) && matches!(happening, Happening::Event(_)) {
-                self.watcher = None;
-                return false;
-            }
-            self.token = Some(token);
-        }
-        false
-    }
-
-    fn apply(&mut self, happening: &Happening) {
-        if self.trace {
-            eprintln!("heard {happening:?}");
-        }
-        match happening {
-            Happening::Snapshot { items, .. } => items.iter().for_each(|item| self.mirror.put(item)),
-            Happening::CursorReset { resync: Resync::Snapshot, .. } => {
-                self.met.snapshots += 1;
-                self.mirror = Mirror::default();
-            }
-            Happening::CursorReset { resync: Resync::Differences, .. } => self.met.differences += 1,
-            Happening::Event(entry) => {
-                // What is told twice is known by its id, the epoch and the number of the log.
-                let (epoch, sequence) = (entry.point.epoch, entry.point.sequence);
-                if entry.logged {
-                    if epoch == self.newest.0 && sequence <= self.newest.1 {
-                        return;
-                    }
-                    self.newest = (epoch, sequence);
-                }
-                let change = entry.change().unwrap();
-                match change.basis {
-                    Basis::Inferred => {
-                        self.met.inferred += 1;
-                        self.mirror.put(&change.item);
-                    }
-                    basis => {
-                        let met = if basis == Basis::Index { &mut self.met.indexed } else { &mut self.met.synthetic };
-                        *met += 1;
-                        self.mirror.apply(change);
-                    }
-                }
-            }
-            Happening::Ready(_) | Happening::SnapshotEnd { .. } | Happening::BatchEnd(_) => {}
-        }
+    /// One of those who listen hears some of what there is; true when there is no more for now.
+    async fn hear(&mut self, who: usize, most: usize) -> bool {
+        let Story { listeners, feed, met, dice, .. } = self;
+        listeners[who].hear(feed, most, dice, met).await
     }
 
     async fn go_on(&mut self) {
@@ -300,16 +211,19 @@ impl Story {
             30..=39 => self.poller.news = true,
             40..=69 => {
                 if self.dice.random_bool(0.2) {
-                    kill::after(Some(self.dice.random_range(0..4)));
+                    kill::after(Some(self.dice.random_range(0..6)));
                 }
                 self.step().await;
                 kill::after(None);
             }
             70..=91 => {
-                let most = self.dice.random_range(1..20);
-                self.hear(most).await;
+                let (who, most) = (self.dice.random_range(0..self.listeners.len()), self.dice.random_range(1..20));
+                self.hear(who, most).await;
             }
-            92..=94 => self.watcher = None,
+            92..=94 => {
+                let who = self.dice.random_range(0..self.listeners.len());
+                self.listeners[who].fall();
+            }
             95 => self.restart().await,
             96 => {
                 let mut world = self.oracle.world();
@@ -335,18 +249,18 @@ impl Story {
                     break;
                 }
             }
-            if self.hear(1000).await && self.watcher.as_ref().unwrap().is_caught_up() {
+            let mut all = true;
+            for who in 0..self.listeners.len() {
+                all &= self.hear(who, 1000).await && self.listeners[who].is_caught_up();
+            }
+            if all {
                 break;
             }
         }
         let world = self.oracle.world();
-        let free_of_revs = |nodes: &std::collections::BTreeMap<String, super::truth::Node>| {
-            let one = |(path, node): (&String, &super::truth::Node)| {
-                (path.clone(), node.id.clone(), node.content.map(|(_, content)| content))
-            };
-            nodes.iter().map(one).collect::<Vec<_>>()
-        };
-        assert_eq!(free_of_revs(&self.mirror.nodes), free_of_revs(&world.truth.nodes), "seed {}", self.seed);
+        for listener in &self.listeners {
+            listener.is_right(&world.truth, self.seed);
+        }
     }
 }
 
@@ -375,14 +289,7 @@ async fn run(seeds: std::ops::Range<u64>) -> Met {
             eprintln!("seed {seed} fails: run it alone with STORY={seed}");
             std::panic::resume_unwind(why);
         }
-        let new = story.met;
-        met.indexed += new.indexed;
-        met.inferred += new.inferred;
-        met.synthetic += new.synthetic;
-        met.kills += new.kills;
-        met.differences += new.differences;
-        met.snapshots += new.snapshots;
-        met.resumed += new.resumed;
+        met.add(story.met);
     }
     met
 }
@@ -398,8 +305,7 @@ async fn whoever_watches_ends_with_what_is_there_whatever_breaks() {
     };
     eprintln!("{met:?} in {:?}", begun.elapsed());
     if number("STORY").is_none() {
-        let Met { indexed, inferred, synthetic, kills, differences, snapshots, resumed } = met;
-        let rare = [indexed, inferred, synthetic, kills, differences, snapshots, resumed];
+        let rare = met.all();
         assert!(rare.iter().all(|count| *count > 0), "{met:?}");
     }
 }

@@ -262,7 +262,7 @@ impl Mirror {
 }
 
 /// Path below the watched folder.
-fn place_of(item: &Metadata) -> String {
+pub(in crate::events) fn place_of(item: &Metadata) -> String {
     let path = match item {
         Metadata::File(file) => &file.path_display,
         Metadata::Folder(folder) => &folder.path_display,
@@ -271,7 +271,7 @@ fn place_of(item: &Metadata) -> String {
     path.as_ref().unwrap().trim_start_matches("/W").trim_start_matches('/').to_owned()
 }
 
-fn node_of(item: &Metadata) -> Node {
+pub(in crate::events) fn node_of(item: &Metadata) -> Node {
     match item {
         Metadata::File(file) => {
             Node { id: file.id[3..].to_owned(), content: Some((file.rev.parse().unwrap(), content_of(file))) }

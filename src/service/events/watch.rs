@@ -3,14 +3,13 @@
 
 use std::{
     collections::VecDeque,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dropbox_sdk::types::files;
-use futures::{StreamExt as _, future::BoxFuture, stream};
+use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
@@ -31,7 +30,7 @@ use crate::{
     events::{Entry, Happening, ResumePoint, Resync, Watcher},
     fault::{Fault, Reason, Result},
     limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX, STREAM_AGE_SPREAD},
-    service::{call::Call, door::Site, items::Answers, pages},
+    service::{call::Call, door::Site, doze::Doze, items::Answers, pages},
 };
 
 /// Items of one message of a snapshot.
@@ -57,9 +56,10 @@ pub(super) struct Watch {
     /// This and the next ones by steady time.
     spoke_at: Duration,
     ends_at: Duration,
-    timer: BoxFuture<'static, ()>,
+    /// What interrupts the wait for happenings, and when the clock does.
+    interrupt: Doze<Interrupt>,
     timer_at: Duration,
-    overdue: Option<Pin<Box<tokio::time::Sleep>>>,
+    overdue: Option<Instant>,
     /// Why it ends, once what is made was sent.
     end: Option<Fault>,
     ended: bool,
@@ -72,8 +72,8 @@ enum Place {
     Point(ResumePoint),
 }
 
-enum Next {
-    Happening(Result<Happening>),
+#[derive(Debug, Clone, Copy)]
+enum Interrupt {
     Timer,
     Overdue,
     Draining,
@@ -105,9 +105,9 @@ impl Watch {
             heartbeat,
             spoke_at: now,
             ends_at,
-            timer: clock.sleep(timer_at - now),
+            interrupt: interrupt(events, timer_at, overdue),
             timer_at,
-            overdue: overdue.map(|at: Instant| Box::pin(tokio::time::sleep_until(at.into()))),
+            overdue,
             end: None,
             ended: false,
             _permit: permit,
@@ -120,7 +120,8 @@ impl Watch {
     }
 
     pub fn answers(self) -> Answers<Encoded> {
-        stream::unfold(self, |mut watch| async move {
+        // Boxed: it is moved for every message.
+        stream::unfold(Box::new(self), |mut watch| async move {
             let answer = watch.next().await?;
             Some((answer, watch))
         })
@@ -130,6 +131,10 @@ impl Watch {
     async fn next(&mut self) -> Option<Result<Encoded, Status>> {
         loop {
             if let Some(message) = self.ready.pop_front() {
+                if self.ready.is_empty() {
+                    // A quiet watch keeps no room for messages.
+                    self.ready = VecDeque::new();
+                }
                 self.spoke_at = self.events.door.clock.steady();
                 return Some(Ok(message));
             }
@@ -154,27 +159,18 @@ impl Watch {
 
     /// Waits for the next thing and makes what is to be said of it.
     async fn step(&mut self) -> Result<()> {
-        let overdue = async {
-            match &mut self.overdue {
-                Some(overdue) => overdue.await,
-                None => std::future::pending().await,
-            }
-        };
-        let next = tokio::select! {
+        let interrupt = tokio::select! {
             biased;
-            () = self.events.draining.cancelled() => Next::Draining,
-            () = overdue => Next::Overdue,
-            () = &mut self.timer => Next::Timer,
-            happening = self.watcher.next() => Next::Happening(happening),
+            interrupt = &mut self.interrupt => interrupt,
+            happening = self.watcher.next() => return self.happened(happening?),
         };
-        match next {
-            Next::Happening(happening) => self.happened(happening?),
-            Next::Timer => self.look_at_the_clock(),
-            Next::Overdue => {
+        match interrupt {
+            Interrupt::Timer => self.look_at_the_clock(),
+            Interrupt::Overdue => {
                 let text = "the watch ends before its deadline; call again with the last resume_token";
                 self.leave(Fault::new(Reason::DeadlineExceeded, text).retry_after(DRAINING_RETRY))
             }
-            Next::Draining => {
+            Interrupt::Draining => {
                 let fault = Fault::new(Reason::ServerDraining, "this server is going down; call again elsewhere");
                 self.leave(fault.retry_after(DRAINING_RETRY))
             }
@@ -312,9 +308,8 @@ impl Watch {
     }
 
     fn set_timer(&mut self, at: Duration) {
-        let clock = &self.events.door.clock;
         self.timer_at = at;
-        self.timer = clock.sleep(at.saturating_sub(clock.steady()));
+        self.interrupt = interrupt(&self.events, at, self.overdue);
     }
 
     fn wake_by_next_due(&mut self) {
@@ -363,6 +358,25 @@ impl Watch {
     fn say(&mut self, token: &str, payload: Payload) {
         self.ready.push_back(Encoded::from(&response(token, payload)));
     }
+}
+
+fn interrupt(events: &Events, timer_at: Duration, overdue: Option<Instant>) -> Doze<Interrupt> {
+    let clock = &events.door.clock;
+    let (draining, timer) = (events.draining.clone(), clock.sleep(timer_at.saturating_sub(clock.steady())));
+    Doze::new(async move {
+        let overdue = async {
+            match overdue {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => Interrupt::Draining,
+            () = overdue => Interrupt::Overdue,
+            () = timer => Interrupt::Timer,
+        }
+    })
 }
 
 fn response(token: &str, payload: Payload) -> WatchEventsResponse {
