@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, atomic::AtomicUsize},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -265,7 +265,7 @@ impl Story {
 }
 
 async fn open(scope: &Scope, store: &Store, oracle: &Arc<Oracle>) -> (Arc<Feed>, Poller) {
-    let feed = Feed::new(scope.clone(), store.clone(), oracle.clone(), Arc::new(AtomicUsize::new(0)));
+    let feed = Feed::alone(scope, store, oracle.clone());
     let mut poller = Poller::open(feed.clone()).await.unwrap();
     assert!(poller.lease().await.unwrap());
     (feed, poller)
