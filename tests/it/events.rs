@@ -1,6 +1,7 @@
 //! Events end to end: a real server and the emulator, from a change at Dropbox to what a consumer is told.
 
 mod ends;
+mod model;
 mod pulls;
 mod refusals;
 mod resets;
