@@ -8,6 +8,8 @@ mod content;
 pub mod control;
 mod copies;
 mod delta;
+#[cfg(test)]
+pub(crate) mod direct;
 mod download;
 mod feed;
 mod files;

@@ -167,8 +167,11 @@ impl Watcher {
     }
 
     async fn go_to(&mut self, point: ResumePoint) -> Result<()> {
+        if point.listed.is_some() && point.cursor.is_empty() {
+            // Some of the snapshot may have come already, of which the one that comes now says nothing.
+            return self.reset(forgotten()).map(drop);
+        }
         self.mode = match point.listed {
-            Some(_) if point.cursor.is_empty() => Mode::Listing { cursor: None, count: 0 },
             Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
             None if self.feed.holds(&point).await? => Mode::Log { epoch: point.epoch, sequence: point.sequence },
             None => Mode::Cursor(point.cursor.clone()),
@@ -324,7 +327,7 @@ impl Watcher {
             return Err(expired());
         }
         let cause = "cursor_reset".to_owned();
-        // Whoever comes back with this place has nothing, and gets the snapshot from its beginning.
+        // Whoever comes back with this place is told so again, and gets the snapshot from its beginning.
         let point = ResumePoint { listed: Some(0), ..ResumePoint::at("".into()) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
         self.mode = Mode::Listing { cursor: None, count: 0 };

@@ -6,8 +6,10 @@ mod pulls;
 mod refusals;
 mod resets;
 mod rings;
+mod slow;
 mod streams;
 mod terminal;
+mod vanished;
 
 use dropbox_connector::{
     api::{

@@ -59,7 +59,8 @@ impl Stage {
             1 => format!("sqlite://{}", folder.join("store.db").display()),
             _ => postgres::Server::shared().database().await,
         };
-        let consumers = plan.consumers.iter().map(|manner| Arc::new(Consumer::new(*manner, &plan.folder))).collect();
+        let consumer = |(n, manner): (usize, &_)| Arc::new(Consumer::new(n, *manner, &plan.folder));
+        let consumers = plan.consumers.iter().enumerate().map(consumer).collect();
         Stage { plan, emulator, folder: folder.to_owned(), store, consumers }
     }
 
@@ -99,13 +100,12 @@ impl Stage {
                 Step::Reset => control.reset_cursors(),
                 Step::Cut => plan.cuts(&control, number as u64),
                 Step::Settle => self.settle(&writers).await?,
+                Step::Index => self.index(&writers).await?,
             }
         }
         // What comes last comes behind all the rest, so whatever is wrong by then stays wrong.
-        for last in ["last", "very-last"] {
-            let path = format!("{}/{last}", plan.folder);
-            let seed = Seed { files: vec![SeedFile::text(&path, last)], ..Seed::default() };
-            control.seed(&seed).map_err(|error| error.to_string())?;
+        for last in ["last", "very last"] {
+            self.probe(last)?;
             self.settle(&writers).await?;
         }
         for (consumer, task) in self.consumers.iter().zip(tasks) {
@@ -114,6 +114,26 @@ impl Stage {
         }
         let wrong = control.wrong_answers();
         if wrong.is_empty() { Ok(()) } else { Err(format!("the emulator answered wrongly: {wrong:?}")) }
+    }
+
+    fn probe(&self, text: &str) -> Result<(), String> {
+        let file = SeedFile::text(&format!("{}/probe", self.plan.folder), text);
+        let seed = Seed { files: vec![file], ..Seed::default() };
+        self.emulator.control().seed(&seed).map_err(|error| error.to_string())
+    }
+
+    /// From here on types are certain.
+    async fn index(&self, writers: &Writers) -> Result<(), String> {
+        let known = || self.consumers.iter().map(|one| one.met().indexed).sum::<usize>();
+        let before = known();
+        for number in 0..100 {
+            self.probe(&number.to_string())?;
+            self.settle(writers).await?;
+            if known() > before {
+                return Ok(());
+            }
+        }
+        Err("no index comes to stand".into())
     }
 
     fn heard(&self) -> usize {

@@ -32,7 +32,6 @@ use crate::{
 
 /// A watch says something at least this often.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-const CHECKPOINT: &str = "mirror";
 
 /// How a consumer keeps its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +46,8 @@ pub(super) enum Manner {
 
 pub(super) struct Consumer {
     manner: Manner,
+    /// Of its checkpoint.
+    name: String,
     folder: String,
     heard: AtomicUsize,
     stopped: CancellationToken,
@@ -82,11 +83,12 @@ impl From<Status> for End {
 }
 
 impl Consumer {
-    pub fn new(manner: Manner, folder: &str) -> Consumer {
+    pub fn new(number: usize, manner: Manner, folder: &str) -> Consumer {
         let mirror = Mirror::new(folder);
         let kept = Kept { mirror, token: None, named: false, failure: None, story: Vec::new() };
         Consumer {
             manner,
+            name: format!("mirror-{number}"),
             folder: folder.to_owned(),
             heard: AtomicUsize::new(0),
             stopped: CancellationToken::new(),
@@ -195,7 +197,7 @@ impl Consumer {
         let mut kept = self.kept();
         if kept.named {
             request.start = from(pb::StartPosition::Checkpoint);
-            request.checkpoint_name = CHECKPOINT.into();
+            request.checkpoint_name = self.name.clone();
         } else if let Some(token) = &kept.token {
             request.start = behind(token);
         } else {
@@ -216,7 +218,6 @@ impl Consumer {
         let message = message.map_err(|_| End::Wrong("a watch that says nothing".into()))??;
         let message = message.ok_or_else(|| End::Wrong("a watch ended without a status".into()))?.into_plain();
         let payload = message.payload.ok_or_else(|| End::Wrong("a message without a payload".into()))?;
-        let is_change = matches!(payload, Payload::Change(_));
         let is_ready = matches!(payload, Payload::Ready(_));
         self.apply(payload)?;
         self.heard.fetch_add(1, Ordering::SeqCst);
@@ -224,7 +225,7 @@ impl Consumer {
             Manner::Forgetful => 0.1,
             Manner::Token | Manner::Checkpoint => 0.01,
         };
-        if is_change && rand::rng().random_bool(dies) {
+        if rand::rng().random_bool(dies) {
             return Err(End::Broken("died".into()));
         }
         if self.manner != Manner::Checkpoint {
@@ -235,7 +236,7 @@ impl Consumer {
         if first || (self.kept().named && rand::rng().random_bool(0.2)) {
             let request = pb::AcknowledgeEventsRequest {
                 application_parameter_id: PARAMETER.into(),
-                checkpoint_name: CHECKPOINT.into(),
+                checkpoint_name: self.name.clone(),
                 resume_token: message.resume_token,
                 ..Default::default()
             };

@@ -26,6 +26,8 @@ pub(super) enum Step {
     Cut,
     /// All is quiet for a while: everybody has everything.
     Settle,
+    /// And the index stands.
+    Index,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,9 @@ impl Plan {
         // A dead one of two costs its lease of ten seconds.
         let kills = if replicas == 1 { dice.random_range(3..6) } else { 2 };
         for _ in 0..kills {
+            if dice.random_bool(0.6) {
+                steps.push(Step::Index);
+            }
             for _ in 0..dice.random_range(1..5) {
                 steps.push(match dice.random_range(0..8) {
                     0..=3 => Step::Write(dice.random_range(1..40)),
