@@ -4,15 +4,18 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// What a watch tells up to its next `ready`.
-async fn told_until_ready(watch: &mut Watch) -> (bool, BTreeSet<String>) {
-    let (mut reset, mut changes) = (false, Vec::new());
+/// What a watch tells from its `ready` up to the next one.
+async fn told_until_ready(watch: &mut Watch) -> BTreeSet<String> {
+    let (mut begun, mut changes) = (false, Vec::new());
     loop {
         match watch.payload().await {
-            Payload::CursorReset(told) => reset = told.resync,
-            Payload::Change(change) => changes.push(change),
-            Payload::Ready(_) if reset => return (reset, told(&changes).into_iter().collect()),
-            _ => {}
+            Payload::Change(change) => {
+                assert_eq!(change.basis(), pb::EventBasis::Synthetic);
+                changes.push(change);
+            }
+            Payload::Ready(_) if begun => return told(&changes).into_iter().collect(),
+            Payload::Ready(_) => begun = true,
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -23,7 +26,8 @@ async fn vanishes(house: &House, vanish: impl AsyncFnOnce(), come_back: impl Asy
     let mut other = indexed(house, "/other").await;
     let mut watch = indexed(house, "/in").await;
     vanish().await;
-    let (_, status) = watch.end().await;
+    let (last, status) = watch.end().await;
+    assert!(matches!(last, Some(Payload::CursorReset(ref reset)) if reset.resync), "{last:?}");
     refused(&status, Code::NotFound, "PATH_NOT_FOUND");
     assert!(support::retry_delay(&status).is_none(), "nothing will be there by itself");
     put(house, "/other/a", "1");
@@ -33,9 +37,8 @@ async fn vanishes(house: &House, vanish: impl AsyncFnOnce(), come_back: impl Asy
         (asked.path, asked.start) = ("/in".into(), behind(&watch.token));
     })
     .await;
-    let (reset, changes) = told_until_ready(&mut again).await;
     let wanted = ["DELETED /in/a", "DELETED /in/b", "DELETED /in/probe", "CREATED /in/new"].map(String::from);
-    assert_eq!((reset, changes), (true, wanted.into()));
+    assert_eq!(told_until_ready(&mut again).await, wanted.into());
     put(house, "/in/later", "1");
     assert_eq!(told(&again.changes(1).await), ["CREATED /in/later"]);
 }
