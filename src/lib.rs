@@ -11,7 +11,7 @@
 //! store ← credentials, engine, service
 //! ```
 //!
-//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready page`.
+//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready page fair`.
 //! `tests/it/rooms.rs` holds these arrows.
 
 pub mod access;
@@ -26,6 +26,7 @@ pub mod dropbox;
 pub mod emulator;
 pub mod engine;
 pub mod events;
+pub mod fair;
 pub mod fault;
 pub mod http;
 pub mod limits;

@@ -15,6 +15,8 @@ pub const DROPBOX_BODY_BYTES_MAX: u64 = 150 * MIB;
 pub const DROPBOX_FILE_BYTES_MAX: u64 = 2_199_019_061_248;
 /// Items one deletion, copy or move of a folder may touch. Dropbox: `too_many_files` beyond.
 pub const DROPBOX_TREE_ITEMS_MAX: u32 = 10_000;
+/// File requests of one account. Dropbox: `rate_limit` beyond.
+pub const DROPBOX_FILE_REQUESTS_MAX: u32 = 4000;
 /// An upload session lives this long from its start.
 pub const UPLOAD_SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Entries of one listing page Dropbox takes as `limit`.
@@ -57,6 +59,9 @@ pub const HASH_STEP_BYTES: usize = 256 * 1024;
 /// which the server was reading; else a hundred dribbling callers stop the process.
 pub const PACE_BYTES: u64 = 64 * KIB * 30;
 pub const PACE_WINDOW: Duration = Duration::from_secs(30);
+/// Whoever follows an upload is woken whenever what has come in passes a multiple of this, and not for every chunk: some are of
+/// a few bytes.
+pub const PROGRESS_STEP_BYTES: u64 = 64 * KIB;
 /// When an upload that was too slow for a full process may come back.
 pub const PACE_RETRY: Duration = Duration::from_secs(5);
 /// What is in flight when a caller vanishes is settled within this time.
@@ -228,20 +233,23 @@ pub const STORE_WRITE_ROWS_MAX: usize = 2000;
 pub const UPLOAD_ID_BYTES_MAX: usize = 3 * 1024 + 256;
 // ---- dropbox (API-DESIGN d.8, a.11) ----
 
-/// Requests in flight per Dropbox account; more wait their turn.
+/// Requests in flight per Dropbox account, shared by the application parameters that use it; more wait their turn.
 pub const ACCOUNT_REQUESTS_MAX: usize = 64;
 /// Of them, requests that carry content: a quarter stays free for small calls.
 pub const ACCOUNT_BODIES_MAX: usize = 48;
-/// Places for uploads and downloads are shared: an application parameter that has some gets another while it has less than so
-/// many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
+/// Places for uploads, downloads and requests are shared: an application parameter that has some gets another while it has less
+/// than so many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
 /// finds some.
 pub const FAIR_SHARE: usize = 7;
 /// An upload that waits because of its parameter's bytes per second is not silent: so often it says that it is there.
 pub const RATE_ALIVE: Duration = Duration::from_secs(15);
+/// A stream that waits because of its parameter's bytes per second looks this often whether they were changed.
+pub const RATE_LOOK: Duration = Duration::from_secs(1);
 /// Calls waiting for one account before a further one is told that the connector is busy.
 pub const ACCOUNT_QUEUE_MAX: usize = 4096;
-/// Accounts whose queues are kept while nobody uses them; a pause after a 429 outlives this.
-pub const IDLE_ACCOUNTS_MAX: usize = 1024;
+/// Accounts whose queues are kept while nobody uses them: little is lost with one, and each is most of a KiB. A pause after a
+/// 429 outlives this.
+pub const IDLE_ACCOUNTS_MAX: usize = 256;
 /// Until a request begins to leave, unless the parameter says otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One attempt, unless the parameter says otherwise.
@@ -351,8 +359,8 @@ pub const SETTLE_PATHS_MAX: usize = 1024;
 pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
 /// Ages of watches differ by this part either way, so that they do not all come again at once.
 pub const STREAM_AGE_SPREAD: f64 = 0.2;
-/// Buffer of one watch; it grows with a message and is given back with it.
-pub const WATCH_BUFFER_BYTES: usize = 512;
+/// Buffer of one watch: as good as none, for it is kept as long as the watch lives. Each message makes one of its own size.
+pub const WATCH_BUFFER_BYTES: usize = 64;
 /// Events that are ready together are sent together up to this, as tonic does by default.
 pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
 /// A watch that has a deadline ends so long before it, so that its last message arrives.
@@ -490,6 +498,11 @@ pub const CHECKPOINT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const SNAPSHOT_ITEMS_MAX: u32 = 500;
 /// Entries of one transaction at the end of a drain.
 pub const EVENT_SLICE: usize = 2000;
+/// Items of a folder that was moved or deleted, read and made into entries at once: some 512 KiB, of which a scope remembers
+/// `EVENT_CHUNKS_KEPT`.
+pub const EXPAND_PORTION: usize = 500;
+/// Folders in each other: a path has at most some 4,096 characters, a name one at least.
+pub const INDEX_DEPTH_MAX: usize = 4096;
 /// Rounds at once in which a new index is brought to the place of the log; after that one with each news.
 pub const INDEX_ROUNDS_MAX: u32 = 8;
 /// Pages of a listing between two looks at what changed meanwhile.

@@ -9,6 +9,7 @@ mod calls;
 #[path = "../content_hash.rs"]
 #[expect(dead_code, reason = "a bench of its own, with its own main")]
 mod content_hash;
+mod indexing;
 mod process;
 mod report;
 mod start;
@@ -32,8 +33,9 @@ pub fn say(text: &str) {
 }
 
 /// Names of the parts, as they may be given on the command line.
-const PARTS: [&str; 11] =
-    ["hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "start"];
+const PARTS: [&str; 12] = [
+    "hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "index", "start",
+];
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -92,6 +94,9 @@ async fn measure(arguments: &[String]) -> Outcome<()> {
     }
     if wanted("events") {
         watches::single(&mut bench, &mut report).await?;
+    }
+    if wanted("index") {
+        indexing::index(&mut bench, &mut report).await?;
     }
     if wanted("start") {
         start::cold(&mut bench, &mut report).await?;

@@ -87,6 +87,11 @@ impl Process {
         self.status("VmHWM:")
     }
 
+    /// From here on [`Process::peak_mib`] counts anew.
+    pub fn forget_peak(&self) -> Outcome<()> {
+        Ok(fs::write(format!("/proc/{}/clear_refs", self.id()), "5")?)
+    }
+
     fn status(&self, key: &str) -> Outcome<f64> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
         let line = text.lines().find_map(|line| line.strip_prefix(key)).ok_or("no such line in /proc/PID/status")?;
@@ -239,7 +244,7 @@ impl Emulator {
 /// What a connector keeps.
 #[derive(Debug, Clone)]
 pub struct House {
-    store: PathBuf,
+    pub store: PathBuf,
     keys: PathBuf,
     log: PathBuf,
 }

@@ -59,6 +59,9 @@ pub struct WatchArgs {
     /// Nothing that matches one of these.
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
+    /// Of a folder that is moved or deleted also each item that it held; always so with --glob or --exclude.
+    #[arg(long)]
+    expand_folders: bool,
     /// First everything that is there.
     #[arg(long, alias = "from-start", conflicts_with = "checkpoint")]
     snapshot: bool,
@@ -196,6 +199,7 @@ impl Watching {
             event_types: args.types.iter().map(|kind| kind.wire().into()).collect(),
             start,
             checkpoint_name: args.checkpoint.clone().unwrap_or_default(),
+            expand_folders: args.expand_folders,
             settle: args.settle.and_then(|span| prost_types::Duration::try_from(span).ok()),
             ..WatchEventsRequest::default()
         }

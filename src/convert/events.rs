@@ -48,6 +48,8 @@ pub enum AskedStart {
 pub struct Terms {
     pub types: Types,
     pub raw: bool,
+    /// What a folder held that was moved or deleted is told one by one.
+    pub expand_folders: bool,
     /// A cursor that Dropbox dropped ends it.
     pub fails_on_reset: bool,
 }
@@ -183,13 +185,9 @@ fn terms(fields: &mut Fields, types: &[i32], classification: i32, expand_folders
             known => wanted.0 |= bit(known),
         }
     }
-    if expand_folders {
-        let text = "is not built yet: a folder that was moved or deleted is one event that stands for all of it";
-        fields.refuse("expand_folders", "UNSUPPORTED", text);
-    }
     let raw = fields.known::<api::Classification>("classification", classification) == api::Classification::Raw;
     let fails_on_reset = fields.known::<api::ResetPolicy>("on_reset", on_reset) == api::ResetPolicy::Fail;
-    Terms { types: wanted, raw, fails_on_reset }
+    Terms { types: wanted, raw, expand_folders, fails_on_reset }
 }
 
 fn span(

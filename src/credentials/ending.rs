@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::{Resolver, account::reauthorization, not_found, ready};
 use crate::{
+    dropbox::Rates,
     fault::{Fault, Reason, Result},
     store::{ParameterId, Parameters, is_unreadable, unreadable},
 };
@@ -22,6 +23,8 @@ pub(super) struct Inside {
     /// As it is now; set when it may not go on.
     now: OnceLock<Now>,
     ended: Notify,
+    /// `policy.max_bytes_per_second`; made for the first stream, and one for all that runs on the parameter.
+    rates: OnceLock<Box<Rates>>,
 }
 
 #[derive(Clone)]
@@ -33,16 +36,23 @@ enum Now {
 
 impl Ending {
     pub(super) fn of(former: Arc<Parameters>) -> Ending {
-        Ending(Arc::new(Inside { former, now: OnceLock::new(), ended: Notify::new() }))
+        Ending(Arc::new(Inside { former, now: OnceLock::new(), ended: Notify::new(), rates: OnceLock::new() }))
     }
 
     pub(super) fn downgrade(&self) -> Weak<Inside> {
         Arc::downgrade(&self.0)
     }
 
+    /// How fast bytes may move, also once the policy was changed.
+    pub fn rates(&self) -> Rates {
+        let Inside { former, rates, .. } = &*self.0;
+        let made = || Box::new(Rates::new(former.settings.policy.max_bytes_per_second));
+        Rates::clone(rates.get_or_init(made))
+    }
+
     /// Ends when the parameter may not be used any more, and says why.
     pub async fn ended(self) -> Fault {
-        let Inside { former, now, ended } = &*self.0;
+        let Inside { former, now, ended, .. } = &*self.0;
         // It hears of what is told from here on, and what was told before stands in `now`.
         let told = ended.notified();
         if now.get().is_none() {
@@ -110,7 +120,20 @@ impl Resolver {
         of_this.push(ending.downgrade());
     }
 
-    /// The parameter changed: ends what runs on it if it may not be used any more.
+    /// A parameter that was read again: what runs on it as it was goes on within the same bytes per second, as they now are.
+    pub(super) fn share_rates(&self, ending: &Ending) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(of_this) = running.get(&ending.0.former.id) else { return };
+        let same = |one: &Ending| one.0.former.uid == ending.0.former.uid;
+        if let Some(one) = of_this.iter().filter_map(Weak::upgrade).map(Ending).find(same) {
+            let rates = one.rates();
+            rates.set(ending.0.former.settings.policy.max_bytes_per_second);
+            // Streams that are older than the change and had none yet share these from now on.
+            let _ = ending.0.rates.set(Box::new(rates));
+        }
+    }
+
+    /// The parameter changed: ends what runs on it if it may not be used any more, and sets its bytes per second.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
@@ -132,9 +155,13 @@ impl Resolver {
             Err(fault) if is_unreadable(&fault) => Now::Unreadable,
             Err(fault) => return Err(fault),
         };
-        for Ending(one) in running {
-            if now.forbids(&one.former).is_some() && one.now.set(now.clone()).is_ok() {
-                one.ended.notify_waiters();
+        for one in running {
+            if now.forbids(&one.0.former).is_some() {
+                if one.0.now.set(now.clone()).is_ok() {
+                    one.0.ended.notify_waiters();
+                }
+            } else if let Now::Read(Some(now)) = &now {
+                one.rates().set(now.settings.policy.max_bytes_per_second);
             }
         }
         Ok(())

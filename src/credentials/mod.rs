@@ -35,9 +35,7 @@ use tokio::sync::Notify;
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{
-        AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Rate, Root, Timeouts, TokenSource, Transport,
-    },
+    dropbox::{AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
     fault::{Fault, Reason, Result},
     limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
     store::{self, AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
@@ -69,9 +67,6 @@ pub struct Opened {
     pub auto_root: bool,
     /// For streams, which outlive what the gate has seen.
     pub ending: Ending,
-    /// `policy.max_bytes_per_second`, each way.
-    pub up: Option<Arc<Rate>>,
-    pub down: Option<Arc<Rate>>,
 }
 
 /// Opens application parameters. One per process.
@@ -100,8 +95,6 @@ struct Entry {
     transport: Arc<Transport>,
     /// `policy.max_concurrency`.
     in_flight: Option<Arc<Places>>,
-    /// `policy.max_bytes_per_second`, up and down.
-    rates: Option<Box<[Arc<Rate>; 2]>>,
     /// The root namespace of the linked account.
     root: RwLock<Option<Arc<str>>>,
     /// Held by whoever asks Dropbox for a root.
@@ -194,9 +187,8 @@ impl Resolver {
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
         };
         let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
-        let [up, down] = entry.rates.as_deref().cloned().map_or([None, None], |rates| rates.map(Some));
         let (parameters, ending) = (parameters.clone(), entry.ending.clone());
-        Ok(Opened { caller, parameters, act_as, root, auto_root, ending, up, down })
+        Ok(Opened { caller, parameters, act_as, root, auto_root, ending })
     }
 
     /// Does the policy of this parameter name the principal? No for one that is not in memory. Grants nothing.
@@ -315,7 +307,9 @@ impl Resolver {
                 // The first of several loaders wins, so that one parameter has one renewal.
                 // The name is kept once.
                 let name = entry.parameters.id.clone();
-                return Ok(Some(entries.entry(name).or_insert(entry).clone()));
+                let kept = entries.entry(name).or_insert(entry).clone();
+                self.share_rates(&kept.ending);
+                return Ok(Some(kept));
             }
         }
     }
@@ -335,10 +329,6 @@ impl Resolver {
             in_flight: match parameters.settings.policy.max_concurrency {
                 0 => None,
                 most => Some(Arc::new(Places::new(most as usize))),
-            },
-            rates: {
-                let each = || Rate::new(parameters.settings.policy.max_bytes_per_second).map(Arc::new);
-                each().zip(each()).map(|(up, down)| Box::new([up, down]))
             },
             tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
             transport,
@@ -369,7 +359,7 @@ impl Resolver {
         let tokens: Arc<dyn TokenSource> = entry.tokens.clone();
         let key = AccountKey::new(account);
         Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, timeouts(parameters))
-            .limited(entry.in_flight.clone())
+            .of(parameters.id.name(), entry.in_flight.clone())
     }
 
     /// As whom, by member id: a request narrows what the policy allows.

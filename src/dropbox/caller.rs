@@ -45,6 +45,8 @@ struct Shared {
     transport: Arc<Transport>,
     tokens: Arc<dyn TokenSource>,
     lane: Arc<Lane>,
+    /// By whose name it stands in that queue.
+    parameter: Arc<str>,
     /// What the application parameter may have in flight, beside what its account may.
     own_limit: Option<Arc<Places>>,
     account: AccountKey,
@@ -89,7 +91,8 @@ struct Trace {
 }
 
 impl Caller {
-    /// `account` is what Dropbox limits requests by: the user, or the member a team token acts as.
+    /// `account` is what Dropbox limits requests by: the user, or the member a team token acts as. Until it is said for which
+    /// application parameter it calls, the account is its own.
     ///
     /// A path root that cannot be a header is left for the call to refuse.
     pub fn new(
@@ -103,17 +106,26 @@ impl Caller {
     ) -> Caller {
         let lane = transport.pace.lane(&account);
         let path_root = root.as_ref().map(|root| header::path_root(root).expect("escaped JSON is a header value"));
-        let shared = Shared { transport, tokens, lane, own_limit: None, account, act_as, root, path_root, timeouts };
+        let (parameter, own_limit) = (account.0.clone(), None);
+        let shared =
+            Shared { transport, tokens, lane, parameter, own_limit, account, act_as, root, path_root, timeouts };
         Caller { shared: Arc::new(shared), deadline, heard: Arc::default(), patience: Duration::ZERO }
     }
 
-    /// The same caller with a limit of its own on requests in flight. To be said before the first call.
+    /// The same caller for this application parameter, which may have a limit of its own on requests in flight. To be said
+    /// before the first call.
     #[must_use]
-    pub fn limited(mut self, limit: Option<Arc<Places>>) -> Caller {
+    pub fn of(mut self, parameter: Arc<str>, limit: Option<Arc<Places>>) -> Caller {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.parameter = parameter;
             shared.own_limit = limit;
         }
         self
+    }
+
+    /// For which application parameter it calls: queues are shared by it.
+    pub fn parameter(&self) -> &str {
+        &self.shared.parameter
     }
 
     /// What paths of this call are relative to, where that is not the account's home.
@@ -326,8 +338,8 @@ impl Caller {
     }
 
     /// Waits for the end of a pause of the account, for a place among the requests of the application parameter, then among
-    /// those of its account. A commit enters with its turn: it lies down while the account may not send, since the others of
-    /// the namespace may be of other accounts.
+    /// those of its account. A commit enters with its turn: it lies down while the account may not send and while there is no
+    /// place, since the others of the namespace may be of other accounts and other parameters.
     async fn enter(&self, request: &Request<'_>) -> Result<Permit> {
         let shared = &*self.shared;
         if request.facts.host == Host::Notify {
@@ -336,19 +348,46 @@ impl Caller {
         loop {
             if shared.lane.is_paused() {
                 request.turn.inspect(|turn| turn.lay_down());
-                shared.lane.pause_over(self.deadline).await?;
+                shared.lane.pause_over(&shared.parameter, self.deadline).await?;
             }
             if let Some(turn) = request.turn {
                 turn.take_up().await;
             }
-            let own = match &shared.own_limit {
-                Some(places) => Some(places.enter(request.carries_body()).await),
-                None => None,
+            let permit = match self.place_at_hand(request) {
+                Some(permit) => permit,
+                None => {
+                    request.turn.inspect(|turn| turn.lay_down());
+                    let permit = self.place(request).await?;
+                    // Whoever has the turn meanwhile waits for no place while it has it.
+                    if let Some(turn) = request.turn {
+                        turn.take_up().await;
+                    }
+                    permit
+                }
             };
-            if let Some(permit) = shared.lane.enter(request.carries_body()).await? {
-                return Ok(permit.within(own));
+            if !shared.lane.is_paused() {
+                return Ok(permit);
             }
         }
+    }
+
+    /// A place that is free now, of the parameter and of the account.
+    fn place_at_hand(&self, request: &Request<'_>) -> Option<Permit> {
+        let shared = &*self.shared;
+        let own = match &shared.own_limit {
+            Some(places) => Some(places.try_enter(request.carries_body())?),
+            None => None,
+        };
+        Some(shared.lane.try_enter(&shared.parameter, request.carries_body())?.within(own))
+    }
+
+    async fn place(&self, request: &Request<'_>) -> Result<Permit> {
+        let shared = &*self.shared;
+        let own = match &shared.own_limit {
+            Some(places) => Some(places.enter(request.carries_body()).await),
+            None => None,
+        };
+        Ok(shared.lane.enter(&shared.parameter, request.carries_body()).await?.within(own))
     }
 
     async fn bearer(&self, facts: &Facts) -> Result<Arc<Bearer>> {

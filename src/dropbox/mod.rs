@@ -32,7 +32,11 @@ use std::{
 use futures::future::BoxFuture;
 use url::Url;
 
-use crate::{fault::Result, secret::Secret};
+use crate::{
+    fair::{self, Fair},
+    fault::Result,
+    secret::Secret,
+};
 
 pub use body::Body;
 pub use caller::{Answer, Caller, Download};
@@ -40,7 +44,7 @@ pub use egress::{Egress, Proxy, ProxyKind, read_roots};
 pub use heard::Heard;
 pub use pace::Places;
 pub use problem::{entry_fault, tag_path};
-pub use rate::Rate;
+pub use rate::{Due, Rate, Rates};
 pub use raw::{Door, RawRoute};
 pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
 pub use token::TokenAnswer;
@@ -171,23 +175,27 @@ impl fmt::Display for ByteRange {
     }
 }
 
-/// The right to one commit in a namespace. Only the write gate grants it. A commit that waits to be repeated, or until its
-/// account may send again, lays it down meanwhile, so that others go on, and stands in the queue again.
+/// The right to one commit in a namespace. Only the write gate grants it. A commit that waits to be repeated, for a place
+/// among the requests in flight, or until its account may send again, lays it down meanwhile, so that others go on, and stands
+/// in the queue again.
 #[derive(Debug)]
 pub struct Turn {
-    queues: Vec<Arc<tokio::sync::Mutex<()>>>,
-    held: std::sync::Mutex<Vec<tokio::sync::OwnedMutexGuard<()>>>,
+    /// Queues of one place each, shared by application parameters.
+    queues: Vec<Fair>,
+    parameter: Arc<str>,
+    held: std::sync::Mutex<Vec<fair::Held>>,
 }
 
 impl Turn {
     /// For `engine/gate.rs` alone.
     pub(crate) fn granted() -> Turn {
-        Turn { queues: Vec::new(), held: std::sync::Mutex::default() }
+        Turn { queues: Vec::new(), parameter: "".into(), held: std::sync::Mutex::default() }
     }
 
-    /// Waits at these queues, in this order. Cancel-safe: dropping the future leaves them.
+    /// Waits at these queues, in this order, by the name of this parameter. Cancel-safe: dropping the future leaves them.
     #[must_use]
-    pub(crate) fn at(mut self, queues: Vec<Arc<tokio::sync::Mutex<()>>>) -> Turn {
+    pub(crate) fn at(mut self, parameter: &str, queues: Vec<Fair>) -> Turn {
+        self.parameter = parameter.into();
         self.queues = queues;
         self
     }
@@ -204,7 +212,7 @@ impl Turn {
         }
         let mut reached = Vec::with_capacity(self.queues.len());
         for queue in &self.queues {
-            reached.push(queue.clone().lock_owned().await);
+            reached.push(queue.take(&self.parameter, 1).await);
         }
         *self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = reached;
     }

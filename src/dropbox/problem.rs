@@ -239,6 +239,7 @@ fn by_tags(refusal: &Refusal<'_>, error: Option<&Value>) -> Fault {
             fault = fault.fact("conflictKind", kind);
         }
         (Reason::TooManyFiles, ["too_many_files"]) => fault = fault.fact("limit", limits::DROPBOX_TREE_ITEMS_MAX),
+        (Reason::FileRequestLimit, _) => fault = fault.fact("limit", limits::DROPBOX_FILE_REQUESTS_MAX),
         (Reason::FileTooLarge, _) => fault = fault.fact("limitBytes", limits::DROPBOX_FILE_BYTES_MAX),
         (Reason::DropboxInternal, _) => fault = fault.retry_after(Duration::from_secs(1)),
         _ => {}

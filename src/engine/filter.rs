@@ -96,11 +96,16 @@ impl ItemFilter {
 
     pub fn matches(&self, item: &Candidate<'_>) -> bool {
         let Self { include, exclude, spec } = self;
-        (spec.max_depth == 0 || item.depth <= spec.max_depth)
+        self.reaches(item.depth)
             && (spec.kinds.is_empty() || spec.kinds.contains(&item.kind))
             && self.within_bounds(item)
             && (include.is_empty() || include.matches(item.path_relative))
             && (exclude.is_empty() || !exclude.matches(item.path_relative))
+    }
+
+    /// Whether anything so deep may match.
+    pub fn reaches(&self, depth: u32) -> bool {
+        self.spec.max_depth == 0 || depth <= self.spec.max_depth
     }
 
     fn within_bounds(&self, item: &Candidate<'_>) -> bool {

@@ -1,4 +1,5 @@
-//! The write gate in its simplest form: one commit in flight per namespace and process, the rest wait in a fair queue.
+//! The write gate in its simplest form: one commit in flight per namespace and process, the rest wait in a queue that serves
+//! application parameters in turn.
 //! Dropbox takes a write lock on the namespace for every commit, and overlapping commits earn `too_many_write_operations`.
 //! A [`Turn`] is made nowhere else, so a commit that skips the gate does not compile. Who waits to repeat a commit lays the turn
 //! down and queues again behind those who came meanwhile. Batches and the fleet-wide gate come later.
@@ -9,10 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Mutex as Queue;
-
 use crate::{
     dropbox::{Root, Turn},
+    fair::Fair,
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -24,7 +24,7 @@ pub struct NamespaceKey(Arc<str>);
 /// The gates of every namespace that is being written to, and what is known of mounted shared folders.
 #[derive(Debug, Default)]
 pub struct Gates {
-    open: Mutex<HashMap<NamespaceKey, Arc<Queue<()>>>>,
+    open: Mutex<HashMap<NamespaceKey, Fair>>,
     mounts: Mutex<Mounts>,
 }
 
@@ -45,11 +45,11 @@ impl Gates {
     ///
     /// # Errors
     /// `DEADLINE_EXCEEDED` with `sent=false` when the caller's deadline comes first, or is too near to send anything.
-    pub async fn turn(&self, keys: &[NamespaceKey], deadline: Option<Instant>) -> Result<Turn> {
+    pub async fn turn(&self, parameter: &str, keys: &[NamespaceKey], deadline: Option<Instant>) -> Result<Turn> {
         let mut keys = keys.to_vec();
         keys.sort();
         keys.dedup();
-        let turn = Turn::granted().at(keys.into_iter().map(|key| self.queue(key)).collect());
+        let turn = Turn::granted().at(parameter, keys.into_iter().map(|key| self.queue(key)).collect());
         let latest = deadline.map(|deadline| deadline - limits::COMMIT_TIME_MIN);
         match latest {
             None => turn.take_up().await,
@@ -63,12 +63,12 @@ impl Gates {
         Ok(turn)
     }
 
-    fn queue(&self, key: NamespaceKey) -> Arc<Queue<()>> {
+    fn queue(&self, key: NamespaceKey) -> Fair {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= limits::GATES_SWEEP_AT {
-            open.retain(|_, queue| Arc::strong_count(queue) > 1);
+            open.retain(|_, queue| queue.is_shared());
         }
-        open.entry(key).or_default().clone()
+        open.entry(key).or_insert_with(|| Fair::new(1)).clone()
     }
 
     /// The namespace a path lies in: the longest known mount above it, else the root in force, else the account's own root.
@@ -121,21 +121,21 @@ mod tests {
     async fn one_commit_at_a_time_in_a_namespace_and_others_do_not_wait() {
         let gates = Gates::new();
         let (a, b) = (gates.key_for("dbid:a", None, "/x"), gates.key_for("dbid:b", None, "/x"));
-        let held = gates.turn(std::slice::from_ref(&a), None).await.expect("free");
-        gates.turn(std::slice::from_ref(&b), None).await.expect("another namespace");
+        let held = gates.turn("p", std::slice::from_ref(&a), None).await.expect("free");
+        gates.turn("p", std::slice::from_ref(&b), None).await.expect("another namespace");
         let soon = Some(Instant::now() + limits::COMMIT_TIME_MIN + Duration::from_millis(20));
-        let fault = gates.turn(std::slice::from_ref(&a), soon).await.expect_err("taken");
+        let fault = gates.turn("p", std::slice::from_ref(&a), soon).await.expect_err("taken");
         assert_eq!((fault.reason(), fault.get("sent")), (Reason::DeadlineExceeded, Some("false")));
         drop(held);
-        gates.turn(&[a, b], None).await.expect("both free");
+        gates.turn("p", &[a, b], None).await.expect("both free");
     }
 
     #[tokio::test]
     async fn a_turn_that_is_laid_down_lets_the_next_one_go_and_queues_behind_it() {
         let gates = Gates::new();
         let key = [gates.key_for("dbid:a", None, "/x")];
-        let first = gates.turn(&key, None).await.expect("free");
-        let mut second = std::pin::pin!(gates.turn(&key, None));
+        let first = gates.turn("p", &key, None).await.expect("free");
+        let mut second = std::pin::pin!(gates.turn("p", &key, None));
         assert!(futures::poll!(second.as_mut()).is_pending());
         first.lay_down();
         let second = second.await.expect("free meanwhile");
@@ -143,6 +143,26 @@ mod tests {
         assert!(futures::poll!(again.as_mut()).is_pending(), "behind the one that came meanwhile");
         drop(second);
         again.await;
+    }
+
+    #[tokio::test]
+    async fn parameters_take_turns_and_within_one_the_first_is_first() {
+        let gates = Gates::new();
+        let key = [gates.key_for("dbid:a", None, "/x")];
+        let held = gates.turn("p", &key, None).await.expect("free");
+        let mut waiting: Vec<_> =
+            ["p", "p", "p", "q"].map(|parameter| Box::pin(gates.turn(parameter, &key, None))).into();
+        for one in &mut waiting {
+            assert!(futures::poll!(one.as_mut()).is_pending());
+        }
+        let mut now = held;
+        for turn in [0, 3, 1, 2] {
+            drop(now);
+            let std::task::Poll::Ready(next) = futures::poll!(waiting[turn].as_mut()) else {
+                panic!("it is the turn of {turn}")
+            };
+            now = next.expect("free");
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@
 pub mod blocks;
 pub mod content_hash;
 pub mod download;
-mod fair;
 pub mod filter;
 pub mod gate;
 mod glob;

@@ -11,7 +11,7 @@ use dropbox_sdk::types::files;
 use serde::{Deserialize, Serialize};
 
 use super::{ResumePoint, Scope};
-use crate::{fault::Result, seal::KeyRing};
+use crate::{fault::Result, seal::KeyRing, store::IndexRow};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ChangeKind {
@@ -75,6 +75,35 @@ pub struct Change {
     pub previous_path: Option<String>,
     /// Of files, if known: the revision before this change.
     pub previous_rev: Option<String>,
+    /// Of files, if known: what else it was before this change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+    /// Of a folder that was moved or deleted: its row in the index, by which all it held can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<i64>,
+}
+
+/// What a file was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    pub size: u64,
+    pub hash: Option<String>,
+    /// Seconds since 1970.
+    pub server_modified: i64,
+    pub client_modified: i64,
+}
+
+impl Before {
+    /// None: the index knows nothing of it.
+    pub(super) fn of(row: &IndexRow) -> Option<Before> {
+        let facts = row.facts?;
+        Some(Before {
+            size: facts.size,
+            hash: row.hash.clone(),
+            server_modified: facts.server_modified,
+            client_modified: facts.client_modified,
+        })
+    }
 }
 
 /// What an entry tells.
@@ -107,11 +136,15 @@ impl Entry {
         Entry { point, observed, told, logged, token: OnceLock::new(), encoded: OnceLock::new() }
     }
 
-    /// `<log epoch>-<sequence>`: equal on every replica and in every replay of the log. What did not come from the log has an
-    /// id made of what it tells.
+    /// `<log epoch>-<sequence>`, and `.<row>` for what a folder held: equal on every replica and in every replay of the log.
+    /// What did not come from the log has an id made of what it tells.
     pub fn event_id(&self) -> String {
         if self.logged {
-            return format!("{:x}-{}", self.point.epoch, self.point.sequence);
+            let ResumePoint { epoch, sequence, within, .. } = &self.point;
+            return match within {
+                Some(row @ 1..) => format!("{epoch:x}-{sequence}.{row}"),
+                _ => format!("{epoch:x}-{sequence}"),
+            };
         }
         let told = serde_json::to_vec(&(&self.point.cursor, &self.told)).unwrap_or_default();
         format!("i-{}", hex::encode(&<sha2::Sha256 as sha2::Digest>::digest(told)[..12]))
@@ -122,6 +155,11 @@ impl Entry {
             Told::Change(change) => Some(change),
             _ => None,
         }
+    }
+
+    /// The row of a folder all of which it moves or deletes, if that can be told one by one.
+    pub(super) fn folder(&self) -> Option<i64> {
+        self.change().and_then(|change| change.folder)
     }
 
     /// Its place as it goes out, sealed for the first who asks.

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     Poll, Scope, Upstream,
     change::{Entry, Told},
+    expand::Portions,
     poller::{self, Progress, Stage},
     scope::{ResumePoint, new_epoch},
     upstream::Page,
@@ -40,6 +41,7 @@ pub(super) struct Feed {
     /// Bytes of the tails of all scopes of the process.
     tails_bytes: Arc<AtomicUsize>,
     chunks: tokio::sync::Mutex<VecDeque<Arc<[Arc<Entry>]>>>,
+    pub(super) portions: Portions,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
     drained: tokio::sync::Mutex<VecDeque<Arc<Drained>>>,
     /// There is news.
@@ -72,6 +74,8 @@ pub(super) struct Ended(Fault);
 struct Tail {
     entries: VecDeque<(Arc<Entry>, usize)>,
     bytes: usize,
+    /// What was read last, and behind which place: most watchers are at the same one.
+    read: Option<(i64, Arc<[Arc<Entry>]>)>,
 }
 
 /// A page from a cursor older than the log.
@@ -110,6 +114,7 @@ impl Feed {
             tail: Mutex::default(),
             tails_bytes,
             chunks: tokio::sync::Mutex::default(),
+            portions: Portions::default(),
             drained: tokio::sync::Mutex::default(),
             bell: Notify::new(),
             wishes_changed: Notify::new(),
@@ -135,7 +140,7 @@ impl Feed {
         self.state.subscribe()
     }
 
-    fn id(&self) -> Result<i64> {
+    pub(super) fn id(&self) -> Result<i64> {
         self.id.get().copied().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
     }
 
@@ -145,9 +150,12 @@ impl Feed {
     pub(super) fn publish(&self, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
         let at_rest = progress.stage == Stage::Idle;
-        self.state.send_modify(|state| {
-            state.head = head;
-            state.cursor = progress.cursor.clone().filter(|_| at_rest);
+        let cursor = progress.cursor.clone().filter(|_| at_rest);
+        // Whoever waits asks Dropbox when it is woken: not for nothing.
+        self.state.send_if_modified(|state| {
+            let changed = state.head != head || state.cursor != cursor;
+            (state.head, state.cursor) = (head, cursor);
+            changed
         });
     }
 
@@ -201,6 +209,7 @@ impl Feed {
             return;
         }
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.read = None;
         for (entry, bytes) in entries {
             let follows = tail.entries.back().is_none_or(|(last, _)| {
                 (last.point.epoch, last.point.sequence + 1) == (entry.point.epoch, entry.point.sequence)
@@ -253,15 +262,24 @@ impl Feed {
         Ok(Behind::Entries(chunk))
     }
 
-    fn in_memory(&self, epoch: i64, sequence: i64) -> Option<Arc<[Arc<Entry>]>> {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn in_memory(&self, epoch: i64, sequence: i64) -> Option<Arc<[Arc<Entry>]>> {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let first = &tail.entries.front()?.0.point;
         if first.epoch != epoch || first.sequence > sequence + 1 {
             return None;
         }
+        if let Some((behind, entries)) = &tail.read
+            && *behind == sequence
+        {
+            return Some(entries.clone());
+        }
         let skip = usize::try_from(sequence + 1 - first.sequence).unwrap_or(usize::MAX);
         let entries: Arc<[_]> = tail.entries.iter().skip(skip).map(|(entry, _)| entry.clone()).collect();
-        (!entries.is_empty()).then_some(entries)
+        if entries.is_empty() {
+            return None;
+        }
+        tail.read = Some((sequence, entries.clone()));
+        Some(entries)
     }
 
     /// Whether the log holds what is behind this place.
@@ -394,7 +412,7 @@ fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {
     let told = serde_json::from_str(&row.body)
         .map_err(|error| Fault::bug("an entry of a log cannot be read").source(error))?;
     let cursor = row.cursor.into();
-    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None };
+    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None, within: None };
     Ok(Arc::new(Entry::new(point, row.observed, told, true)))
 }
 

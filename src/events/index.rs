@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use dropbox_sdk::types::files::{self, Metadata};
 
 use super::{
-    change::{Basis, Change, ChangeKind, ItemKind},
+    change::{Basis, Before, Change, ChangeKind, ItemKind},
     seen::{Base, FILE, FOLDER, Seen, folders_first},
 };
-use crate::store::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, WaitingRow};
+use crate::store::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, PastRow, WaitingRow};
 
 /// The part of the tree that was loaded, and what has been done to it.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub(super) struct Tree {
     dirty: BTreeSet<i64>,
     writes: IndexWrites,
     told: Vec<Change>,
+    /// The last entry of the log before this step; None: what is told goes into no log.
+    log: Option<i64>,
     /// Additions wait in the store, perhaps beneath what this page touches.
     waits_stored: bool,
     /// The drain is over: what was not seen by now is not there.
@@ -56,6 +58,7 @@ impl Tree {
             dirty: BTreeSet::new(),
             writes: IndexWrites::default(),
             told: Vec::new(),
+            log: None,
             waits_stored: false,
             closing: false,
             lost: false,
@@ -71,12 +74,19 @@ impl Tree {
                 id: None,
                 rev: None,
                 hash: None,
+                facts: None,
                 kind: FOLDER,
                 stamp,
                 gone: None,
+                since: 0,
             });
         }
         tree
+    }
+
+    /// What is told goes into the log behind this entry: rows are kept as they were before.
+    pub(super) fn log_behind(&mut self, newest: i64) {
+        self.log = Some(newest);
     }
 
     /// Rows from the store, each with all above it. What was told to be deleted is left out.
@@ -131,7 +141,10 @@ impl Tree {
         for seen in folders_first(entries) {
             if matches!(seen.item, Metadata::Deleted(_)) {
                 self.gone(&seen.path);
-            } else if !self.place(&seen) {
+                continue;
+            }
+            self.unwait_elsewhere(&seen);
+            if !self.place(&seen) {
                 self.wait(&seen);
             }
         }
@@ -217,7 +230,7 @@ impl Tree {
         let root = self.rows[&INDEX_ROOT].clone();
         let reshared = root.id == id && root.rev != rev;
         if reshared {
-            self.tell(ChangeKind::MetadataChanged, seen, None, None);
+            self.tell(ChangeKind::MetadataChanged, INDEX_ROOT, seen, None);
         }
         let storm = reshared && root.gone.is_none();
         self.change(INDEX_ROOT, |root| {
@@ -239,11 +252,13 @@ impl Tree {
             id: seen.id().map(str::to_owned),
             rev: seen.rev(),
             hash: seen.hash(),
+            facts: seen.facts(),
             kind: seen.kind(),
             stamp,
             gone: None,
+            since: self.coming(),
         });
-        self.tell(ChangeKind::Created, seen, None, None);
+        self.tell(ChangeKind::Created, n, seen, None);
     }
 
     fn is_named(&mut self, n: i64, seen: &Seen) {
@@ -251,32 +266,33 @@ impl Tree {
         if let Some(id) = &id {
             self.ids.insert(id.clone(), n);
         }
+        self.keep_past(n);
         self.change(n, |row| {
             row.display = (name != row.name).then_some(name);
             (row.id, row.rev, row.stamp) = (id, rev, stamp);
         });
-        self.tell(ChangeKind::Created, seen, None, None);
+        self.tell(ChangeKind::Created, n, seen, None);
     }
 
     /// A row of this id stands elsewhere. What lies beneath a folder goes with it; what of that is not seen again by the end
     /// of the drain had been deleted before.
     fn moves(&mut self, n: i64, parent: i64, name: &str, seen: &Seen) {
         let before = self.path_of(n);
-        let (rev, hash) = (self.rows[&n].rev.clone(), self.rows[&n].hash.clone());
         let (swept, stamp) = (self.tick(), self.tick());
-        let (old_parent, old_name) = (self.rows[&n].parent, self.rows[&n].name.clone());
-        self.places.remove(&(old_parent, old_name));
+        let old = self.rows[&n].clone();
+        self.keep_past(n);
+        self.places.remove(&(old.parent, old.name.clone()));
         self.places.insert((parent, name.to_owned()), n);
         self.change(n, |row| {
             (row.parent, row.name, row.stamp) = (parent, name.to_owned(), stamp);
             row.display = (seen.name() != name).then(|| seen.name().to_owned());
-            (row.rev, row.hash) = (seen.rev(), seen.hash());
+            (row.rev, row.hash, row.facts) = (seen.rev(), seen.hash(), seen.facts());
             row.gone = (row.kind == FOLDER).then_some(swept);
         });
-        let file_rev = rev.filter(|_| seen.kind() == FILE);
-        self.tell(ChangeKind::Moved, seen, Some(before), file_rev.clone());
-        if seen.kind() == FILE && hash != seen.hash() {
-            self.tell(ChangeKind::Updated, seen, None, file_rev);
+        let updated = seen.kind() == FILE && old.hash != seen.hash();
+        self.tell(ChangeKind::Moved, n, seen, Some((&old, Some(before))));
+        if updated {
+            self.tell(ChangeKind::Updated, n, seen, Some((&old, None)));
         }
     }
 
@@ -292,33 +308,29 @@ impl Tree {
         let (rev, hash) = (seen.rev(), seen.hash());
         let before = self.path_of(n);
         let touched = row.rev != rev;
-        let mut storm = false;
-        if seen.kind() == FILE {
-            let updated = if hash.is_some() || row.hash.is_some() { hash != row.hash } else { touched };
-            if renamed {
-                self.tell(ChangeKind::Moved, seen, Some(before), row.rev.clone());
-            }
-            if updated {
-                self.tell(ChangeKind::Updated, seen, None, row.rev.clone());
-            } else if touched && !folded && !renamed {
-                self.tell(ChangeKind::MetadataChanged, seen, None, row.rev.clone());
-            }
-        } else {
-            if renamed {
-                self.tell(ChangeKind::Moved, seen, Some(before), None);
-            }
-            if touched && !folded {
-                self.tell(ChangeKind::MetadataChanged, seen, None, None);
-                storm = true;
-            }
+        let is_file = seen.kind() == FILE;
+        let updated = is_file && if hash.is_some() || row.hash.is_some() { hash != row.hash } else { touched };
+        let changed = touched && !folded && !updated && !(is_file && renamed);
+        if renamed || updated || changed {
+            self.keep_past(n);
         }
+        if renamed {
+            self.tell(ChangeKind::Moved, n, seen, Some((&row, Some(before))));
+        }
+        if updated {
+            self.tell(ChangeKind::Updated, n, seen, Some((&row, None)));
+        }
+        if changed {
+            self.tell(ChangeKind::MetadataChanged, n, seen, Some((&row, None)));
+        }
+        let storm = changed && !is_file;
         if !touched && !renamed && hash == row.hash {
             return;
         }
         let stamp = self.stamp;
         self.change(n, |row| {
             row.display = (seen.name() != row.name).then(|| seen.name().to_owned());
-            (row.rev, row.hash) = (rev, hash);
+            (row.rev, row.hash, row.facts) = (rev, hash, seen.facts());
             if storm && row.gone.is_none() {
                 row.gone = Some(-stamp);
             }
@@ -429,9 +441,20 @@ impl Tree {
                 None => {
                     let (n, stamp) = (self.next, self.tick());
                     self.next += 1;
-                    let name = name.to_owned();
-                    let (display, id, rev, hash) = (None, None, None, None);
-                    self.put(IndexRow { n, parent, name, display, id, rev, hash, kind: FOLDER, stamp, gone: None });
+                    self.put(IndexRow {
+                        n,
+                        parent,
+                        name: name.to_owned(),
+                        display: None,
+                        id: None,
+                        rev: None,
+                        hash: None,
+                        facts: None,
+                        kind: FOLDER,
+                        stamp,
+                        gone: None,
+                        since: self.coming(),
+                    });
                     n
                 }
             };
@@ -444,6 +467,7 @@ impl Tree {
         let display = self.path_of(n);
         let name = row.display.clone().unwrap_or_else(|| row.name.clone());
         let item = files::DeletedMetadata::new(name).with_path_lower(self.lower_of(n)).with_path_display(display);
+        self.keep_past(n);
         self.told.push(Change {
             kind: ChangeKind::Deleted,
             basis: self.basis,
@@ -452,6 +476,8 @@ impl Tree {
             id: row.id.as_ref().map(|id| format!("id:{id}")),
             previous_path: None,
             previous_rev: row.rev.clone().filter(|_| row.kind == FILE),
+            before: Before::of(&row),
+            folder: (row.kind == FOLDER).then_some(n),
         });
         self.places.remove(&(row.parent, row.name));
         self.change(n, |row| (row.parent, row.gone) = (INDEX_TRASH, None));
@@ -583,16 +609,43 @@ impl Tree {
         }
     }
 
-    fn tell(&mut self, kind: ChangeKind, seen: &Seen, previous_path: Option<String>, previous_rev: Option<String>) {
+    /// What was moved while Dropbox told of it comes twice: its last place counts.
+    fn unwait_elsewhere(&mut self, seen: &Seen) {
+        if let Some(id) = seen.id().filter(|_| self.waits_stored) {
+            self.writes.unwait_ids.push(id.to_owned());
+        }
+    }
+
+    /// `old`: the row before, and of a move its path.
+    fn tell(&mut self, kind: ChangeKind, n: i64, seen: &Seen, old: Option<(&IndexRow, Option<String>)>) {
+        let is_folder = seen.kind() == FOLDER;
+        let (row, previous_path) = old.map_or((None, None), |(row, path)| (Some(row), path));
+        let file = row.filter(|_| !is_folder);
         self.told.push(Change {
             kind,
             basis: self.basis,
-            item_kind: if seen.kind() == FOLDER { ItemKind::Folder } else { ItemKind::File },
+            item_kind: if is_folder { ItemKind::Folder } else { ItemKind::File },
             item: seen.item.clone(),
             id: seen.id().map(|id| format!("id:{id}")),
             previous_path,
-            previous_rev,
+            previous_rev: file.and_then(|row| row.rev.clone()),
+            before: file.and_then(Before::of),
+            folder: (is_folder && kind == ChangeKind::Moved).then_some(n),
         });
+    }
+
+    /// The number of the entry that is told next.
+    fn coming(&self) -> i64 {
+        self.log.map_or(0, |newest| newest + i64::try_from(self.told.len()).unwrap_or(0) + 1)
+    }
+
+    /// What is told next changes this row: those who are told older entries need it as it is now.
+    fn keep_past(&mut self, n: i64) {
+        let coming = self.coming();
+        let Some(row) = self.rows.get_mut(&n).filter(|row| row.since < coming) else { return };
+        self.writes.past.push(PastRow { row: row.clone(), until: coming });
+        row.since = coming;
+        self.dirty.insert(n);
     }
 
     fn path_of(&self, n: i64) -> String {

@@ -36,6 +36,7 @@ impl Shelf {
             let under = format!("{path}/");
             self.waits.retain(|waiting, _| *waiting != path && !(with_all_under && waiting.starts_with(&under)));
         }
+        self.waits.retain(|_, wait| !wait.id.as_ref().is_some_and(|id| writes.unwait_ids.contains(id)));
         self.rows.extend(writes.put.into_iter().map(|row| (row.n, row)));
         self.waits.extend(writes.wait.into_iter().map(|wait| (wait.path.clone(), wait)));
         for (parent, gone) in writes.sweep {

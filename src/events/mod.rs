@@ -8,6 +8,7 @@
 mod change;
 mod driver;
 mod ending;
+mod expand;
 mod feed;
 mod index;
 mod loading;
@@ -33,7 +34,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use change::{Basis, Change, ChangeKind, Entry, ItemKind, Told};
+pub use change::{Basis, Before, Change, ChangeKind, Entry, ItemKind, Told};
 use feed::Feed;
 pub use scope::{CheckpointName, ResumePoint, Scope};
 pub use upstream::{Dropbox, News, Page, Upstream};
@@ -96,6 +97,8 @@ pub enum Start {
 pub struct Options {
     pub on_reset: OnReset,
     pub poll: Poll,
+    /// What a folder held that was moved or deleted is told behind it, one by one.
+    pub expand: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -307,6 +307,9 @@ impl Poller {
         let base = Base::of(&self.scope().path);
         let entries: Vec<Seen> = entries.into_iter().filter_map(|item| Seen::of(item, &base)).collect();
         let mut tree = Tree::new(base, basis, progress.next, progress.stamp);
+        if matches!(progress.phase, Phase::Standing | Phase::Comparing) {
+            tree.log_behind(self.row.head.newest);
+        }
         if progress.next > 0 {
             loading::for_page(self.store(), self.row.id, &mut tree, &entries).await?;
         }
@@ -365,6 +368,9 @@ impl Poller {
         let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
         let base = Base::of(&self.scope().path);
         let mut tree = Tree::new(base, basis, progress.next, progress.stamp);
+        if !silent {
+            tree.log_behind(self.row.head.newest);
+        }
         loading::for_end(self.store(), self.row.id, &mut tree, &[moves, rest], gone).await?;
         let numbers: Vec<i64> = gone.iter().map(|row| row.n).collect();
         if !ending::step(&mut tree, moves, &numbers, whole, rest) {
@@ -466,8 +472,9 @@ impl Poller {
 
     /// Saves, then publishes.
     async fn save(&mut self, mut progress: Progress, draft: Draft) -> Result<Step> {
-        let observed = self.feed.clock.now();
-        let observed_at = Store::stamp(observed);
+        let observed_at = Store::stamp(self.feed.clock.now());
+        // As whoever reads the row finds it.
+        let observed = Store::stamped(observed_at);
         let from = progress.from.clone().unwrap_or_default();
         let mut head = self.row.head;
         let (mut log, mut entries) = (Vec::new(), Vec::new());
@@ -477,8 +484,14 @@ impl Poller {
             let body = serde_json::to_string(&told)
                 .map_err(|error| Fault::bug("an entry cannot be written as JSON").source(error))?;
             let cursor = if ends { draft.cursor_to.clone().unwrap_or_default() } else { from.clone() };
-            let point =
-                ResumePoint { epoch: head.epoch, sequence: head.newest, mark: progress.mark, cursor, listed: None };
+            let point = ResumePoint {
+                epoch: head.epoch,
+                sequence: head.newest,
+                mark: progress.mark,
+                cursor,
+                listed: None,
+                within: None,
+            };
             let bytes = body.len();
             log.push(LogRow { sequence: head.newest, drain: progress.drain, observed_at, ends: i64::from(ends), body });
             entries.push((Arc::new(Entry::new(point, observed, told, true)), bytes));
@@ -574,8 +587,17 @@ pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<M
             }
         };
         let kind = if scope.raw && kind != ChangeKind::Deleted { ChangeKind::Upserted } else { kind };
-        let (previous_path, previous_rev) = (None, None);
-        changes.push(Change { kind, basis: Basis::Inferred, item_kind, item, id, previous_path, previous_rev });
+        changes.push(Change {
+            kind,
+            basis: Basis::Inferred,
+            item_kind,
+            item,
+            id,
+            previous_path: None,
+            previous_rev: None,
+            before: None,
+            folder: None,
+        });
     }
     Ok(changes)
 }

@@ -74,7 +74,8 @@ impl Scope {
 
     /// Its name in the store.
     pub(super) fn key(&self) -> String {
-        let mode = if self.raw { "raw" } else { "full" };
+        // A process of an older version keeps less of each item: its index is not taken over, and swept when it is gone.
+        let mode = if self.raw { "raw" } else { "full2" };
         format!("{}-{mode}", hex::encode(self.binding()))
     }
 
@@ -119,6 +120,9 @@ pub struct ResumePoint {
     /// Inside a snapshot: how many items were told; the cursor is the listing's.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub(super) listed: Option<u64>,
+    /// Inside what the entry's folder held: the number of the row that was told last; 0: the folder itself.
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    pub(super) within: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -142,7 +146,7 @@ pub(super) fn new_epoch() -> i64 {
 impl ResumePoint {
     /// A place that Dropbox alone knows.
     pub(super) fn at(cursor: Arc<str>) -> ResumePoint {
-        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None }
+        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, within: None }
     }
 
     /// # Errors
@@ -229,7 +233,8 @@ mod tests {
     #[test]
     fn a_token_opens_for_its_own_folder_in_either_mode_and_for_no_other() {
         let keys = KeyRing::ephemeral();
-        let point = ResumePoint { epoch: 7, sequence: 9, mark: -3, cursor: "AAH".into(), listed: None };
+        let point =
+            ResumePoint { epoch: 7, sequence: 9, mark: -3, cursor: "AAH".into(), listed: None, within: Some(4) };
         let token = point.seal(&keys, &scope("/Docs")).unwrap();
         for same in [scope("/Docs"), scope("/docs"), scope("/Docs").raw(true)] {
             assert_eq!(ResumePoint::unseal(&keys, &same, &token).unwrap(), point);

@@ -1,11 +1,13 @@
 //! One entry of a delta as the index sees it: its place below the watched folder, and what of it is compared. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::UNIX_EPOCH};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use dropbox_sdk::types::files::{self, Metadata};
 
-use crate::store::WaitingRow;
+use crate::{
+    clock::from_dropbox_time,
+    store::{Facts, WaitingRow},
+};
 
 pub(super) const FILE: i64 = 0;
 pub(super) const FOLDER: i64 = 1;
@@ -69,8 +71,22 @@ impl Seen {
 
     pub(super) fn hash(&self) -> Option<String> {
         let Metadata::File(file) = &self.item else { return None };
-        let bytes = hex::decode(file.content_hash.as_deref()?).ok()?;
-        Some(URL_SAFE_NO_PAD.encode(bytes.get(..12)?))
+        file.content_hash.clone()
+    }
+
+    /// Size and times of a file.
+    pub(super) fn facts(&self) -> Option<Facts> {
+        let Metadata::File(file) = &self.item else { return None };
+        let seconds = |text: &str| match from_dropbox_time(text)?.duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_secs()).ok(),
+            Err(before) => i64::try_from(before.duration().as_secs()).ok().map(|seconds| -seconds),
+        };
+        Some(Facts {
+            size: file.size,
+            server_modified: seconds(&file.server_modified).unwrap_or(0),
+            client_modified: seconds(&file.client_modified).unwrap_or(0),
+            is_downloadable: file.is_downloadable,
+        })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -143,4 +159,33 @@ fn shared(folder: &files::FolderMetadata) -> Option<String> {
         }
     }
     (!text.is_empty()).then_some(text)
+}
+
+/// The other way round: what is known of a folder by its word.
+pub(super) fn how_shared(word: &str) -> files::FolderSharingInfo {
+    let id = word.trim_end_matches(['r', 't', 'n']);
+    let letters = &word[id.len()..];
+    let mut info = files::FolderSharingInfo::new(letters.contains('r'))
+        .with_traverse_only(letters.contains('t'))
+        .with_no_access(letters.contains('n'));
+    info.shared_folder_id = Some(id.to_owned()).filter(|id| !id.is_empty());
+    info
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_folder_is_shared_is_read_back_from_its_word() {
+        for (id, read_only, traverse_only, no_access) in
+            [(Some("84528192421"), false, false, false), (Some("7"), true, false, true), (None, false, true, false)]
+        {
+            let mut info =
+                files::FolderSharingInfo::new(read_only).with_traverse_only(traverse_only).with_no_access(no_access);
+            info.shared_folder_id = id.map(str::to_owned);
+            let folder = files::FolderMetadata::new("a".into(), "id:a".into()).with_sharing_info(info.clone());
+            assert_eq!(how_shared(&shared(&folder).unwrap()), info);
+        }
+    }
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::{
     OnReset, Options, Scope, Start,
     change::{Entry, Told},
+    expand::Expanding,
     feed::{Behind, Feed, State},
     poller,
     scope::{CheckpointName, ResumePoint},
@@ -38,12 +39,16 @@ pub struct Watcher {
     /// Entries that were read and not told.
     entries: Arc<[Arc<Entry>]>,
     told: usize,
+    /// What a folder held is told, before the next entry.
+    expanding: Option<Box<Expanding>>,
+    /// It came back in the midst of that: the entry's number, and the row that was told last.
+    within: Option<(i64, i64)>,
     checkpoint: Option<Held>,
 }
 
 /// What a turn of a watcher came to.
 enum Worked {
-    Told(Box<Happening>),
+    /// Something is at hand, or is to be worked on next.
     More,
     /// Nothing before something happens.
     Waits,
@@ -126,6 +131,8 @@ impl Watcher {
             ready: VecDeque::new(),
             entries: Arc::default(),
             told: 0,
+            expanding: None,
+            within: None,
             checkpoint: None,
             feed,
         };
@@ -166,14 +173,20 @@ impl Watcher {
         }
     }
 
-    async fn go_to(&mut self, point: ResumePoint) -> Result<()> {
+    async fn go_to(&mut self, mut point: ResumePoint) -> Result<()> {
         if point.listed.is_some() && point.cursor.is_empty() {
             // Some of the snapshot may have come already, of which the one that comes now says nothing.
             return self.reset(forgotten()).map(drop);
         }
+        point.within = point.within.filter(|_| self.options.expand);
         self.mode = match point.listed {
             Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
-            None if self.feed.holds(&point).await? => Mode::Log { epoch: point.epoch, sequence: point.sequence },
+            None if self.feed.holds(&point).await? => {
+                self.within = point.within.map(|row| (point.sequence, row));
+                // The entry itself is read again.
+                let sequence = point.sequence - i64::from(self.within.is_some());
+                Mode::Log { epoch: point.epoch, sequence }
+            }
             None => Mode::Cursor(point.cursor.clone()),
         };
         if point.listed.is_none() {
@@ -192,10 +205,16 @@ impl Watcher {
     /// then the same call may be made again.
     pub async fn next(&mut self) -> Result<Happening> {
         loop {
-            match self.work().await? {
-                Worked::Told(happening) => return Ok(*happening),
-                Worked::More => {}
-                Worked::Waits => self.wait().await,
+            if let Some(happening) = self.at_hand()? {
+                return Ok(happening);
+            }
+            let worked = match self.read_tail() {
+                Some(worked) => worked,
+                // Rare and large: a quiet watcher holds none of it.
+                None => Box::pin(self.work()).await?,
+            };
+            if let Worked::Waits = worked {
+                self.wait().await;
             }
         }
     }
@@ -204,29 +223,93 @@ impl Watcher {
     #[cfg(test)]
     pub(super) async fn try_next(&mut self) -> Result<Option<Happening>> {
         loop {
-            match self.work().await? {
-                Worked::Told(happening) => return Ok(Some(*happening)),
-                Worked::More => {}
-                Worked::Waits => return Ok(None),
+            if let Some(happening) = self.at_hand()? {
+                return Ok(Some(happening));
+            }
+            if let Worked::Waits = self.work().await? {
+                return Ok(None);
             }
         }
     }
 
-    async fn work(&mut self) -> Result<Worked> {
-        if let Some(happening) = self.ready.pop_front() {
-            self.last = happening.point().clone();
-            return Ok(Worked::Told(Box::new(happening)));
-        }
-        if let Some(entry) = self.entries.get(self.told).cloned() {
+    /// What was read and is not told yet.
+    ///
+    /// # Errors
+    /// As [`Watcher::next`].
+    pub fn at_hand(&mut self) -> Result<Option<Happening>> {
+        let happening = if let Some(happening) = self.ready.pop_front() {
+            if self.ready.is_empty() {
+                // Its room is for beginnings; a quiet watcher keeps none.
+                self.ready = VecDeque::new();
+            }
+            happening
+        } else {
+            let Some(entry) = self.next_entry() else { return Ok(None) };
+            self.tell(entry)?
+        };
+        self.last = happening.point().clone();
+        Ok(Some(happening))
+    }
+
+    /// `None`: all that was read is told.
+    fn next_entry(&mut self) -> Option<Arc<Entry>> {
+        loop {
+            if let Some(expanding) = &mut self.expanding {
+                let next = expanding.next();
+                if next.is_some() || !expanding.is_over() {
+                    return next;
+                }
+                self.expanding = None;
+            }
+            let entry = self.entries.get(self.told).cloned()?;
             self.told += 1;
-            let Some(happening) = self.tell(entry)? else { return Ok(Worked::More) };
-            self.last = happening.point().clone();
-            return Ok(Worked::Told(Box::new(happening)));
+            let within = self.within.take().filter(|(of, _)| entry.logged && entry.point.sequence == *of);
+            if !self.options.expand || entry.folder().is_none() {
+                return Some(entry);
+            }
+            self.expanding = Some(Box::new(Expanding::behind(entry, within.map(|(_, row)| row))));
         }
+    }
+
+    /// Entries of the log that are in memory; `None`: it takes more than that to go on.
+    fn read_tail(&mut self) -> Option<Worked> {
+        let Mode::Log { epoch, sequence } = self.mode else { return None };
+        if self.checkpoint.is_some() || self.expanding.is_some() {
+            return None;
+        }
+        let state = self.state.borrow_and_update();
+        if state.ended.is_some() || state.head.epoch != epoch {
+            return None;
+        }
+        if state.head.newest <= sequence {
+            return Some(Worked::Waits);
+        }
+        drop(state);
+        let entries = self.feed.in_memory(epoch, sequence)?;
+        self.take(epoch, entries);
+        Some(Worked::More)
+    }
+
+    fn take(&mut self, epoch: i64, entries: Arc<[Arc<Entry>]>) {
+        if let Some(last) = entries.last() {
+            self.mode = Mode::Log { epoch, sequence: last.point.sequence };
+        }
+        (self.entries, self.told) = (entries, 0);
+    }
+
+    async fn work(&mut self) -> Result<Worked> {
         if let Some(ended) = &self.state.borrow().ended {
             return Err(ended.fault());
         }
         self.hold().await?;
+        if let Some(expanding) = &mut self.expanding {
+            if !expanding.read(&self.feed).await? {
+                // With what came behind it: Dropbox tells all that again.
+                self.mode = Mode::Cursor(self.last.cursor.clone());
+                (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
+            }
+            return Ok(Worked::More);
+        }
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
@@ -250,12 +333,7 @@ impl Watcher {
         }
         match self.feed.behind(sequence).await? {
             Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
-            Behind::Entries(entries) => {
-                if let Some(last) = entries.last() {
-                    self.mode = Mode::Log { epoch, sequence: last.point.sequence };
-                }
-                (self.entries, self.told) = (entries, 0);
-            }
+            Behind::Entries(entries) => self.take(epoch, entries),
         }
         Ok(Worked::More)
     }
@@ -301,19 +379,19 @@ impl Watcher {
         self.mode = Mode::Cursor(page.cursor);
     }
 
-    fn tell(&mut self, entry: Arc<Entry>) -> Result<Option<Happening>> {
+    fn tell(&mut self, entry: Arc<Entry>) -> Result<Happening> {
         Ok(match &entry.told {
             Told::Change(_) => {
                 let waited = self.feed.clock.now().duration_since(entry.observed).unwrap_or_default();
                 metrics::histogram!(crate::telemetry::WATCH_LAG).record(waited.as_secs_f64());
-                Some(Happening::Event(entry))
+                Happening::Event(entry)
             }
-            Told::BatchEnd => Some(Happening::BatchEnd(entry)),
-            Told::Resynced => Some(Happening::Ready(entry.point.clone())),
+            Told::BatchEnd => Happening::BatchEnd(entry),
+            Told::Resynced => Happening::Ready(entry.point.clone()),
             Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => return Err(expired()),
             Told::CursorReset { cause } => {
                 let (cause, point) = (cause.clone(), entry.point.clone());
-                Some(Happening::CursorReset { resync: Resync::Differences, cause, point })
+                Happening::CursorReset { resync: Resync::Differences, cause, point }
             }
         })
     }
@@ -368,6 +446,10 @@ impl Watcher {
         }
     }
 
+    pub fn scope(&self) -> &Scope {
+        &self.feed.scope
+    }
+
     /// Whether `next` would have to wait for something to happen.
     pub fn is_caught_up(&self) -> bool {
         let at_end = match &self.mode {
@@ -377,7 +459,8 @@ impl Watcher {
             }
             Mode::Cursor(_) | Mode::Listing { .. } => false,
         };
-        at_end && self.ready.is_empty() && self.told >= self.entries.len()
+        let expanded = self.expanding.as_deref().is_none_or(Expanding::is_over);
+        at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()
     }
 
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
@@ -387,7 +470,14 @@ impl Watcher {
             && state.head.newest == *sequence
         {
             let mark = state.head.newest_mark;
-            return ResumePoint { epoch: *epoch, sequence: *sequence, mark, cursor: cursor.clone(), listed: None };
+            return ResumePoint {
+                epoch: *epoch,
+                sequence: *sequence,
+                mark,
+                cursor: cursor.clone(),
+                listed: None,
+                within: None,
+            };
         }
         self.last.clone()
     }
@@ -423,6 +513,7 @@ pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
             mark: head.newest_mark,
             cursor,
             listed: None,
+            within: None,
         });
     }
     Ok(ResumePoint::at(feed.latest().await?))

@@ -1,5 +1,7 @@
 //! The table of contents: every RPC of the data service, one expression each.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
@@ -22,7 +24,7 @@ pub struct Connector {
     pub changes: Changes,
     pub sharing: Sharing,
     pub raw_api: RawApi,
-    pub events: Events,
+    pub events: Arc<Events>,
     pub about: About,
 }
 

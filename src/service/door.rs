@@ -1,10 +1,7 @@
 //! How a body gets from a request to Dropbox: which parameter, with which rights, inside which jail, through which gate.
 //! After `enter` there is no permission check anywhere.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::task::TaskTracker;
@@ -22,7 +19,7 @@ use crate::{
         path::{ItemPath, Jail},
     },
     credentials::{Ask, Ending, Opened, Resolver},
-    dropbox::{ActAs, Answer, Caller, CommitRoute, Rate, Root, Route, Turn, routes},
+    dropbox::{ActAs, Answer, Caller, CommitRoute, Rates, Root, Route, Turn, routes},
     engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
@@ -192,14 +189,9 @@ impl Site {
         &self.0.jail
     }
 
-    /// So many bytes of a download were given: how long to wait before more, by the parameter's policy.
-    pub fn pause_down(&self, bytes: usize) -> Duration {
-        self.0.opened.down.as_ref().map_or(Duration::ZERO, |rate| rate.moved(bytes))
-    }
-
-    /// How fast uploads may be read; None: as fast as they come.
-    pub fn rate_up(&self) -> Option<Arc<Rate>> {
-        self.0.opened.up.clone()
+    /// How fast bytes may move, by the parameter's policy as it now is.
+    pub fn rates(&self) -> Rates {
+        self.0.opened.ending.rates()
     }
 
     /// When the parameter may not be used any more.
@@ -285,7 +277,7 @@ impl Site {
         let account = self.0.opened.parameters.account_id();
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
-        gates.turn(&keys, self.deadline()).await
+        gates.turn(self.caller().parameter(), &keys, self.deadline()).await
     }
 
     /// What Dropbox knows of an item.

@@ -1,7 +1,7 @@
 //! `DownloadFile`: header, chunks, trailer. Dropping the stream drops the request to Dropbox.
 
 use dropbox_sdk::types::{files, sharing};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 
@@ -16,6 +16,7 @@ use crate::{
         size,
         transfer::{self as convert, Download as Asked},
     },
+    dropbox::{Due, Rate},
     engine::download::{Download, DownloadRequest, Source, Subject},
     fault::Result,
 };
@@ -35,16 +36,17 @@ impl Transfer {
             Ok((site, download, header))
         });
         let (site, download, header) = opened.await?;
-        let state = Some(Sending { site, call, download, pause: Duration::ZERO, active: Active::new("download") });
+        let (rate, active) = (site.rates().down, Active::new("download"));
+        let state = Some(Sending { site, call, download, rate, due: None, active });
         let rest = stream::unfold(state, |state| async move {
             let mut sending = state?;
-            if !sending.pause.is_zero() {
-                tokio::time::sleep(sending.pause).await;
+            while let Some(left) = sending.due.as_ref().map(Due::left).filter(|left| !left.is_zero()) {
+                tokio::time::sleep(left).await;
             }
             match sending.download.next().await {
                 Ok(Some(piece)) => {
                     sending.active.moved(piece.bytes.len());
-                    sending.pause = sending.site.pause_down(piece.bytes.len());
+                    sending.due = sending.rate.moved(piece.bytes.len());
                     let chunk = api::DownloadChunk {
                         offset: size(piece.offset),
                         crc32c: crc_fast::crc32_iscsi(&piece.bytes),
@@ -73,8 +75,9 @@ struct Sending {
     site: Site,
     call: Call,
     download: Download,
-    /// Before the next chunk, for the parameter's bytes per second.
-    pause: Duration,
+    rate: Arc<Rate>,
+    /// To be paid for before the next chunk, by the parameter's bytes per second.
+    due: Option<Due>,
     active: Active,
 }
 

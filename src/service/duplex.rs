@@ -95,7 +95,8 @@ impl Transfer {
     }
 }
 
-/// Tells `accepted`, then progress as it comes, never more often than it should. Ends when the upload does.
+/// Tells `accepted`, then progress as it comes, never more often than it should and never the same twice. Ends when the upload
+/// does.
 async fn tell(mut watched: watch::Receiver<Progress>, answers: mpsc::Sender<Answer>) {
     let Ok(first) = watched.wait_for(|progress| progress.accepted).await.map(|progress| progress.clone()) else {
         return;
@@ -103,17 +104,20 @@ async fn tell(mut watched: watch::Receiver<Progress>, answers: mpsc::Sender<Answ
     if answers.send(Ok(accepted(&first))).await.is_err() {
         return;
     }
-    let (mut at, mut received) = (Instant::now(), first.received);
+    let (mut at, mut told) = (Instant::now(), first);
     loop {
         if watched.changed().await.is_err() {
             return;
         }
-        let enough = watched.wait_for(|progress| progress.received >= received + PROGRESS_BYTES);
+        let enough = watched.wait_for(|progress| progress.received >= told.received + PROGRESS_BYTES);
         if let Ok(Err(_)) = timeout_at(at + PROGRESS_EVERY, enough).await {
             return;
         }
         let now = watched.borrow_and_update().clone();
-        (at, received) = (Instant::now(), now.received);
+        if now == told {
+            continue;
+        }
+        (at, told) = (Instant::now(), now.clone());
         let progress = api::UploadProgress {
             received_offset: size(now.received),
             persisted_offset: size(now.persisted),
@@ -154,6 +158,9 @@ mod tests {
         let Some(Ok(second)) = told.recv().await else { panic!("an answer") };
         let Some(Payload::Progress(latest)) = second.payload else { panic!("progress") };
         assert_eq!(latest.received_offset, size(3 * PROGRESS_BYTES));
+        // A change that changes nothing is no news.
+        progress.send_modify(|_| {});
+        tokio::time::timeout(2 * PROGRESS_EVERY, told.recv()).await.expect_err("nothing new");
         drop(progress);
         telling.await.unwrap();
     }

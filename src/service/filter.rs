@@ -1,5 +1,7 @@
 //! The filter of a listing: from the request to the engine, and from Dropbox's entries to what the engine looks at.
 
+use std::{sync::Arc, time::SystemTime};
+
 use dbxcase::dbx_strip_prefix_ignore_case;
 use dropbox_sdk::types::files;
 
@@ -14,12 +16,13 @@ use crate::{
 
 /// What a listing lets through; `None`: everything.
 #[derive(Debug, Clone, Default)]
-pub struct Filter(Option<ItemFilter>);
+pub struct Filter(Option<Arc<ItemFilter>>);
 
 /// # Errors
 /// `INVALID_FIELD`.
 pub fn compile(asked: Option<&api::ItemFilter>) -> Result<Filter> {
-    let Some(asked) = asked else { return Ok(Filter(None)) };
+    // An empty one wants everything, too.
+    let Some(asked) = asked.filter(|asked| **asked != api::ItemFilter::default()) else { return Ok(Filter(None)) };
     let mut fields = Fields::new();
     let kinds = asked.kinds.iter().enumerate().flat_map(|(index, kind)| {
         let field = format!("filter.kinds[{index}]");
@@ -66,7 +69,7 @@ pub fn compile(asked: Option<&api::ItemFilter>) -> Result<Filter> {
     }
     fields.accept(())?;
     let filter = filter?;
-    Ok(Filter(Some(filter)))
+    Ok(Filter(Some(Arc::new(filter))))
 }
 
 impl Filter {
@@ -96,42 +99,67 @@ impl Filter {
             files::Metadata::Folder(_) => Kind::Folder,
             files::Metadata::Deleted(_) => Kind::Deleted,
         };
-        self.wants_at(entry, path, kind, base)
+        self.wants_at(&Place { path, kind, measures: Measures::of(entry) }, name(entry), base)
     }
 
-    /// The same for an entry that lies or lay at `path`, and counts as a `kind`.
-    pub fn wants_at(&self, entry: &files::Metadata, path: &str, kind: Kind, base: &str) -> bool {
+    /// The same for an item that lies or lay there. Where nothing tells its path it goes by its name.
+    pub fn wants_at(&self, place: &Place<'_>, name: &str, base: &str) -> bool {
         let Some(filter) = &self.0 else { return true };
-        let below = dbx_strip_prefix_ignore_case(path, base).filter(|rest| rest.starts_with('/'));
-        // Behind a shared link, and in namespaces that are not mounted, only the name is known.
-        let relative = below.map_or(name(entry), |rest| rest.trim_start_matches('/'));
-        if relative.is_empty() {
-            return false;
-        }
-        let depth = u32::try_from(relative.split('/').count()).unwrap_or(u32::MAX);
-        let candidate = match entry {
-            files::Metadata::File(file) => Candidate {
-                path_relative: relative,
-                kind,
-                size: Some(file.size),
-                server_modified: from_dropbox_time(&file.server_modified),
-                client_modified: from_dropbox_time(&file.client_modified),
-                depth,
-            },
-            files::Metadata::Folder(_) | files::Metadata::Deleted(_) => Candidate {
-                path_relative: relative,
-                kind,
-                size: None,
-                server_modified: None,
-                client_modified: None,
-                depth,
-            },
-        };
-        filter.matches(&candidate)
+        let Some((path_relative, depth)) = relative(place.path, name, base) else { return false };
+        filter.matches(&Candidate {
+            path_relative,
+            kind: place.kind,
+            size: place.measures.size,
+            server_modified: place.measures.server_modified,
+            client_modified: place.measures.client_modified,
+            depth,
+        })
+    }
+
+    /// Whether it looks as deep as this, whatever else it wants.
+    pub fn reaches(&self, path: &str, name: &str, base: &str) -> bool {
+        let Some(filter) = &self.0 else { return true };
+        relative(path, name, base).is_some_and(|(_, depth)| filter.reaches(depth))
     }
 }
 
-fn name(entry: &files::Metadata) -> &str {
+/// Where an item is or was, and what it was there.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub path: &'a str,
+    pub kind: Kind,
+    pub measures: Measures,
+}
+
+/// What bounds are about; only files have it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Measures {
+    pub size: Option<u64>,
+    pub server_modified: Option<SystemTime>,
+    pub client_modified: Option<SystemTime>,
+}
+
+impl Measures {
+    pub fn of(entry: &files::Metadata) -> Measures {
+        let files::Metadata::File(file) = entry else { return Measures::default() };
+        Measures {
+            size: Some(file.size),
+            server_modified: from_dropbox_time(&file.server_modified),
+            client_modified: from_dropbox_time(&file.client_modified),
+        }
+    }
+}
+
+/// From the base path on, and how deep; `None` for the base itself.
+fn relative<'a>(path: &'a str, name: &'a str, base: &str) -> Option<(&'a str, u32)> {
+    let below = dbx_strip_prefix_ignore_case(path, base).filter(|rest| rest.starts_with('/'));
+    // Behind a shared link, and in namespaces that are not mounted, only the name is known.
+    let relative = below.map_or(name, |rest| rest.trim_start_matches('/'));
+    let depth = u32::try_from(relative.split('/').count()).unwrap_or(u32::MAX);
+    (!relative.is_empty()).then_some((relative, depth))
+}
+
+pub fn name(entry: &files::Metadata) -> &str {
     match entry {
         files::Metadata::File(file) => &file.name,
         files::Metadata::Folder(folder) => &folder.name,

@@ -18,7 +18,7 @@ use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
     credentials::Ending,
-    dropbox::Rate,
+    dropbox::{Due, Rate},
     engine::{parts::Frame, upload::Leaving},
     fault::{Fault, Reason, Result},
     limits::RATE_ALIVE,
@@ -91,14 +91,27 @@ pub struct Frames<M> {
 
 /// Until the next frame may be read, and until it is time to say that the stream is there.
 struct Pause {
-    over: Pin<Box<Sleep>>,
+    due: Due,
+    look: Pin<Box<Sleep>>,
     alive: Pin<Box<Sleep>>,
 }
 
 impl Pause {
-    fn new(span: Duration) -> Pause {
+    fn new(due: Due) -> Pause {
         let sleep = |span| Box::pin(tokio::time::sleep(span));
-        Pause { over: sleep(span), alive: sleep(RATE_ALIVE) }
+        Pause { look: sleep(due.left()), alive: sleep(RATE_ALIVE), due }
+    }
+
+    /// Ready once what was read is paid for.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.look.as_mut().poll(context));
+            let left = self.due.left();
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            self.look.as_mut().reset(Instant::now() + left);
+        }
     }
 }
 
@@ -121,8 +134,8 @@ impl<M: Message> Frames<M> {
     }
 
     /// From here on it is read no faster than this.
-    pub fn slow_down(&mut self, rate: Option<Arc<Rate>>) {
-        self.rate = rate;
+    pub fn slow_down(&mut self, rate: Arc<Rate>) {
+        self.rate = Some(rate);
     }
 
     /// What the metrics say of this upload.
@@ -222,7 +235,7 @@ impl<M: Message> Stream for Frames<M> {
             return Poll::Ready(Some(Err(fault)));
         }
         if let Some(pause) = &mut this.pause {
-            if pause.over.as_mut().poll(context).is_pending() {
+            if pause.poll_over(context).is_pending() {
                 ready!(pause.alive.as_mut().poll(context));
                 pause.alive.as_mut().reset(Instant::now() + RATE_ALIVE);
                 // The caller is not silent: it waits for us.
@@ -255,8 +268,7 @@ impl<M: Message> Stream for Frames<M> {
             Ok(Frame::Finish { .. }) => this.finished = true,
             Ok(Frame::Chunk { bytes, .. }) => {
                 this.active.moved(bytes.len());
-                let span = this.rate.as_ref().map_or(Duration::ZERO, |rate| rate.moved(bytes.len()));
-                this.pause = (!span.is_zero()).then(|| Pause::new(span));
+                this.pause = this.rate.as_ref().and_then(|rate| rate.moved(bytes.len())).map(Pause::new);
             }
             Err(_) => {}
         }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use tracing::Instrument as _;
 use super::{
     audit,
     call::{Call, Facts},
+    doze::Doze,
     listener::Peer,
     open_calls::{Entered, OpenCalls},
     opening::{Coding, Opening},
@@ -307,7 +308,7 @@ fn watch(mut response: Response<Body>, call: &Call, end: End) -> Response<Body> 
     // Uploads heed it among their frames, so that what they have sent is settled and told.
     let reads = READING_STREAMS.contains(&call.method());
     let ending = call.facts().ending.get().filter(|_| reads).cloned();
-    let taken_away = ending.map(|ending| Box::pin(ending.ended()) as BoxFuture<'static, Fault>);
+    let taken_away = ending.map(|ending| Doze::new(ending.ended()));
     response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, taken_away, end }))
 }
 
@@ -317,7 +318,7 @@ struct Watched {
     inner: Option<Body>,
     overdue: Option<Pin<Box<tokio::time::Sleep>>>,
     /// The application parameter may not be used any more.
-    taken_away: Option<BoxFuture<'static, Fault>>,
+    taken_away: Option<Doze<Fault>>,
     end: End,
 }
 
@@ -333,7 +334,7 @@ impl http_body::Body for Watched {
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         let late = this.overdue.as_mut().is_some_and(|overdue| overdue.as_mut().poll(context).is_ready());
         let late = late.then(|| too_late(&this.end.call));
-        let stop = late.or_else(|| match this.taken_away.as_mut()?.as_mut().poll(context) {
+        let stop = late.or_else(|| match this.taken_away.as_mut()?.poll_unpin(context) {
             Poll::Ready(fault) => Some(fault),
             Poll::Pending => None,
         });

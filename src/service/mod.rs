@@ -10,6 +10,7 @@ mod changes;
 mod connector;
 mod door;
 mod download;
+mod doze;
 mod duplex;
 mod events;
 mod filter;
@@ -129,7 +130,7 @@ impl Doors {
             changes: Changes { door: door.clone() },
             sharing: Sharing { door: door.clone() },
             raw_api: RawApi { door: door.clone() },
-            events: Events::new(door.clone(), hub, config.max_watches, config.max_stream_age, draining.clone()),
+            events: Events::new(door.clone(), hub, config.max_watches, config.max_stream_age, draining.clone()).into(),
             about: About::new(&config, started_at),
         };
         Doors {

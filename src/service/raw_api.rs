@@ -138,7 +138,8 @@ fn told(asked: &api::CallApiRequest, path: &str, answer: Answer<Box<RawValue>>) 
     let bytes = result.as_ref().map_or(text.len(), prost::Message::encoded_len);
     if bytes > RAW_RESULT_BYTES_MAX {
         let text = format!("the result has {bytes} bytes, more than {RAW_RESULT_BYTES_MAX}");
-        return Err(Fault::new(Reason::RawResponseTooLarge, text).fact("dropboxRoute", path).fact("bytes", bytes));
+        let fault = Fault::new(Reason::RawResponseTooLarge, text).fact("limitBytes", RAW_RESULT_BYTES_MAX);
+        return Err(fault.fact("dropboxRoute", path).fact("bytes", bytes));
     }
     let result = result.map_or_else(|| Told::ResultJson(text.to_owned()), Told::ResultValue);
     Ok(api::CallApiResponse {

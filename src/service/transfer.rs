@@ -167,7 +167,7 @@ impl Transfer {
         let upload_id = if let Opening::Resume(upload_id) = &opening { upload_id.clone() } else { String::new() };
         let account = account(&site);
         frames.heed(site.ending());
-        frames.slow_down(site.rate_up());
+        frames.slow_down(site.rates().up);
         let outcome =
             self.uploads.run(site.caller(), &account, opening, arrival, frames, progress, M::HALF_CLOSES).await;
         let answer = match outcome.map_err(|fault| site.told(fault))? {

@@ -85,7 +85,8 @@ impl Store {
         let open = query("SELECT COUNT(*) AS open FROM authorizations").fetch_one(&mut tx).await?;
         if open.get::<i64>("open")? >= AUTHORIZATIONS_MAX {
             let text = "too many authorizations are under way; complete some, or wait until they expire";
-            return Err(Fault::new(Reason::ConnectorBusy, text).retry_after(BUSY_RETRY));
+            let busy = Fault::new(Reason::ConnectorBusy, text).fact("limit", "max_open_authorizations");
+            return Err(busy.retry_after(BUSY_RETRY));
         }
         query("INSERT INTO authorizations (state_digest, sealed, expires_at) VALUES ($1, $2, $3)")
             .bind(digest)

@@ -102,6 +102,8 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EventsSwept {
     pub entries: u64,
+    /// Rows that said what was so before entries that were swept.
+    pub past: u64,
     pub scopes: u64,
     pub checkpoints: u64,
 }
@@ -313,6 +315,7 @@ impl Store {
                 break;
             }
         }
+        swept.past = self.sweep_index_past().await?;
         swept.scopes = self.sweep_scopes(now - millis_of(SCOPE_KEPT)).await?;
         let sql = "DELETE FROM event_checkpoints WHERE touched_at <= $1";
         swept.checkpoints = query(sql).bind(now - millis_of(CHECKPOINT_KEPT)).execute(&self.0.pools.durable).await?;
@@ -360,6 +363,8 @@ impl Store {
             let id: i64 = row.get("id")?;
             for sql in [
                 "DELETE FROM index_items WHERE scope = $1 AND n IN (SELECT n FROM index_items WHERE scope = $1 LIMIT $2)",
+                "DELETE FROM index_past WHERE scope = $1 AND (n, until) IN
+                 (SELECT n, until FROM index_past WHERE scope = $1 LIMIT $2)",
                 "DELETE FROM event_log WHERE scope = $1 AND sequence IN
                  (SELECT sequence FROM event_log WHERE scope = $1 LIMIT $2)",
                 "DELETE FROM event_drains WHERE scope = $1 AND drain IN
@@ -377,6 +382,10 @@ impl Store {
     /// When something happened, as rows say it.
     pub fn stamp(at: SystemTime) -> i64 {
         millis(at)
+    }
+
+    pub fn stamped(stamp: i64) -> SystemTime {
+        time(stamp)
     }
 }
 
@@ -415,7 +424,7 @@ pub(crate) mod kill {
         LEFT.set(places);
     }
 
-    pub(super) fn here() -> Result<()> {
+    pub(in crate::store) fn here() -> Result<()> {
         match LEFT.get() {
             Some(0) => {
                 LEFT.set(None);

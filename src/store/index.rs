@@ -5,8 +5,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ROWS_MAX, Store,
+    Store,
     database::{On, Pool, Row, Tx, query},
+    facts::{self, Facts},
 };
 use crate::fault::{Fault, Result};
 
@@ -16,35 +17,77 @@ pub const INDEX_ROOT: i64 = 1;
 pub const INDEX_TRASH: i64 = -1;
 
 /// One item of an index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexRow {
     pub n: i64,
-    #[serde(rename = "p")]
     pub parent: i64,
     /// In lower case, as Dropbox lowers it.
-    #[serde(rename = "m")]
     pub name: String,
     /// In its own case, where that differs.
-    #[serde(rename = "d")]
     pub display: Option<String>,
     /// Without `id:`.
-    #[serde(rename = "i")]
     pub id: Option<String>,
     /// Of a file its revision; of a folder how it is shared.
-    #[serde(rename = "r")]
     pub rev: Option<String>,
-    /// The beginning of a file's content hash.
-    #[serde(rename = "h")]
+    /// Of a file, if Dropbox gave one.
     pub hash: Option<String>,
+    /// Of a file.
+    pub facts: Option<Facts>,
     /// 0: a file; 1: a folder.
-    #[serde(rename = "k")]
     pub kind: i64,
     /// Grows with each entry: when it was last seen.
-    #[serde(rename = "s")]
     pub stamp: i64,
     /// The stamp at which it, and what lies beneath, was said to be gone; negative: from there its sharing changed.
-    #[serde(rename = "g")]
     pub gone: Option<i64>,
+    /// The number of the log's entry from which on it is as it is here; 0: since the log knows of it.
+    pub since: i64,
+}
+
+/// An item as it was before an entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastRow {
+    pub row: IndexRow,
+    /// The number of that entry.
+    pub until: i64,
+}
+
+/// A row as the statements that write it take it.
+#[derive(Serialize)]
+struct Written<'a> {
+    n: i64,
+    p: i64,
+    m: &'a str,
+    d: Option<&'a str>,
+    i: Option<&'a str>,
+    r: Option<&'a str>,
+    /// In hexadecimal.
+    f: Option<String>,
+    k: i64,
+    s: i64,
+    g: Option<i64>,
+    q: i64,
+    u: i64,
+}
+
+impl<'a> Written<'a> {
+    fn of(row: &'a IndexRow, until: i64) -> Written<'a> {
+        let rev = row.rev.as_deref();
+        let packed = row.facts.as_ref().map(|facts| hex::encode(facts::pack(rev, row.hash.as_deref(), facts)));
+        Written {
+            n: row.n,
+            p: row.parent,
+            m: &row.name,
+            d: row.display.as_deref(),
+            i: row.id.as_deref(),
+            r: rev.filter(|_| packed.is_none()),
+            f: packed,
+            k: row.kind,
+            s: row.stamp,
+            g: row.gone,
+            q: row.since,
+            u: until,
+        }
+    }
 }
 
 /// An addition that is told later.
@@ -67,7 +110,11 @@ pub struct IndexWrites {
     pub unwait_all: bool,
     /// Additions that wait at these paths, or also under them, are dropped.
     pub unwait: Vec<(String, bool)>,
+    /// Additions of these items that wait are dropped, wherever they are to go.
+    pub unwait_ids: Vec<String>,
     pub put: Vec<IndexRow>,
+    /// What was so before this step told otherwise.
+    pub past: Vec<PastRow>,
     pub wait: Vec<WaitingRow>,
     /// Under the row of this number what was not seen since this stamp is gone, and folders are to be looked into.
     pub sweep: Vec<(i64, i64)>,
@@ -87,7 +134,7 @@ struct Sweep {
 
 macro_rules! columns {
     () => {
-        "i.n, i.parent, i.name, i.display, i.id, i.rev, i.hash, i.kind, i.stamp, i.gone"
+        "i.n, i.parent, i.name, i.display, i.id, i.rev, i.facts, i.kind, i.stamp, i.gone, i.since"
     };
 }
 
@@ -239,32 +286,9 @@ impl Store {
         rows.iter().map(waiting).collect()
     }
 
-    /// Removes a portion of what was told to be deleted; false when nothing is left. Nobody reads these rows any more, so it
-    /// needs no lease.
-    ///
-    /// # Errors
-    /// `STORE_UNAVAILABLE`.
-    pub async fn empty_index_trash(&self, scope: i64) -> Result<bool> {
-        let mut tx = self.0.pools.quick.begin().await?;
-        let lifted = query(
-            "UPDATE index_items SET parent = $2, gone = NULL WHERE scope = $1 AND n IN
-             (SELECT c.n FROM index_items t JOIN index_items c ON c.scope = $1 AND c.parent = t.n
-              WHERE t.scope = $1 AND t.parent = $2 LIMIT $3)",
-        );
-        let lifted = lifted.bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX).execute(&mut tx).await?;
-        let mut removed = 0;
-        if lifted == 0 {
-            let sql = "DELETE FROM index_items WHERE scope = $1 AND n IN
-                       (SELECT n FROM index_items WHERE scope = $1 AND parent = $2 LIMIT $3)";
-            removed = query(sql).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX).execute(&mut tx).await?;
-        }
-        tx.commit().await?;
-        Ok(lifted > 0 || removed > 0)
-    }
-
     pub(super) async fn write_index(&self, tx: &mut Tx, scope: i64, writes: &IndexWrites) -> Result<()> {
         if writes.forget {
-            let sql = "UPDATE index_items SET parent = $2, gone = NULL WHERE scope = $1 AND (n = $3 OR parent = $3)";
+            let sql = "UPDATE index_items SET parent = $2, gone = NULL, since = 0 WHERE scope = $1 AND (n = $3 OR parent = $3)";
             query(sql).bind(scope).bind(INDEX_TRASH).bind(INDEX_ROOT).execute(&mut *tx).await?;
             // The next root takes the number again.
             query("DELETE FROM index_items WHERE scope = $1 AND n = $2")
@@ -286,6 +310,14 @@ impl Store {
             );
             query(sql).bind(scope).bind(json(&paths)?).execute(&mut *tx).await?;
         }
+        if !writes.unwait_ids.is_empty() {
+            let sql = self.said(
+                "DELETE FROM event_waiting WHERE scope = $1 AND id IN (SELECT value FROM json_each($2))",
+                "DELETE FROM event_waiting WHERE scope = $1
+                   AND id IN (SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v))",
+            );
+            query(sql).bind(scope).bind(json(&writes.unwait_ids)?).execute(&mut *tx).await?;
+        }
         for (path, _) in writes.unwait.iter().filter(|(_, with_all_under)| *with_all_under) {
             // `0` is the byte after `/`.
             let sql = "DELETE FROM event_waiting WHERE scope = $1 AND path > $2 AND path < $3";
@@ -294,22 +326,28 @@ impl Store {
         }
         if !writes.put.is_empty() {
             let sql = self.said(
-                "INSERT INTO index_items (scope, n, parent, name, display, id, rev, hash, kind, stamp, gone)
+                "INSERT INTO index_items (scope, n, parent, name, display, id, rev, facts, kind, stamp, gone, since)
                  SELECT $1, json_extract(w.value, '$.n'), json_extract(w.value, '$.p'), json_extract(w.value, '$.m'),
                    json_extract(w.value, '$.d'), json_extract(w.value, '$.i'), json_extract(w.value, '$.r'),
-                   json_extract(w.value, '$.h'), json_extract(w.value, '$.k'), json_extract(w.value, '$.s'),
-                   json_extract(w.value, '$.g') FROM json_each($2) AS w WHERE TRUE
+                   unhex(json_extract(w.value, '$.f')), json_extract(w.value, '$.k'), json_extract(w.value, '$.s'),
+                   json_extract(w.value, '$.g'), json_extract(w.value, '$.q') FROM json_each($2) AS w WHERE TRUE
                  ON CONFLICT (scope, n) DO UPDATE SET parent = excluded.parent, name = excluded.name,
-                   display = excluded.display, id = excluded.id, rev = excluded.rev, hash = excluded.hash,
-                   kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone",
-                "INSERT INTO index_items (scope, n, parent, name, display, id, rev, hash, kind, stamp, gone)
-                 SELECT $1, w.n, w.p, w.m, w.d, w.i, w.r, w.h, w.k, w.s, w.g FROM jsonb_to_recordset($2::jsonb)
-                   AS w(n BIGINT, p BIGINT, m TEXT, d TEXT, i TEXT, r TEXT, h TEXT, k BIGINT, s BIGINT, g BIGINT)
+                   display = excluded.display, id = excluded.id, rev = excluded.rev, facts = excluded.facts,
+                   kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone, since = excluded.since",
+                "INSERT INTO index_items (scope, n, parent, name, display, id, rev, facts, kind, stamp, gone, since)
+                 SELECT $1, w.n, w.p, w.m, w.d, w.i, w.r, decode(w.f, 'hex'), w.k, w.s, w.g, w.q
+                   FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, p BIGINT, m TEXT, d TEXT, i TEXT, r TEXT, f TEXT,
+                     k BIGINT, s BIGINT, g BIGINT, q BIGINT)
                  ON CONFLICT (scope, n) DO UPDATE SET parent = excluded.parent, name = excluded.name,
-                   display = excluded.display, id = excluded.id, rev = excluded.rev, hash = excluded.hash,
-                   kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone",
+                   display = excluded.display, id = excluded.id, rev = excluded.rev, facts = excluded.facts,
+                   kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone, since = excluded.since",
             );
-            query(sql).bind(scope).bind(json(&writes.put)?).execute(&mut *tx).await?;
+            let put: Vec<_> = writes.put.iter().map(|row| Written::of(row, 0)).collect();
+            query(sql).bind(scope).bind(json(&put)?).execute(&mut *tx).await?;
+        }
+        if !writes.past.is_empty() {
+            let past: Vec<_> = writes.past.iter().map(|past| Written::of(&past.row, past.until)).collect();
+            self.write_index_past(tx, scope, json(&past)?).await?;
         }
         if !writes.wait.is_empty() {
             let sql = self.said(
@@ -352,21 +390,28 @@ impl Store {
     }
 }
 
-fn json<T: Serialize>(list: &T) -> Result<String> {
+pub(super) fn json<T: Serialize>(list: &T) -> Result<String> {
     serde_json::to_string(list).map_err(|error| Fault::bug("rows cannot be written as JSON").source(error))
 }
 
-fn item(row: &Row) -> Result<IndexRow> {
+pub(super) fn item(row: &Row) -> Result<IndexRow> {
+    let packed: Option<Vec<u8>> = row.get("facts")?;
+    let (rev, hash, facts) = match packed.as_deref().and_then(facts::unpack) {
+        Some(unpacked) => (unpacked.rev, unpacked.hash, Some(unpacked.facts)),
+        None => (row.get("rev")?, None, None),
+    };
     Ok(IndexRow {
         n: row.get("n")?,
         parent: row.get("parent")?,
         name: row.get("name")?,
         display: row.get("display")?,
         id: row.get("id")?,
-        rev: row.get("rev")?,
-        hash: row.get("hash")?,
+        rev,
+        hash,
+        facts,
         kind: row.get("kind")?,
         stamp: row.get("stamp")?,
         gone: row.get("gone")?,
+        since: row.get("since")?,
     })
 }

@@ -5,8 +5,10 @@
 mod authorizations;
 mod database;
 mod events;
+mod facts;
 mod file;
 mod index;
+mod index_past;
 mod parameters;
 mod place;
 mod proxy;
@@ -35,7 +37,8 @@ use database::{On, Pool, Pools, query};
 #[cfg(test)]
 pub(crate) use events::kill;
 pub use events::{Checkpoint, DrainRow, EventsSwept, LogHead, LogRow, ReadRow, Save, ScopeRow};
-pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, WaitingRow};
+pub use facts::Facts;
+pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, PastRow, WaitingRow};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
 pub use renewals::Lease;

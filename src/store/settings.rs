@@ -45,6 +45,11 @@ impl ParameterId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The same text, shared.
+    pub fn name(&self) -> Arc<str> {
+        self.0.clone()
+    }
 }
 
 impl fmt::Display for ParameterId {

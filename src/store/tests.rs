@@ -17,7 +17,8 @@ use std::{
 use events::{
     a_checkpoint_has_one_holder_and_keeps_its_place, a_log_is_read_behind_a_place_and_swept_by_age_and_number,
     a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else,
-    an_index_is_a_tree_that_is_read_by_place_and_by_id, what_nobody_watches_is_forgotten,
+    an_index_is_a_tree_that_is_read_by_place_and_by_id, what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it,
+    what_nobody_watches_is_forgotten,
 };
 use house::House;
 use transfer::{
@@ -90,6 +91,7 @@ on_both! {
     a_log_is_read_behind_a_place_and_swept_by_age_and_number,
     an_index_is_a_tree_that_is_read_by_place_and_by_id,
     a_checkpoint_has_one_holder_and_keeps_its_place,
+    what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it,
     what_nobody_watches_is_forgotten,
     an_import_and_changes_of_the_same_parameters_wait_for_each_other,
     an_import_displaces_no_other_parameter_unless_it_may,

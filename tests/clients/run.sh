@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Runs every language's conformance checks and, over TLS, its example, a page in a browser, and Kubernetes' way of probing,
-# against connectors with their emulators. Usage: run.sh [WHAT...]; without arguments all: python go typescript java tls browser
-# probe. Takes the built debug binary.
+# Runs every language's conformance checks and, over TLS, its example, a page in a browser, Kubernetes' way of probing, and a
+# channel with the shipped service config before connectors that refuse, drain and die; against connectors with their emulators.
+# Usage: run.sh [WHAT...]; without arguments all: python go typescript java tls browser probe channel. Takes the built debug
+# binary.
 . "$(dirname "$0")/../setup/common.sh"
 
 CHECKS=8 # of each language; a check that did not run counts as failed
 BINARY=${CONNECTOR_BINARY:-target/debug/dropbox-connector}
 [ -x "$BINARY" ] || die "no $BINARY: run cargo build first"
-[ $# -gt 0 ] || set -- python go typescript java tls browser probe
+[ $# -gt 0 ] || set -- python go typescript java tls browser probe channel
 # The origin the page comes from has to be known before the connector starts.
 PAGE_PORT=$("$BIN/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
@@ -165,11 +166,21 @@ run_probe() {
 2 nobody"
 }
 
+# It starts connectors of its own, and ends them in all ways.
+run_channel() {
+    local binary
+    binary=$(realpath "$BINARY")
+    (cd tests/clients/go/channel && GOWORK=off "$BIN/go" vet . \
+        && CONNECTOR_BINARY=$binary GOWORK=off "$BIN/go" test -count=1 -v .) \
+        | sed -nE 's/^--- PASS: Test_([^ ]+).*/ok channel \1/p; s/^--- FAIL: Test_([^ ]+).*/not ok channel \1/p; s/^    .*/&/p'
+}
+
 passed=0 failed=0
 for language in "$@"; do
     expected=$CHECKS
     case $language in
         probe) expected=4 ;;
+        channel) expected=8 && { [ -d clients/go/dropboxconnectorv1 ] || bash tests/clients/generate.sh go || true; } ;;
         tls)
             expected=4
             for name in python typescript; do [ -d "clients/$name/gen" ] || bash tests/clients/generate.sh "$name" || true; done

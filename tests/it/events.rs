@@ -1,6 +1,7 @@
 //! Events end to end: a real server and the emulator, from a change at Dropbox to what a consumer is told.
 
 mod ends;
+mod folders;
 mod model;
 mod pulls;
 mod refusals;

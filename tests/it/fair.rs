@@ -10,6 +10,7 @@ use dropbox_connector::{
     api::v1::{self as pb, download_file_response::Payload},
     emulator::script::{Action, Rule},
 };
+use tokio::task::JoinSet;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::{streams::OpenUpload, *};
@@ -125,7 +126,7 @@ async fn a_tenant_whose_calls_hang_keeps_no_other_waiting() {
     let house = two_tenants(|_| {}).await;
     list(&house, PARAMETER).await.expect("it is known");
     list(&house, OTHER).await.expect("it is known");
-    let places = u64::try_from(house.config().max_requests_per_account).expect("small");
+    let places = share_of_one(&house);
     let hang = Rule { times: Some(places), ..Rule::always("files/list_folder", Action::Stall) };
     house.control().script([hang]).expect("a rule");
     let calls: Vec<_> = (0..3 * places)
@@ -144,6 +145,155 @@ async fn a_tenant_whose_calls_hang_keeps_no_other_waiting() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(calls.iter().all(|call| !call.is_finished()), "the first still hangs");
     calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Of the requests in flight of an account, what one parameter alone may have.
+fn share_of_one(house: &House) -> u64 {
+    u64::try_from(house.config().max_requests_per_account / 8 * 7).expect("small")
+}
+
+/// A house with `p`, and `q` of the same Dropbox account.
+async fn two_on_one_account(edit: impl FnOnce(&mut pb::ApplicationParameter)) -> House {
+    let house = start().await;
+    house.make_parameter(OTHER, edit).await;
+    list(&house, PARAMETER).await.expect("it is known");
+    list(&house, OTHER).await.expect("it is known");
+    house
+}
+
+fn folder(id: &str, path: String) -> pb::CreateFolderRequest {
+    pb::CreateFolderRequest { application_parameter_id: id.into(), path, ..Default::default() }
+}
+
+const FOLDERS: &str = "files/create_folder_v2";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_on_one_account_the_writes_of_one_do_not_wait_for_all_that_the_other_has_queued() {
+    let house = two_on_one_account(|_| {}).await;
+    house.control().script([Rule::always(FOLDERS, Action::Delay { millis: 100 })]).expect("a rule");
+    let writes: Vec<_> = (0..60)
+        .map(|n| {
+            let mut client = house.client();
+            tokio::spawn(async move { client.create_folder(folder(PARAMETER, format!("/p-{n}"))).await })
+        })
+        .collect();
+    // They take half a second, one after the other: time for all to be in the queue.
+    until("five are done", async || house.control().counter(FOLDERS).calls >= 5).await;
+    for n in 0..3 {
+        house.client().create_folder(folder(OTHER, format!("/q-{n}"))).await.expect("made");
+    }
+    let made = house.control().counter(FOLDERS).calls;
+    assert!(made < 30, "it waited for those of the other: {made} calls");
+    for write in writes {
+        write.await.expect("no panic").expect("made in the end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_on_one_account_the_calls_of_one_that_hang_leave_places_to_the_other() {
+    let house = two_on_one_account(|_| {}).await;
+    let places = share_of_one(&house);
+    let hang = Rule::times("files/list_folder", places, Action::Stall);
+    house.control().script([hang]).expect("a rule");
+    let calls: Vec<_> = (0..3 * places)
+        .map(|_| {
+            let mut client = house.client();
+            let request = pb::ListFolderRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
+            tokio::spawn(async move { client.list_folder(request).await })
+        })
+        .collect();
+    until("it has its share", async || house.control().counter("files/list_folder").running as u64 >= places).await;
+    let other = async {
+        for n in 0..20 {
+            list(&house, OTHER).await.expect("answered");
+            house.client().create_folder(folder(OTHER, format!("/q-{n}"))).await.expect("made");
+        }
+    };
+    tokio::time::timeout(PATIENCE, other).await.expect("there are places for the other");
+    assert!(calls.iter().all(|call| !call.is_finished()), "the first still hangs");
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_finds_no_place_for_its_parameter_keeps_the_namespace_to_nobody() {
+    let house = two_on_one_account(|parameter| {
+        parameter.policy = Some(pb::ParameterPolicy { max_concurrency: 1, ..Default::default() });
+    })
+    .await;
+    upload_as(&house, PARAMETER, "/file", &noise(2 * MIB, 1)).await.expect("uploaded");
+    // Its only place is taken by a body that never ends.
+    house.control().script([Rule::always("files/download", Action::StallBody { after_bytes: 1000 })]).expect("a rule");
+    let stalled = open_download(&house, OTHER).await.expect("opened");
+    let mut client = house.client();
+    let waiting = tokio::spawn(async move { client.create_folder(folder(OTHER, "/q".into())).await });
+    let others = async {
+        for n in 0..20 {
+            house.client().create_folder(folder(PARAMETER, format!("/p-{n}"))).await.expect("made");
+        }
+    };
+    tokio::time::timeout(PATIENCE, others).await.expect("the namespace is free for the other");
+    assert!(!waiting.is_finished(), "it has no place");
+    drop(stalled);
+    waiting.await.expect("no panic").expect("made as soon as it has one");
+}
+
+async fn set_rate(house: &House, bytes_per_second: usize) {
+    let max_bytes_per_second = i64::try_from(bytes_per_second).expect("small");
+    let request = pb::UpdateApplicationParameterRequest {
+        application_parameter: Some(pb::ApplicationParameter {
+            application_parameter_id: PARAMETER.into(),
+            policy: Some(pb::ParameterPolicy { max_bytes_per_second, ..Default::default() }),
+            ..Default::default()
+        }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["policy.max_bytes_per_second".into()] }),
+        ..Default::default()
+    };
+    house.admin().await.update_application_parameter(request).await.expect("updated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_rate_holds_for_streams_that_run_and_they_share_it_with_those_that_come() {
+    let house = start().await;
+    let bytes = noise(8 * MIB, 5);
+    // Without a limit when it begins; then with one, shared with an upload that begins later.
+    let mut open = OpenUpload::begin(&house, spec("/first")).await;
+    assert!(open.send_range(&bytes, 0, 4 * MIB).await);
+    set_rate(&house, 2 * MIB).await;
+    list(&house, PARAMETER).await.expect("it was read again");
+    let begun = Instant::now();
+    let rest = async {
+        assert!(open.send_range(&bytes, 4 * MIB, 8 * MIB).await);
+        assert!(open.send(finish()).await);
+        open.answer().await.expect("uploaded");
+    };
+    let (later, ()) = tokio::join!(upload_as(&house, PARAMETER, "/second", &bytes[..4 * MIB]), rest);
+    later.expect("uploaded");
+    assert!(begun.elapsed() >= Duration::from_secs(3), "eight MiB take four seconds: {:?}", begun.elapsed());
+    // One that has hours to wait goes on as soon as the limit is gone.
+    set_rate(&house, 1000).await;
+    list(&house, PARAMETER).await.expect("it was read again");
+    let request = pb::DownloadFileRequest {
+        application_parameter_id: PARAMETER.into(),
+        source: Some(source("/first")),
+        ..Default::default()
+    };
+    let mut download = house.client().download_file(request).await.expect("opened").into_inner();
+    let mut got = 0;
+    while got == 0 {
+        if let Some(Payload::Chunk(chunk)) = download.message().await.expect("well").and_then(|next| next.payload) {
+            got += chunk.data.len();
+        }
+    }
+    set_rate(&house, 0).await;
+    let rest = async {
+        while let Some(message) = download.message().await.expect("well") {
+            if let Some(Payload::Chunk(chunk)) = message.payload {
+                got += chunk.data.len();
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, rest).await.expect("it waits for nothing any more");
+    assert_eq!(got, bytes.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,4 +339,38 @@ async fn a_policy_bounds_the_bytes_of_a_second_each_way_over_all_streams() {
     };
     let refused = house.admin().await.update_application_parameter(request).await.expect_err("negative");
     assert_eq!(reason(&refused), "INVALID_FIELD");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_full_is_told_by_its_name() {
+    let house = start().await;
+    let limits = house.client().get_server_info(pb::GetServerInfoRequest {}).await.expect("info").into_inner().limits;
+    let most = limits.expect("limits").max_waiting_calls;
+    let pause = Rule::once("files/list_folder", Action::TooManyRequests { retry_after: Some(50) });
+    house.control().script([pause]).expect("a rule");
+    let first = house.client();
+    let first = tokio::spawn(async move { first.clone().list_folder(listing()).await });
+    until("the account pauses", || async { house.control().counter("files/list_folder").calls == 1 }).await;
+    // A connection carries 1,024 calls at once, and knows it once it has had an answer.
+    let mut waiting = JoinSet::new();
+    for _ in 0..=most / 1000 {
+        let mut client = house.other_client().await;
+        client.get_server_info(pb::GetServerInfoRequest {}).await.expect("an answer");
+        for _ in 0..1000 {
+            let mut client = client.clone();
+            waiting.spawn(async move { client.list_folder(listing()).await });
+        }
+    }
+    let refused = tokio::time::timeout(PATIENCE, waiting.join_next()).await.expect("one is refused").expect("one");
+    let refused = refused.expect("no panic").expect_err("too many");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "CONNECTOR_BUSY"));
+    assert_eq!(fact(&refused, "limit").as_deref(), Some("max_waiting_calls"));
+    assert!(retry_delay(&refused).is_some());
+    assert_eq!(house.control().counter("files/list_folder").calls, 1, "nobody asked meanwhile");
+    first.abort();
+    waiting.abort_all();
+}
+
+fn listing() -> pb::ListFolderRequest {
+    pb::ListFolderRequest { application_parameter_id: PARAMETER.into(), ..Default::default() }
 }

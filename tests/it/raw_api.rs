@@ -3,7 +3,7 @@
 use dropbox_connector::api::v1::{self as pb, call_api_request::Arg, call_api_response::Result as Told};
 use tonic::Code;
 
-use crate::support::{PARAMETER, reason, start};
+use crate::support::{PARAMETER, fact, reason, start};
 
 fn request(parameter: &str, route: &str) -> pb::CallApiRequest {
     pb::CallApiRequest { application_parameter_id: parameter.into(), route: route.into(), ..Default::default() }
@@ -167,6 +167,7 @@ async fn json_text_keeps_large_numbers_and_values_keep_the_rest() {
         let request = pb::CallApiRequest { result_as_json: as_json, ..text.clone() };
         let status = house.client().call_api(request).await.expect_err("too large");
         assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "RAW_RESPONSE_TOO_LARGE"));
+        assert_eq!(fact(&status, "limitBytes").as_deref(), Some("3670016"));
         assert_eq!(status.metadata().get("grpc-retry-pushback-ms").expect("a trailer"), "-1");
     }
 }

@@ -101,15 +101,15 @@ async fn a_429_is_repeated_even_where_nothing_else_is() {
 }
 
 /// The namespace's gate is free for the others, also when the call looks at it again.
-async fn lets_others_go(bench: &Bench, queue: &Arc<tokio::sync::Mutex<()>>, call: impl Future<Output = Result<()>>) {
+async fn lets_others_go(bench: &Bench, queue: &Fair, call: impl Future<Output = Result<()>>) {
     let mut call = std::pin::pin!(call);
     let bound = Instant::now() + Duration::from_secs(20);
     let others = loop {
         assert!(Instant::now() < bound, "it keeps its turn");
         assert!(futures::poll!(call.as_mut()).is_pending());
-        match queue.clone().try_lock_owned() {
-            Ok(others) => break others,
-            Err(_) => tokio::task::yield_now().await,
+        match queue.try_take("others", 1) {
+            Some(others) => break others,
+            None => tokio::task::yield_now().await,
         }
     };
     let sent = bench.server.seen().len();
@@ -122,7 +122,7 @@ async fn lets_others_go(bench: &Bench, queue: &Arc<tokio::sync::Mutex<()>>, call
     drop(others);
     bench.run(call).await.expect("its turn in the end");
     assert_eq!(bench.server.seen().len(), sent + 1);
-    assert!(queue.try_lock().is_err(), "it has its turn until that is dropped");
+    assert!(queue.try_take("others", 1).is_none(), "it has its turn until that is dropped");
 }
 
 #[tokio::test]
@@ -135,8 +135,8 @@ async fn a_commit_lays_its_turn_down_while_its_account_may_not_send_and_while_it
         (vec![Act::Cut, Act::json(200, DONE)], false),
     ] {
         let bench = Bench::new(script).await;
-        let queue = Arc::new(tokio::sync::Mutex::new(()));
-        let turn = Turn::granted().at(vec![queue.clone()]);
+        let queue = Fair::new(1);
+        let turn = Turn::granted().at("p", vec![queue.clone()]);
         turn.take_up().await;
         if paused {
             bench.transport.pace.lane(&AccountKey::new("dbid:1")).pause(Duration::from_secs(30));
@@ -149,13 +149,13 @@ async fn a_commit_lays_its_turn_down_while_its_account_may_not_send_and_while_it
 #[tokio::test]
 async fn a_commit_behind_one_that_lost_its_turn_takes_it_up_again() {
     let bench = Bench::new(vec![Act::json(429, BUSY).with("Retry-After", "3600"), Act::json(200, FOLDER)]).await;
-    let queue = Arc::new(tokio::sync::Mutex::new(()));
-    let turn = Turn::granted().at(vec![queue.clone()]);
+    let queue = Fair::new(1);
+    let turn = Turn::granted().at("p", vec![queue.clone()]);
     turn.take_up().await;
     let arg = files::DeleteArg::new("/a".to_owned());
     turn.lay_down();
     let _ = bench.caller.commit(&turn, &routes::DELETE, &arg).await.expect_err("limited");
-    assert!(queue.try_lock().is_err(), "nothing is sent without it");
+    assert!(queue.try_take("others", 1).is_none(), "nothing is sent without it");
 }
 
 #[tokio::test]
@@ -268,8 +268,8 @@ async fn a_commit_and_the_end_of_a_session_do_not_wait_for_bodies() {
     let bench = Bench::new(script.to_vec()).await;
     let lane = bench.transport.pace.lane(&AccountKey::new("dbid:1"));
     let mut bodies = Vec::new();
-    for _ in 0..limits::ACCOUNT_BODIES_MAX {
-        bodies.push(lane.enter(true).await.expect("free"));
+    for n in 0..limits::ACCOUNT_BODIES_MAX {
+        bodies.push(lane.enter(&format!("p-{n}"), true).await.expect("free"));
     }
     let (pieces, turn) = ([bytes::Bytes::from_static(b"hello")], Turn::granted());
     let caller = bench.within(Duration::from_secs(5));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::fair::{self, Fair},
+    fair::{self, Fair},
     fault::{Fault, Reason, Result},
     limits,
 };

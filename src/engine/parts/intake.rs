@@ -53,6 +53,9 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             return Err(self.rules.size_mismatch(reached));
         }
         self.next_offset = reached;
+        if let Some(listener) = &self.listener {
+            listener(reached);
+        }
         self.pace.bytes += bytes.len() as u64;
         self.pending = bytes;
         Ok(())

@@ -106,7 +106,11 @@ pub struct PartCutter<S> {
     /// Reading time since the last frame.
     idle: Duration,
     pace: Pace,
+    /// Hears `next_offset` whenever it moves.
+    listener: Option<Listener>,
 }
+
+type Listener = Box<dyn Fn(u64) + Send>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -166,7 +170,14 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             stage: Stage::Reading,
             idle: Duration::ZERO,
             pace: Pace::default(),
+            listener: None,
         })
+    }
+
+    /// `listener` is called with `next_offset` for every chunk that brings it further.
+    #[must_use]
+    pub fn heard_by(self, listener: impl Fn(u64) + Send + 'static) -> Self {
+        Self { listener: Some(Box::new(listener)), ..self }
     }
 
     /// The next part; `None` when the stream has ended and every part was given. The last part comes only after what was

@@ -59,6 +59,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                     Reason::ConnectorBusy,
                     "the upload was too slow while others waited for memory; go on later",
                 )
+                .fact("limit", "transfer_buffer_mib")
                 .retry_after(PACE_RETRY));
             }
         }

@@ -431,6 +431,25 @@ async fn a_keep_alive_starts_the_idle_clock_again() {
 }
 
 #[tokio::test]
+async fn who_listens_hears_of_every_chunk_that_was_taken_and_of_no_other() {
+    let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let frames = vec![
+        chunk(content(5)),
+        chunk(Bytes::new()),
+        // Known already, wholly and in part.
+        chunk_at(2, content(3)),
+        chunk_at(3, content(7)),
+        chunk_at(20, content(1)),
+    ];
+    let blocks = budget();
+    let hears = heard.clone();
+    let mut cutter = cutter(stream::iter(frames), &blocks, Rules::default())
+        .heard_by(move |received| hears.lock().expect("no panic").push(received));
+    assert_eq!(cutter.next().await.expect_err("a gap").reason(), Reason::OffsetGap);
+    assert_eq!(*heard.lock().expect("no panic"), [5, 10]);
+}
+
+#[tokio::test]
 async fn a_dribbler_ends_when_others_wait_for_memory_and_only_then() {
     let blocks = budget();
     for others_wait in [false, true] {
@@ -452,8 +471,8 @@ async fn a_dribbler_ends_when_others_wait_for_memory_and_only_then() {
         assert_eq!(ended.is_some(), others_wait);
         if let Some(ended) = ended {
             let fault = ended.expect_err("too slow");
-            assert_eq!(fault.reason(), Reason::ConnectorBusy);
-            assert!(fault.retry_delay().is_some());
+            assert_eq!((fault.reason(), fault.get("limit")), (Reason::ConnectorBusy, Some("transfer_buffer_mib")));
+            assert_eq!(fault.retry_delay(), Some(crate::limits::PACE_RETRY));
         }
         drop(held);
     }

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    engine::{
-        blocks::{self, Blocks},
-        fair::{Fair, Held},
-    },
+    engine::blocks::{self, Blocks},
+    fair::{Fair, Held},
     fault::{Fault, Reason, Result},
     limits,
 };

@@ -210,7 +210,7 @@ impl Shared {
 
     async fn turn(&self, caller: &Caller, account: &Account<'_>, spec: &UploadSpec) -> Result<Turn> {
         let key = self.gates.key_for(account.owner.account, caller.root(), &spec.path);
-        self.gates.turn(&[key], caller.deadline()).await
+        self.gates.turn(caller.parameter(), &[key], caller.deadline()).await
     }
 
     /// Dropbox's hash must be ours. A mismatch here is told with the revision that was written; nothing is undone.

@@ -147,7 +147,8 @@ impl<'a> Run<'a> {
             self.account.parameter,
             self.rules()?,
             self.shared.clock.clone(),
-        )?;
+        )?
+        .heard_by(tell_received(self.progress.clone()));
         let mut last = None;
         let failure = loop {
             match self.next_part(&mut cutter).await {
@@ -222,8 +223,8 @@ impl<'a> Run<'a> {
                 }
             }
         };
-        let received = cutter.next_offset();
-        self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.received, received) != received);
+        // What came in behind the last step is told with the end of a part.
+        self.progress.send_modify(|progress| progress.received = cutter.next_offset());
         next
     }
 
@@ -390,6 +391,18 @@ impl<'a> Run<'a> {
             return if gap { fault.fact("persistedOffset", 0) } else { fault };
         };
         located(fault, &record.upload_id, self.progress.borrow().persisted)
+    }
+}
+
+/// Keeps what has come in where the caller can be told of it; wakes who tells it now and then.
+fn tell_received(progress: watch::Sender<Progress>) -> impl Fn(u64) + Send + 'static {
+    move |received| {
+        progress.send_if_modified(|progress| {
+            let step = limits::PROGRESS_STEP_BYTES;
+            let news = received / step != progress.received / step;
+            progress.received = received;
+            news
+        });
     }
 }
 

@@ -5,6 +5,9 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::emulator::{DeltaOrder, control::Control};
 
+/// Of everything as it is told, of everything one by one, of some.
+const LISTENERS: usize = 3;
+
 /// One step of a story.
 #[derive(Debug, Clone)]
 pub(super) enum Act {
@@ -14,10 +17,10 @@ pub(super) enum Act {
     News,
     /// The poller takes a step; the process ends at the place in the store so many places ahead.
     Step { killed: Option<u32> },
-    /// The watcher hears of so much; it ends behind one of these, before it has kept its place.
-    Hear { most: usize, ends_at: Option<usize> },
-    /// The watcher ends.
-    Leave,
+    /// One who listens hears of so much, and dies behind one of these, before it has kept its place.
+    Hear { who: usize, most: usize, dies_at: Option<usize> },
+    /// One who listens goes away, and comes back another time.
+    Leave { who: usize },
     /// The process ends, and comes back.
     Restart,
     /// Dropbox forgets every cursor.
@@ -111,12 +114,13 @@ pub(super) fn story(seed: u64) -> Vec<Act> {
         acts.push(match dice.random_range(0..100) {
             0..=33 => Act::Do(Deed::new(dice)),
             34..=42 => Act::News,
-            43..=69 => Act::Step { killed: dice.random_bool(0.2).then(|| dice.random_range(0..4)) },
+            43..=69 => Act::Step { killed: dice.random_bool(0.2).then(|| dice.random_range(0..6)) },
             70..=89 => {
                 let most = dice.random_range(1..20);
-                Act::Hear { most, ends_at: dice.random_bool(0.2).then(|| dice.random_range(0..most)) }
+                let dies_at = dice.random_bool(0.2).then(|| dice.random_range(0..most));
+                Act::Hear { who: dice.random_range(0..LISTENERS), most, dies_at }
             }
-            90 | 91 => Act::Leave,
+            90 | 91 => Act::Leave { who: dice.random_range(0..LISTENERS) },
             92 => Act::Restart,
             93 => Act::Reset,
             94 => Act::Sweep,

@@ -18,34 +18,20 @@ use futures::FutureExt as _;
 
 use super::{
     acts::{self, Act},
+    listener::{Listener, Met},
     oracle::Oracle,
-    truth::Mirror,
 };
 use crate::{
     clock::ManualClock,
     events::{
-        Basis, Happening, Options, ResumePoint, Resync, Scope, Start, Watcher,
+        Scope,
         feed::Feed,
         poller::{Poller, Step},
     },
-    fault::{Fault, Reason},
     limits::EVENT_LOG_AGE,
     seal::KeyRing,
     store::{ParameterId, Store, kill},
 };
-
-/// What a run has come across; a test that never meets the rare is no test.
-#[derive(Debug, Default, Clone, Copy)]
-struct Met {
-    indexed: usize,
-    inferred: usize,
-    synthetic: usize,
-    kills: usize,
-    differences: usize,
-    snapshots: usize,
-    resumed: usize,
-    failures: usize,
-}
 
 struct Story {
     oracle: Arc<Oracle>,
@@ -54,10 +40,7 @@ struct Story {
     scope: Scope,
     feed: Arc<Feed>,
     poller: Poller,
-    watcher: Option<Watcher>,
-    mirror: Mirror,
-    token: Option<Arc<str>>,
-    newest: (i64, i64),
+    listeners: Vec<Listener>,
     met: Met,
     trace: bool,
 }
@@ -78,7 +61,9 @@ impl Story {
             raw: false,
         };
         let (feed, poller) = open(&scope, store, &oracle).await;
-        let (mirror, met) = (Mirror::default(), Met::default());
+        let some = usize::try_from(seed % 4).unwrap();
+        let listeners =
+            vec![Listener::whole(trace), Listener::of_everything_one_by_one(trace), Listener::of_some(some, trace)];
         Story {
             oracle,
             store: store.clone(),
@@ -86,11 +71,8 @@ impl Story {
             scope,
             feed,
             poller,
-            watcher: None,
-            mirror,
-            token: None,
-            newest: (0, 0),
-            met,
+            listeners,
+            met: Met::default(),
             trace,
         }
     }
@@ -99,7 +81,7 @@ impl Story {
     async fn restart(&mut self) {
         kill::after(None);
         self.met.kills += 1;
-        self.watcher = None;
+        self.listeners.iter_mut().for_each(Listener::fall);
         (self.feed, self.poller) = open(&self.scope, &self.store, &self.oracle).await;
     }
 
@@ -124,100 +106,17 @@ impl Story {
                 self.restart().await;
                 false
             }
-            Err(fault) => self.passes(&fault),
+            Err(fault) => {
+                self.met.passes(&fault);
+                false
+            }
         }
     }
 
-    /// Dropbox was away: whatever it was is tried again.
-    fn passes(&mut self, fault: &Fault) -> bool {
-        assert!(fault.retry_delay().is_some(), "{fault:?}");
-        self.met.failures += 1;
-        false
-    }
-
-    async fn watch(&mut self) -> bool {
-        if self.watcher.is_some() {
-            return true;
-        }
-        let start = match &self.token {
-            None => Start::Snapshot,
-            Some(token) => {
-                self.met.resumed += 1;
-                Start::After(ResumePoint::unseal(self.store.keys(), &self.scope, token).unwrap())
-            }
-        };
-        if start == Start::Snapshot {
-            // Whoever had no token begins with nothing.
-            self.mirror = Mirror::default();
-        }
-        let begun = Watcher::begin(self.feed.clone(), 1, start, Options::default()).await;
-        match begun {
-            Ok(watcher) => self.watcher = Some(watcher),
-            Err(fault) if fault.reason() == Reason::CursorReset => {}
-            Err(fault) => _ = self.passes(&fault),
-        }
-        self.watcher.is_some()
-    }
-
-    /// Hears some of what there is; true when there is no more for now.
-    async fn hear(&mut self, most: usize, ends_at: Option<usize>) -> bool {
-        if !self.watch().await {
-            return false;
-        }
-        for number in 0..most {
-            let watcher = self.watcher.as_mut().unwrap();
-            let happening = match watcher.try_next().await {
-                Ok(Some(happening)) => happening,
-                Ok(None) => return true,
-                Err(fault) => return self.passes(&fault),
-            };
-            self.apply(&happening);
-            let token = happening.point().seal(self.store.keys(), &self.scope).unwrap();
-            // The listener dies before it has kept the token: it hears this again.
-            if ends_at == Some(number) {
-                self.watcher = None;
-                return false;
-            }
-            self.token = Some(token);
-        }
-        false
-    }
-
-    fn apply(&mut self, happening: &Happening) {
-        if self.trace {
-            eprintln!("heard {happening:?}");
-        }
-        match happening {
-            Happening::Snapshot { items, .. } => items.iter().for_each(|item| self.mirror.put(item)),
-            Happening::CursorReset { resync: Resync::Snapshot, .. } => {
-                self.met.snapshots += 1;
-                self.mirror = Mirror::default();
-            }
-            Happening::CursorReset { resync: Resync::Differences, .. } => self.met.differences += 1,
-            Happening::Event(entry) => {
-                // What is told twice is known by its id, the epoch and the number of the log.
-                let (epoch, sequence) = (entry.point.epoch, entry.point.sequence);
-                if entry.logged {
-                    if epoch == self.newest.0 && sequence <= self.newest.1 {
-                        return;
-                    }
-                    self.newest = (epoch, sequence);
-                }
-                let change = entry.change().unwrap();
-                match change.basis {
-                    Basis::Inferred => {
-                        self.met.inferred += 1;
-                        self.mirror.put(&change.item);
-                    }
-                    basis => {
-                        let met = if basis == Basis::Index { &mut self.met.indexed } else { &mut self.met.synthetic };
-                        *met += 1;
-                        self.mirror.apply(change);
-                    }
-                }
-            }
-            Happening::Ready(_) | Happening::SnapshotEnd { .. } | Happening::BatchEnd(_) => {}
-        }
+    /// One of those who listen hears some of what there is; true when there is no more for now.
+    async fn hear(&mut self, who: usize, most: usize, dies_at: Option<usize>) -> bool {
+        let Story { listeners, feed, met, .. } = self;
+        listeners[who].hear(feed, most, dies_at, met).await
     }
 
     async fn take(&mut self, act: &Act) {
@@ -232,8 +131,8 @@ impl Story {
                 self.step().await;
                 kill::after(None);
             }
-            Act::Hear { most, ends_at } => _ = self.hear(*most, *ends_at).await,
-            Act::Leave => self.watcher = None,
+            Act::Hear { who, most, dies_at } => _ = self.hear(*who, *most, *dies_at).await,
+            Act::Leave { who } => self.listeners[*who].fall(),
             Act::Restart => self.restart().await,
             Act::Reset => self.oracle.dropbox.control().reset_cursors(),
             Act::Sweep => {
@@ -257,11 +156,16 @@ impl Story {
                     break;
                 }
             }
-            if self.hear(1000, None).await && self.watcher.as_ref().unwrap().is_caught_up() {
+            let mut all = true;
+            for who in 0..self.listeners.len() {
+                all &= self.hear(who, 1000, None).await && self.listeners[who].is_caught_up();
+            }
+            if all {
                 break;
             }
         }
-        assert_eq!(self.mirror.nodes, self.oracle.nodes());
+        let truth = self.oracle.nodes();
+        self.listeners.iter().for_each(|listener| listener.is_right(&truth));
     }
 }
 
@@ -349,19 +253,10 @@ async fn whoever_watches_ends_with_what_is_there_whatever_breaks() {
     for seed in seeds {
         let acts = acts::story(seed);
         let Some(new) = stage.tell(seed, &acts, alone.is_some()).await else { stage.explain(seed, acts).await };
-        met.indexed += new.indexed;
-        met.inferred += new.inferred;
-        met.synthetic += new.synthetic;
-        met.kills += new.kills;
-        met.differences += new.differences;
-        met.snapshots += new.snapshots;
-        met.resumed += new.resumed;
-        met.failures += new.failures;
+        met.add(new);
     }
     eprintln!("{met:?} in {:?}", begun.elapsed());
-    let Met { indexed, inferred, synthetic, kills, differences, snapshots, resumed, failures } = met;
-    let rare = [indexed, inferred, synthetic, kills, differences, snapshots, resumed, failures];
-    assert!(alone.is_some() || rare.iter().all(|count| *count > 0), "{met:?}");
+    assert!(alone.is_some() || met.all().iter().all(|count| *count > 0), "{met:?}");
 }
 
 #[tokio::test]

@@ -273,7 +273,7 @@ impl Mirror {
 }
 
 /// Path below the watched folder, in lower case.
-pub(super) fn place_of(item: &Metadata) -> String {
+pub(in crate::events) fn place_of(item: &Metadata) -> String {
     let path = match item {
         Metadata::File(file) => &file.path_lower,
         Metadata::Folder(folder) => &folder.path_lower,
@@ -282,11 +282,11 @@ pub(super) fn place_of(item: &Metadata) -> String {
     below(path.as_ref().unwrap())
 }
 
-fn below(path: &str) -> String {
+pub(in crate::events) fn below(path: &str) -> String {
     path.strip_prefix("/w").unwrap().trim_start_matches('/').to_owned()
 }
 
-pub(super) fn node_of(item: &Metadata) -> Node {
+pub(in crate::events) fn node_of(item: &Metadata) -> Node {
     match item {
         Metadata::File(file) => Node { id: file.id.clone(), hash: file.content_hash.clone() },
         Metadata::Folder(folder) => Node { id: folder.id.clone(), hash: None },

@@ -38,7 +38,6 @@ use crate::{
 };
 
 /// The four RPCs of events.
-#[derive(Clone)]
 pub struct Events {
     pub door: Door,
     pub hub: Hub,
@@ -65,35 +64,44 @@ impl Events {
         Events { door, hub, places: Arc::new(Semaphore::new(watches_max)), stream_age, draining, delivered }
     }
 
-    pub async fn watch_events(&self, call: Call, request: api::WatchEventsRequest) -> Result<Answers<Encoded>> {
+    pub async fn watch_events(
+        self: &Arc<Self>,
+        call: Call,
+        request: api::WatchEventsRequest,
+    ) -> Result<Answers<Encoded>> {
         let plan = convert::watch_events(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
+        let wants = &Taste { filter, types: plan.terms.types, base: "".into() };
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
-            Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may").retry_after(DRAINING_RETRY)
+            Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may")
+                .fact("limit", "max_watches")
+                .retry_after(DRAINING_RETRY)
         })?;
         let asked = &plan;
         let begun = self.door.enter(&call, &request, Permissions::default(), |site| async move {
             let scope = scope_at(&site, &asked.path, asked.recursive).await?.raw(asked.terms.raw);
             let poll = asked.poll_interval.map_or(Poll::Longpoll, Poll::Interval);
-            let options = Options { on_reset: on_reset(asked.terms), poll };
-            let watcher = self.hub.watch(scope.clone(), self.start(&scope, asked)?, options).await?;
-            Ok((site, scope, watcher))
+            let options = Options { on_reset: on_reset(asked.terms), poll, expand: wants.expands(asked.terms) };
+            let start = self.start(&scope, asked)?;
+            Ok((site, self.hub.watch(scope, start, options).await?))
         });
-        let (site, scope, watcher) = begun.await?;
-        let taste = Taste { filter, types: plan.terms.types, base: scope.path.to_string() };
-        Ok(Watch::new(self, call, site, scope, watcher, taste, &plan, place)?.answers())
+        let (site, watcher) = begun.await?;
+        let taste = Taste { base: watcher.scope().path.clone(), ..wants.clone() };
+        Ok(Watch::new(self, call, site, watcher, taste, &plan, place).answers())
     }
 
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {
         let plan = convert::pull_events(&request)?;
         let filter = filter::compile(request.filter.as_ref())?;
-        let options = Options { on_reset: on_reset(plan.terms), poll: Poll::Longpoll };
-        let (plan, filter, asked, call_here) = (&plan, &filter, &request, &call);
+        let wants = Taste { filter, types: plan.terms.types, base: "".into() };
+        let expand = wants.expands(plan.terms);
+        let options = Options { on_reset: on_reset(plan.terms), poll: Poll::Longpoll, expand };
+        let (plan, wants, asked, call_here) = (&plan, &wants, &request, &call);
         self.door
             .enter(&call, &request, Permissions::default(), |site| async move {
                 let scope = self.folder_scope(&site, &asked.resume_token)?.raw(plan.terms.raw);
                 let start = Start::After(self.hub.unseal(&scope, &asked.resume_token)?);
-                let taste = Taste { filter: filter.clone(), types: plan.terms.types, base: scope.path.to_string() };
+                let taste = Taste { base: scope.path.clone(), ..wants.clone() };
                 let begun_at = self.door.clock.now();
                 let mut watcher = self.hub.watch(scope.clone(), start, options).await?;
                 let clock = &self.door.clock;

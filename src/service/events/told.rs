@@ -1,30 +1,43 @@
 //! A change as one caller is told it: whether they want it, and how the proto says it.
 
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
 use dropbox_sdk::types::files;
 
 use crate::{
     api::v1 as api,
     convert::{
-        events::Types,
+        events::{Terms, Types},
         items::{self, paths},
         path::Jail,
-        timestamp,
+        size, timestamp,
     },
     engine::filter::Kind,
-    events::{Basis, Change, ChangeKind, Entry, ItemKind},
-    service::filter::Filter,
+    events::{Basis, Before, Change, ChangeKind, Entry, ItemKind},
+    service::filter::{self, Filter, Measures, Place},
 };
 
 /// Which changes a caller wants.
+#[derive(Clone)]
 pub(super) struct Taste {
     pub filter: Filter,
     pub types: Types,
     /// What globs count from.
-    pub base: String,
+    pub base: Arc<str>,
 }
 
 impl Taste {
-    /// A move is wanted for where the item is, and for where it was.
+    /// Whether what a folder held is to be told one by one: it was asked for, or the folder's event may be hidden.
+    pub fn expands(&self, terms: Terms) -> bool {
+        let told = self.types.holds(api::EventType::Moved) || self.types.holds(api::EventType::Deleted);
+        told && !terms.raw && (terms.expand_folders || !self.filter.is_open())
+    }
+
+    /// A change is wanted for what the item is and for what it was: whoever hears only of some items hears when one of them
+    /// leaves.
     pub fn wants(&self, change: &Change) -> bool {
         if !self.types.holds(change_type(change.kind)) {
             return false;
@@ -32,21 +45,42 @@ impl Taste {
         if self.filter.is_open() {
             return true;
         }
-        let kinds: &[Kind] = match (change.item_kind, change.kind) {
-            (ItemKind::File, ChangeKind::Deleted) => &[Kind::File, Kind::Deleted],
-            (ItemKind::Folder, ChangeKind::Deleted) => &[Kind::Folder, Kind::Deleted],
-            (ItemKind::File, _) => &[Kind::File],
-            (ItemKind::Folder, _) => &[Kind::Folder],
-            // Nobody knows what it was: whoever wants either hears of it.
-            (ItemKind::Unknown, _) => &[Kind::Deleted, Kind::File, Kind::Folder],
+        let (now, name) = (path(&change.item), filter::name(&change.item));
+        let is_deleted = change.kind == ChangeKind::Deleted;
+        let kinds: &[Kind] = match (change.item_kind, is_deleted) {
+            (ItemKind::File, true) => &[Kind::File, Kind::Deleted],
+            (ItemKind::Folder, true) => &[Kind::Folder, Kind::Deleted],
+            (ItemKind::File, false) => &[Kind::File],
+            (ItemKind::Folder, false) => &[Kind::Folder],
+            // Nobody knows what it was, nor what it held: it stands for whatever a filter may have let through.
+            (ItemKind::Unknown, _) => return self.filter.reaches(now, name, &self.base),
         };
-        let at = |path: &str| kinds.iter().any(|kind| self.filter.wants_at(&change.item, path, *kind, &self.base));
-        at(path(&change.item)) || change.previous_path.as_deref().is_some_and(at)
+        let at = |path: &str, measures: Measures| {
+            let places = kinds.iter().map(|kind| Place { path, kind: *kind, measures });
+            places.into_iter().any(|place| self.filter.wants_at(&place, name, &self.base))
+        };
+        let is = Measures::of(&change.item);
+        let was = change.before.as_ref().map_or(is, measures);
+        let then = change.previous_path.as_deref().unwrap_or(now);
+        (!is_deleted && at(now, is)) || (change.kind != ChangeKind::Created && at(then, was))
     }
 
     pub fn wants_item(&self, item: &files::Metadata) -> bool {
         self.filter.wants(item, &self.base)
     }
+}
+
+fn measures(before: &Before) -> Measures {
+    Measures {
+        size: Some(before.size),
+        server_modified: time(before.server_modified),
+        client_modified: time(before.client_modified),
+    }
+}
+
+fn time(seconds: i64) -> Option<SystemTime> {
+    let span = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { UNIX_EPOCH.checked_sub(span) } else { UNIX_EPOCH.checked_add(span) }
 }
 
 fn path(item: &files::Metadata) -> &str {
@@ -77,6 +111,10 @@ pub(super) fn change_event(entry: &Entry, change: &Change, jail: &Jail) -> Optio
         deleted.last_kind = item_kind.into();
         deleted.last_id = change.id.clone().unwrap_or_default();
         deleted.last_rev = change.previous_rev.clone().unwrap_or_default();
+        if let Some(before) = &change.before {
+            deleted.last_size = Some(size(before.size));
+            deleted.last_content_hash = before.hash.clone().unwrap_or_default();
+        }
     }
     let previous_path = change.previous_path.as_deref().and_then(|path| jail.relative(path));
     let basis = match change.basis {
@@ -123,6 +161,8 @@ mod tests {
             id: Some("id:a".into()),
             previous_path: previous.map(str::to_owned),
             previous_rev: None,
+            before: None,
+            folder: None,
         }
     }
 

@@ -3,14 +3,13 @@
 
 use std::{
     collections::VecDeque,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dropbox_sdk::types::files;
-use futures::{StreamExt as _, future::BoxFuture, stream};
+use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
@@ -28,20 +27,19 @@ use crate::{
         v1 as api,
     },
     convert::{self, events::WatchPlan},
-    events::{Entry, Happening, Resync, Scope, Watcher},
+    events::{Entry, Happening, ResumePoint, Resync, Watcher},
     fault::{Fault, Reason, Result},
     limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX, STREAM_AGE_SPREAD},
-    service::{call::Call, door::Site, items::Answers, pages},
+    service::{call::Call, door::Site, doze::Doze, items::Answers, pages},
 };
 
 /// Items of one message of a snapshot.
 const SNAPSHOT_ITEMS_MAX: usize = 500;
 
 pub(super) struct Watch {
-    events: Events,
+    events: Arc<Events>,
     call: Call,
     site: Site,
-    scope: Scope,
     watcher: Watcher,
     taste: Taste,
     jail: [u8; 8],
@@ -49,7 +47,7 @@ pub(super) struct Watch {
     /// Made, not sent yet.
     ready: VecDeque<Encoded>,
     /// Behind everything that was made.
-    token: Arc<str>,
+    place: Place,
     /// Something of the batch under way was told.
     told_of_batch: bool,
     /// Items of the snapshot that were told.
@@ -57,68 +55,72 @@ pub(super) struct Watch {
     heartbeat: Duration,
     spoke_at: SystemTime,
     ends_at: SystemTime,
-    timer: BoxFuture<'static, ()>,
+    /// What interrupts the wait for happenings, and when the clock does.
+    interrupt: Doze<Interrupt>,
     timer_at: SystemTime,
-    overdue: Option<Pin<Box<tokio::time::Sleep>>>,
+    overdue: Option<Instant>,
     /// Why it ends, once what is made was sent.
     end: Option<Fault>,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-enum Next {
-    Happening(Result<Happening>),
+/// What a token is made of, when one is needed: most watches never need their own.
+enum Place {
+    Entry(Arc<Entry>),
+    Point(ResumePoint),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Interrupt {
     Timer,
     Overdue,
     Draining,
 }
 
 impl Watch {
-    #[expect(clippy::too_many_arguments, reason = "taken apart at once, made in one place")]
     pub fn new(
-        events: &Events,
+        events: &Arc<Events>,
         call: Call,
         site: Site,
-        scope: Scope,
         watcher: Watcher,
         taste: Taste,
         plan: &WatchPlan,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Watch> {
+        permit: OwnedSemaphorePermit,
+    ) -> Watch {
         let clock = &events.door.clock;
         let now = clock.now();
         let heartbeat = spread(plan.heartbeat, HEARTBEAT_SPREAD);
         let ends_at = now + spread(events.stream_age, STREAM_AGE_SPREAD);
         let timer_at = ends_at.min(now + heartbeat);
         let overdue = call.deadline().map(|deadline| deadline - end_ahead(deadline));
-        let token = events.hub.seal(&scope, &watcher.point())?;
-        Ok(Watch {
+        Watch {
             jail: jail_mark(site.jail().prefix()),
             settling: (!plan.settle.is_zero()).then(|| Settling::new(plan.settle)),
             ready: VecDeque::new(),
-            token,
+            place: Place::Point(watcher.point()),
             told_of_batch: false,
             listed: 0,
             heartbeat,
             spoke_at: now,
             ends_at,
-            timer: clock.sleep_until(timer_at),
+            interrupt: interrupt(events, timer_at, overdue),
             timer_at,
-            overdue: overdue.map(|at: Instant| Box::pin(tokio::time::sleep_until(at.into()))),
+            overdue,
             end: None,
             ended: false,
-            _place: place,
+            _permit: permit,
             events: events.clone(),
             call,
             site,
-            scope,
             watcher,
             taste,
-        })
+        }
     }
 
     pub fn answers(self) -> Answers<Encoded> {
-        stream::unfold(self, |mut watch| async move {
+        // Boxed: it is moved for every message.
+        stream::unfold(Box::new(self), |mut watch| async move {
             let answer = watch.next().await?;
             Some((answer, watch))
         })
@@ -128,6 +130,10 @@ impl Watch {
     async fn next(&mut self) -> Option<Result<Encoded, Status>> {
         loop {
             if let Some(message) = self.ready.pop_front() {
+                if self.ready.is_empty() {
+                    // A quiet watch keeps no room for messages.
+                    self.ready = VecDeque::new();
+                }
                 self.spoke_at = self.events.door.clock.now();
                 return Some(Ok(message));
             }
@@ -138,7 +144,13 @@ impl Watch {
             if self.ended {
                 return None;
             }
-            if let Err(fault) = self.step().await {
+            // What is at hand is said before anything is waited for.
+            let made = match self.watcher.at_hand() {
+                Ok(Some(happening)) => self.happened(happening),
+                Ok(None) => self.step().await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = made {
                 self.end = Some(fault);
             }
         }
@@ -146,27 +158,18 @@ impl Watch {
 
     /// Waits for the next thing and makes what is to be said of it.
     async fn step(&mut self) -> Result<()> {
-        let overdue = async {
-            match &mut self.overdue {
-                Some(overdue) => overdue.await,
-                None => std::future::pending().await,
-            }
-        };
-        let next = tokio::select! {
+        let interrupt = tokio::select! {
             biased;
-            () = self.events.draining.cancelled() => Next::Draining,
-            () = overdue => Next::Overdue,
-            () = &mut self.timer => Next::Timer,
-            happening = self.watcher.next() => Next::Happening(happening),
+            interrupt = &mut self.interrupt => interrupt,
+            happening = self.watcher.next() => return self.happened(happening?),
         };
-        match next {
-            Next::Happening(happening) => self.happened(happening?),
-            Next::Timer => self.look_at_the_clock(),
-            Next::Overdue => {
+        match interrupt {
+            Interrupt::Timer => self.look_at_the_clock(),
+            Interrupt::Overdue => {
                 let text = "the watch ends before its deadline; call again with the last resume_token";
                 self.leave(Fault::new(Reason::DeadlineExceeded, text).retry_after(DRAINING_RETRY))
             }
-            Next::Draining => {
+            Interrupt::Draining => {
                 let fault = Fault::new(Reason::ServerDraining, "this server is going down; call again elsewhere");
                 self.leave(fault.retry_after(DRAINING_RETRY))
             }
@@ -174,64 +177,82 @@ impl Watch {
     }
 
     fn happened(&mut self, happening: Happening) -> Result<()> {
-        let token = self.events.token(&self.scope, &happening)?;
-        match happening {
-            Happening::Event(entry) => return self.event(&entry, token),
-            Happening::Snapshot { items, .. } => return self.snapshot(items, token),
-            Happening::BatchEnd(_) => {
-                if std::mem::take(&mut self.told_of_batch) {
-                    self.say(token.clone(), Payload::BatchEnd(api::BatchEnd {}));
-                }
-            }
-            Happening::Ready(_) => self.say(token.clone(), Payload::Ready(api::WatchReady {})),
-            Happening::SnapshotEnd { .. } => {
+        let (point, payload) = match happening {
+            Happening::Event(entry) => return self.event(entry),
+            Happening::BatchEnd(entry) => return self.batch_end(entry),
+            Happening::Snapshot { items, point } => return self.snapshot(items, point),
+            Happening::Ready(point) => (point, Payload::Ready(api::WatchReady {})),
+            Happening::SnapshotEnd { point, .. } => {
                 let count = std::mem::take(&mut self.listed);
-                self.say(token.clone(), Payload::SnapshotEnd(api::SnapshotEnd { count }));
+                (point, Payload::SnapshotEnd(api::SnapshotEnd { count }))
             }
-            Happening::CursorReset { resync, cause, .. } => {
+            Happening::CursorReset { resync, cause, point } => {
                 let resync = resync == Resync::Differences;
-                self.say(token.clone(), Payload::CursorReset(api::CursorReset { reason: cause, resync }));
+                (point, Payload::CursorReset(api::CursorReset { reason: cause, resync }))
             }
-        }
-        self.token = token;
+        };
+        self.place = Place::Point(point);
+        let token = self.floor()?;
+        self.say(&token, payload);
         Ok(())
     }
 
-    fn event(&mut self, entry: &Arc<Entry>, token: Arc<str>) -> Result<()> {
-        let before = std::mem::replace(&mut self.token, token.clone());
+    fn event(&mut self, entry: Arc<Entry>) -> Result<()> {
+        let before = std::mem::replace(&mut self.place, Place::Entry(entry.clone()));
         let Some(change) = entry.change().filter(|change| self.taste.wants(change)) else { return Ok(()) };
-        if let Some(settling) = &mut self.settling {
-            let Some(told) = told::change_event(entry, change, self.site.jail()) else { return Ok(()) };
+        if self.settling.is_some() {
+            let before = self.sealed(&before)?;
+            let Some(told) = told::change_event(&entry, change, self.site.jail()) else { return Ok(()) };
             let now = self.events.door.clock.now();
-            let due = settling.take(told, before, now);
-            self.tell_settled(due);
+            let due = self.settling.as_mut().map(|settling| settling.take(told, before, now));
+            self.tell_settled(due.unwrap_or_default())?;
             self.wake_by_next_due();
             return Ok(());
         }
-        let known = entry.encoded.get().filter(|bytes| bytes.starts_with(&self.jail));
-        let bytes = match known {
-            Some(bytes) => bytes.clone(),
-            None => {
-                let Some(told) = told::change_event(entry, change, self.site.jail()) else { return Ok(()) };
-                let message = response(&token, Payload::Change(told));
-                let mut bytes = BytesMut::with_capacity(self.jail.len() + message.encoded_len());
-                bytes.put_slice(&self.jail);
-                bytes.put(message.encode_to_vec().as_slice());
-                let bytes: Bytes = bytes.freeze();
-                // Another jail's bytes may be there already: then these are this watcher's alone.
-                let _ = entry.encoded.set(bytes.clone());
-                bytes
-            }
-        };
+        let told = || told::change_event(&entry, change, self.site.jail()).map(Payload::Change);
+        let Some(bytes) = self.shared(&entry, told)? else { return Ok(()) };
         self.told_of_batch = true;
         self.events.count(told::change_type(change.kind));
-        self.ready.push_back(Encoded::ready(bytes.slice(self.jail.len()..)));
+        self.ready.push_back(Encoded::ready(bytes));
         Ok(())
     }
 
+    fn batch_end(&mut self, entry: Arc<Entry>) -> Result<()> {
+        self.place = Place::Entry(entry.clone());
+        if !std::mem::take(&mut self.told_of_batch) {
+            return Ok(());
+        }
+        let payload = Payload::BatchEnd(api::BatchEnd {});
+        if let Some(floor) = self.settling.as_ref().and_then(Settling::floor) {
+            self.say(&floor, payload);
+        } else if let Some(bytes) = self.shared(&entry, || Some(payload))? {
+            self.ready.push_back(Encoded::ready(bytes));
+        }
+        Ok(())
+    }
+
+    /// The message of an entry, made by the first watch that needs it; `None` if there is nothing to say.
+    fn shared(&self, entry: &Entry, payload: impl FnOnce() -> Option<Payload>) -> Result<Option<Bytes>> {
+        let mark = self.jail.as_slice();
+        if let Some(bytes) = entry.encoded.get().filter(|bytes| bytes.starts_with(mark)) {
+            return Ok(Some(bytes.slice(mark.len()..)));
+        }
+        let Some(payload) = payload() else { return Ok(None) };
+        let message = response(&entry.token(&self.events.door.keys, self.watcher.scope())?, payload);
+        let mut bytes = BytesMut::with_capacity(mark.len() + message.encoded_len());
+        bytes.put_slice(mark);
+        bytes.put(message.encode_to_vec().as_slice());
+        let bytes: Bytes = bytes.freeze();
+        // Another jail's bytes may be there already: then these are this watch's alone.
+        let _ = entry.encoded.set(bytes.clone());
+        Ok(Some(bytes.slice(mark.len()..)))
+    }
+
     /// A page of a snapshot, as messages of bounded size. Only the last of them has the page behind it.
-    fn snapshot(&mut self, items: Vec<files::Metadata>, token: Arc<str>) -> Result<()> {
-        let before = std::mem::replace(&mut self.token, token.clone());
+    fn snapshot(&mut self, items: Vec<files::Metadata>, point: ResumePoint) -> Result<()> {
+        let before = self.floor()?;
+        self.place = Place::Point(point);
+        let token = self.floor()?;
         let jail = self.site.jail();
         let wanted = items.into_iter().filter(|item| self.taste.wants_item(item));
         let mut items = wanted.filter_map(|item| convert::items::item(item, jail)).peekable();
@@ -247,7 +268,7 @@ impl Watch {
         let last = messages.len().saturating_sub(1);
         for (index, items) in messages.into_iter().enumerate() {
             self.listed += i64::try_from(items.len()).unwrap_or(i64::MAX);
-            let token = if index == last { token.clone() } else { before.clone() };
+            let token = if index == last { &token } else { &before };
             self.say(token, Payload::Snapshot(api::Snapshot { items }));
         }
         Ok(())
@@ -262,7 +283,7 @@ impl Watch {
         }
         if let Some(settling) = &mut self.settling {
             let due = settling.due(now);
-            self.tell_settled(due);
+            self.tell_settled(due)?;
         }
         if now >= self.spoke_at + self.heartbeat && self.ready.is_empty() {
             let lag = self.watcher.lag();
@@ -272,9 +293,10 @@ impl Watch {
                 lag: Some(convert::duration(lag)),
             };
             if self.settling.as_ref().is_none_or(Settling::is_empty) {
-                self.token = self.events.hub.seal(&self.scope, &self.watcher.point())?;
+                self.place = Place::Point(self.watcher.point());
             }
-            self.say(self.floor(), Payload::Heartbeat(heartbeat));
+            let token = self.floor()?;
+            self.say(&token, Payload::Heartbeat(heartbeat));
             self.spoke_at = now;
         }
         let due = self.settling.as_ref().and_then(Settling::next_due);
@@ -285,7 +307,7 @@ impl Watch {
 
     fn set_timer(&mut self, at: SystemTime) {
         self.timer_at = at;
-        self.timer = self.events.door.clock.sleep_until(at);
+        self.interrupt = interrupt(&self.events, at, self.overdue);
     }
 
     fn wake_by_next_due(&mut self) {
@@ -297,32 +319,61 @@ impl Watch {
     }
 
     /// Events whose paths have been quiet. What still waits is told again to whoever comes back with their token.
-    fn tell_settled(&mut self, due: Vec<api::ChangeEvent>) {
-        let floor = self.floor();
+    fn tell_settled(&mut self, due: Vec<api::ChangeEvent>) -> Result<()> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        let floor = self.floor()?;
         for change in due {
             self.events.count(change.change_type());
             self.told_of_batch = true;
-            self.say(floor.clone(), Payload::Change(change));
+            self.say(&floor, Payload::Change(change));
         }
+        Ok(())
     }
 
     /// The token behind which nothing is left untold.
-    fn floor(&self) -> Arc<str> {
+    fn floor(&self) -> Result<Arc<str>> {
         let waiting = self.settling.as_ref().and_then(Settling::floor);
-        waiting.unwrap_or_else(|| self.token.clone())
+        waiting.map_or_else(|| self.sealed(&self.place), Ok)
+    }
+
+    fn sealed(&self, place: &Place) -> Result<Arc<str>> {
+        match place {
+            Place::Entry(entry) => entry.token(&self.events.door.keys, self.watcher.scope()),
+            Place::Point(point) => self.events.hub.seal(self.watcher.scope(), point),
+        }
     }
 
     /// Says goodbye, then ends with this fault.
     fn leave(&mut self, fault: Fault) -> Result<()> {
-        self.say(self.floor(), Payload::Draining(api::Draining {}));
+        let token = self.floor()?;
+        self.say(&token, Payload::Draining(api::Draining {}));
         self.end = Some(fault);
         Ok(())
     }
 
-    fn say(&mut self, token: Arc<str>, payload: Payload) {
-        let token = self.settling.as_ref().and_then(Settling::floor).unwrap_or(token);
-        self.ready.push_back(Encoded::from(&response(&token, payload)));
+    fn say(&mut self, token: &str, payload: Payload) {
+        self.ready.push_back(Encoded::from(&response(token, payload)));
     }
+}
+
+fn interrupt(events: &Events, timer_at: SystemTime, overdue: Option<Instant>) -> Doze<Interrupt> {
+    let (draining, timer) = (events.draining.clone(), events.door.clock.sleep_until(timer_at));
+    Doze::new(async move {
+        let overdue = async {
+            match overdue {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => Interrupt::Draining,
+            () = overdue => Interrupt::Overdue,
+            () = timer => Interrupt::Timer,
+        }
+    })
 }
 
 fn response(token: &str, payload: Payload) -> WatchEventsResponse {

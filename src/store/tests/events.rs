@@ -27,8 +27,23 @@ fn save(row: &ScopeRow, log: &[i64]) -> Save {
 }
 
 fn row(n: i64, parent: i64, name: &str, id: &str, kind: i64) -> IndexRow {
-    let (display, rev, hash) = (Some(name.to_uppercase()), None, Some("ab".to_owned()));
-    IndexRow { n, parent, name: name.into(), display, id: Some(id.into()), rev, hash, kind, stamp: n, gone: None }
+    let facts =
+        Facts { size: 7, server_modified: 1_700_000_000, client_modified: 1_600_000_000, is_downloadable: true };
+    let is_file = kind == 0;
+    IndexRow {
+        n,
+        parent,
+        name: name.into(),
+        display: Some(name.to_uppercase()),
+        id: Some(id.into()),
+        rev: Some(if is_file { "5f0123456789a".to_owned() } else { "shared".to_owned() }),
+        hash: is_file.then(|| "ab".repeat(32)),
+        facts: is_file.then_some(facts),
+        kind,
+        stamp: n,
+        gone: None,
+        since: 0,
+    }
 }
 
 pub(super) async fn a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else(house: House) {
@@ -173,4 +188,86 @@ pub(super) async fn what_nobody_watches_is_forgotten(house: House) {
     let again = store.scope("key", "uid", 8, "{}").await.unwrap();
     assert_eq!((again.head.newest, again.head.epoch), (0, 8));
     assert!(again.id > made.id, "what belonged to the old one cannot come back");
+}
+
+pub(super) async fn what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it(house: House) {
+    let store = &house.store;
+    let made = store.scope("key", "uid", 5, "{}").await.unwrap();
+    let mut mine = store.lease_scope(made.id, 0).await.unwrap().unwrap();
+    let mut write = async |log: &[i64], index: IndexWrites| {
+        let step = save(&mine, log);
+        assert!(store.save_events(&Save { index, ..step.clone() }).await.unwrap());
+        (mine.version, mine.head) = (mine.version + 1, step.head);
+    };
+    let at = |row: IndexRow, since| IndexRow { since, ..row };
+    let tree = vec![
+        row(1, 0, "", "root", 1),
+        row(2, 1, "docs", "D", 1),
+        row(3, 2, "a", "A", 0),
+        row(4, 2, "deep", "E", 1),
+        row(5, 4, "b", "B", 0),
+    ];
+    write(&[], IndexWrites { put: tree.clone(), ..IndexWrites::default() }).await;
+    // Entry 1 renames a file in the folder, 2 makes another at its place, 3 deletes the folder, 4 comes later.
+    let renamed = IndexRow { name: "z".into(), ..at(tree[2].clone(), 1) };
+    let anew = at(row(6, 2, "a", "F", 0), 2);
+    let trash = IndexRow { parent: INDEX_TRASH, ..at(tree[1].clone(), 3) };
+    let past = |row: &IndexRow, until| PastRow { row: row.clone(), until };
+    let index = IndexWrites { put: vec![renamed], past: vec![past(&tree[2], 1)], ..IndexWrites::default() };
+    write(&[1], index).await;
+    write(&[2], IndexWrites { put: vec![anew], ..IndexWrites::default() }).await;
+    let index = IndexWrites { put: vec![trash], past: vec![past(&tree[1], 3)], ..IndexWrites::default() };
+    write(&[3, 4], index).await;
+    let all = async |then| {
+        let mut found = Vec::new();
+        for parent in [2, 4] {
+            let mut after = String::new();
+            // One at a time: a portion ends anywhere.
+            while let Some(row) = store.index_children_then(made.id, parent, then, &after, 1).await.unwrap().pop() {
+                let again = store.index_row_then(made.id, row.n, then).await.unwrap().expect("it was there");
+                assert_eq!((again.n, &again.name, again.parent, again.facts), (row.n, &row.name, parent, row.facts));
+                after.clone_from(&row.name);
+                found.push((row.n, row.name));
+            }
+        }
+        found
+    };
+    let expected = [
+        (0, vec![(3, "a"), (4, "deep"), (5, "b")]),
+        (1, vec![(4, "deep"), (3, "z"), (5, "b")]),
+        (2, vec![(6, "a"), (4, "deep"), (3, "z"), (5, "b")]),
+    ];
+    let look = async || {
+        for (then, rows) in &expected {
+            let rows: Vec<_> = rows.iter().map(|(n, name)| (*n, (*name).to_owned())).collect();
+            assert_eq!(all(*then).await, rows, "after entry {then}");
+        }
+    };
+    look().await;
+    // Level by level it is taken out of the index, and at no moment anything is missing or twice.
+    let mut portions = 0;
+    while store.empty_index_trash(made.id).await.unwrap() {
+        portions += 1;
+        look().await;
+    }
+    assert!(portions >= 3, "{portions}");
+    assert_eq!(store.index_size(made.id).await.unwrap(), 0);
+    let back = store.index_row_then(made.id, 5, 2).await.unwrap().unwrap();
+    assert_eq!((back.rev, back.hash, back.facts), (tree[4].rev.clone(), tree[4].hash.clone(), tree[4].facts));
+    // It goes with the entries that it was before.
+    assert_eq!(store.sweep_events().await.unwrap().past, 0);
+    house.pass(EVENT_LOG_AGE + Duration::from_millis(1)).await;
+    let swept = store.sweep_events().await.unwrap();
+    assert_eq!((swept.entries, swept.past), (1, 1));
+    assert_eq!(all(2).await.len(), 4);
+    house.pass(EVENT_LOG_AGE).await;
+    let swept = store.sweep_events().await.unwrap();
+    assert_eq!((swept.entries, swept.past), (3, 5));
+    assert!(all(2).await.is_empty());
+    // What is deleted without an entry, as an index that is forgotten, is not kept at all.
+    write(&[], IndexWrites { put: tree, ..IndexWrites::default() }).await;
+    write(&[], IndexWrites { forget: true, ..IndexWrites::default() }).await;
+    while store.empty_index_trash(made.id).await.unwrap() {}
+    house.sql("UPDATE event_scopes SET swept = 1000000").await;
+    assert_eq!(store.sweep_events().await.unwrap().past, 0);
 }

@@ -78,6 +78,7 @@ async fn one_watch_too_many_is_told_to_wait_and_finds_room_when_another_ends() {
     let watch = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
     let status = Watch::try_open(&house, ask(|asked| asked.path = "/in".into())).await.err().expect("refused");
     refused(&status, Code::ResourceExhausted, "CONNECTOR_BUSY");
+    assert_eq!(support::fact(&status, "limit").as_deref(), Some("max_watches"));
     assert!(support::retry_delay(&status).is_some());
     drop(watch);
     support::until("room", || async { Watch::try_open(&house, ask(|asked| asked.path = "/in".into())).await.is_ok() })

@@ -126,14 +126,32 @@ impl Stage {
     async fn index(&self, writers: &Writers) -> Result<(), String> {
         let known = || self.consumers.iter().map(|one| one.met().indexed).sum::<usize>();
         let before = known();
-        for number in 0..100 {
+        let deadline = tokio::time::Instant::now() + SETTLES_MAX;
+        for number in 0u64.. {
             self.probe(&number.to_string())?;
             self.settle(writers).await?;
             if known() > before {
                 return Ok(());
             }
+            if tokio::time::Instant::now() > deadline {
+                break;
+            }
+            self.rest().await?;
         }
         Err("no index comes to stand".into())
+    }
+
+    /// Dropbox is not asked anything for a moment.
+    async fn rest(&self) -> Result<(), String> {
+        let asked = || self.emulator.control().counter("files/list_folder/continue").calls;
+        for _ in 0..50 {
+            let before = asked();
+            self.a_moment(|| asked() > before).await?;
+            if asked() == before {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn heard(&self) -> usize {

@@ -147,22 +147,6 @@ async fn a_raw_watch_tells_what_is_there_and_what_is_gone_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_goes_is_one_event_and_one_for_each_item_is_refused() {
-    let house = support::start().await;
-    for path in ["/in/docs/a", "/in/docs/deep/b"] {
-        put(&house, path, "x");
-    }
-    let refused = Watch::try_open(&house, ask(|asked| (asked.path, asked.expand_folders) = ("/in".into(), true))).await;
-    let refused = refused.err().expect("not built yet");
-    assert_eq!((refused.code(), support::reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
-    let mut brief = indexed(&house, "/in").await;
-    rename(&house, "/in/docs", "/in/papers").await;
-    assert_eq!(told(&brief.changes(1).await), ["MOVED /in/papers"]);
-    delete(&house, "/in/papers", pb::ItemKind::Folder).await;
-    assert_eq!(told(&brief.changes(1).await), ["DELETED /in/papers"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn fifty_watchers_of_one_folder_are_one_longpoll() {
     let house = support::start().await;
     let longpolls = || house.control().counter("files/list_folder/longpoll");

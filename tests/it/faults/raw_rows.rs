@@ -145,7 +145,9 @@ async fn file_requests_and_paper_keep_their_rows() {
             raw(create, "validation_error", InvalidArgument, "INVALID_FIELD").details(FIELD),
             raw(create, "invalid_location", FailedPrecondition, "INVALID_LOCATION").details(BLOCKED),
             raw(create, "disabled_for_team", FailedPrecondition, "FILE_REQUESTS_DISABLED").details(BLOCKED),
-            raw(create, "rate_limit", ResourceExhausted, "FILE_REQUEST_LIMIT").details(QUOTA),
+            raw(create, "rate_limit", ResourceExhausted, "FILE_REQUEST_LIMIT")
+                .details(QUOTA)
+                .facts(&[("limit", "4000")]),
             raw(create, "email_unverified", FailedPrecondition, "EMAIL_UNVERIFIED").details(&["Help"]),
             raw("file_requests/delete", "file_request_open", FailedPrecondition, "FILE_REQUEST_OPEN").details(BLOCKED),
             raw(paper, "insufficient_permissions", PermissionDenied, "NO_WRITE_PERMISSION")

@@ -147,6 +147,7 @@ async fn streams_that_find_no_room_are_told_to_come_back_and_those_that_wait_are
     for mut stream in refused {
         let busy = stream.early_answer().await.expect_err("no room");
         assert_eq!((busy.code(), reason(&busy).as_str()), (Code::ResourceExhausted, "CONNECTOR_BUSY"));
+        assert_eq!(fact(&busy, "limit").as_deref(), Some("transfer_buffer_mib"));
         assert!(retry_delay(&busy).is_some());
     }
     // Who says that it brings little finds room.

@@ -1,5 +1,7 @@
 //! `UploadFileDuplex`: the same upload with answers on the way.
 
+use std::time::Instant;
+
 use dropbox_connector::api::v1::{self as pb, upload_file_duplex_response::Payload, upload_file_request::Frame};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +41,39 @@ async fn accepted_comes_first_then_progress_that_never_goes_back_then_the_result
     }
     assert!(progress.iter().any(|p| matches!(p, Payload::Progress(p) if !p.upload_id.is_empty())));
     assert!(house.control().read(None, "/duplex").as_deref() == Some(&bytes));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_received_moves_with_the_chunks_and_is_told_no_more_often_than_every_quarter_of_a_second() {
+    const STEP: usize = 64 * 1024;
+    let house = support::start().await;
+    let bytes = noise(6 * MIB, 6);
+    let (frames_in, receiver) = mpsc::channel(4);
+    let mut answers =
+        house.client().upload_file_duplex(ReceiverStream::new(receiver)).await.expect("open").into_inner();
+    frames_in.send(duplex_request(true, Frame::Spec(spec("/follow")))).await.expect("room");
+    let first = answers.message().await.expect("an answer").and_then(|answer| answer.payload);
+    assert!(matches!(first, Some(Payload::Accepted(_))), "{first:?}");
+
+    // Each is told before the next is sent: long before there is enough for an append.
+    for (n, data) in bytes.chunks(STEP).take(4).enumerate() {
+        frames_in.send(duplex_request(false, chunk(data))).await.expect("room");
+        let answer = tokio::time::timeout(PATIENCE, answers.message()).await.expect("told in time").expect("no end");
+        let Some(Payload::Progress(now)) = answer.and_then(|answer| answer.payload) else { panic!("progress") };
+        assert_eq!((now.received_offset, now.persisted_offset), (((n + 1) * STEP) as i64, 0));
+    }
+    assert_eq!(house.control().counter("files/upload_session/append_v2").calls, 0);
+
+    let begun = Instant::now();
+    for data in bytes[4 * STEP..].chunks(1024) {
+        frames_in.send(duplex_request(false, chunk(data))).await.expect("room");
+    }
+    frames_in.send(duplex_request(false, finish())).await.expect("room");
+    drop(frames_in);
+    let answers = rest(answers).await.expect("uploaded");
+    let most = begun.elapsed().as_millis() / 250 + 2;
+    assert!(answers.len() as u128 <= most + 1, "{} messages, at most {most} and the result", answers.len());
+    assert!(matches!(answers.last(), Some(Payload::Result(result)) if result.content_hash == content_hash(&bytes)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

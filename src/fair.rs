@@ -14,7 +14,7 @@ use crate::limits::FAIR_SHARE;
 
 /// So many places; a clone is the same ones.
 #[derive(Clone)]
-pub(super) struct Fair(Arc<Inside>);
+pub struct Fair(Arc<Inside>);
 
 struct Inside {
     total: usize,
@@ -35,22 +35,27 @@ struct Waiter {
 }
 
 /// Places of one parameter, given back when dropped.
-pub(super) struct Held {
+pub struct Held {
     of: Arc<Inside>,
     parameter: Arc<str>,
     places: usize,
 }
 
 impl Fair {
-    pub(super) fn new(total: usize) -> Fair {
+    pub fn new(total: usize) -> Fair {
         Fair(Arc::new(Inside {
             total,
             state: Mutex::new(State { free: total, held: HashMap::new(), turns: VecDeque::new() }),
         }))
     }
 
+    /// Does anybody else have a clone, hold a place or wait for one?
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Places that are free, within the share of this parameter, and that nobody waits for.
-    pub(super) fn try_take(&self, parameter: &str, places: usize) -> Option<Held> {
+    pub fn try_take(&self, parameter: &str, places: usize) -> Option<Held> {
         let places = places.min(self.0.total);
         let mut state = self.0.lock();
         state.forget_gone();
@@ -63,7 +68,7 @@ impl Fair {
     }
 
     /// The same for a share that is small beside what is asked for at once: what is left after it has to be a share, too.
-    pub(super) fn try_take_leaving(&self, parameter: &str, places: usize) -> Option<Held> {
+    pub fn try_take_leaving(&self, parameter: &str, places: usize) -> Option<Held> {
         let mut state = self.0.lock();
         let held = state.held.get(parameter).copied().unwrap_or(0) + places;
         let left = state.free.checked_sub(places)?;
@@ -74,12 +79,12 @@ impl Fair {
     }
 
     #[cfg(test)]
-    pub(super) fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.0.lock().free
     }
 
     /// Waits for them in turn. Dropping the future leaves the queue.
-    pub(super) async fn take(&self, parameter: &str, places: usize) -> Held {
+    pub async fn take(&self, parameter: &str, places: usize) -> Held {
         let places = places.min(self.0.total);
         loop {
             let granted = {
@@ -87,7 +92,10 @@ impl Fair {
                 let (grant, granted) = oneshot::channel();
                 let waiter = Waiter { places, grant };
                 match state.turns.iter_mut().find(|(one, _)| **one == *parameter) {
-                    Some((_, queue)) => queue.push_back(waiter),
+                    Some((_, queue)) => {
+                        make_room(queue);
+                        queue.push_back(waiter);
+                    }
                     None => state.turns.push_back((parameter.into(), [waiter].into())),
                 }
                 granted
@@ -108,11 +116,25 @@ impl State {
         held == 0 || held < self.free.saturating_mul(FAIR_SHARE)
     }
 
+    /// Whoever is first in its queue still waits. Those behind are looked at when they come to the front: queues may be long.
     fn forget_gone(&mut self) {
-        for (_, queue) in &mut self.turns {
-            queue.retain(|waiter| !waiter.grant.is_closed());
-        }
-        self.turns.retain(|(_, queue)| !queue.is_empty());
+        self.turns.retain_mut(|(_, queue)| {
+            while queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
+                queue.pop_front();
+            }
+            !queue.is_empty()
+        });
+    }
+}
+
+/// A queue grows only when half of those in it still wait.
+fn make_room(queue: &mut VecDeque<Waiter>) {
+    if queue.len() < queue.capacity() {
+        return;
+    }
+    queue.retain(|waiter| !waiter.grant.is_closed());
+    if queue.len() > queue.capacity() / 2 {
+        queue.reserve(queue.len());
     }
 }
 
@@ -243,6 +265,24 @@ mod tests {
             now = waiting[turn].as_mut().now_or_never().unwrap_or_else(|| panic!("it is the turn of {turn}"));
         }
         drop(now);
+        assert_eq!(fair.free(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_many_left_does_not_grow_and_who_stayed_is_served() {
+        let fair = Fair::new(1);
+        let held = fair.try_take("a", 1).expect("free");
+        let mut first = Box::pin(fair.take("a", 1));
+        assert!(first.as_mut().now_or_never().is_none());
+        for _ in 0..1000 {
+            assert!(fair.take("a", 1).now_or_never().is_none());
+        }
+        let mut last = Box::pin(fair.take("a", 1));
+        assert!(last.as_mut().now_or_never().is_none());
+        assert!(fair.0.lock().turns[0].1.capacity() <= 16, "those who left make room");
+        drop(held);
+        drop(first.as_mut().now_or_never().expect("it is first"));
+        drop(last.as_mut().now_or_never().expect("the others have left"));
         assert_eq!(fair.free(), 1);
     }
 
