@@ -5,13 +5,7 @@ use std::{fmt, sync::Arc};
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::{
-    Call, Options, Refusal, Reply, Who, World,
-    content::Content,
-    control::Control,
-    handler,
-    tree::Terms,
-};
+use super::{Call, Options, Refusal, Reply, Who, World, content::Content, control::Control, handler, tree::Terms};
 
 pub(crate) struct Direct(Arc<World>);
 

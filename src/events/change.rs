@@ -119,6 +119,17 @@ pub enum Told {
     Resynced,
 }
 
+impl Told {
+    /// More belongs to it, without which it need not be a state that ever was.
+    fn is_unsettled(&self) -> bool {
+        match self {
+            Told::Change(change) => change.basis != Basis::Inferred,
+            Told::CursorReset { .. } => true,
+            Told::BatchEnd | Told::Resynced => false,
+        }
+    }
+}
+
 /// One entry of a scope's log, the same for every watcher: it carries nothing that depends on who reads it.
 pub struct Entry {
     pub point: ResumePoint,
@@ -133,6 +144,7 @@ pub struct Entry {
 
 impl Entry {
     pub(super) fn new(point: ResumePoint, observed: SystemTime, told: Told, logged: bool) -> Entry {
+        let point = ResumePoint { unsettled: told.is_unsettled(), ..point };
         Entry { point, observed, told, logged, token: OnceLock::new(), encoded: OnceLock::new() }
     }
 

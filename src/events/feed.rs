@@ -412,7 +412,7 @@ fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {
     let told = serde_json::from_str(&row.body)
         .map_err(|error| Fault::bug("an entry of a log cannot be read").source(error))?;
     let cursor = row.cursor.into();
-    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None, within: None };
+    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, ..ResumePoint::at(cursor) };
     Ok(Arc::new(Entry::new(point, row.observed, told, true)))
 }
 

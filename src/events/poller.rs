@@ -484,14 +484,8 @@ impl Poller {
             let body = serde_json::to_string(&told)
                 .map_err(|error| Fault::bug("an entry cannot be written as JSON").source(error))?;
             let cursor = if ends { draft.cursor_to.clone().unwrap_or_default() } else { from.clone() };
-            let point = ResumePoint {
-                epoch: head.epoch,
-                sequence: head.newest,
-                mark: progress.mark,
-                cursor,
-                listed: None,
-                within: None,
-            };
+            let at = ResumePoint::at(cursor);
+            let point = ResumePoint { epoch: head.epoch, sequence: head.newest, mark: progress.mark, ..at };
             let bytes = body.len();
             log.push(LogRow { sequence: head.newest, drain: progress.drain, observed_at, ends: i64::from(ends), body });
             entries.push((Arc::new(Entry::new(point, observed, told, true)), bytes));

@@ -123,6 +123,10 @@ pub struct ResumePoint {
     /// Inside what the entry's folder held: the number of the row that was told last; 0: the folder itself.
     #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
     pub(super) within: Option<i64>,
+    /// In the midst of what an index made of a drain: a state that Dropbox may never have had, so that its cursor does not
+    /// lead on from it. Only the log does.
+    #[serde(rename = "d", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unsettled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,7 +150,7 @@ pub(super) fn new_epoch() -> i64 {
 impl ResumePoint {
     /// A place that Dropbox alone knows.
     pub(super) fn at(cursor: Arc<str>) -> ResumePoint {
-        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, within: None }
+        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, within: None, unsettled: false }
     }
 
     /// # Errors
@@ -234,7 +238,7 @@ mod tests {
     fn a_token_opens_for_its_own_folder_in_either_mode_and_for_no_other() {
         let keys = KeyRing::ephemeral();
         let point =
-            ResumePoint { epoch: 7, sequence: 9, mark: -3, cursor: "AAH".into(), listed: None, within: Some(4) };
+            ResumePoint { within: Some(4), unsettled: true, mark: -3, sequence: 9, epoch: 7, ..ResumePoint::at("AAH".into()) };
         let token = point.seal(&keys, &scope("/Docs")).unwrap();
         for same in [scope("/Docs"), scope("/docs"), scope("/Docs").raw(true)] {
             assert_eq!(ResumePoint::unseal(&keys, &same, &token).unwrap(), point);

@@ -187,6 +187,7 @@ impl Watcher {
                 let sequence = point.sequence - i64::from(self.within.is_some());
                 Mode::Log { epoch: point.epoch, sequence }
             }
+            None if point.unsettled => return self.reset(forgotten()).map(drop),
             None => Mode::Cursor(point.cursor.clone()),
         };
         if point.listed.is_none() {
@@ -332,6 +333,7 @@ impl Watcher {
             return Ok(Worked::Waits);
         }
         match self.feed.behind(sequence).await? {
+            Behind::Swept if self.last.unsettled => return self.reset(forgotten()),
             Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
             Behind::Entries(entries) => self.take(epoch, entries),
         }
@@ -465,19 +467,15 @@ impl Watcher {
 
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
     pub fn point(&self) -> ResumePoint {
+        // It looks at the state, too: whoever looks twice at once waits for a writer that waits for the first look.
+        let is_caught_up = self.is_caught_up();
         let state = self.state.borrow();
-        if let (true, Mode::Log { epoch, sequence }, Some(cursor)) = (self.is_caught_up(), &self.mode, &state.cursor)
-            && state.head.newest == *sequence
+        if let (true, Mode::Log { epoch, sequence }, Some(cursor)) = (is_caught_up, &self.mode, &state.cursor)
+            && (state.head.epoch, state.head.newest) == (*epoch, *sequence)
         {
             let mark = state.head.newest_mark;
-            return ResumePoint {
-                epoch: *epoch,
-                sequence: *sequence,
-                mark,
-                cursor: cursor.clone(),
-                listed: None,
-                within: None,
-            };
+            let at = ResumePoint::at(cursor.clone());
+            return ResumePoint { epoch: *epoch, sequence: *sequence, mark, ..at };
         }
         self.last.clone()
     }
@@ -507,14 +505,8 @@ pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
     let state = feed.state();
     if let (true, Some(cursor)) = (state.hot, state.cursor) {
         let head = state.head;
-        return Ok(ResumePoint {
-            epoch: head.epoch,
-            sequence: head.newest,
-            mark: head.newest_mark,
-            cursor,
-            listed: None,
-            within: None,
-        });
+        let at = ResumePoint::at(cursor);
+        return Ok(ResumePoint { epoch: head.epoch, sequence: head.newest, mark: head.newest_mark, ..at });
     }
     Ok(ResumePoint::at(feed.latest().await?))
 }

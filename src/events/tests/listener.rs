@@ -118,6 +118,10 @@ impl Listener {
         self.watcher = None;
     }
 
+    pub fn take(&mut self) -> Option<Watcher> {
+        self.watcher.take()
+    }
+
     pub fn is_caught_up(&self) -> bool {
         self.watcher.as_ref().is_some_and(Watcher::is_caught_up)
     }

@@ -147,8 +147,11 @@ impl Story {
 
     /// Nobody writes for a while: everything is told, and is what there is.
     async fn quiet(&mut self) {
+        // What comes while a drain goes on is told by the next one: nothing is new twice in a row.
+        let mut nothing_new = 0;
         for turn in 0.. {
             assert!(turn < 1000, "it does not come to rest");
+            let before = self.feed.state().head;
             self.poller.news = true;
             for step in 0.. {
                 assert!(step < 10_000, "the poller does not come to rest");
@@ -160,7 +163,8 @@ impl Story {
             for who in 0..self.listeners.len() {
                 all &= self.hear(who, 1000, None).await && self.listeners[who].is_caught_up();
             }
-            if all {
+            nothing_new = if all && self.feed.state().head == before { nothing_new + 1 } else { 0 };
+            if nothing_new == 2 {
                 break;
             }
         }
@@ -269,4 +273,29 @@ async fn a_story_that_fails_is_cut_down_to_what_it_needs() {
     assert!(acts.len() > 20);
     let least = acts::shrunk(acts, async |acts| needs(acts)).await;
     assert!(matches!(least[..], [Act::Quiet, Act::News, Act::News]), "{least:?}");
+}
+
+#[tokio::test]
+async fn a_watcher_that_asks_for_its_place_and_a_feed_that_publishes_do_not_wait_for_each_other() {
+    let stage = Stage::build().await;
+    let mut story = Story::begin(1, "story", &stage.store, &stage.clock, false).await;
+    story.quiet().await;
+    let (watcher, feed) = (story.listeners[0].take().unwrap(), story.feed.clone());
+    let (done, waits) = std::sync::mpsc::channel();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_over = over.clone();
+    // Not joined: one that waits for ever would keep the test from failing.
+    std::thread::spawn(move || {
+        while !is_over.load(Ordering::Relaxed) {
+            feed.set_listening(true);
+        }
+    });
+    std::thread::spawn(move || {
+        for _ in 0..200_000 {
+            watcher.point();
+        }
+        let _ = done.send(());
+    });
+    waits.recv_timeout(Duration::from_secs(30)).expect("neither waits for the other");
+    over.store(true, Ordering::Relaxed);
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -28,7 +28,6 @@ pub(super) struct Oracle {
     pub dropbox: Direct,
     /// Calls until one fails; 0: none does.
     pub fails_after: AtomicU32,
-    shared: Mutex<Vec<String>>,
 }
 
 impl fmt::Debug for Oracle {
@@ -41,7 +40,7 @@ impl Oracle {
     pub fn new(seed: u64) -> Oracle {
         let dropbox = Direct::new(&Options { rng_seed: seed, ..Options::default() });
         dropbox.call("files/create_folder_v2", json!({ "path": "/W" })).expect("an empty home");
-        Oracle { dropbox, fails_after: AtomicU32::new(0), shared: Mutex::default() }
+        Oracle { dropbox, fails_after: AtomicU32::new(0) }
     }
 
     /// Somebody does it, or is refused.
@@ -55,17 +54,6 @@ impl Oracle {
             Deed::Delete(path) => _ = call("files/delete_v2", json!({ "path": path })),
             Deed::Move(from, to) => _ = call("files/move_v2", json!({ "from_path": from, "to_path": to })),
             Deed::Recase(path) => _ = self.dropbox.control().recase(None, path),
-            Deed::Share(path) => {
-                let shared = call("sharing/share_folder", json!({ "path": path }));
-                let id = shared.and_then(|shared| shared["shared_folder_id"].as_str().map(str::to_owned));
-                self.shared.lock().unwrap().extend(id);
-            }
-            Deed::Unshare(number) => {
-                let shared = self.shared.lock().unwrap();
-                if let Some(id) = shared.get(number % shared.len().max(1)) {
-                    call("sharing/unshare_folder", json!({ "shared_folder_id": id }));
-                }
-            }
         }
     }
 

@@ -77,6 +77,9 @@ pub(in crate::events) struct Node {
     pub hash: Option<String>,
 }
 
+/// Id of a folder that was told of by what it holds alone.
+const IMPLIED: &str = "?";
+
 pub(in crate::events) type Nodes = BTreeMap<String, Node>;
 
 /// A Dropbox of its own: what is there, and which paths were touched when.
@@ -209,15 +212,20 @@ impl Mirror {
     pub fn apply(&mut self, change: &Change) {
         let path = place_of(&change.item);
         let node = || node_of(&change.item);
-        if let Some((parent, _)) = path.rsplit_once('/')
-            && change.kind != ChangeKind::Deleted
-        {
-            assert!(self.nodes.get(parent).is_some_and(|node| node.hash.is_none()), "no folder for {change:?}");
+        if change.kind != ChangeKind::Deleted {
+            // A drain that goes on while others write may tell of an item before its folder: that is made then.
+            for (end, _) in path.match_indices('/') {
+                let implied = || Node { id: IMPLIED.to_owned(), hash: None };
+                let above = self.nodes.entry(path[..end].to_owned()).or_insert_with(implied);
+                assert!(above.hash.is_none(), "no folder for {change:?}");
+            }
         }
         match change.kind {
             ChangeKind::Created => {
                 assert!(!self.nodes.values().any(|there| there.id == node().id), "it was known: {change:?}");
-                assert!(self.nodes.insert(path, node()).is_none(), "something stood there: {change:?}");
+                let there = self.nodes.insert(path, node());
+                let implied = |there: Node| there.id == IMPLIED && node().hash.is_none();
+                assert!(there.is_none_or(implied), "something stood there: {change:?}");
             }
             ChangeKind::Updated | ChangeKind::MetadataChanged => {
                 let there = self.nodes.insert(path, node()).expect("it was there");
@@ -227,7 +235,7 @@ impl Mirror {
             }
             ChangeKind::Deleted => {
                 let there = self.nodes.get(&path).unwrap_or_else(|| panic!("it was not there: {change:?}"));
-                assert_eq!(change.id.as_deref(), Some(there.id.as_str()), "{change:?}");
+                assert!(there.id == IMPLIED || change.id.as_deref() == Some(there.id.as_str()), "{change:?}");
                 self.remove(&path);
             }
             ChangeKind::Moved => {
@@ -265,7 +273,7 @@ impl Mirror {
         for end in ends {
             let above = path[..end].to_owned();
             if self.nodes.get(&above).is_none_or(|node| node.hash.is_some()) {
-                self.nodes.insert(above, Node { id: "?".to_owned(), hash: None });
+                self.nodes.insert(above, Node { id: IMPLIED.to_owned(), hash: None });
             }
         }
         self.nodes.insert(path, node_of(item));

@@ -68,12 +68,8 @@ impl Stage {
     async fn play(&self) -> Result<(), String> {
         let control = self.emulator.control();
         let plan = &self.plan;
-        let generate = Generate {
-            folder: format!("{}/bulk", plan.folder),
-            files: plan.bulk,
-            bytes: 1,
-            per_folder: Some(20),
-        };
+        let generate =
+            Generate { folder: format!("{}/bulk", plan.folder), files: plan.bulk, bytes: 1, per_folder: Some(20) };
         let folders = if plan.folder.is_empty() { Vec::new() } else { vec![plan.folder.clone()] };
         let seed = Seed { folders, generate: (plan.bulk > 0).then_some(generate), ..Seed::default() };
         control.seed(&seed).map_err(|error| error.to_string())?;

@@ -12,6 +12,9 @@ pub(super) struct Node {
     pub hash: Option<String>,
 }
 
+/// Id of a folder that was told of by what it holds alone.
+const IMPLIED: &str = "?";
+
 /// What plays have come across.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Met {
@@ -103,10 +106,8 @@ impl Mirror {
     fn judged(&mut self, change: &pb::ChangeEvent, item: &pb::Item) -> Judged {
         let path = item.path_lower.clone();
         let there = self.nodes.get(&path).cloned();
-        let above = path.rsplit_once('/').map_or("", |(above, _)| above);
-        let stands = above == self.base || self.nodes.get(above).is_some_and(|node| node.hash.is_none());
-        if change.change_type() != pb::EventType::Deleted && !stands {
-            return Err("nothing to put it into".into());
+        if change.change_type() != pb::EventType::Deleted {
+            self.make_room(&path)?;
         }
         match change.change_type() {
             pb::EventType::Created => {
@@ -114,8 +115,11 @@ impl Mirror {
                 if let Some((known, _)) = self.nodes.iter().find(|(_, known)| known.id == node.id) {
                     return Err(format!("it is no new one: it was at {known}"));
                 }
-                if let Some(there) = there {
-                    return Err(format!("something stood there: {there:?}"));
+                match there {
+                    // It was only implied so far.
+                    Some(there) if there.id == IMPLIED && node.hash.is_none() => {}
+                    Some(there) => return Err(format!("something stood there: {there:?}")),
+                    None => {}
                 }
                 self.nodes.insert(path, node);
             }
@@ -134,7 +138,7 @@ impl Mirror {
                 let there = there.ok_or("nothing stood there")?;
                 let Some(pb::item::Kind::Deleted(gone)) = &item.kind else { return Err("no deletion".into()) };
                 let kind = if there.hash.is_some() { pb::ItemKind::File } else { pb::ItemKind::Folder };
-                if (gone.last_kind(), &gone.last_id) != (kind, &there.id) {
+                if gone.last_kind() != kind || (there.id != IMPLIED && gone.last_id != there.id) {
                     return Err(format!("another one stood there: {there:?}"));
                 }
                 self.remove(&path);
@@ -183,22 +187,36 @@ impl Mirror {
             self.remove(&path);
         }
         let Some(node) = node else { return };
-        for (end, _) in path.match_indices('/').skip(1) {
-            let above = &path[..end];
-            let inside = above.len() > self.base.len();
-            if inside && self.nodes.get(above).is_none_or(|there| there.hash.is_some()) {
-                self.nodes.insert(above.to_owned(), Node { id: "?".into(), hash: None });
+        for above in self.above(&path) {
+            if self.nodes.get(above).is_none_or(|there| there.hash.is_some()) {
+                self.nodes.insert(above.to_owned(), Node { id: IMPLIED.into(), hash: None });
             }
         }
         self.nodes.insert(path, node);
+    }
+
+    /// Folders around it, within the watched one.
+    fn above<'a>(&self, path: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let base = self.base.len();
+        path.match_indices('/').map(|(end, _)| &path[..end]).filter(move |above| above.len() > base)
+    }
+
+    /// A drain that goes on while others write may tell of an item before its folder: that is made then, as Dropbox says.
+    fn make_room(&mut self, path: &str) -> Judged {
+        for above in self.above(path) {
+            match self.nodes.get(above) {
+                Some(Node { hash: None, .. }) => {}
+                Some(there) => return Err(format!("no folder to put it into: {there:?}")),
+                None => _ = self.nodes.insert(above.to_owned(), Node { id: IMPLIED.into(), hash: None }),
+            }
+        }
+        Ok(())
     }
 }
 
 fn node_of(item: &pb::Item) -> Result<Node, String> {
     match &item.kind {
-        Some(pb::item::Kind::File(file)) => {
-            Ok(Node { id: file.id.clone(), hash: Some(file.content_hash.clone()) })
-        }
+        Some(pb::item::Kind::File(file)) => Ok(Node { id: file.id.clone(), hash: Some(file.content_hash.clone()) }),
         Some(pb::item::Kind::Folder(folder)) => Ok(Node { id: folder.id.clone(), hash: None }),
         other => Err(format!("neither file nor folder: {other:?}")),
     }

@@ -104,7 +104,8 @@ impl Plan {
             _ => DeltaOrder::Shuffled(dice.random()),
         };
         control.switch(|switches| {
-            (switches.delta_page, switches.listing_page, switches.delta_order) = (delta_page, listing_page, delta_order);
+            (switches.delta_page, switches.listing_page, switches.delta_order) =
+                (delta_page, listing_page, delta_order);
         });
     }
 }
