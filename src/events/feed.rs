@@ -336,7 +336,12 @@ impl Feed {
     /// nothing twice. `log` was looked at before the other one was asked: in a fleet it may have moved on since.
     async fn joins(&self, log: State) -> Result<Option<LogHead>> {
         let State { head, cursor: Some(cursor), .. } = log else { return Ok(None) };
-        let page = self.upstream.go_on(&self.scope, &cursor).await?;
+        let page = match self.upstream.go_on(&self.scope, &cursor).await {
+            Ok(page) => page,
+            // It is the log's cursor that Dropbox forgot, which is for whoever polls to make good.
+            Err(fault) if fault.reason() == Reason::CursorReset => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
         Ok((page.entries.is_empty() && !page.has_more).then_some(head))
     }
 

@@ -276,6 +276,20 @@ async fn a_story_that_fails_is_cut_down_to_what_it_needs() {
 }
 
 #[tokio::test]
+async fn a_cursor_of_the_log_that_is_forgotten_sends_nobody_else_back_to_a_snapshot() {
+    let stage = Stage::build().await;
+    let mut story = Story::begin(1, "story", &stage.store, &stage.clock, false).await;
+    story.quiet().await;
+    story.oracle.dropbox.control().reset_cursors();
+    let who = story.listeners.len();
+    story.listeners.push(Listener::whole(false));
+    // Nobody polls yet: the log does not know of it.
+    story.hear(who, 1000, None).await;
+    assert_eq!(story.met.snapshots, 0, "its own cursor was made afterwards");
+    story.quiet().await;
+}
+
+#[tokio::test]
 async fn a_watcher_that_asks_for_its_place_and_a_feed_that_publishes_do_not_wait_for_each_other() {
     let stage = Stage::build().await;
     let mut story = Story::begin(1, "story", &stage.store, &stage.clock, false).await;
