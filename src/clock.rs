@@ -4,8 +4,8 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    sync::{Arc, LazyLock, Mutex},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::future::BoxFuture;
@@ -14,6 +14,10 @@ use tokio::sync::oneshot;
 /// Where policy time comes from.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> SystemTime;
+
+    /// Since some moment that stays the same: spans of idleness and the like. It goes on evenly when somebody sets the time of
+    /// day.
+    fn elapsed(&self) -> Duration;
 
     /// Ends when `now()` has reached `at`. Cancel-safe.
     fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()>;
@@ -36,6 +40,11 @@ impl Clock for SystemClock {
         SystemTime::now()
     }
 
+    fn elapsed(&self) -> Duration {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGUN.elapsed()
+    }
+
     fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
         // A wall clock set back must not stretch a short wait: the span is fixed when the sleep begins.
         let span = at.duration_since(SystemTime::now()).unwrap_or_default();
@@ -50,17 +59,27 @@ pub struct ManualClock(Arc<Mutex<Hands>>);
 #[derive(Debug)]
 struct Hands {
     now: SystemTime,
+    /// How far it was moved, and not set.
+    elapsed: Duration,
     next: u64,
     sleepers: BTreeMap<(SystemTime, u64), oneshot::Sender<()>>,
 }
 
 impl ManualClock {
     pub fn new(now: SystemTime) -> Self {
-        Self(Arc::new(Mutex::new(Hands { now, next: 0, sleepers: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Hands { now, elapsed: Duration::ZERO, next: 0, sleepers: BTreeMap::new() })))
     }
 
     fn hands(&self) -> std::sync::MutexGuard<'_, Hands> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Sets the time of day forward, as an administrator does: no time passes, and who sleeps sleeps as long as before.
+    pub fn set_forward(&self, span: Duration) {
+        let mut hands = self.hands();
+        hands.now += span;
+        let sleepers = std::mem::take(&mut hands.sleepers);
+        hands.sleepers = sleepers.into_iter().map(|((at, number), wake)| ((at + span, number), wake)).collect();
     }
 
     /// Moves on by `span`, stopping at every sleeper on the way so that what it wakes sees its own time.
@@ -72,11 +91,11 @@ impl ManualClock {
                 let mut hands = self.hands();
                 match hands.sleepers.first_key_value() {
                     Some((&(at, _), _)) if at <= end => {
-                        hands.now = hands.now.max(at);
+                        hands.pass_until(at);
                         hands.sleepers.pop_first().map(|(_, wake)| wake)
                     }
                     _ => {
-                        hands.now = end;
+                        hands.pass_until(end);
                         return;
                     }
                 }
@@ -92,9 +111,20 @@ impl ManualClock {
     }
 }
 
+impl Hands {
+    fn pass_until(&mut self, at: SystemTime) {
+        self.elapsed += at.duration_since(self.now).unwrap_or_default();
+        self.now = self.now.max(at);
+    }
+}
+
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
         self.hands().now
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.hands().elapsed
     }
 
     fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
@@ -152,5 +182,21 @@ mod tests {
         assert_eq!(*seen.lock().expect("unpoisoned"), vec![at(1), at(3)]);
         clock.advance(Duration::from_secs(1)).await;
         assert_eq!(seen.lock().expect("unpoisoned").len(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_sets_the_time_of_day_makes_no_time_pass() {
+        let clock = ManualClock::new(SystemTime::UNIX_EPOCH);
+        let sleep = tokio::spawn(clock.sleep(Duration::from_secs(2)));
+        clock.set_forward(Duration::from_secs(3600));
+        clock.advance(Duration::from_secs(1)).await;
+        let hour_and_second = SystemTime::UNIX_EPOCH + Duration::from_secs(3601);
+        assert_eq!((clock.now(), clock.elapsed()), (hour_and_second, Duration::from_secs(1)));
+        assert!(!sleep.is_finished());
+        clock.advance(Duration::from_secs(1)).await;
+        sleep.await.expect("over");
+        let system = SystemClock;
+        let before = system.elapsed();
+        assert!(system.elapsed() >= before);
     }
 }

@@ -1,6 +1,7 @@
-//! Places that application parameters share. Nobody takes the last of them: who has some already gets another only while
-//! much more than that is free, so that whoever comes next finds a place at once. Who waits is served parameter by
-//! parameter in turn, and within one in the order of arrival.
+//! Places that application parameters share. Who has some already gets another only while much more than that is free, so
+//! one that takes all it may leaves an eighth of what it found to whoever comes next. The last place goes to one that has
+//! none: behind four that take all they may of 512, a fifth finds nothing. Who waits is served parameter by parameter in turn,
+//! and within one in the order of arrival.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -70,9 +71,8 @@ impl Fair {
     /// The same for a share that is small beside what is asked for at once: what is left after it has to be a share, too.
     pub fn try_take_leaving(&self, parameter: &str, places: usize) -> Option<Held> {
         let mut state = self.0.lock();
-        let held = state.held.get(parameter).copied().unwrap_or(0) + places;
-        let left = state.free.checked_sub(places)?;
-        if held > left.saturating_mul(FAIR_SHARE) {
+        let held = state.held.get(parameter).copied().unwrap_or(0);
+        if !leaves_a_share(held, state.free, places) {
             return None;
         }
         Some(self.0.take(&mut state, parameter.into(), places))
@@ -86,6 +86,8 @@ impl Fair {
     /// Waits for them in turn. Dropping the future leaves the queue.
     pub async fn take(&self, parameter: &str, places: usize) -> Held {
         let places = places.min(self.0.total);
+        // Whoever leaves may have kept those behind it from what is free.
+        let leaving = Leaving(&self.0);
         loop {
             let granted = {
                 let mut state = self.0.lock();
@@ -103,17 +105,52 @@ impl Fair {
             self.0.serve();
             // The sender goes only with its grant.
             if let Ok(held) = granted.await {
+                std::mem::forget(leaving);
                 return held;
             }
         }
     }
 }
 
+/// Who has nothing may always have some.
+fn may_have_more(held: usize, free: usize) -> bool {
+    held == 0 || held < free.saturating_mul(FAIR_SHARE)
+}
+
+fn leaves_a_share(held: usize, free: usize, places: usize) -> bool {
+    free.checked_sub(places).is_some_and(|left| held + places <= left.saturating_mul(FAIR_SHARE))
+}
+
+/// How often one parameter gets so many places at once while no other has any.
+pub fn alone(total: usize, places: usize) -> usize {
+    let may = |n: &usize| total - n * places >= places && may_have_more(n * places, total - n * places);
+    (0..total / places.max(1)).take_while(may).count()
+}
+
+/// The same of [`Fair::try_take_leaving`].
+pub fn alone_leaving(total: usize, places: usize) -> usize {
+    let may = |n: &usize| leaves_a_share(n * places, total - n * places, places);
+    (0..total / places.max(1)).take_while(may).count()
+}
+
+/// How often parameters that have nothing yet get so many places of [`Fair::try_take_leaving`], one after the other.
+pub fn together_leaving(total: usize, places: usize) -> usize {
+    (0..total / places.max(1)).take_while(|n| leaves_a_share(0, total - n * places, places)).count()
+}
+
 impl State {
     /// Is another place within the share of this parameter?
     fn may(&self, parameter: &str) -> bool {
-        let held = self.held.get(parameter).copied().unwrap_or(0);
-        held == 0 || held < self.free.saturating_mul(FAIR_SHARE)
+        may_have_more(self.held.get(parameter).copied().unwrap_or(0), self.free)
+    }
+
+    fn held_less(&mut self, parameter: &str, places: usize) {
+        if let Some(held) = self.held.get_mut(parameter) {
+            *held -= places;
+            if *held == 0 {
+                self.held.remove(parameter);
+            }
+        }
     }
 
     /// Whoever is first in its queue still waits. Those behind are looked at when they come to the front: queues may be long.
@@ -175,17 +212,34 @@ impl Inside {
     }
 }
 
+/// Dropped behind the place in the queue.
+struct Leaving<'a>(&'a Arc<Inside>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.serve();
+    }
+}
+
+impl Held {
+    /// They are another parameter's from here on, also if that has its share.
+    pub fn rebook(&mut self, parameter: &str) {
+        {
+            let mut state = self.of.lock();
+            state.held_less(&self.parameter, self.places);
+            self.parameter = parameter.into();
+            *state.held.entry(self.parameter.clone()).or_default() += self.places;
+        }
+        self.of.serve();
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         {
             let mut state = self.of.lock();
             state.free += self.places;
-            if let Some(held) = state.held.get_mut(&self.parameter) {
-                *held -= self.places;
-                if *held == 0 {
-                    state.held.remove(&self.parameter);
-                }
-            }
+            state.held_less(&self.parameter, self.places);
             if state.turns.is_empty() {
                 return;
             }
@@ -238,6 +292,12 @@ mod tests {
         for total in 1..=7 {
             assert_eq!(all(&Fair::new(total), "a").len(), total);
         }
+        for total in 1..=200 {
+            assert_eq!(all(&Fair::new(total), "a").len(), alone(total, 1), "of {total}");
+            let fair = Fair::new(total);
+            let large = std::iter::from_fn(|| fair.try_take("a", 9).filter(|held| held.places == 9));
+            assert_eq!(large.collect::<Vec<_>>().len(), alone(total, 9), "of {total}");
+        }
         assert!(Fair::new(4).try_take("a", 100).is_some(), "more than there are is all of them");
     }
 
@@ -246,6 +306,7 @@ mod tests {
         let fair = Fair::new(128);
         let all: Vec<_> = std::iter::from_fn(|| fair.try_take_leaving("a", 21)).collect();
         assert_eq!((all.len(), fair.free()), (5, 23));
+        assert_eq!(alone_leaving(128, 21), 5);
         assert!(fair.try_take_leaving("a", 2).is_some() && fair.try_take_leaving("b", 20).is_some());
         assert!(fair.try_take_leaving("b", 24).is_none(), "more than there are");
     }
@@ -300,5 +361,17 @@ mod tests {
         assert!(fair.try_take("d", 1).is_some());
         drop((other, more));
         assert!(fair.try_take("b", 1).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_head_of_the_queue_lets_those_behind_it_move_up() {
+        let fair = Fair::new(16);
+        let _held = fair.try_take("a", 6).expect("free");
+        let mut large = Box::pin(fair.take("b", 12));
+        let mut small = Box::pin(fair.take("c", 1));
+        assert!(large.as_mut().now_or_never().is_none(), "ten are free");
+        assert!(small.as_mut().now_or_never().is_none(), "and they are kept for it");
+        drop(large);
+        assert!(small.now_or_never().is_some(), "nothing need be given back first");
     }
 }

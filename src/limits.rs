@@ -75,6 +75,9 @@ pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Ranges read ahead take at most this part of the block budget, over all downloads.
 pub const AHEAD_SHARE: usize = 8;
+/// What downloads that nobody reads may hold in HTTP/2, beside those that are open: this part of the block budget. Each holds a
+/// chunk; beyond it one keeps its place.
+pub const LEFT_SHARE: usize = 8;
 /// A caller that leaves bytes waiting for longer loses its place among its account's bodies to others, unless it is
 /// configured otherwise: some 48 of them would else shut everybody out. Long enough that a player's full buffer is no stall.
 pub const DOWNLOAD_IDLE: Duration = Duration::from_secs(30);
@@ -186,7 +189,7 @@ pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
 pub const WEBHOOK_CHALLENGE_BYTES_MAX: usize = 1024;
 /// Body of a webhook call: 20,000 accounts.
 pub const WEBHOOK_BYTES_MAX: usize = 1024 * 1024;
-/// The secrets of apps are gathered again after a change, but not more often than this: it reads every parameter.
+/// The secrets of apps are gathered again after a change or a failure, but not more often than this: it reads every parameter.
 pub const WEBHOOK_SECRETS_KEPT: Duration = Duration::from_secs(1);
 /// A request to the public port with all it takes: a code exchange and a look at the account, 30 s each.
 pub const PUBLIC_CONNECTION_LIFE: Duration = Duration::from_secs(75);
@@ -196,6 +199,10 @@ pub const RENEWAL_LEASE: Duration = Duration::from_secs(15);
 pub const REPLICA_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// An answer is remembered under its request id this long.
 pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(15 * 60);
+/// Between two attempts to keep an answer that the store did not take, and how many: as long as a database server takes to
+/// change over. Whoever repeats the request waits meanwhile.
+pub const REQUEST_END_RETRY: Duration = Duration::from_secs(1);
+pub const REQUEST_END_REPEATS: usize = 60;
 /// A statement waits this long for another process's write before the store counts as not answering.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A new SQLite file that another process is making is looked at again after this: it takes some milliseconds.
@@ -205,6 +212,9 @@ pub const STORE_READERS: u32 = 4;
 /// Pages that each of them keeps, as SQLite counts it: 64 KiB. What is read often is kept as values, and the machine keeps
 /// the file.
 pub const STORE_READER_CACHE: &str = "-64";
+/// Pages that the one that writes keeps: 16 MiB, used only by large indexes. A page of changes touches some 2,000 pages there;
+/// with SQLite's own 2 MiB each of them would be written several times within one transaction.
+pub const STORE_WRITER_CACHE: &str = "-16000";
 /// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
 /// fit into a server's default of 100.
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;
@@ -238,11 +248,9 @@ pub const ACCOUNT_REQUESTS_MAX: usize = 64;
 /// Of them, requests that carry content: a quarter stays free for small calls.
 pub const ACCOUNT_BODIES_MAX: usize = 48;
 /// Places for uploads, downloads and requests are shared: an application parameter that has some gets another while it has less
-/// than so many times what is free. One alone gets seven eighths of them, two together fourteen fifteenths, and the next one always
-/// finds some.
+/// than so many times what is free. One alone gets seven eighths of them, the next one seven eighths of the rest, and so on,
+/// until the last place is given to one that has none: of 512, to the fourth.
 pub const FAIR_SHARE: usize = 7;
-/// An upload that waits because of its parameter's bytes per second is not silent: so often it says that it is there.
-pub const RATE_ALIVE: Duration = Duration::from_secs(15);
 /// A stream that waits because of its parameter's bytes per second looks this often whether they were changed.
 pub const RATE_LOOK: Duration = Duration::from_secs(1);
 /// Calls waiting for one account before a further one is told that the connector is busy.
@@ -443,6 +451,8 @@ pub const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
 /// Connections of one listener that have said nothing, or wait for a place: a socket each. Beyond, the address with the most
 /// loses one.
 pub const HANDSHAKES_WAITING_MAX: usize = 1024;
+/// Connections that were closed to make room are told of together, this often.
+pub const CROWDED_OUT_TOLD: Duration = Duration::from_secs(1);
 /// While others wait for a place, a handshake has this long: some round trips of a bad line.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of certificates or a key is far smaller; what is larger was named by mistake.
@@ -478,12 +488,14 @@ pub const EVENT_LOG_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Entries of a scope kept in memory: what the watchers that keep up read.
 pub const EVENT_TAIL_ENTRIES: usize = 256;
 pub const EVENT_TAIL_BYTES: usize = 1024 * 1024;
-/// Of all scopes of the process together.
+/// Of all scopes of the process together, with the chunks and pages that were read for those who do not keep up.
 pub const EVENT_TAILS_BYTES: usize = 64 * 1024 * 1024;
 /// Entries read from the store at once, for those who do not keep up.
 pub const EVENT_CHUNK: usize = 256;
 /// Chunks of a scope remembered: a thousand slow watchers at few places cost few reads.
 pub const EVENT_CHUNKS_KEPT: usize = 4;
+/// What was read for one watcher is kept this long for the others: they come within moments or not at all.
+pub const EVENT_SHELF_AGE: Duration = Duration::from_secs(30);
 /// A process that polls a scope holds it this long without renewing: what a fleet loses when a process dies.
 pub const EVENT_LEASE: Duration = Duration::from_secs(10);
 /// Renewed this often: three times within its life.
@@ -498,15 +510,15 @@ pub const CHECKPOINT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const SNAPSHOT_ITEMS_MAX: u32 = 500;
 /// Entries of one transaction at the end of a drain.
 pub const EVENT_SLICE: usize = 2000;
-/// Items of a folder that was moved or deleted, read and made into entries at once: some 512 KiB, of which a scope remembers
-/// `EVENT_CHUNKS_KEPT`.
+/// Items of a folder that was moved or deleted, read and made into entries at once: some 512 KiB, held while a watcher is at
+/// them.
 pub const EXPAND_PORTION: usize = 500;
 /// Folders in each other: a path has at most some 4,096 characters, a name one at least.
 pub const INDEX_DEPTH_MAX: usize = 4096;
 /// Rounds at once in which a new index is brought to the place of the log; after that one with each news.
 pub const INDEX_ROUNDS_MAX: u32 = 8;
-/// Pages of a listing between two looks at what changed meanwhile.
-pub const INDEX_PAGES_BETWEEN: u32 = 16;
+/// While an index is built, what changed meanwhile is looked at this often: watchers do not wait for the index.
+pub const INDEX_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Of one page without an index, files whose revisions are asked for to tell new from changed; one call each.
 pub const INFERRED_LOOKS_MAX: usize = 20;
 /// How long Dropbox is asked to wait for news; 30 to 480 s. With what Dropbox adds it stays below what proxies allow.

@@ -136,7 +136,7 @@ pub struct CreateArgs {
     /// Principal that may use it (exact, or ending in *); may be repeated.
     #[arg(long, value_name = "NAME")]
     allow: Vec<String>,
-    /// What they may do; may be repeated. Default: read, write, delete, share.
+    /// What they may do; may be repeated. Default: read, write, delete, share, events.
     #[arg(long, value_enum)]
     permission: Vec<Permitted>,
     #[command(flatten)]
@@ -168,6 +168,7 @@ enum Permitted {
     Write,
     Delete,
     Share,
+    Events,
     Team,
     Raw,
 }
@@ -179,6 +180,7 @@ impl From<Permitted> for Permission {
             Permitted::Write => Permission::Write,
             Permitted::Delete => Permission::Delete,
             Permitted::Share => Permission::Share,
+            Permitted::Events => Permission::Events,
             Permitted::Team => Permission::Team,
             Permitted::Raw => Permission::Raw,
         }
@@ -419,7 +421,8 @@ async fn disconnect(args: OneArgs) -> Result<()> {
     let before = repeated(Repeat::Free, async || admin.clone().get_application_parameter(get.clone()).await).await?;
     let was_connected = before.application_parameter.is_some_and(|one| one.account.is_some());
     let request = RevokeAuthorizationRequest { application_parameter_id: args.id };
-    let answer = repeated(Repeat::Free, async || admin.clone().revoke_authorization(request.clone()).await).await?;
+    // If it was done and its answer got lost, a repeat would find no grant and could not tell what Dropbox said.
+    let answer = repeated(Repeat::IfTold, async || admin.clone().revoke_authorization(request.clone()).await).await?;
     if !was_connected {
         out::note("no account was connected");
     } else if !answer.revoked_at_dropbox {

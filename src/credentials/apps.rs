@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::Resolver;
 use crate::{
-    fault::Result,
+    fault::{Fault, Reason, Result},
     limits::{PARAMETERS_PAGE_MAX, WEBHOOK_SECRETS_KEPT},
     secret::Secret,
     store::AppSource,
@@ -32,7 +32,14 @@ type Secrets = HashMap<String, Vec<Secret<String>>>;
 
 /// Secrets as of some state of the application parameters.
 #[derive(Default)]
-pub(super) struct Apps(Mutex<Option<Known>>);
+pub(super) struct Apps(Mutex<Gathered>);
+
+#[derive(Default)]
+struct Gathered {
+    known: Option<Known>,
+    /// When they could not be read, since they last could.
+    failed_at: Option<Instant>,
+}
 
 struct Known {
     /// [`Resolver::forgotten`] when they were read.
@@ -68,17 +75,30 @@ impl Resolver {
 
     /// One reads them, the others wait for that.
     async fn app_secrets(&self) -> Result<Arc<Secrets>> {
-        let mut known = self.apps.0.lock().await;
+        let mut gathered = self.apps.0.lock().await;
         let forgotten = self.forgotten.load(Ordering::Acquire);
-        if let Some(known) = &*known
+        if let Some(known) = &gathered.known
             // Anybody can ask for any key: what is not known is not looked for each time.
             && (known.forgotten == forgotten || known.at.elapsed() < WEBHOOK_SECRETS_KEPT)
         {
             return Ok(known.secrets.clone());
         }
-        let secrets = Arc::new(self.read_app_secrets().await?);
-        *known = Some(Known { forgotten, at: Instant::now(), secrets: secrets.clone() });
-        Ok(secrets)
+        if gathered.failed_at.is_some_and(|at| at.elapsed() < WEBHOOK_SECRETS_KEPT) {
+            let text = "the apps' secrets could not be read a moment ago";
+            return Err(Fault::new(Reason::StoreUnavailable, text).retry_after(WEBHOOK_SECRETS_KEPT));
+        }
+        match self.read_app_secrets().await {
+            Ok(secrets) => {
+                let secrets = Arc::new(secrets);
+                let known = Known { forgotten, at: Instant::now(), secrets: secrets.clone() };
+                *gathered = Gathered { known: Some(known), failed_at: None };
+                Ok(secrets)
+            }
+            Err(fault) => {
+                gathered.failed_at = Some(Instant::now());
+                Err(fault)
+            }
+        }
     }
 
     async fn read_app_secrets(&self) -> Result<Secrets> {

@@ -96,6 +96,15 @@ struct App {
     secret: String,
     redirect_uris: BTreeSet<String>,
     scopes: BTreeSet<String>,
+    /// Beside them, what the administrator of a team may be asked for.
+    team_scopes: BTreeSet<String>,
+}
+
+impl App {
+    fn offered(&self, to_a_team: bool) -> BTreeSet<String> {
+        let team_scopes = self.team_scopes.iter().filter(|_| to_a_team);
+        self.scopes.iter().chain(team_scopes).cloned().collect()
+    }
 }
 
 /// One account's consent to one app.
@@ -204,9 +213,8 @@ impl Authority {
 
     /// A new grant of the default app for the whole team of `account`, with the scopes of team routes, too.
     pub(in crate::emulator) fn issue_team(&self, account: &str) -> Login {
-        let mut scopes = team_scopes();
         let mut book = self.book();
-        scopes.extend(book.apps[DEFAULT_APP_KEY].scopes.iter().cloned());
+        let scopes = book.apps[DEFAULT_APP_KEY].offered(true);
         let grant = book.grant(DEFAULT_APP_KEY, account, scopes.clone(), AccessType::Offline, false);
         let granted = book.grants.get_mut(&grant).expect("made the line before");
         granted.team = true;
@@ -392,6 +400,7 @@ impl Book {
             secret: DEFAULT_APP_SECRET.to_owned(),
             redirect_uris: BTreeSet::new(),
             scopes: scopes.filter(|scope| !scope.starts_with("private:")).collect(),
+            team_scopes: team_scopes(),
         };
         Book {
             // Apart from the ids of the tree, which start from the same number.

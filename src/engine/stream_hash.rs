@@ -2,7 +2,7 @@
 //! gains by it and memory is plentiful: the first of a pair is copied aside while it passes and hashed along with the
 //! second. Else each block is hashed alone as it passes.
 
-use std::time::SystemTime;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ pub struct StreamHasher {
     done: Vec<BlockDigest>,
     now: Now,
     /// When the present block began to come.
-    begun: SystemTime,
+    begun: Duration,
     /// Blocks come so slowly that none is put aside.
     is_slow: bool,
 }
@@ -50,14 +50,13 @@ enum Now {
 
 impl StreamHasher {
     pub fn new(blocks: Blocks, size: u64) -> Self {
-        let begun = SystemTime::UNIX_EPOCH;
-        Self { blocks, left: size, done: Vec::new(), now: Now::Between, begun, is_slow: false }
+        Self { blocks, left: size, done: Vec::new(), now: Now::Between, begun: Duration::ZERO, is_slow: false }
     }
 
-    /// Takes the beginning of `bytes`, which came at `at`, and says how much that was; all of it, or a step's worth.
-    pub fn take(&mut self, bytes: &[u8], at: SystemTime) -> usize {
+    /// Takes the beginning of `bytes`, which came at `at` as the clock elapses, and says how much that was; all of it, or a step's worth.
+    pub fn take(&mut self, bytes: &[u8], at: Duration) -> usize {
         let (mut taken, mut hashed) = (0, 0);
-        let is_late = at.duration_since(self.begun).is_ok_and(|span| span > SLOW_BLOCK);
+        let is_late = at.saturating_sub(self.begun) > SLOW_BLOCK;
         if is_late && matches!(self.now, Now::Aside(_) | Now::Pair { .. }) {
             self.is_slow = true;
             self.fold();
@@ -139,7 +138,7 @@ impl StreamHasher {
     }
 
     /// Goes on to the next block where the present one is full.
-    fn turn(&mut self, at: SystemTime) {
+    fn turn(&mut self, at: Duration) {
         self.now = match std::mem::replace(&mut self.now, Now::Between) {
             Now::Aside(block) if block.is_full() => {
                 self.begun = at;
@@ -151,7 +150,7 @@ impl StreamHasher {
                 Now::Between
             }
             Now::Alone { lane, filled: BLOCK_BYTES } => {
-                self.is_slow = at.duration_since(self.begun).is_ok_and(|span| span > SLOW_BLOCK);
+                self.is_slow = at.saturating_sub(self.begun) > SLOW_BLOCK;
                 self.done.extend(lane.into_digests());
                 Now::Between
             }
@@ -194,7 +193,7 @@ mod tests {
 
     fn feed(hasher: &mut StreamHasher, mut piece: &[u8]) {
         while !piece.is_empty() {
-            piece = &piece[hasher.take(piece, SystemTime::UNIX_EPOCH)..];
+            piece = &piece[hasher.take(piece, Duration::ZERO)..];
         }
     }
 
@@ -242,7 +241,7 @@ mod tests {
         for (second, chunk) in whole.chunks(256 * 1024).enumerate() {
             let mut rest = chunk;
             while !rest.is_empty() {
-                rest = &rest[hasher.take(rest, SystemTime::UNIX_EPOCH + SLOW_BLOCK * second as u32)..];
+                rest = &rest[hasher.take(rest, SLOW_BLOCK * second as u32)..];
             }
             assert!(second < 2 || blocks.used_bytes() == 0, "a block is held at second {second}");
         }

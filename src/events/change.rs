@@ -117,6 +117,9 @@ pub enum Told {
         cause: String,
     },
     Resynced,
+    /// A newer version of this program wrote it; it is passed over.
+    #[serde(skip)]
+    Unknown,
 }
 
 impl Told {
@@ -124,7 +127,8 @@ impl Told {
     fn is_unsettled(&self) -> bool {
         match self {
             Told::Change(change) => change.basis != Basis::Inferred,
-            Told::CursorReset { .. } => true,
+            // Whatever a newer version told: more may belong to it.
+            Told::CursorReset { .. } | Told::Unknown => true,
             Told::BatchEnd | Told::Resynced => false,
         }
     }

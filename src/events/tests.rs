@@ -1,7 +1,9 @@
 //! Tests of the hub that need no server: the model of random stories, and what it is told by.
 
 mod acts;
+mod figures;
 mod listener;
 mod model;
 mod oracle;
+mod steps;
 pub(super) mod truth;

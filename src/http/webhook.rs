@@ -109,7 +109,8 @@ fn count(outcome: &'static str) {
     counter!(WEBHOOK_CALLS, "outcome" => outcome).increment(1);
 }
 
-/// Which keys there are is nobody's business; that one has no secret is told the same way.
+/// An app whose key is not known, or whose secret is not. That it differs from a wrong signature tells which keys are known;
+/// keys are public, they stand in the address of every consent page.
 fn unknown() -> Response {
     told(StatusCode::NOT_FOUND, "no such webhook\n".into())
 }

@@ -70,6 +70,13 @@ pub(super) fn ended(facts: &Facts, code: Code, code_name: &'static str) {
     );
 }
 
+/// Connections that were closed to make room for others; `remote` was the last of them.
+pub(super) fn crowded_out(count: u64, remote: Option<SocketAddr>) {
+    let remote = remote.map(tracing::field::display);
+    let cause = "too many connections wait for a handshake, and these were slow";
+    tracing::info!(target: AUDIT_TARGET, remote, result = "refused", reason = "TLS_HANDSHAKE", cause, count);
+}
+
 /// A connection that did not come up: no certificate, one of a stranger, or no TLS at all.
 pub(super) fn no_handshake(remote: Option<SocketAddr>, error: &io::Error) {
     let remote = remote.map(tracing::field::display);

@@ -1,7 +1,7 @@
 //! `DownloadFile`: header, chunks, trailer. Dropping the stream drops the request to Dropbox.
 
 use dropbox_sdk::types::{files, sharing};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 
@@ -40,13 +40,14 @@ impl Transfer {
         let state = Some(Sending { site, call, download, rate, due: None, active });
         let rest = stream::unfold(state, |state| async move {
             let mut sending = state?;
-            while let Some(left) = sending.due.as_ref().map(Due::left).filter(|left| !left.is_zero()) {
+            while let Some(left) = sending.held_back() {
                 tokio::time::sleep(left).await;
             }
             match sending.download.next().await {
                 Ok(Some(piece)) => {
                     sending.active.moved(piece.bytes.len());
                     sending.due = sending.rate.moved(piece.bytes.len());
+                    sending.held_back();
                     let chunk = api::DownloadChunk {
                         offset: size(piece.offset),
                         crc32c: crc_fast::crc32_iscsi(&piece.bytes),
@@ -79,6 +80,15 @@ struct Sending {
     /// To be paid for before the next chunk, by the parameter's bytes per second.
     due: Option<Due>,
     active: Active,
+}
+
+impl Sending {
+    /// How long to wait before it is looked again whether another chunk may go; the caller is not taken for silent meanwhile.
+    fn held_back(&mut self) -> Option<Duration> {
+        let left = self.due.as_ref().map(Due::left).filter(|left| !left.is_zero())?;
+        self.download.hold_back(left);
+        Some(left)
+    }
 }
 
 fn answer(payload: Payload) -> api::DownloadFileResponse {

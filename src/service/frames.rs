@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tonic::{Code, Status, Streaming};
 
 use super::{active::Active, door::Addressed};
@@ -21,7 +20,6 @@ use crate::{
     dropbox::{Due, Rate},
     engine::{parts::Frame, upload::Leaving},
     fault::{Fault, Reason, Result},
-    limits::RATE_ALIVE,
 };
 
 /// After an early answer this much of the request is read and dropped, so that proxies pass the answer on.
@@ -89,29 +87,21 @@ pub struct Frames<M> {
     active: Active,
 }
 
-/// Until the next frame may be read, and until it is time to say that the stream is there.
+/// Until the next frame may be read.
 struct Pause {
     due: Due,
-    look: Pin<Box<Sleep>>,
-    alive: Pin<Box<Sleep>>,
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Pause {
-    fn new(due: Due) -> Pause {
-        let sleep = |span| Box::pin(tokio::time::sleep(span));
-        Pause { look: sleep(due.left()), alive: sleep(RATE_ALIVE), due }
-    }
-
-    /// Ready once what was read is paid for.
-    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.look.as_mut().poll(context));
-            let left = self.due.left();
-            if left.is_zero() {
-                return Poll::Ready(());
-            }
-            self.look.as_mut().reset(Instant::now() + left);
+    /// For how long nothing is read now; ready again when that is over. None once what was read is paid for.
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<Option<Duration>> {
+        if let Some(look) = &mut self.look {
+            ready!(look.as_mut().poll(context));
         }
+        let left = self.due.left();
+        self.look = (!left.is_zero()).then(|| Box::pin(tokio::time::sleep(left)));
+        Poll::Ready(self.look.is_some().then_some(left))
     }
 }
 
@@ -235,11 +225,9 @@ impl<M: Message> Stream for Frames<M> {
             return Poll::Ready(Some(Err(fault)));
         }
         if let Some(pause) = &mut this.pause {
-            if pause.poll_over(context).is_pending() {
-                ready!(pause.alive.as_mut().poll(context));
-                pause.alive.as_mut().reset(Instant::now() + RATE_ALIVE);
-                // The caller is not silent: it waits for us.
-                return Poll::Ready(Some(Ok(Frame::Chunk { offset: None, bytes: Bytes::new(), crc32c: None })));
+            // The caller is not silent: it waits for us.
+            if let Some(left) = ready!(pause.poll_left(context)) {
+                return Poll::Ready(Some(Ok(Frame::HeldBack(left))));
             }
             this.pause = None;
         }
@@ -268,9 +256,10 @@ impl<M: Message> Stream for Frames<M> {
             Ok(Frame::Finish { .. }) => this.finished = true,
             Ok(Frame::Chunk { bytes, .. }) => {
                 this.active.moved(bytes.len());
-                this.pause = this.rate.as_ref().and_then(|rate| rate.moved(bytes.len())).map(Pause::new);
+                let due = this.rate.as_ref().and_then(|rate| rate.moved(bytes.len()));
+                this.pause = due.map(|due| Pause { due, look: None });
             }
-            Err(_) => {}
+            Ok(Frame::HeldBack(_)) | Err(_) => {}
         }
         Poll::Ready(Some(item))
     }

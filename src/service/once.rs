@@ -16,13 +16,14 @@ use super::{
 use crate::{
     access::Permissions,
     fault::{Fault, Reason, Result},
+    limits,
     store::{RequestKey, RequestTurn},
 };
 
 /// How often a repeat looks whether the first one has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A write under an id has this long, whenever its caller leaves (API-DESIGN a.3).
-const WRITE_TIME: Duration = crate::limits::COMMIT_TIME_OWN;
+const WRITE_TIME: Duration = limits::COMMIT_TIME_OWN;
 
 /// What a look says of a write whose outcome was not known when it ended.
 pub enum Look<A> {
@@ -95,46 +96,51 @@ enum Turn<A> {
     Others,
 }
 
-impl<Q, A, F, Fut, L, LFut> Write<Q, F, L>
-where
-    Q: Addressed + Message + Clone,
-    A: Message + Default,
-    F: Fn(Site, Q) -> Fut,
-    Fut: Future<Output = Result<A>> + Send,
-    L: Fn(Site, Q, Option<String>) -> LFut,
-    LFut: Future<Output = Look<A>> + Send,
-{
-    /// Asks for the turn and, if it is given, ends it.
-    async fn turn(self: Arc<Self>) -> Turn<A> {
-        let key = RequestKey {
+impl<Q, F, L> Write<Q, F, L> {
+    fn key(&self) -> RequestKey<'_> {
+        RequestKey {
             uid: &self.site.parameters().uid,
             principal: self.call.principal().name(),
             rpc: self.call.method(),
             request_id: &self.request_id,
-        };
-        let given = match self.door.store.begin_request(&key, &self.digest).await {
+        }
+    }
+}
+
+impl<Q, A, F, Fut, L, LFut> Write<Q, F, L>
+where
+    Q: Addressed + Message + Clone + 'static,
+    A: Message + Default,
+    F: Fn(Site, Q) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<A>> + Send,
+    L: Fn(Site, Q, Option<String>) -> LFut + Send + Sync + 'static,
+    LFut: Future<Output = Look<A>> + Send,
+{
+    /// Asks for the turn and, if it is given, ends it.
+    async fn turn(self: Arc<Self>) -> Turn<A> {
+        let given = match self.door.store.begin_request(&self.key(), &self.digest).await {
             Ok(given) => given,
             Err(fault) => return Turn::Ended(Err(fault.into())),
         };
         let outcome = match given {
             RequestTurn::Running => return Turn::Others,
-            RequestTurn::New => self.first(&key).await,
-            RequestTurn::Answer(kept) => self.again(&key, &kept).await,
+            RequestTurn::New => self.first().await,
+            RequestTurn::Answer(kept) => self.again(&kept).await,
             RequestTurn::Reused => {
                 let text = "this request_id was used for another request in the last 15 minutes";
                 Err(Fault::new(Reason::RequestIdReused, text).into())
             }
             RequestTurn::Abandoned => match self.looked(None).await {
-                Look::Again => self.first(&key).await,
+                Look::Again => self.first().await,
                 Look::Done(answer) => {
-                    self.end(&key, Some(keep(&Ok(&answer), None))).await;
+                    self.end(Some(keep(&Ok(&answer), None))).await;
                     Ok(answer)
                 }
                 Look::Unknown => {
                     let text = "the process that ran this request is gone; what it did is not known";
                     let fault = self.site.told(Fault::new(Reason::OutcomeUnknown, text));
                     let refusal = self.call.refusal(&fault);
-                    self.end(&key, Some(keep(&Err::<&A, _>(&refusal), Some(&fault)))).await;
+                    self.end(Some(keep(&Err::<&A, _>(&refusal), Some(&fault)))).await;
                     Err(fault.into())
                 }
             },
@@ -143,7 +149,7 @@ where
     }
 
     /// Runs it. Under its caller's deadline it would end with its caller, and that would be the answer for 15 minutes.
-    async fn first(&self, key: &RequestKey<'_>) -> Result<A, Refused> {
+    async fn first(self: &Arc<Self>) -> Result<A, Refused> {
         let call = self.call.outlasting(WRITE_TIME);
         let body = |site| (self.body)(site, self.request.clone());
         let running = self.door.enter(&call, &self.request, self.extra, body);
@@ -152,21 +158,21 @@ where
         let broke = |_| Err(Fault::bug("the body of a request broke down").fact("sent", true));
         match outcome.unwrap_or_else(broke) {
             Ok(answer) => {
-                self.end(key, Some(keep(&Ok(&answer), None))).await;
+                self.end(Some(keep(&Ok(&answer), None))).await;
                 Ok(answer)
             }
             Err(fault) => {
                 let refusal = self.call.refusal(&fault);
                 // What may be sent again unchanged is not an answer to keep.
                 let last = fault.retry_delay().is_none();
-                self.end(key, last.then(|| keep(&Err::<&A, _>(&refusal), Some(&fault)))).await;
+                self.end(last.then(|| keep(&Err::<&A, _>(&refusal), Some(&fault)))).await;
                 Err(Refused::Repeated(Box::new(refusal)))
             }
         }
     }
 
     /// The answer of an earlier run, or what has become known of it since.
-    async fn again(&self, key: &RequestKey<'_>, kept: &[u8]) -> Result<A, Refused> {
+    async fn again(self: &Arc<Self>, kept: &[u8]) -> Result<A, Refused> {
         let kept = Kept::read(kept)?;
         if !kept.unknown {
             return kept.replay();
@@ -175,7 +181,7 @@ where
         let Look::Done(answer) = self.looked(look_for).await else {
             return kept.replay();
         };
-        self.end(key, Some(keep(&Ok(&answer), None))).await;
+        self.end(Some(keep(&Ok(&answer), None))).await;
         Ok(answer)
     }
 
@@ -185,10 +191,23 @@ where
     }
 
     /// Gives the turn back, with the answer that repeats get; `None`: the next one runs it anew.
-    async fn end(&self, key: &RequestKey<'_>, kept: Option<Vec<u8>>) {
-        if let Err(fault) = self.door.store.finish_request(key, kept.as_deref()).await {
-            tracing::warn!(%fault, "an answer could not be kept under its request id");
-        }
+    /// A store that does not take it now is asked again, and nobody waits for that but who repeats the request.
+    async fn end(self: &Arc<Self>, kept: Option<Vec<u8>>) {
+        let Err(fault) = self.door.store.finish_request(&self.key(), kept.as_deref()).await else { return };
+        tracing::warn!(%fault, "an answer could not be kept under its request id yet");
+        let write = self.clone();
+        let go_on = async move {
+            let door = &write.door;
+            for _ in 0..limits::REQUEST_END_REPEATS {
+                door.clock.sleep(limits::REQUEST_END_RETRY).await;
+                if door.store.finish_request(&write.key(), kept.as_deref()).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::warn!("an answer could not be kept under its request id; whoever repeats it has to look");
+            door.store.leave_request(&write.key());
+        };
+        self.door.tasks.spawn(go_on.in_current_span());
     }
 }
 

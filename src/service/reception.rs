@@ -13,7 +13,7 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use tokio::{
     net::TcpStream,
-    task::{AbortHandle, Id, JoinError, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::TcpIncoming;
@@ -25,7 +25,8 @@ use super::{
 use crate::{
     access::{Certificate, tls::Tls},
     limits::{
-        HANDSHAKE_PATIENCE, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_OF_ADDRESS_MAX, HANDSHAKES_WAITING_MAX,
+        CROWDED_OUT_TOLD, HANDSHAKE_PATIENCE, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_OF_ADDRESS_MAX,
+        HANDSHAKES_WAITING_MAX,
     },
     telemetry::TLS_HANDSHAKES,
 };
@@ -65,6 +66,7 @@ struct Reception {
     guests: HashMap<Id, Guest>,
     /// Those who have spoken and wait for a place.
     queue: VecDeque<Spoken>,
+    crowded_out: CrowdedOut,
 }
 
 /// Whose task it is.
@@ -96,7 +98,15 @@ enum Step {
 
 impl Reception {
     fn new(arrived: TcpIncoming, tls: Arc<Tls>, bounds: Bounds) -> Reception {
-        Reception { arrived, tls, bounds, tasks: JoinSet::new(), guests: HashMap::new(), queue: VecDeque::new() }
+        Reception {
+            arrived,
+            tls,
+            bounds,
+            tasks: JoinSet::new(),
+            guests: HashMap::new(),
+            queue: VecDeque::new(),
+            crowded_out: CrowdedOut::default(),
+        }
     }
 
     fn stream(self) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
@@ -112,6 +122,7 @@ impl Reception {
                 }
             }
             let patience_ends = self.patience_ends();
+            let to_tell = self.crowded_out.tell();
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id() => if let Some(open) = self.ended(ended) {
                     return Some(Ok(open));
@@ -123,6 +134,7 @@ impl Reception {
                 },
                 () = tokio::time::sleep_until(patience_ends.unwrap_or_else(Instant::now).into()),
                     if patience_ends.is_some() => {}
+                () = tokio::time::sleep_until(to_tell.unwrap_or_else(Instant::now).into()), if to_tell.is_some() => {}
             }
         }
     }
@@ -199,7 +211,8 @@ impl Reception {
         let shaking = self.guests.values().filter(|guest| guest.stage == Stage::Shaking && of(guest));
         let slowest = shaking.min_by_key(|guest| guest.since).filter(|guest| guest.since.elapsed() >= patience);
         let slowest = slowest.map(|guest| guest.task.id());
-        slowest.and_then(|id| self.guests.remove(&id)).map(crowded_out).is_some()
+        let slowest = slowest.and_then(|id| self.guests.remove(&id));
+        slowest.map(|guest| self.crowd_out(guest)).is_some()
     }
 
     /// Too many are waiting: of the address that has the most, who has been silent for longest, else who came last.
@@ -213,10 +226,15 @@ impl Reception {
         let oldest = silent.min_by_key(|guest| guest.since).map(|guest| guest.task.id());
         let newest = self.queue.iter().rposition(|spoken| neighbourhood(spoken.peer.remote) == most);
         if let Some(guest) = oldest.and_then(|id| self.guests.remove(&id)) {
-            crowded_out(guest);
+            self.crowd_out(guest);
         } else if let Some(spoken) = newest.and_then(|at| self.queue.remove(at)) {
-            lost(spoken.peer.remote, &crowded());
+            self.crowded_out.add(spoken.peer.remote);
         }
+    }
+
+    fn crowd_out(&mut self, guest: Guest) {
+        guest.task.abort();
+        self.crowded_out.add(guest.remote);
     }
 
     fn held(&self, stage: Stage) -> HashMap<IpAddr, usize> {
@@ -269,13 +287,49 @@ fn lost(remote: Option<SocketAddr>, error: &io::Error) -> Step {
     Step::Lost
 }
 
-fn crowded() -> io::Error {
-    io::Error::other("too many connections wait for a handshake, and this one was slow")
+/// Who was sent away to make room. A line for each would let a flood fill the log, and whoever writes one waits for room: once
+/// a second they are told together, beside the loop that lets others in.
+#[derive(Default)]
+struct CrowdedOut {
+    count: u64,
+    /// The last one.
+    remote: Option<SocketAddr>,
+    told_at: Option<Instant>,
+    telling: Option<JoinHandle<()>>,
 }
 
-fn crowded_out(guest: Guest) {
-    guest.task.abort();
-    lost(guest.remote, &crowded());
+impl CrowdedOut {
+    fn add(&mut self, remote: Option<SocketAddr>) {
+        metrics::counter!(TLS_HANDSHAKES, "outcome" => "failed").increment(1);
+        (self.count, self.remote) = (self.count + 1, remote);
+    }
+
+    /// Tells of them unless that was done a moment ago, or is still being done; when to come again if any are left.
+    fn tell(&mut self) -> Option<Instant> {
+        if self.count == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        match self.told_at.map(|at| at + CROWDED_OUT_TOLD) {
+            Some(next) if now < next => return Some(next),
+            _ if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) => {
+                return Some(now + CROWDED_OUT_TOLD);
+            }
+            _ => {}
+        }
+        let (count, remote) = (std::mem::take(&mut self.count), self.remote.take());
+        self.told_at = Some(now);
+        self.telling = Some(tokio::task::spawn_blocking(move || audit::crowded_out(count, remote)));
+        None
+    }
+}
+
+impl Drop for CrowdedOut {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            audit::crowded_out(self.count, self.remote);
+        }
+    }
 }
 
 /// Whose a connection is, as far as an address says. A host of IPv6 has a network of addresses to itself.

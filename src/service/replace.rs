@@ -1,6 +1,7 @@
 //! Copying and moving onto a file that is there. Dropbox has no such call: the target is deleted with its rev, which leaves it
-//! among Dropbox's deleted files, and then the item takes its place, both in one turn of the gate. When the second step
-//! certainly failed and the name is still free the target is restored; else its rev is told. Nothing here deletes a folder.
+//! among Dropbox's deleted files, and then the item takes its place. Both are of one turn of the gate, which is laid down while
+//! either waits to be repeated: somebody else may then take the name in between. When the second step certainly failed and
+//! the name is still free the target is restored; else its rev is told. Nothing here deletes a folder.
 
 use std::time::Instant;
 
@@ -76,19 +77,39 @@ async fn put_back(site: &Site, held: &Turn, target: &files::FileMetadata, to: &s
     // A step whose outcome is unclear may still land on the name, and a restored file would then be in its way.
     let unclear =
         matches!(fault.reason(), Reason::OutcomeUnknown | Reason::DropboxProtocol) || fault.get("sent") == Some("true");
-    // Whatever ended the step, a deadline or a pause that Dropbox asks for, must not keep the target from coming back.
-    let caller = site.caller().with_deadline(Some(Instant::now() + limits::DEADLINE_MAX));
-    let look = files::GetMetadataArg::new(to.to_owned());
-    let free = !unclear
-        && caller.call(&routes::GET_METADATA, &look).await.is_err_and(|look| look.reason() == Reason::PathNotFound);
-    if free {
-        let arg = files::RestoreArg::new(to.to_owned(), target.rev.clone());
-        match caller.commit(held, &routes::RESTORE, &arg).await {
-            Ok(_) => return fault,
-            Err(lost) => tracing::debug!(fault = %lost, "a replaced file could not be restored"),
-        }
+    if unclear {
+        return fault.fact("replacedRev", &target.rev);
     }
-    fault.fact("replacedRev", &target.rev)
+    // Whatever ended the step, a deadline or a pause that Dropbox asks for, must not keep the target from coming back. No call
+    // waits for a long pause by itself.
+    let end = Instant::now() + limits::DEADLINE_MAX;
+    loop {
+        let lost = match restored(site, held, target, to, end).await {
+            Ok(()) => return fault,
+            Err(lost) => lost,
+        };
+        let wait = lost.retry_delay().map(|told| told.max(limits::BUSY_RETRY));
+        let Some(wait) = wait.filter(|wait| Instant::now() + *wait < end) else {
+            tracing::warn!(fault = %lost, "a replaced file could not be restored");
+            return fault.fact("replacedRev", &target.rev);
+        };
+        // Others of the namespace need not wait for it.
+        held.lay_down();
+        site.door().clock.sleep(wait).await;
+    }
+}
+
+/// Looks whether the name is free still, and puts the target there.
+async fn restored(site: &Site, held: &Turn, target: &files::FileMetadata, to: &str, end: Instant) -> Result<()> {
+    let caller = site.caller().with_deadline(Some(end));
+    let look = files::GetMetadataArg::new(to.to_owned());
+    match caller.call(&routes::GET_METADATA, &look).await {
+        Ok(_) => return Err(Fault::new(Reason::PathConflict, "something else has the name by now")),
+        Err(fault) if fault.reason() == Reason::PathNotFound => {}
+        Err(fault) => return Err(fault),
+    }
+    let arg = files::RestoreArg::new(to.to_owned(), target.rev.clone());
+    caller.commit(held, &routes::RESTORE, &arg).await.map(drop)
 }
 
 /// The replaced file, as this caller may see it.

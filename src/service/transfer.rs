@@ -105,8 +105,9 @@ impl Transfer {
         let spec = match first {
             First::Spec(spec) => spec,
             First::Resume(upload_id) => {
-                let arrival = self.uploads.announce(&tenant, arrival, None)?;
+                let mut arrival = self.uploads.announce(&tenant, arrival, None)?;
                 let (site, kept) = self.resumed(call, &envelope, &upload_id).await?;
+                self.booked(&tenant, &mut arrival, &site);
                 let link = api::LinkKind::try_from(kept.link).unwrap_or_default();
                 let opening = Opening::Resume(upload_id);
                 let ready = Ready { site, opening, arrival, link, asked: String::new() };
@@ -114,10 +115,19 @@ impl Transfer {
             }
         };
         let spec = convert::upload_spec(&spec)?;
-        let arrival = self.uploads.announce(&tenant, arrival, spec.total_size)?;
+        let mut arrival = self.uploads.announce(&tenant, arrival, spec.total_size)?;
         let site = self.door.open(call, &envelope, permissions(spec.link)).await?;
+        self.booked(&tenant, &mut arrival, &site);
         let begun = self.prepared(&site, spec, arrival).await;
         begun.map_err(|fault| site.told(fault))
+    }
+
+    /// What was booked for nobody in particular is the parameter's, now that it is opened.
+    fn booked(&self, tenant: &str, arrival: &mut Arrival, site: &Site) {
+        let id = site.parameters().id.as_str();
+        if tenant != id {
+            self.uploads.rebook(arrival, id);
+        }
     }
 
     async fn prepared(&self, site: &Site, spec: Spec, arrival: Arrival) -> Result<Begun> {

@@ -9,9 +9,11 @@ mod facts;
 mod file;
 mod index;
 mod index_past;
+mod index_sql;
 mod parameters;
 mod place;
 mod proxy;
+mod rare;
 mod renewals;
 mod requests;
 mod rotation;
@@ -41,6 +43,7 @@ pub use facts::Facts;
 pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, PastRow, WaitingRow};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
 pub use proxy::{ProxyKind, ProxySettings, SecretChanges, Secrets};
+pub use rare::Rare;
 pub use renewals::Lease;
 pub use requests::{RequestKey, RequestTurn};
 pub use rotation::{KeyUse, Rotation};
@@ -69,6 +72,8 @@ struct Inner {
     clock: SharedClock,
     /// This process among those on the same store.
     replica: Arc<str>,
+    /// Requests with an id that this process is at.
+    at_requests: Arc<requests::AtRequests>,
     file: Option<Arc<file::File>>,
 }
 
@@ -107,7 +112,7 @@ impl Store {
 
     async fn on(pools: Pools, keys: Arc<KeyRing>, clock: SharedClock) -> Result<Store> {
         let replica = uuid::Uuid::new_v4().simple().to_string().into();
-        let store = Store(Arc::new(Inner { pools, keys, clock, replica, file: None }));
+        let store = Store(Arc::new(Inner { pools, keys, clock, replica, at_requests: Arc::default(), file: None }));
         store.check().await?;
         Ok(store)
     }

@@ -506,7 +506,7 @@ impl Store {
         // It may be kept, ten thousand times.
         granted_scopes.shrink_to_fit();
         Ok(Parameters {
-            settings: unknown::column(&id, "settings", text("settings")?.as_bytes())?,
+            settings: unknown::settings(&id, &text("settings")?)?,
             app_secret,
             proxy_password,
             grant,

@@ -1,5 +1,10 @@
 //! Remembered request ids: the first request under an id runs, its repetitions get its answer for 15 minutes.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use sha2::{Digest as _, Sha256};
 
 use super::{Store, database::query, millis_of};
@@ -21,16 +26,68 @@ pub struct RequestKey<'a> {
 /// What to do with a request that carries an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestTurn {
-    /// The first: run it, then [`Store::finish_request`], whatever comes of it.
+    /// The first: run it, then [`Store::finish_request`], whatever comes of it, or [`Store::leave_request`] if that fails.
     New,
     /// The first still runs: ask again.
     Running,
-    /// The process that ran it is gone and what it did is unknown. It is the caller's now; look before doing it again.
+    /// The process that ran it is gone, or could not keep its answer, and what it did is unknown. It is the caller's now; look
+    /// before doing it again.
     Abandoned,
     /// It was done; these bytes were its answer.
     Answer(Vec<u8>),
     /// The id was used for other bytes.
     Reused,
+}
+
+/// What this process is at, with the digests of the requests: from before it asks for a turn until its answer is kept. A row
+/// of its own that is not among these belongs to nobody.
+#[derive(Debug, Default)]
+pub(super) struct AtRequests(Mutex<HashMap<String, [u8; 32]>>);
+
+/// Asks for the turn of a request; unless it gets it, it is not at that any more when dropped.
+struct Asking<'a> {
+    at: &'a AtRequests,
+    key: &'a str,
+    has_turn: bool,
+}
+
+impl AtRequests {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, [u8; 32]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// What to tell whoever asks while somebody of this process is at it.
+    fn ask<'a>(&'a self, key: &'a str, digest: &[u8; 32]) -> Result<Asking<'a>, RequestTurn> {
+        let mut at = self.lock();
+        match at.get(key) {
+            Some(known) if known != digest => Err(RequestTurn::Reused),
+            Some(_) => Err(RequestTurn::Running),
+            None => {
+                at.insert(key.to_owned(), *digest);
+                Ok(Asking { at: self, key, has_turn: false })
+            }
+        }
+    }
+
+    fn leave(&self, key: &str) {
+        self.lock().remove(key);
+    }
+}
+
+impl Asking<'_> {
+    fn given(mut self, turn: RequestTurn) -> RequestTurn {
+        self.has_turn = true;
+        turn
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.has_turn {
+            self.at.leave(self.key);
+        }
+    }
 }
 
 impl RequestKey<'_> {
@@ -52,6 +109,10 @@ impl Store {
     pub async fn begin_request(&self, key: &RequestKey<'_>, digest: &[u8; 32]) -> Result<RequestTurn> {
         let (key, now) = (key.digest(), self.now_millis());
         let expires_at = now + millis_of(REQUEST_ID_LIFE);
+        let asking = match self.0.at_requests.ask(&key, digest) {
+            Ok(asking) => asking,
+            Err(turn) => return Ok(turn),
+        };
         let mut tx = self.0.pools.durable.begin().await?;
         // Who puts the row there, or finds an expired one, has the turn; whoever comes at the same time waits here and
         // then finds it.
@@ -69,7 +130,7 @@ impl Store {
         .await?;
         if put == 1 {
             tx.commit().await?;
-            return Ok(RequestTurn::New);
+            return Ok(asking.given(RequestTurn::New));
         }
         let row = query(
             "SELECT r.request_digest, r.replica, r.answer_sealed, p.heartbeat_at FROM remembered_requests r
@@ -88,7 +149,9 @@ impl Store {
         }
         let silent_at = self.fleet_now(&mut tx).await? - millis_of(REPLICA_SILENCE_MAX);
         let alive = row.get::<Option<i64>>("heartbeat_at")?.is_some_and(|at| at > silent_at);
-        if alive || row.get::<String>("replica")? == *self.0.replica {
+        // One of this process that nobody here is at was left behind: its answer could not be kept, or the word that it was
+        // put there got lost.
+        if alive && row.get::<String>("replica")? != *self.0.replica {
             return Ok(RequestTurn::Running);
         }
         query("UPDATE remembered_requests SET replica = $2, expires_at = $3 WHERE request_key = $1")
@@ -98,7 +161,7 @@ impl Store {
             .execute(&mut tx)
             .await?;
         tx.commit().await?;
-        Ok(RequestTurn::Abandoned)
+        Ok(asking.given(RequestTurn::Abandoned))
     }
 
     /// Keeps the answer for 15 minutes from now, or forgets the request (`None`): answers that may be tried again.
@@ -125,6 +188,13 @@ impl Store {
                     .await
             }
         };
-        done.map(drop)
+        done?;
+        self.0.at_requests.leave(&key);
+        Ok(())
+    }
+
+    /// The answer of a request cannot be kept: the next one who asks is told that what it did is unknown.
+    pub fn leave_request(&self, key: &RequestKey<'_>) {
+        self.0.at_requests.leave(&key.digest());
     }
 }

@@ -4,6 +4,7 @@
 mod events;
 mod file;
 mod house;
+mod plans;
 mod postgres;
 mod sqlite;
 mod transfer;
@@ -21,14 +22,17 @@ use events::{
     what_nobody_watches_is_forgotten,
 };
 use house::House;
+use plans::{an_index_is_read_and_written_by_whole_keys_whatever_its_size, drains_go_with_the_last_of_their_entries};
 use transfer::{
     a_proxys_password_is_sealed_kept_resealed_and_removed,
     an_export_brings_everything_to_another_store_all_of_it_or_nothing,
     an_import_and_changes_of_the_same_parameters_wait_for_each_other,
-    an_import_displaces_no_other_parameter_unless_it_may, what_is_no_export_is_refused_whole_and_shows_nothing,
+    an_import_displaces_no_other_parameter_unless_it_may, an_import_may_give_names_and_parameters_to_each_other_anew,
+    what_is_no_export_is_refused_whole_and_shows_nothing,
 };
 use versions::{
-    a_row_that_cannot_be_read_is_told_and_hides_no_other, what_a_newer_version_wrote_is_passed_over_and_written_back,
+    a_restriction_that_is_not_known_here_shuts_the_parameter, a_row_that_cannot_be_read_is_told_and_hides_no_other,
+    what_a_newer_version_wrote_is_passed_over_and_written_back,
 };
 
 use super::*;
@@ -76,6 +80,7 @@ on_both! {
     what_has_expired_is_not_found_and_is_swept,
     a_request_id_gives_the_first_answer_again_and_no_other,
     a_request_whose_process_died_is_handed_on_as_unknown,
+    a_request_whose_answer_could_not_be_kept_is_no_turn_for_ever,
     an_existing_store_is_opened_again_with_all_it_held,
     of_two_who_begin_the_same_request_at_once_one_runs_it,
     of_two_who_change_a_parameter_at_once_none_undoes_the_other,
@@ -93,10 +98,14 @@ on_both! {
     a_checkpoint_has_one_holder_and_keeps_its_place,
     what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it,
     what_nobody_watches_is_forgotten,
+    an_index_is_read_and_written_by_whole_keys_whatever_its_size,
+    drains_go_with_the_last_of_their_entries,
     an_import_and_changes_of_the_same_parameters_wait_for_each_other,
     an_import_displaces_no_other_parameter_unless_it_may,
+    an_import_may_give_names_and_parameters_to_each_other_anew,
     what_a_newer_version_wrote_is_passed_over_and_written_back,
     a_row_that_cannot_be_read_is_told_and_hides_no_other,
+    a_restriction_that_is_not_known_here_shuts_the_parameter,
 }
 
 const KEY_1: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -495,6 +504,23 @@ async fn a_request_whose_process_died_is_handed_on_as_unknown(house: House) {
     assert_eq!(second.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Abandoned);
     house.store.finish_request(&key, Some(b"too late")).await.unwrap();
     assert_eq!(second.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Running);
+}
+
+async fn a_request_whose_answer_could_not_be_kept_is_no_turn_for_ever(house: House) {
+    let second = house.second(KEY_1).await;
+    let key = RequestKey { uid: "u", principal: "p", rpc: "StartUpload", request_id: "r" };
+    assert_eq!(house.store.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::New);
+    assert_eq!(house.store.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Running);
+    assert_eq!(house.store.begin_request(&key, &[2; 32]).await.unwrap(), RequestTurn::Reused);
+    house.store.leave_request(&key);
+    assert_eq!(second.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Running, "it is alive for all others");
+    assert_eq!(house.store.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Abandoned);
+    assert_eq!(house.store.begin_request(&key, &[1; 32]).await.unwrap(), RequestTurn::Running);
+    house.store.finish_request(&key, Some(b"answer")).await.unwrap();
+    for store in [&house.store, &second] {
+        let told = store.begin_request(&key, &[1; 32]).await.unwrap();
+        assert_eq!(told, RequestTurn::Answer(b"answer".to_vec()));
+    }
 }
 
 async fn an_existing_store_is_opened_again_with_all_it_held(house: House) {

@@ -135,10 +135,12 @@ impl Store {
                 (Some(_), OnConflict::Replace) => imported.replaced += 1,
             }
             self.put(&mut tx, id, entry, former.clone()).await?;
-            changed.extend(former.map(|row| (row.id.clone(), row.uid.clone())));
+            changed.extend(former.filter(|row| row.stands).map(|row| (row.id.clone(), row.uid.clone())));
             changed.insert(id.clone(), entry.uid.clone());
-            // A row of another id that made room is gone.
-            held.retain(|row| row.id == *id || row.uid != entry.uid);
+            // What was there is overwritten or has made room.
+            for row in held.iter_mut().filter(|row| row.id == *id || row.uid == entry.uid) {
+                row.stands = false;
+            }
         }
         if !there.is_empty() {
             let text = format!(
@@ -155,8 +157,10 @@ impl Store {
     }
 }
 
-/// A row that is there.
+/// A row that was there when the import began.
 struct Held {
+    /// No entry was written in its place yet. The numbers of one that does not stand any more count all the same.
+    stands: bool,
     id: ParameterId,
     uid: String,
     etag: i64,
@@ -183,7 +187,8 @@ impl Store {
             );
             if let Some(row) = row.bind(id.as_str()).fetch_optional(&mut *tx).await? {
                 let (uid, etag, grant_number) = (row.get("uid")?, row.get("etag")?, row.get("grant_number")?);
-                held.push(Held { id, uid, etag, grant_number, bearer_generation: row.get("bearer_generation")? });
+                let bearer_generation = row.get("bearer_generation")?;
+                held.push(Held { stands: true, id, uid, etag, grant_number, bearer_generation });
             }
         }
         Ok(held)
@@ -202,10 +207,10 @@ impl Store {
         let etag = former.clone().find(|row| row.id == *id).map_or(0, |row| row.etag) + 1;
         let (grant_number, generation) = (highest(|row| row.grant_number), highest(|row| row.bearer_generation));
         // The row of the same id stays: who waits for it must find it.
-        for row in former.clone().filter(|row| row.id != *id) {
+        for row in former.clone().filter(|row| row.stands && row.id != *id) {
             query("DELETE FROM application_parameters WHERE id = $1").bind(row.id.as_str()).execute(&mut *tx).await?;
         }
-        let there = former.clone().any(|row| row.id == *id);
+        let there = former.clone().any(|row| row.stands && row.id == *id);
         let name = row_name(id, &entry.uid);
         let seal = |column, text: &Option<Secret<String>>| {
             text.as_ref().map(|text| self.seal_column(&name, column, text.reveal().as_bytes()))

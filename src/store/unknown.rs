@@ -1,6 +1,6 @@
 //! Settings as JSON, between versions. During a rolling update an older process reads rows that a newer one wrote: what it
-//! does not know it passes over, and writes back as it found it. What it cannot read at all makes that one application
-//! parameter unavailable and no other. What a person wrote, a parameters file or an export, is taken to the letter instead.
+//! does not know it passes over, and writes back as it found it. What it cannot read at all, or what restricts its use in a way
+//! not known here, makes that one application parameter unavailable and no other. What a person wrote, a parameters file or an export, is taken to the letter instead.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -21,6 +21,32 @@ const UNREADABLE: &str = "row_unreadable";
 pub(super) fn column<T: DeserializeOwned>(id: &ParameterId, name: &str, text: &[u8]) -> Result<T> {
     // The parser's own words may quote what it read, and with it a secret.
     serde_json::from_slice(text).map_err(|_| unreadable(id, name))
+}
+
+/// The settings of a row. What a policy says beyond what is known here restricts somebody, unless it is empty, and is not passed
+/// over.
+///
+/// # Errors
+/// As [`column`].
+pub(super) fn settings(id: &ParameterId, text: &str) -> Result<Settings> {
+    let settings: Settings = column(id, "settings", text.as_bytes())?;
+    let row: Value = column(id, "settings", text.as_bytes())?;
+    let known = serde_json::to_value(&settings.policy).map_err(|_| unreadable(id, "policy"))?;
+    if beyond(&row["policy"], &known).values().any(says_something) {
+        return Err(unreadable(id, "policy"));
+    }
+    Ok(settings)
+}
+
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(is_set) => *is_set,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(inside) => inside.values().any(says_something),
+    }
 }
 
 /// What is told of one application parameter that another version wrote.

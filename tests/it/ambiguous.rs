@@ -392,3 +392,22 @@ async fn a_caller_that_leaves_while_an_abandoned_change_is_looked_up_does_not_lo
     assert_eq!(answer.into_inner().item.expect("an item").name, "c.txt");
     assert_eq!(control.counter("files/copy_v2").calls, 1, "it is not sent again");
 }
+
+#[tokio::test]
+async fn an_answer_that_the_store_does_not_take_at_once_is_kept_soon_after() {
+    let house = furnished().await;
+    rules(&house, [Rule::once("files/copy_v2", Action::DelayAnswer { millis: 1500 })]);
+    let request = pb::CopyItemRequest { request_id: ID.into(), ..copy("/a.txt", "/made.txt") };
+    let (mut client, sent) = (house.client(), request.clone());
+    let first = tokio::spawn(async move { client.copy_item(sent).await });
+    until("it is on its way", async || house.control().counter("files/copy_v2").running == 1).await;
+    let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+    let mut run = async |sql| sqlx::query(sql).execute(&mut store).await.expect("renamed");
+    run("ALTER TABLE remembered_requests RENAME TO gone_for_now").await;
+    let answer = first.await.expect("no panic").expect("it was made, whether that can be kept or not").into_inner();
+    run("ALTER TABLE gone_for_now RENAME TO remembered_requests").await;
+    let again = async { house.client().copy_item(request).await };
+    let told = tokio::time::timeout(PATIENCE, again).await.expect("its turn is not lost").expect("the same answer");
+    assert_eq!(told.into_inner(), answer);
+    assert_eq!(house.control().counter("files/copy_v2").calls, 1);
+}

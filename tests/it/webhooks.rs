@@ -1,8 +1,11 @@
 //! The webhook address on the public port: challenges, signatures, bodies of every kind, and how much of it can be borne.
 
+use std::time::{Duration, Instant};
+
 use dropbox_connector::{api::v1 as pb, config::Config};
 use futures::{StreamExt as _, stream};
 use serde_json::json;
+use sqlx::{Connection as _, SqliteConnection};
 
 use crate::support::{self, House, PARAMETER};
 
@@ -145,4 +148,27 @@ async fn bodies_of_ten_megabytes_and_a_thousand_calls_harm_nobody() {
     assert_eq!(said.iter().filter(|status| **status == 403).count(), 500);
     let request = pb::GetAccountRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
     house.client().get_account(request).await.expect("others are served");
+}
+
+#[tokio::test]
+async fn while_the_store_fails_calls_of_anybody_do_not_read_it_again_and_again() {
+    // The time between two readings is short: on a machine that stops in between once more.
+    for _ in 0..5 {
+        let house = support::start_with(with_webhooks).await;
+        let caller = Caller::of(&house);
+        let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+        let mut run = async |sql| sqlx::query(sql).execute(&mut store).await.expect("renamed");
+        run("ALTER TABLE application_parameters RENAME TO gone_for_now").await;
+        let begun = Instant::now();
+        assert_eq!(caller.get("?challenge=x").await.status(), 503);
+        run("ALTER TABLE gone_for_now RENAME TO application_parameters").await;
+        let again = caller.get("?challenge=x").await.status();
+        let in_time = begun.elapsed() < Duration::from_secs(1);
+        support::until("it is read again", async || caller.get("?challenge=x").await.status() == 200).await;
+        if in_time {
+            assert_eq!(again, 503, "a moment ago it could not be read");
+            return;
+        }
+    }
+    panic!("two requests take a second");
 }

@@ -129,16 +129,12 @@ impl Authority {
             Some("legacy") => AccessType::Legacy,
             Some(other) => return Err(format!("invalid token_access_type: \"{other}\"")),
         };
+        let offered = app.offered(book.for_team.is_some());
         let mut scopes = match params.get("scope") {
-            None => app.scopes.clone(),
+            None => offered.clone(),
             Some(text) => text.split_whitespace().map(str::to_owned).collect(),
         };
-        if book.for_team.is_some() && params.get("scope").is_none() {
-            scopes.extend(team_scopes());
-        }
-        let known =
-            |scope: &String| app.scopes.contains(scope) || (book.for_team.is_some() && team_scopes().contains(scope));
-        if let Some(scope) = scopes.iter().find(|scope| !known(scope)) {
+        if let Some(scope) = scopes.iter().find(|scope| !offered.contains(*scope)) {
             return Err(format!("invalid scope: \"{scope}\" is not configured for this app"));
         }
         scopes.insert("account_info.read".to_owned());
@@ -393,4 +389,25 @@ pub(in crate::emulator) fn page(status: u16, title: &str, body: &str) -> Canned 
 
 pub(in crate::emulator) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_team_grants_what_the_app_is_configured_for_and_nothing_else() {
+        let authority = Authority::new(Arc::new(crate::clock::SystemClock), 1, "dbid:AAH".to_owned());
+        authority.sign_in("dbid:AAH", Some("dbtid:1".to_owned()));
+        let consent = |scope: &str| {
+            let query = format!("client_id={DEFAULT_APP_KEY}&response_type=code{scope}");
+            authority.asked(&Params::read(&query, b"")).map(|asked| asked.scopes)
+        };
+        assert!(consent("").expect("all it has").contains("members.read"));
+        assert!(consent("&scope=members.read").expect("one of them").contains("members.read"));
+        authority.book().apps.get_mut(DEFAULT_APP_KEY).expect("there").team_scopes.clear();
+        let all = consent("").expect("all it has");
+        assert!(all.contains("files.metadata.read") && !all.contains("members.read"), "{all:?}");
+        assert!(consent("&scope=members.read").expect_err("not its own").contains("not configured"));
+    }
 }

@@ -4,7 +4,7 @@
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -34,8 +34,11 @@ impl Flow {
 
     /// The next chunk, hashed; `None` when all were given. Gives the thread up after every 256 KiB of a lane.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
-        self.place.take_up()?;
         if self.chunk.is_empty() {
+            // Whoever has been given everything needs no place for its proof.
+            if !self.reader.is_at_end() {
+                self.place.take_up()?;
+            }
             match ready!(self.reader.poll_chunk(context))? {
                 Some(chunk) => self.chunk = chunk,
                 None if self.hasher.as_mut().is_none_or(StreamHasher::fold) => return Poll::Ready(Ok(None)),
@@ -52,6 +55,11 @@ impl Flow {
         Poll::Ready(Ok(Some(std::mem::take(&mut self.chunk))))
     }
 
+    /// Its caller may not come again before this span is over, by no choice of its own.
+    pub(super) fn hold_back(&mut self, span: Duration) {
+        self.reader.hold_back(span);
+    }
+
     /// The hash of all that was given, once; `None` where not the whole file was read.
     pub(super) fn finish(&mut self) -> Option<ContentHash> {
         self.hasher.take().map(StreamHasher::finish)
@@ -59,11 +67,11 @@ impl Flow {
 
     /// Gives back what it holds at Dropbox, of the budget and of the process if its caller has not come for bytes for so long.
     /// Some of that takes work: `false` asks to be called again.
-    pub(super) fn let_go(&mut self, now: SystemTime, idle: Duration) -> bool {
+    pub(super) fn let_go(&mut self, now: Duration, idle: Duration) -> bool {
         if !self.reader.let_go(now, idle) {
             return true;
         }
-        self.place.lay_down();
+        self.place.lay_down(self.reader.given());
         self.hasher.as_mut().is_none_or(StreamHasher::fold)
     }
 }

@@ -3,6 +3,7 @@
 //! from the wire: one range needs no block. Ranges ahead of it take blocks without waiting.
 
 mod begin;
+mod chunks;
 mod flow;
 mod place;
 mod range;
@@ -20,6 +21,7 @@ use dropbox_sdk::{files::FileMetadata, sharing::FileLinkMetadata};
 
 use self::{
     begin::Begun,
+    chunks::Chunks,
     flow::{Flow, lock},
     place::Places,
     range::Pin,
@@ -35,6 +37,7 @@ use crate::{
     clock::SharedClock,
     dropbox::Caller,
     fault::{Fault, Reason, Result},
+    limits,
 };
 
 /// What is read.
@@ -152,7 +155,8 @@ impl Downloads {
     /// `idle`: how long a caller may leave bytes waiting before its places, here and at Dropbox, are given to others.
     pub fn new(open_max: usize, idle: Duration, blocks: Blocks, clock: SharedClock) -> Downloads {
         let stalled = Arc::new(Stalled::new(idle, clock));
-        Downloads { places: Places::new(open_max), blocks, ahead: Tally::default(), stalled }
+        let left_bytes = blocks.budget_bytes() / limits::LEFT_SHARE;
+        Downloads { places: Places::new(open_max, left_bytes), blocks, ahead: Tally::default(), stalled }
     }
 
     /// Asks Dropbox for the item and returns when its header is known.
@@ -169,7 +173,7 @@ impl Downloads {
             start: header.range_start,
             end: header.range_end,
             parallel: if matches!(pin, Pin::Rev(_)) { request.parallel_ranges } else { 1 },
-            chunk_bytes: request.chunk_bytes,
+            chunks: Chunks::new(request.chunk_bytes, self.stalled.idle()),
         };
         let head = body.map(|body| (body, body_end));
         let clock = self.stalled.clock();
@@ -204,6 +208,11 @@ impl Download {
                 Ok(None)
             }
         }
+    }
+
+    /// The caller gets no more before this span is over, for it may have only so many bytes in a second: it is not its doing.
+    pub fn hold_back(&mut self, span: Duration) {
+        lock(&self.flow).hold_back(span);
     }
 
     fn check(&mut self) -> Result<()> {

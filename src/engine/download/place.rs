@@ -13,8 +13,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     open: Fair,
-    /// As many may lie there unread. HTTP/2 holds a chunk of each until its caller reads or leaves, and nothing but the end of
-    /// its connection frees that; so beyond these a download that nobody reads keeps its place.
+    /// What those that lie there unread may hold, in units of the budget. HTTP/2 holds a chunk of each until its caller reads or
+    /// leaves, and nothing but the end of its connection frees that; so beyond this a download that nobody reads keeps its
+    /// place.
     left: Fair,
 }
 
@@ -33,8 +34,8 @@ enum Held {
 }
 
 impl Places {
-    pub(super) fn new(open_max: usize) -> Places {
-        Places { open: Fair::new(open_max), left: Fair::new(open_max) }
+    pub(super) fn new(open_max: usize, left_bytes: usize) -> Places {
+        Places { open: Fair::new(open_max), left: Fair::new(left_bytes / limits::BUDGET_UNIT_BYTES) }
     }
 
     /// # Errors
@@ -47,10 +48,11 @@ impl Places {
 }
 
 impl Place {
-    /// Its caller does not read: the place is for others.
-    pub(super) fn lay_down(&mut self) {
+    /// Its caller does not read: the place is for others. `given`: bytes of the chunk that it left unread.
+    pub(super) fn lay_down(&mut self, given: usize) {
+        let units = given.div_ceil(limits::BUDGET_UNIT_BYTES).max(1);
         if matches!(self.held, Held::Open { .. })
-            && let Some(left) = self.places.left.try_take(&self.parameter, 1)
+            && let Some(left) = self.places.left.try_take(&self.parameter, units)
         {
             self.held = Held::Left { _place: left };
         }
@@ -81,22 +83,33 @@ mod tests {
 
     #[test]
     fn a_place_that_is_laid_down_is_for_others_until_it_is_taken_up_again() {
-        let places = Places::new(1);
+        let places = Places::new(1, limits::BUDGET_UNIT_BYTES);
         let mut first = places.enter("p").expect("free");
         first.take_up().expect("it has one");
         let full = places.enter("p").expect_err("full");
         assert_eq!((full.reason(), full.retry_delay()), (Reason::ConnectorBusy, Some(limits::BUSY_RETRY)));
-        first.lay_down();
-        first.lay_down();
+        first.lay_down(1000);
+        first.lay_down(1000);
         let mut second = places.enter("p").expect("given to others");
         let gone = first.take_up().expect_err("others have it");
         assert_eq!((gone.reason(), gone.retry_delay()), (Reason::ConnectorBusy, Some(limits::BUSY_RETRY)));
-        // No more lie there unread than may be open.
-        second.lay_down();
+        // No more lie there unread than there is memory for.
+        second.lay_down(1000);
         assert!(places.enter("p").is_err());
         drop(second);
         first.take_up().expect("free again");
         drop(first);
         places.enter("p").expect("free again");
+    }
+
+    #[test]
+    fn what_lies_there_unread_is_bounded_by_its_bytes() {
+        let left = |chunk| {
+            let places = Places::new(1000, 64 * limits::BUDGET_UNIT_BYTES);
+            let mut all: Vec<_> = (0..100).map(|_| places.enter("p").expect("a place")).collect();
+            all.iter_mut().for_each(|place| place.lay_down(chunk));
+            all.iter().filter(|place| matches!(place.held, Held::Left { .. })).count()
+        };
+        assert_eq!((left(1000), left(256 * 1024), left(2 * 1024 * 1024)), (56, 14, 2));
     }
 }

@@ -6,14 +6,17 @@ use std::{
     pin::Pin as Pinned,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::range::{self, Pin, Ranged};
+use super::{
+    chunks::Chunks,
+    range::{self, Pin, Ranged},
+};
 use crate::{
     clock::SharedClock,
     dropbox::Caller,
@@ -30,8 +33,7 @@ pub(super) struct Plan {
     pub end: u64,
     /// Ranges under way together.
     pub parallel: usize,
-    /// Largest piece handed on.
-    pub chunk_bytes: usize,
+    pub chunks: Chunks,
 }
 
 #[derive(Debug)]
@@ -51,8 +53,8 @@ pub(super) struct Reader {
     blocks: Blocks,
     tally: Tally,
     clock: SharedClock,
-    /// When the caller last came for bytes.
-    touched: SystemTime,
+    /// When the caller last came for bytes, or may come again, as the clock elapses.
+    touched: Duration,
     /// The caller came and there was nothing for it yet.
     waiting: Option<Waker>,
     /// Let go, and not asked for again since.
@@ -100,7 +102,7 @@ impl Reader {
             resumes_left: limits::DOWNLOAD_RESUMES_MAX,
             blocks,
             tally,
-            touched: clock.now(),
+            touched: clock.elapsed(),
             clock,
             waiting: None,
             is_let_go: false,
@@ -109,7 +111,8 @@ impl Reader {
 
     /// The next bytes of the range, `None` at its end. A break is mended here, out of the caller's sight.
     pub(super) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
-        self.touched = self.clock.now();
+        self.touched = self.clock.elapsed();
+        self.plan.chunks.taken(self.touched);
         if self.rest.is_empty() {
             self.waiting = None;
             match self.poll_bytes(context) {
@@ -121,11 +124,28 @@ impl Reader {
                 }
             }
         }
-        Poll::Ready(Ok(Some(self.rest.split_to(self.plan.chunk_bytes.min(self.rest.len())))))
+        let chunk = self.rest.split_to(self.plan.chunks.size().min(self.rest.len()));
+        self.plan.chunks.give(chunk.len(), self.touched);
+        Poll::Ready(Ok(Some(chunk)))
+    }
+
+    /// All bytes were handed on.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest.is_empty() && self.next >= self.plan.end
+    }
+
+    /// Bytes handed on last.
+    pub(super) fn given(&self) -> usize {
+        self.plan.chunks.given()
+    }
+
+    /// The caller's silence begins when this span is over.
+    pub(super) fn hold_back(&mut self, span: Duration) {
+        self.touched = self.clock.elapsed() + span;
     }
 
     /// When the caller last came for bytes.
-    pub(super) fn touched(&self) -> SystemTime {
+    pub(super) fn touched(&self) -> Duration {
         self.touched
     }
 
@@ -231,10 +251,8 @@ impl Reader {
 
     /// Whether the caller has left bytes waiting for at least so long. If so, nothing is held at Dropbox or of the budget
     /// any more: what was not handed on is read again when the caller comes back.
-    pub(super) fn let_go(&mut self, now: SystemTime, idle: Duration) -> bool {
-        // A clock that was set back begins the span anew.
-        self.touched = self.touched.min(now);
-        if now.duration_since(self.touched).unwrap_or_default() < idle || self.is_waited_for() {
+    pub(super) fn let_go(&mut self, now: Duration, idle: Duration) -> bool {
+        if now.saturating_sub(self.touched) < idle || self.is_waited_for() {
             return false;
         }
         if !matches!(self.head, Head::None) || !self.ahead.is_empty() {

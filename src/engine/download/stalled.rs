@@ -40,6 +40,10 @@ impl Stalled {
         Stalled { idle, clock, open: Mutex::default() }
     }
 
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
+    }
+
     pub(super) fn clock(&self) -> SharedClock {
         self.clock.clone()
     }
@@ -58,7 +62,7 @@ impl Stalled {
             let flows: Vec<_> = self.open().flows.values().cloned().collect();
             for flow in flows {
                 while let Some(flow) = flow.upgrade()
-                    && !lock(&flow).let_go(self.clock.now(), self.idle)
+                    && !lock(&flow).let_go(self.clock.elapsed(), self.idle)
                 {
                     drop(flow);
                     tokio::task::yield_now().await;

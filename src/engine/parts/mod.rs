@@ -41,6 +41,9 @@ pub enum Frame {
         content_hash: Option<ContentHash>,
         size: Option<u64>,
     },
+    /// The next frame is not read, or this is said again, before this span is over, for the caller may send only so many bytes in a second. Its clocks
+    /// stand still.
+    HeldBack(Duration),
 }
 
 /// The bytes of one append: two blocks, one when the budget is short, fewer at the end; or the frames of a small file.
@@ -106,6 +109,8 @@ pub struct PartCutter<S> {
     /// Reading time since the last frame.
     idle: Duration,
     pace: Pace,
+    /// Of the time to come, what is not the caller's.
+    held_back: Duration,
     /// Hears `next_offset` whenever it moves.
     listener: Option<Listener>,
 }
@@ -170,6 +175,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             stage: Stage::Reading,
             idle: Duration::ZERO,
             pace: Pace::default(),
+            held_back: Duration::ZERO,
             listener: None,
         })
     }
@@ -289,6 +295,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         match frame {
             Some(Frame::Chunk { offset, bytes, crc32c }) => self.accept(offset, bytes, crc32c)?,
             Some(Frame::Finish { content_hash, size }) => self.finish(content_hash, size)?,
+            // `pull` keeps it.
+            Some(Frame::HeldBack(_)) => {}
             None => {
                 self.stage = Stage::HalfClosed;
                 self.ripen_whole_blocks();

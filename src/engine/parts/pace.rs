@@ -1,7 +1,7 @@
 //! The clocks of an upload: how long its caller has been silent, and how slow it is while others wait for memory. They run
-//! only while a frame is waited for.
+//! only while a frame is waited for, and not while the caller is held back.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::task::coop::consume_budget;
@@ -27,22 +27,25 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         consume_budget().await;
         loop {
             self.judge()?;
-            if let Some(frame) = self.frames.next().now_or_never() {
-                self.idle = Duration::ZERO;
-                return frame.transpose();
-            }
-            let wait = (self.rules.idle_max - self.idle).min(PACE_WINDOW - self.pace.read);
-            let alarm = self.clock.sleep(wait);
-            let since = self.clock.now();
-            let _waiting = Waiting { clock: &self.clock, since, clocks: [&mut self.idle, &mut self.pace.read] };
-            tokio::select! {
-                biased;
-                frame = self.frames.next() => {
-                    drop(_waiting);
-                    self.idle = Duration::ZERO;
-                    return frame.transpose();
+            let frame = match self.frames.next().now_or_never() {
+                Some(frame) => frame,
+                None => {
+                    let wait = (self.rules.idle_max - self.idle).min(PACE_WINDOW - self.pace.read);
+                    let alarm = self.clock.sleep(self.held_back + wait);
+                    let since = self.clock.elapsed();
+                    let (held_back, clocks) = (&mut self.held_back, [&mut self.idle, &mut self.pace.read]);
+                    let _waiting = Waiting { clock: &self.clock, since, held_back, clocks };
+                    tokio::select! {
+                        biased;
+                        frame = self.frames.next() => frame,
+                        () = alarm => continue,
+                    }
                 }
-                () = alarm => {}
+            };
+            (self.idle, self.held_back) = (Duration::ZERO, Duration::ZERO);
+            match frame.transpose()? {
+                Some(Frame::HeldBack(span)) => self.held_back = span,
+                frame => return Ok(frame),
             }
         }
     }
@@ -67,18 +70,21 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     }
 }
 
-/// Adds the time it lived to its clocks, also when the wait is cancelled.
+/// Adds the time it lived to its clocks, but for what the caller was held back; also when the wait is cancelled.
 struct Waiting<'a> {
     clock: &'a SharedClock,
-    since: SystemTime,
+    since: Duration,
+    held_back: &'a mut Duration,
     clocks: [&'a mut Duration; 2],
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let span = self.clock.now().duration_since(self.since).unwrap_or_default();
+        let span = self.clock.elapsed().saturating_sub(self.since);
+        let ours = span.min(*self.held_back);
+        *self.held_back -= ours;
         for clock in &mut self.clocks {
-            **clock += span;
+            **clock += span - ours;
         }
     }
 }

@@ -431,6 +431,62 @@ async fn a_keep_alive_starts_the_idle_clock_again() {
 }
 
 #[tokio::test]
+async fn who_is_held_back_is_neither_silent_nor_slow_for_that() {
+    let blocks = budget();
+    let (clock, sender, mut cutter) = timed(&blocks);
+    let paced = |seconds| {
+        sender.unbounded_send(chunk(content(5))).expect("open");
+        sender.unbounded_send(Ok(Frame::HeldBack(Duration::from_secs(seconds)))).expect("open");
+    };
+    paced(100);
+    assert!(poll!(Box::pin(cutter.next())).is_pending());
+    let held: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
+    let mut waiting = Box::pin(blocks.first("other"));
+    assert!(poll!(&mut waiting).is_pending(), "others wait for memory");
+    // Also when whoever waits for a part does something else in between.
+    for span in [40, 50, 9] {
+        let mut next = Box::pin(cutter.next());
+        assert!(poll!(&mut next).is_pending());
+        clock.advance(Duration::from_secs(span)).await;
+        assert!(poll!(&mut next).is_pending(), "far longer than either clock allows, and not its doing");
+    }
+    paced(20);
+    {
+        let mut next = Box::pin(cutter.next());
+        assert!(poll!(&mut next).is_pending());
+        clock.advance(Duration::from_secs(20 + 29)).await;
+        assert!(poll!(&mut next).is_pending(), "29 s were its own");
+        clock.advance(Duration::from_secs(1)).await;
+        let slow = next.now_or_never().expect("too slow by itself").expect_err("and others wait");
+        assert_eq!(slow.reason(), Reason::ConnectorBusy);
+    }
+    drop((waiting, held));
+    let (clock, sender, mut cutter) = timed(&blocks);
+    sender.unbounded_send(Ok(Frame::HeldBack(Duration::from_secs(100)))).expect("open");
+    let mut next = Box::pin(cutter.next());
+    assert!(poll!(&mut next).is_pending());
+    clock.advance(Duration::from_secs(159)).await;
+    assert!(poll!(&mut next).is_pending());
+    clock.advance(Duration::from_secs(1)).await;
+    let silent = next.now_or_never().expect("silent by itself").expect_err("idle");
+    assert_eq!(silent.reason(), Reason::UploadIdle);
+}
+
+#[tokio::test]
+async fn whoever_sets_the_time_of_day_ends_no_upload() {
+    let blocks = budget();
+    let (clock, _sender, mut cutter) = timed(&blocks);
+    let mut next = Box::pin(cutter.next());
+    assert!(poll!(&mut next).is_pending());
+    clock.set_forward(Duration::from_secs(3600));
+    drop(next);
+    let mut next = Box::pin(cutter.next());
+    assert!(poll!(&mut next).is_pending(), "nobody was silent for an hour");
+    clock.advance(Duration::from_secs(59)).await;
+    assert!(poll!(&mut next).is_pending());
+}
+
+#[tokio::test]
 async fn who_listens_hears_of_every_chunk_that_was_taken_and_of_no_other() {
     let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
     let frames = vec![

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::room::Budget;
 use crate::{
     engine::blocks::{self, Blocks},
     fair::{Fair, Held},
@@ -71,19 +72,23 @@ fn busy() -> Fault {
 }
 
 /// What an open stream holds outside blocks.
-fn charge(inflates: bool) -> usize {
+pub(super) fn charge(inflates: bool) -> usize {
     if inflates { limits::UPLOAD_INFLATED_CHARGE_BYTES } else { limits::UPLOAD_CHARGE_BYTES }
 }
 
-fn units(bytes: usize) -> u32 {
+/// What a stream may hold that waits to be let in, by the size that it says.
+pub(super) fn waiting_bytes(size: usize) -> usize {
+    limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size)
+}
+
+pub(super) fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(limits::BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 impl Entrance {
     pub(super) fn new(blocks: Blocks, open_max: usize, waiting_bytes: usize, leaving_bytes: usize) -> Entrance {
         let waiting_units = waiting_bytes / limits::BUDGET_UNIT_BYTES;
-        // As much as `Blocks::admit` takes before it refuses: who waits here is never refused there.
-        let charges = blocks.budget_bytes() / limits::BUDGET_UNIT_BYTES / 4 * 3;
+        let charges = Budget::charges(blocks.budget_bytes());
         Entrance {
             waiting: Arc::new(Semaphore::new(waiting_units)),
             waiting_units,
@@ -119,10 +124,19 @@ impl Entrance {
             return Ok(Arrival { place: Place::LetIn(admitted), inflates });
         }
         drop(arrival);
-        let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
+        let waiting = waiting_bytes(size);
         let share = self.waiting_shares.try_take_leaving(parameter, units(waiting) as usize).ok_or_else(busy)?;
         let place = Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge };
         Ok(Arrival { place, inflates })
+    }
+
+    /// The stream is of this parameter; it was booked before that was known.
+    pub(super) fn rebook(arrival: &mut Arrival, parameter: &str) {
+        let shares = match &mut arrival.place {
+            Place::Waiting { _share, .. } => [_share.as_mut(), None],
+            Place::LetIn(admitted) => [Some(&mut admitted._share), Some(&mut admitted._slot)],
+        };
+        shares.into_iter().flatten().for_each(|share| share.rebook(parameter));
     }
 
     /// The memory of a stream that was answered and is read on for a moment; `None`: there is none to spare.
@@ -162,7 +176,7 @@ impl Entrance {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::room::Room, *};
     use crate::clock::SystemClock;
 
     const MIB: usize = 1024 * 1024;
@@ -219,6 +233,30 @@ mod tests {
     }
 
     #[test]
+    fn who_was_let_in_before_its_name_was_known_counts_against_its_share() {
+        let entrance = entrance(8, 4 * MIB);
+        let let_in = |parameter| {
+            let arrival = entrance.announce(parameter, entrance.arrive(false).expect("room"), Some(1)).expect("room");
+            (matches!(arrival.place, Place::LetIn(_)), arrival)
+        };
+        let mut open: Vec<_> = (0..6).map(|_| let_in("")).collect();
+        assert!(open.iter().all(|(is_in, _)| *is_in));
+        for (_, arrival) in &mut open {
+            Entrance::rebook(arrival, "p");
+        }
+        let seventh = let_in("p");
+        assert!(seventh.0 && !let_in("p").0, "seven of eight are its share");
+        assert!(let_in("").0, "and nobody else's");
+        // Who waits is booked anew, too.
+        let mut waiting = let_in("p").1;
+        let none = entrance.waiting_shares.free();
+        Entrance::rebook(&mut waiting, "q");
+        assert_eq!(entrance.waiting_shares.free(), none);
+        drop((waiting, seventh, open));
+        assert_eq!((entrance.slots.free(), entrance.waiting_bytes()), (8, 0));
+    }
+
+    #[test]
     fn what_is_let_in_at_once_is_within_the_charges_of_the_budget() {
         let entrance = entrance(1000, 4 * MIB);
         let mut open = Vec::new();
@@ -229,6 +267,35 @@ mod tests {
         assert_eq!(let_in, 48 * MIB / limits::UPLOAD_CHARGE_BYTES);
         assert!(entrance.blocks.used_bytes() + entrance.waiting_bytes() <= 52 * MIB);
     }
+
+    #[test]
+    fn the_room_that_is_told_is_the_room_there_is() {
+        for (mib, open_max) in [(512, 512), (64, 512), (512, 8)] {
+            let budget = Budget::of(mib * MIB);
+            let room = budget.room(open_max);
+            let new = || {
+                let blocks = Blocks::new(budget.blocks, Arc::new(SystemClock));
+                Entrance::new(blocks, open_max, budget.waiting, budget.leaving)
+            };
+            let taken = |name: &dyn Fn(usize) -> String| {
+                let (entrance, mut all) = (new(), Vec::new());
+                while let Ok(arrival) =
+                    entrance.arrive(false).and_then(|one| entrance.announce(&name(all.len()), one, None))
+                {
+                    all.push(arrival);
+                }
+                let open = all.iter().filter(|arrival| matches!(arrival.place, Place::LetIn(_))).count();
+                (open, all.len() - open)
+            };
+            assert_eq!(taken(&|n| format!("p-{n}")), (room.open, room.waiting), "{mib} MiB, {open_max}: together");
+            assert_eq!(taken(&|_| "p".into()), (room.open_of_one, room.waiting_of_one), "{mib} MiB, {open_max}: one");
+        }
+        assert_eq!(
+            Budget::of(512 * MIB).room(512),
+            Room { open: 61, open_of_one: 54, waiting: 48, waiting_of_one: 42 }
+        );
+    }
+
     #[tokio::test]
     async fn streams_that_were_answered_early_take_nothing_from_those_that_arrive() {
         let (entrance, _first) = full(1, 2 * MIB).await;

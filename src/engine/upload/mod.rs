@@ -9,6 +9,7 @@ mod lane;
 mod pieces;
 mod ready;
 mod record;
+mod room;
 mod run;
 
 use std::{
@@ -26,13 +27,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::admission::{Arrival, Leaving};
 use self::{
     admission::Entrance,
     commit::{Whole, outcome_unknown},
     hold::UnderWay,
     record::{Handle, Record, Standing, not_found},
     run::{Resumed, Run},
+};
+pub use self::{
+    admission::{Arrival, Leaving},
+    room::{Budget, Room},
 };
 use super::{
     blocks::Blocks,
@@ -236,6 +240,11 @@ impl Uploads {
     /// `CONNECTOR_BUSY`.
     pub fn announce(&self, parameter: &str, arrival: Arrival, size: Option<u64>) -> Result<Arrival> {
         self.0.entrance.announce(parameter, arrival, size)
+    }
+
+    /// The stream turned out to be of this parameter.
+    pub fn rebook(&self, arrival: &mut Arrival, parameter: &str) {
+        Entrance::rebook(arrival, parameter);
     }
 
     /// The memory of a stream that was answered early and is read on for a moment; `None`: there is none to spare.

@@ -1,6 +1,6 @@
 //! An upload whose bytes are all there: a stream can only finish it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 
@@ -73,16 +73,19 @@ impl Shared {
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
+        let mut held_back = Duration::ZERO;
         loop {
             let frame = tokio::select! {
                 biased;
                 () = writing.taken_over() => return Err(taken_over_fault()),
                 frame = frames.next() => frame,
                 () = at(caller.deadline()) => return Err(overdue(false)),
-                () = self.clock.sleep(self.settings.idle) => return Err(silent(self.settings.idle)),
+                () = self.clock.sleep(held_back + self.settings.idle) => return Err(silent(self.settings.idle)),
             };
+            held_back = Duration::ZERO;
             match frame.transpose()? {
                 None => return Ok(None),
+                Some(Frame::HeldBack(span)) => held_back = span,
                 Some(Frame::Chunk { offset, bytes, .. }) => {
                     let end = offset.unwrap_or(whole.size).saturating_add(bytes.len() as u64);
                     if end > whole.size {

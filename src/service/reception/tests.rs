@@ -151,3 +151,23 @@ fn a_host_of_ipv6_is_its_network_and_mapped_addresses_are_those_of_ipv4() {
     assert_eq!(of("[::ffff:10.0.0.1]:1"), of("10.0.0.1:2"));
     assert_ne!(of("10.0.0.1:1"), of("10.0.0.2:1"));
 }
+
+#[tokio::test]
+async fn a_flood_that_is_sent_away_is_told_of_once_a_second() {
+    let mut crowded = CrowdedOut::default();
+    let from = Some("10.0.0.1:1".parse().unwrap());
+    (0..100).for_each(|_| crowded.add(from));
+    assert_eq!((crowded.tell(), crowded.count), (None, 0), "the first are told of at once");
+    crowded.telling.take().expect("beside the loop").await.expect("told");
+    (0..50).for_each(|_| crowded.add(from));
+    let next = crowded.tell().expect("not yet");
+    assert!(next > Instant::now() && crowded.count == 50, "the others together");
+    // Whoever still waits for room in the log is not waited for.
+    crowded.told_at = Some(Instant::now() - CROWDED_OUT_TOLD);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    crowded.telling = Some(tokio::task::spawn_blocking(move || _ = held.recv()));
+    assert!(crowded.tell().is_some() && crowded.count == 50);
+    drop(release);
+    crowded.telling.take().expect("it is still there").await.expect("told");
+    assert_eq!((crowded.tell(), crowded.count), (None, 0));
+}

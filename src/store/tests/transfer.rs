@@ -10,7 +10,7 @@ fn by_proxy(group: &str) -> Settings {
         username: "me".into(),
         ..ProxySettings::default()
     };
-    Settings { proxy, ..settings(group) }
+    Settings { proxy: proxy.into(), ..settings(group) }
 }
 
 fn both() -> Secrets {
@@ -189,4 +189,38 @@ pub(super) async fn an_import_displaces_no_other_parameter_unless_it_may(house: 
     assert_eq!(house.store.parameters(&id("new-name")).await.unwrap().unwrap().uid, made.uid);
     let told = house.store.parameter_changes(seq).await.unwrap();
     assert_eq!(told.iter().map(|change| change.id.as_str()).collect::<Vec<_>>(), ["new-name", "old-name"]);
+}
+
+pub(super) async fn an_import_may_give_names_and_parameters_to_each_other_anew(house: House) {
+    let mut uids = Vec::new();
+    for name in ["one", "two"] {
+        uids.push(house.store.create_parameters(&id(name), by_proxy(name), both()).await.unwrap().uid);
+        link(&house.store, name, &format!("refresh-{name}")).await.unwrap();
+    }
+    let (plain, _) = house.store.export_parameters(&[]).await.unwrap();
+    let plain = String::from_utf8(plain.to_vec()).unwrap();
+    let swapped = plain.replace(r#""id":"one""#, r#""id":"x""#).replace(r#""id":"two""#, r#""id":"one""#);
+    let swapped = swapped.replace(r#""id":"x""#, r#""id":"two""#);
+    // The second time only the first of the two is there, under its new name, and changes back.
+    for (file, lost, in_order) in [(&swapped, None, [1, 0]), (&plain, Some("two"), [0, 1])] {
+        if let Some(lost) = lost {
+            house.store.delete_parameters(&id(lost), None).await.unwrap();
+        }
+        let before = house.store.parameters(&id("one")).await.unwrap().unwrap();
+        let seq = house.store.last_parameter_change().await.unwrap();
+        let imported = house.store.import_parameters(file.as_bytes(), OnConflict::Replace).await.unwrap();
+        assert_eq!((imported.created + imported.replaced, imported.skipped), (2, 0));
+        let told = house.store.parameter_changes(seq).await.unwrap();
+        for (name, at) in ["one", "two"].into_iter().zip(in_order) {
+            let found = house.store.parameters(&id(name)).await.unwrap().expect("both are there");
+            assert_eq!((&found.uid, found.settings.group.as_str()), (&uids[at], ["one", "two"][at]));
+            assert_eq!(refresh_token(&found), Some(format!("refresh-{}", ["one", "two"][at])));
+            assert_eq!(password(&found), Some("proxy-clear"));
+            let last = told.iter().rfind(|change| change.id == found.id).expect("it is told");
+            assert_eq!(last.uid, *found.uid);
+            if found.uid == before.uid {
+                assert!(found.grant_number > before.grant_number, "a verdict of before does not hit it");
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ pub(super) async fn what_a_newer_version_wrote_is_passed_over_and_written_back(h
     store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
     let newer =
         "UPDATE application_parameters SET settings = '{\"app_key\":\"key1\",\"group\":\"g\",\"newer\":{\"a\":1},
-                 \"policy\":{\"newest\":[2]},\"timeouts\":{\"dns\":1},\"proxy\":{\"via\":\"x\"}}' WHERE id = 'docs'";
+                 \"policy\":{\"newest\":[]},\"timeouts\":{\"dns\":1},\"proxy\":{\"via\":\"x\"}}' WHERE id = 'docs'";
     assert_eq!(house.sql(newer).await, 1);
     assert_eq!(store.parameters(&id("docs")).await.unwrap().unwrap().settings.group, "g");
     let edit = |settings: &mut Settings| {
@@ -18,7 +18,7 @@ pub(super) async fn what_a_newer_version_wrote_is_passed_over_and_written_back(h
     assert_eq!(changed.settings.display_name, "Documents");
     let row = query("SELECT settings FROM application_parameters").fetch_one(&store.0.pools.readers).await.unwrap();
     let kept: serde_json::Value = serde_json::from_str(&row.get::<String>("settings").unwrap()).unwrap();
-    assert_eq!((&kept["newer"]["a"], &kept["policy"]["newest"][0]), (&1.into(), &2.into()), "{kept}");
+    assert_eq!((&kept["newer"]["a"], &kept["policy"]["newest"]), (&1.into(), &serde_json::json!([])), "{kept}");
     assert_eq!((&kept["timeouts"]["dns"], &kept["proxy"]["via"]), (&1.into(), &"x".into()), "{kept}");
 }
 
@@ -51,4 +51,15 @@ pub(super) async fn a_row_that_cannot_be_read_is_told_and_hides_no_other(house: 
     assert_eq!(changes.iter().map(|change| change.id.as_str()).collect::<Vec<_>>(), ["Newer_Form"]);
     store.delete_parameters(&id("b"), None).await.expect("it can be deleted unread");
     assert_eq!(store.export_parameters(&[]).await.unwrap().1, 3);
+}
+
+pub(super) async fn a_restriction_that_is_not_known_here_shuts_the_parameter(house: House) {
+    let House { store, .. } = &house;
+    store.create_parameters(&id("docs"), settings("g"), None).await.unwrap();
+    let newer = "UPDATE application_parameters SET settings = '{\"app_key\":\"key1\",
+                 \"policy\":{\"allowed_principals\":[\"*\"],\"read_hours\":[\"9-17\"]}}' WHERE id = 'docs'";
+    assert_eq!(house.sql(newer).await, 1);
+    let fault = store.parameters(&id("docs")).await.unwrap_err();
+    assert!(is_unreadable(&fault) && fault.retry_delay().is_some(), "{fault:?}");
+    assert!(fault.message().contains("policy of application parameter docs"), "{fault}");
 }

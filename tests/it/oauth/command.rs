@@ -7,9 +7,10 @@ use std::{
 };
 
 use dropbox_connector::emulator::script::{Action, Rule};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::support::process::BINARY;
+use crate::support::{process::BINARY, until};
 
 fn program(house: &House, words: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
@@ -200,4 +201,47 @@ async fn a_test_says_at_once_what_is_wrong_and_does_not_wait_for_better_times() 
     assert!(err.contains("PROXY_UNAVAILABLE") && err.contains("cannot be reached"), "{err}");
     // Repeated as other commands are it took more than a minute.
     assert!(begun.elapsed() < crate::support::PATIENCE, "{:?}", begun.elapsed());
+}
+
+/// Passes everything on to the admin port, but of what comes back nothing once Dropbox was asked to revoke a grant; until then
+/// it breaks the connection, as often as that happens.
+async fn without_the_answer(house: &House) -> String {
+    let (target, control) = (house.addresses.admin, house.control());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let mut lost = 0;
+        while let Ok((client, _)) = listener.accept().await {
+            let server = tokio::net::TcpStream::connect(target).await.expect("the admin port");
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                (client.into_split(), server.into_split());
+            let up = async move { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+            let down = async {
+                let mut buffer = vec![0; 16 * 1024];
+                while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+                    if control.counter("auth/token/revoke").calls > lost {
+                        lost += 1;
+                        return;
+                    }
+                    to_client.write_all(&buffer[..read]).await.expect("a client");
+                }
+            };
+            tokio::select! { _ = up => {}, () = down => {} }
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_whose_answer_is_lost_is_not_told_as_one_that_dropbox_did_not_confirm() {
+    let house = pending().await;
+    connect(&house).await;
+    let mut command = program(&house, &["parameters", "disconnect", PARAMETER]);
+    command.env("DROPBOX_CONNECTOR_ADMIN_SERVER", without_the_answer(&house).await);
+    let output = tokio::task::spawn_blocking(move || command.output().expect("it starts")).await.expect("no panic");
+    let (out, err) = told(&output);
+    assert_eq!(output.status.code(), Some(6), "{out}{err}");
+    assert!(!err.contains("did not confirm"), "{err}");
+    assert_eq!(house.control().counter("auth/token/revoke").calls, 1);
+    until("the grant is gone", async || ends(&house, 0, &["parameters", "list"]).0.contains("pending")).await;
 }

@@ -1,9 +1,10 @@
 //! Downloads whose callers stop reading: what they hold meanwhile, whom they keep out, and how they go on.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dropbox_connector::{
     api::v1::{self as pb, download_file_response::Payload, dropbox_connector_client::DropboxConnectorClient},
+    clock::{Clock as _, ManualClock, SystemClock},
     emulator::{
         Emulator, Options,
         control::{Document, Seed, SeedFile},
@@ -240,6 +241,96 @@ async fn narrow_client(address: &str) -> DropboxConnectorClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("uri");
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     DropboxConnectorClient::new(endpoint.connect().await.expect("connect"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_held_back_by_its_policy_is_not_taken_for_one_that_stopped_reading() {
+    let house = support::start_with(|config| config.download_idle = Duration::from_millis(300)).await;
+    let text: String = (0..12 * 1024).map(|line| format!("{line:07}\n")).collect();
+    upload(&house, spec("/file"), text.as_bytes()).await.expect("uploaded");
+    let formats = BTreeMap::from([("markdown".to_owned(), text.clone())]);
+    let document = Document { path: "/notes.paper".into(), formats, ..Document::default() };
+    house.control().seed_document(&document).expect("a document");
+    let policy = pb::ParameterPolicy { max_bytes_per_second: 64 * 1024, ..Default::default() };
+    house.make_parameter("slow", |parameter| parameter.policy = Some(policy)).await;
+    house.control().clear_journal();
+    // 384 KiB in all, of which 64 are saved up: of four streams each waits longer for a chunk than a caller may be silent.
+    let slow = |path: &str| pb::DownloadFileRequest { application_parameter_id: "slow".into(), ..of(path) };
+    let exported = pb::DownloadFileRequest { export_format: "markdown".into(), ..slow("/notes.paper") };
+    let mut streams = vec![read_on(stalled(&house, exported).await)];
+    for _ in 0..3 {
+        streams.push(read_on(stalled(&house, slow("/file")).await));
+    }
+    for outcome in futures::future::join_all(streams).await {
+        let (got, trailer) = outcome.unwrap_or_else(|fault| panic!("{fault:?}"));
+        assert!(got == text.as_bytes() && trailer.verified);
+    }
+    // An export asked of `files/download` first tells that it is none.
+    let asked = |route: &str| house.control().journal().iter().filter(|entry| entry.route == route).count();
+    assert_eq!((asked("files/export"), asked(DOWNLOAD)), (1, 4), "nothing is asked for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sets_the_time_of_day_lets_go_of_no_download() {
+    let clock = ManualClock::new(SystemClock.now());
+    let house = support::start_in(Options::default(), Arc::new(clock.clone()), |_| {}).await;
+    house.make_parameter(PARAMETER, |_| {}).await;
+    upload(&house, spec("/large"), &noise(LARGE, 7)).await.expect("uploaded");
+    let _unread = stalled(&house, of("/large")).await;
+    clock.set_forward(Duration::from_secs(600));
+    // Looked at some times, and not gone for 30 s.
+    for _ in 0..28 {
+        clock.advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+        assert_eq!(house.control().counter(DOWNLOAD).running, 1);
+    }
+    until("it is let go when its time is over", async || {
+        clock.advance(Duration::from_secs(1)).await;
+        house.control().counter(DOWNLOAD).running == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_been_given_all_bytes_gets_its_proof_though_others_have_its_place() {
+    let house = support::start_with(|config| {
+        config.max_downloads = 1;
+        config.download_idle = Duration::from_secs(2);
+    })
+    .await;
+    // Its last chunk is larger than what its caller takes without reading.
+    let bytes = noise(4 * MIB + 100_000, 6);
+    upload(&house, spec("/file"), &bytes).await.expect("uploaded");
+    let request = pb::DownloadFileRequest { parallel_ranges: 2, ..of("/file") };
+    let mut client = narrow_client(&house.addresses.data.to_string()).await;
+    let mut first = client.download_file(request).await.expect("open").into_inner();
+    let mut got = Vec::new();
+    while got.len() < 4 * MIB {
+        let message = first.message().await.expect("a message").and_then(|message| message.payload);
+        if let Some(Payload::Chunk(chunk)) = message {
+            got.extend_from_slice(&chunk.data);
+        }
+    }
+    house.control().script([Rule::always(DOWNLOAD, Action::StallBody { after_bytes: 50_000 })]).expect("script");
+    let begun = Instant::now();
+    let other = async {
+        loop {
+            match house.other_client().await.download_file(of("/file")).await {
+                Ok(stream) => break stream,
+                Err(busy) => assert_eq!(reason(&busy), "CONNECTOR_BUSY"),
+            }
+        }
+    };
+    let _other = timeout(PATIENCE, other).await.expect("the place is given to others");
+    assert!(begun.elapsed() > Duration::from_secs(1), "it was not at its end yet: {:?}", begun.elapsed());
+    let trailer = loop {
+        match first.message().await.expect("it ends well").and_then(|message| message.payload).expect("a trailer") {
+            Payload::Chunk(chunk) => got.extend_from_slice(&chunk.data),
+            Payload::Trailer(trailer) => break trailer,
+            Payload::Header(_) => panic!("a second header"),
+        }
+    };
+    assert!(got == bytes && trailer.verified);
 }
 
 #[tokio::test(flavor = "multi_thread")]
