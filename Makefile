@@ -29,9 +29,10 @@ test-clients: ## Stock Go, Node, Java and Python stubs, and a page in a browser,
 	$(CARGO) test --no-run --test it
 	bash tests/clients/run.sh
 
-test-long: setup ## The tests that take minutes: 2 GiB files, a thousand seeds
+test-long: setup ## The tests that take minutes: 2 GiB files, a thousand seeds, a million items
 	PROPTEST_CASES=1000 $(CARGO) test --lib
-	$(CARGO) test --test it -- --ignored --skip live --skip ten_thousand_parameters
+	$(CARGO) test --lib -- --ignored --test-threads 1 --nocapture
+	$(CARGO) test --test it -- --ignored --skip live
 
 check: ## Everything CI runs: lint, tests, clients, long tests
 	@bash tests/setup/check.sh

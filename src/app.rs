@@ -24,7 +24,7 @@ use crate::{
         blocks::Blocks,
         download::Downloads,
         gate::Gates,
-        upload::{Settings, Uploads},
+        upload::{Budget, Settings, Uploads},
     },
     events::{self, Hub},
     http, limits,
@@ -133,15 +133,14 @@ impl App {
         }
         let budget = usize::try_from(config.transfer_buffer_mib * limits::MIB).unwrap_or(usize::MAX);
         // One budget: what waits to be let in, and what is read on behind an answer, is paid for beside what was let in.
-        let waiting_bytes = budget / limits::WAITING_SHARE;
-        let leaving_bytes = (budget / limits::LEAVING_SHARE).max(limits::UPLOAD_INFLATED_CHARGE_BYTES);
-        let blocks = Blocks::new(budget.saturating_sub(waiting_bytes + leaving_bytes), clock.clone());
+        let budget = Budget::of(budget);
+        let blocks = Blocks::new(budget.blocks, clock.clone());
         let gates = Arc::new(Gates::new());
         let settings = Settings {
             append_bytes: usize::try_from(config.append_mib * limits::MIB).unwrap_or(limits::APPEND_BYTES),
             open_max: config.max_uploads,
-            waiting_bytes,
-            leaving_bytes,
+            waiting_bytes: budget.waiting,
+            leaving_bytes: budget.leaving,
             idle: config.upload_idle,
         };
         let uploads = Uploads::new(blocks.clone(), gates.clone(), store.clone(), clock.clone(), settings);

@@ -71,9 +71,8 @@ impl Fair {
     /// The same for a share that is small beside what is asked for at once: what is left after it has to be a share, too.
     pub fn try_take_leaving(&self, parameter: &str, places: usize) -> Option<Held> {
         let mut state = self.0.lock();
-        let held = state.held.get(parameter).copied().unwrap_or(0) + places;
-        let left = state.free.checked_sub(places)?;
-        if held > left.saturating_mul(FAIR_SHARE) {
+        let held = state.held.get(parameter).copied().unwrap_or(0);
+        if !leaves_a_share(held, state.free, places) {
             return None;
         }
         Some(self.0.take(&mut state, parameter.into(), places))
@@ -113,11 +112,36 @@ impl Fair {
     }
 }
 
+/// Who has nothing may always have some.
+fn may_have_more(held: usize, free: usize) -> bool {
+    held == 0 || held < free.saturating_mul(FAIR_SHARE)
+}
+
+fn leaves_a_share(held: usize, free: usize, places: usize) -> bool {
+    free.checked_sub(places).is_some_and(|left| held + places <= left.saturating_mul(FAIR_SHARE))
+}
+
+/// How often one parameter gets so many places at once while no other has any.
+pub fn alone(total: usize, places: usize) -> usize {
+    let may = |n: &usize| total - n * places >= places && may_have_more(n * places, total - n * places);
+    (0..total / places.max(1)).take_while(may).count()
+}
+
+/// The same of [`Fair::try_take_leaving`].
+pub fn alone_leaving(total: usize, places: usize) -> usize {
+    let may = |n: &usize| leaves_a_share(n * places, total - n * places, places);
+    (0..total / places.max(1)).take_while(may).count()
+}
+
+/// How often parameters that have nothing yet get so many places of [`Fair::try_take_leaving`], one after the other.
+pub fn together_leaving(total: usize, places: usize) -> usize {
+    (0..total / places.max(1)).take_while(|n| leaves_a_share(0, total - n * places, places)).count()
+}
+
 impl State {
     /// Is another place within the share of this parameter?
     fn may(&self, parameter: &str) -> bool {
-        let held = self.held.get(parameter).copied().unwrap_or(0);
-        held == 0 || held < self.free.saturating_mul(FAIR_SHARE)
+        may_have_more(self.held.get(parameter).copied().unwrap_or(0), self.free)
     }
 
     fn held_less(&mut self, parameter: &str, places: usize) {
@@ -268,6 +292,12 @@ mod tests {
         for total in 1..=7 {
             assert_eq!(all(&Fair::new(total), "a").len(), total);
         }
+        for total in 1..=200 {
+            assert_eq!(all(&Fair::new(total), "a").len(), alone(total, 1), "of {total}");
+            let fair = Fair::new(total);
+            let large = std::iter::from_fn(|| fair.try_take("a", 9).filter(|held| held.places == 9));
+            assert_eq!(large.collect::<Vec<_>>().len(), alone(total, 9), "of {total}");
+        }
         assert!(Fair::new(4).try_take("a", 100).is_some(), "more than there are is all of them");
     }
 
@@ -276,6 +306,7 @@ mod tests {
         let fair = Fair::new(128);
         let all: Vec<_> = std::iter::from_fn(|| fair.try_take_leaving("a", 21)).collect();
         assert_eq!((all.len(), fair.free()), (5, 23));
+        assert_eq!(alone_leaving(128, 21), 5);
         assert!(fair.try_take_leaving("a", 2).is_some() && fair.try_take_leaving("b", 20).is_some());
         assert!(fair.try_take_leaving("b", 24).is_none(), "more than there are");
     }

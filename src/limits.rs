@@ -212,6 +212,9 @@ pub const STORE_READERS: u32 = 4;
 /// Pages that each of them keeps, as SQLite counts it: 64 KiB. What is read often is kept as values, and the machine keeps
 /// the file.
 pub const STORE_READER_CACHE: &str = "-64";
+/// Pages that the one that writes keeps: 16 MiB, used only by large indexes. A page of changes touches some 2,000 pages there;
+/// with SQLite's own 2 MiB each of them would be written several times within one transaction.
+pub const STORE_WRITER_CACHE: &str = "-16000";
 /// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
 /// fit into a server's default of 100.
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;
@@ -485,12 +488,14 @@ pub const EVENT_LOG_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Entries of a scope kept in memory: what the watchers that keep up read.
 pub const EVENT_TAIL_ENTRIES: usize = 256;
 pub const EVENT_TAIL_BYTES: usize = 1024 * 1024;
-/// Of all scopes of the process together.
+/// Of all scopes of the process together, with the chunks and pages that were read for those who do not keep up.
 pub const EVENT_TAILS_BYTES: usize = 64 * 1024 * 1024;
 /// Entries read from the store at once, for those who do not keep up.
 pub const EVENT_CHUNK: usize = 256;
 /// Chunks of a scope remembered: a thousand slow watchers at few places cost few reads.
 pub const EVENT_CHUNKS_KEPT: usize = 4;
+/// What was read for one watcher is kept this long for the others: they come within moments or not at all.
+pub const EVENT_SHELF_AGE: Duration = Duration::from_secs(30);
 /// A process that polls a scope holds it this long without renewing: what a fleet loses when a process dies.
 pub const EVENT_LEASE: Duration = Duration::from_secs(10);
 /// Renewed this often: three times within its life.
@@ -505,15 +510,15 @@ pub const CHECKPOINT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const SNAPSHOT_ITEMS_MAX: u32 = 500;
 /// Entries of one transaction at the end of a drain.
 pub const EVENT_SLICE: usize = 2000;
-/// Items of a folder that was moved or deleted, read and made into entries at once: some 512 KiB, of which a scope remembers
-/// `EVENT_CHUNKS_KEPT`.
+/// Items of a folder that was moved or deleted, read and made into entries at once: some 512 KiB, held while a watcher is at
+/// them.
 pub const EXPAND_PORTION: usize = 500;
 /// Folders in each other: a path has at most some 4,096 characters, a name one at least.
 pub const INDEX_DEPTH_MAX: usize = 4096;
 /// Rounds at once in which a new index is brought to the place of the log; after that one with each news.
 pub const INDEX_ROUNDS_MAX: u32 = 8;
-/// Pages of a listing between two looks at what changed meanwhile.
-pub const INDEX_PAGES_BETWEEN: u32 = 16;
+/// While an index is built, what changed meanwhile is looked at this often: watchers do not wait for the index.
+pub const INDEX_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Of one page without an index, files whose revisions are asked for to tell new from changed; one call each.
 pub const INFERRED_LOOKS_MAX: usize = 20;
 /// How long Dropbox is asked to wait for news; 30 to 480 s. With what Dropbox adds it stays below what proxies allow.

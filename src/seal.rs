@@ -76,7 +76,7 @@ pub enum HandleKind {
     Resume,
 }
 
-/// Whose handle it is: the application parameter's `uid` and the Dropbox account linked to it (empty if none is known).
+/// Whose handle it is: the application parameter's `uid` and the Dropbox account linked to it (its grant if none is known).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner<'a> {
     pub uid: &'a str,

@@ -1,5 +1,6 @@
 //! `Secret<T>`: a value that cannot be printed, serialised or compared by accident, and is zeroed when dropped.
-//! Only `store`, `credentials` and the transport's header writer may call [`Secret::reveal`].
+//! Only `store`, `credentials`, the transport's header writer and `dropbox/bearer.rs`, which packs what that writes, may call
+//! [`Secret::reveal`].
 
 use std::fmt;
 

@@ -39,7 +39,7 @@ pub(super) async fn make_demo_parameter(store: &Store, resolver: &Resolver, emul
         display_name: "Demo".into(),
         app_source: store::AppSource::OwnApp,
         app_key: login.app_key,
-        policy: store::Policy { permissions: Permission::ALL.to_vec(), ..store::Policy::default() },
+        policy: store::Policy { permissions: Permission::ALL.to_vec(), ..store::Policy::default() }.into(),
         ..store::Settings::default()
     };
     match store.create_parameters(&id, settings, Some(Secret::new(login.app_secret))).await {

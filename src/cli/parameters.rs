@@ -136,7 +136,7 @@ pub struct CreateArgs {
     /// Principal that may use it (exact, or ending in *); may be repeated.
     #[arg(long, value_name = "NAME")]
     allow: Vec<String>,
-    /// What they may do; may be repeated. Default: read, write, delete, share.
+    /// What they may do; may be repeated. Default: read, write, delete, share, events.
     #[arg(long, value_enum)]
     permission: Vec<Permitted>,
     #[command(flatten)]
@@ -168,6 +168,7 @@ enum Permitted {
     Write,
     Delete,
     Share,
+    Events,
     Team,
     Raw,
 }
@@ -179,6 +180,7 @@ impl From<Permitted> for Permission {
             Permitted::Write => Permission::Write,
             Permitted::Delete => Permission::Delete,
             Permitted::Share => Permission::Share,
+            Permitted::Events => Permission::Events,
             Permitted::Team => Permission::Team,
             Permitted::Raw => Permission::Raw,
         }

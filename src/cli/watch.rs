@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -32,12 +33,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 Each event is a line: what happened, the path, and for a move where it was. With --json a line is an object, as in the
 proto's JSON, with the resume token behind it. With --state the token is kept in a file once the event was printed and
 its command has ended; the next run goes on there, also on another machine. Events may come twice after a crash, never
-not at all.
+not at all. One thing is told otherwise: if Dropbox has dropped our place and the server knows nothing of what was told
+before, all that is there is printed anew, as with --snapshot, instead of what changed.
 
 With --exec a command is run for each event, one after the other, without a shell: write sh -c '…' if you want one.
 It finds EVENT_TYPE (created, updated, metadata_changed, deleted, moved), EVENT_PATH, EVENT_PREVIOUS_PATH, EVENT_KIND
 (file, folder), EVENT_ID, EVENT_ITEM_ID and EVENT_REV in its environment and the event as JSON on its standard input.
-If it fails, watch ends, and with --state the event comes again with the next run.
+If it fails, watch ends, and with --state the event comes again with the next run. It is run for events alone, not for
+the items of a snapshot, also not of one that Dropbox's reset made necessary: a line on standard error says so then.
 
 Examples:
   dropbox-connector watch /in
@@ -230,7 +233,11 @@ impl Watching {
                 out::note(format_args!("{}; watching", out::count(usize::try_from(end.count).unwrap_or(0), "item")));
             }
             Some(Payload::CursorReset(reset)) => {
-                let what = if reset.resync { "the differences follow" } else { "everything follows anew" };
+                let what = match (reset.resync, self.command.is_empty()) {
+                    (true, _) => "the differences follow",
+                    (false, true) => "everything follows anew",
+                    (false, false) => "everything follows anew, and --exec is not run for it",
+                };
                 out::note(format_args!("Dropbox lost our place ({}); {what}", out::plain(&reset.reason)));
             }
             _ => {}
@@ -346,22 +353,39 @@ fn environment(change: &ChangeEvent) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The token that a former run kept; none if there is no file yet.
+/// The token that a former run kept; none if there is no file yet. An empty file is no beginning: something lost the place,
+/// and beginning now would leave out what happened since.
 fn read_state(file: &Path) -> Result<String> {
     match fs::read_to_string(file) {
+        Ok(text) if text.trim().is_empty() => {
+            Err(Failure::usage(format!("--state {}: the file is empty, so the place is lost", out::plain(&file.display().to_string())))
+                .remedy("put the file back, or remove it to begin with what happens from now on (with --snapshot: with all that is there)"))
+        }
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(Failure::local(file, &error)),
     }
 }
 
-/// Whole or not at all: a run that is stopped here leaves the state before.
+/// Whole or not at all: a run that is stopped here leaves the state before, and so does a machine that loses its power.
 fn write_state(file: &Path, token: &str) -> Result<()> {
     let mut draft = file.as_os_str().to_owned();
     draft.push(".new");
     let draft = PathBuf::from(draft);
-    let written = fs::write(&draft, format!("{token}\n")).and_then(|()| fs::rename(&draft, file));
-    written.map_err(|error| Failure::local(file, &error))
+    let written = || {
+        let mut whole = fs::File::create(&draft)?;
+        whole.write_all(format!("{token}\n").as_bytes())?;
+        whole.sync_all()?;
+        fs::rename(&draft, file)?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // The new name is on the disk once its folder is; where folders cannot be opened the system sees to that itself.
+        #[cfg(unix)]
+        fs::File::open(folder)?.sync_all()?;
+        #[cfg(not(unix))]
+        let _ = folder;
+        Ok(())
+    };
+    written().map_err(|error: std::io::Error| Failure::local(file, &error))
 }
 
 #[cfg(test)]
@@ -400,5 +424,8 @@ mod tests {
         assert_eq!(read_state(&file).expect("read"), "t2");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
         assert!(read_state(folder.path()).is_err());
+        fs::write(&file, " \n").expect("written");
+        let refused = read_state(&file).expect_err("the place is lost").to_string();
+        assert!(refused.contains("in.token") && refused.contains("empty"), "{refused}");
     }
 }

@@ -5,7 +5,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, RwLock, Weak,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 
-use super::ending::same_link;
+use super::{ending::same_link, kept::More, turns::Turns};
 use crate::{
     clock::SharedClock,
     dropbox::{Bearer, TokenAnswer, TokenSource, Transport},
@@ -29,21 +29,30 @@ const LEASE_POLL: Duration = Duration::from_millis(100);
 /// A background renewal that failed is not tried again sooner.
 const AHEAD_PAUSE: Duration = Duration::from_secs(30);
 
-/// One stored parameter and the bearer it now yields.
+/// One stored parameter in memory, and the bearer it now yields.
 pub(super) struct Account {
     /// Itself, for the background renewal.
     me: Weak<Account>,
-    parameters: Arc<Parameters>,
+    pub(super) parameters: Arc<Parameters>,
+    /// By the parameter's own way out.
+    pub(super) transport: Arc<Transport>,
+    common: Arc<Common>,
     bearer: ArcSwapOption<Bearer>,
-    /// Held by whoever renews.
-    renewing: tokio::sync::Mutex<()>,
     /// Milliseconds since 1970 before which no background renewal starts.
     ahead_from: AtomicI64,
     /// The grant was refused: the cause.
     refused: ArcSwapOption<String>,
-    store: Store,
-    transport: Arc<Transport>,
-    clock: SharedClock,
+    /// The root namespace of the linked account.
+    pub(super) root: RwLock<Option<Arc<str>>>,
+    pub(super) more: OnceLock<Box<More>>,
+}
+
+/// What all parameters of a process have in common.
+pub(super) struct Common {
+    pub(super) store: Store,
+    pub(super) clock: SharedClock,
+    /// Who renews.
+    pub(super) renewing: Turns,
 }
 
 impl Account {
@@ -51,31 +60,31 @@ impl Account {
     pub(super) fn new(
         parameters: Arc<Parameters>,
         renewal: Option<Renewal>,
-        store: Store,
         transport: Arc<Transport>,
-        clock: SharedClock,
+        common: Arc<Common>,
     ) -> Arc<Account> {
         let bearer = match (&parameters.grant, renewal) {
             (Some(Grant::ShortLived { bearer, expires_at }), _) => {
-                Some(Arc::new(Bearer { token: bearer.clone(), expires_at: *expires_at, generation: 0 }))
+                Some(Arc::new(Bearer { token: bearer.clone().into(), expires_at: *expires_at, generation: 0 }))
             }
             (_, renewal) => renewal.map(|renewal| Arc::new(of_renewal(renewal))),
         };
+        let more = More::within(parameters.settings.policy.max_concurrency);
         Arc::new_cyclic(|me| Account {
             me: me.clone(),
             parameters,
             bearer: ArcSwapOption::from(bearer),
-            renewing: tokio::sync::Mutex::new(()),
             ahead_from: AtomicI64::new(i64::MIN),
             refused: ArcSwapOption::empty(),
-            store,
+            root: RwLock::default(),
+            more,
             transport,
-            clock,
+            common,
         })
     }
 
     fn left(&self, bearer: &Bearer) -> Duration {
-        bearer.expires_at.map_or(Duration::MAX, |ends| ends.duration_since(self.clock.now()).unwrap_or_default())
+        bearer.expires_at.map_or(Duration::MAX, |ends| ends.duration_since(self.common.clock.now()).unwrap_or_default())
     }
 
     fn usable(&self) -> Option<Arc<Bearer>> {
@@ -84,7 +93,7 @@ impl Account {
 
     /// Starts a renewal that nobody waits for, at most one per pause.
     fn renew_ahead(&self, ending: &Arc<Bearer>) {
-        let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let now = self.common.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         let from = self.ahead_from.load(Ordering::Relaxed);
         let next = now.saturating_add(i64::try_from(AHEAD_PAUSE.as_millis()).unwrap_or(i64::MAX));
@@ -111,10 +120,10 @@ impl Account {
             return Err(self.refuse(cause).await);
         };
         let Parameters { uid, grant_number, .. } = &*self.parameters;
-        let waiting_ends = self.clock.now() + RENEWAL_LEASE;
+        let waiting_ends = self.common.clock.now() + RENEWAL_LEASE;
         let (mut mine, mut store_answers) = (false, true);
         loop {
-            match self.store.renewal(uid, *grant_number).await {
+            match self.common.store.renewal(uid, *grant_number).await {
                 Ok(Some(row)) if self.is_news(&row, old) => {
                     if mine {
                         self.give_back().await;
@@ -129,10 +138,12 @@ impl Account {
                     break;
                 }
             }
-            match self.store.lease_renewal(uid, *grant_number).await {
+            match self.common.store.lease_renewal(uid, *grant_number).await {
                 // Looks once more: another process may have finished between the look and the lease.
                 Ok(Lease::Mine) => mine = true,
-                Ok(Lease::Another) if self.clock.now() < waiting_ends => self.clock.sleep(LEASE_POLL).await,
+                Ok(Lease::Another) if self.common.clock.now() < waiting_ends => {
+                    self.common.clock.sleep(LEASE_POLL).await
+                }
                 Ok(Lease::Superseded) => {
                     self.require_same_link().await?;
                     store_answers = false;
@@ -160,7 +171,7 @@ impl Account {
 
     /// Another grant took the place of this one. What runs on this one goes on, on its own token, only for the same account.
     async fn require_same_link(&self) -> Result<()> {
-        match self.store.parameters(&self.parameters.id).await {
+        match self.common.store.parameters(&self.parameters.id).await {
             Ok(now) => same_link(&self.parameters, now.as_ref()),
             Err(fault) => Err(fault),
         }
@@ -170,23 +181,24 @@ impl Account {
     fn is_news(&self, row: &Renewal, old: Option<&Bearer>) -> bool {
         let lasts = row
             .expires_at
-            .is_none_or(|ends| ends.duration_since(self.clock.now()).unwrap_or_default() >= BEARER_LEFT_MIN);
+            .is_none_or(|ends| ends.duration_since(self.common.clock.now()).unwrap_or_default() >= BEARER_LEFT_MIN);
         // Generations alone do not tell: a process without the store counts on by itself.
-        lasts && old.is_none_or(|old| row.generation > old.generation && row.bearer.reveal() != old.token.reveal())
+        lasts && old.is_none_or(|old| row.generation > old.generation && !old.token.is(&row.bearer))
     }
 
     async fn give_back(&self) {
-        if let Err(fault) = self.store.release_renewal(&self.parameters.uid, self.parameters.grant_number).await {
+        if let Err(fault) = self.common.store.release_renewal(&self.parameters.uid, self.parameters.grant_number).await
+        {
             tracing::debug!(%fault, "the renewal lease was not given back; it ends by itself");
         }
     }
 
     /// Callers wait for this: a store that has just not answered is not tried again.
     async fn keep(&self, answer: TokenAnswer, store_answers: bool) -> Arc<Bearer> {
-        let expires_at = answer.expires_in.map(|span| self.clock.now() + span);
+        let expires_at = answer.expires_in.map(|span| self.common.clock.now() + span);
         let Parameters { uid, grant_number, .. } = &*self.parameters;
         let shared = match store_answers {
-            true => self.store.finish_renewal(uid, *grant_number, &answer.access_token, expires_at).await,
+            true => self.common.store.finish_renewal(uid, *grant_number, &answer.access_token, expires_at).await,
             false => Ok(None),
         };
         let next = self.bearer.load().as_ref().map_or(1, |old| old.generation + 1);
@@ -197,7 +209,7 @@ impl Account {
                 next
             }
         };
-        self.publish(Bearer { token: answer.access_token, expires_at, generation })
+        self.publish(Bearer { token: answer.access_token.into(), expires_at, generation })
     }
 
     fn publish(&self, bearer: Bearer) -> Arc<Bearer> {
@@ -211,7 +223,7 @@ impl Account {
         self.refused.store(Some(Arc::new(cause.to_owned())));
         self.bearer.store(None);
         let Parameters { id, uid, grant_number, .. } = &*self.parameters;
-        if let Err(fault) = self.store.require_reauthorization(id, uid, *grant_number, cause).await {
+        if let Err(fault) = self.common.store.require_reauthorization(id, uid, *grant_number, cause).await {
             tracing::error!(parameter = %id, %fault, "the lost grant could not be marked in the store");
         }
         reauthorization(&self.parameters, cause)
@@ -229,7 +241,7 @@ impl TokenSource for Account {
 
     fn renew<'a>(&'a self, rejected: Option<&'a Bearer>) -> BoxFuture<'a, Result<Arc<Bearer>>> {
         Box::pin(async move {
-            let _turn = self.renewing.lock().await;
+            let _turn = self.common.renewing.of(&self.parameters).await;
             match self.usable() {
                 // Someone renewed while this one waited.
                 Some(bearer) if rejected.is_none_or(|rejected| rejected.generation != bearer.generation) => Ok(bearer),
@@ -287,7 +299,7 @@ pub(super) fn reauthorization(parameters: &Parameters, cause: &str) -> Fault {
 }
 
 pub(super) fn of_renewal(renewal: Renewal) -> Bearer {
-    Bearer { token: renewal.bearer, expires_at: renewal.expires_at, generation: renewal.generation }
+    Bearer { token: renewal.bearer.into(), expires_at: renewal.expires_at, generation: renewal.generation }
 }
 
 pub(super) fn expired(expires_at: Option<SystemTime>, now: SystemTime) -> bool {

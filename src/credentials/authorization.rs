@@ -334,7 +334,7 @@ impl Resolver {
         if answer.team_id.is_some() {
             return;
         }
-        let bearer = Bearer { token: answer.access_token, expires_at: None, generation: 0 };
+        let bearer = Bearer { token: answer.access_token.into(), expires_at: None, generation: 0 };
         if let Err(lost) = self.revoke_bearer(parameters, bearer).await {
             let id = &parameters.id;
             tracing::warn!(parameter = %id, fault = %lost, "a grant that was not stored could not be revoked at Dropbox");
@@ -455,12 +455,12 @@ impl Resolver {
     }
 
     /// Read now, not as it was when it was used last: another process may have connected another account since.
-    async fn as_it_is_now(&self, id: &ParameterId) -> Result<Arc<super::Entry>> {
+    async fn as_it_is_now(&self, id: &ParameterId) -> Result<Arc<super::account::Account>> {
         let parameters = self.store.parameters(id).await?.ok_or_else(|| not_found(id))?;
         Ok(self.entry_of(self.with_app(parameters)).await)
     }
 
-    async fn end_at_dropbox(&self, entry: &super::Entry, deadline: Option<Instant>) -> bool {
+    async fn end_at_dropbox(&self, entry: &Arc<super::account::Account>, deadline: Option<Instant>) -> bool {
         let parameters = &entry.parameters;
         // A team is unlinked in its admin console only.
         if parameters.grant.is_none() || parameters.settings.account_kind == AccountKind::Team {
@@ -477,7 +477,7 @@ impl Resolver {
         }
     }
 
-    async fn revoke_at_dropbox(&self, entry: &super::Entry) -> Result<()> {
+    async fn revoke_at_dropbox(&self, entry: &Arc<super::account::Account>) -> Result<()> {
         let caller = self.caller(entry, None, None, Some(Instant::now() + IMPORT_DEADLINE));
         match caller.call(&routes::REVOKE_TOKEN, &()).await {
             Ok(_) => Ok(()),

@@ -2,57 +2,50 @@
 //! connected to another account while bytes move. The gate is not asked again; the change feed tells who is still running,
 //! on every replica.
 
-use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
-use tokio::sync::Notify;
-
-use super::{Resolver, account::reauthorization, not_found, ready};
+use super::{
+    Resolver,
+    account::{Account, reauthorization},
+    kept::More,
+    not_found, ready,
+};
 use crate::{
     dropbox::Rates,
     fault::{Fault, Reason, Result},
     store::{ParameterId, Parameters, is_unreadable, unreadable},
 };
 
-/// Waits for the end of one opened parameter. Clones wait for the same.
+/// Waits for the end of one opened parameter, as it was when it was opened. Clones wait for the same.
 #[derive(Clone)]
-pub struct Ending(Arc<Inside>);
+pub struct Ending(Arc<Account>);
 
-pub(super) struct Inside {
-    /// As it was when the stream began.
-    former: Arc<Parameters>,
-    /// As it is now; set when it may not go on.
-    now: OnceLock<Now>,
-    ended: Notify,
-    /// `policy.max_bytes_per_second`; made for the first stream, and one for all that runs on the parameter.
-    rates: OnceLock<Box<Rates>>,
-}
-
+/// A parameter as it is now.
 #[derive(Clone)]
-enum Now {
+pub(super) enum Now {
     Read(Option<Arc<Parameters>>),
     /// Another version wrote it: whether a stream may go on is not for this one to say.
     Unreadable,
 }
 
 impl Ending {
-    pub(super) fn of(former: Arc<Parameters>) -> Ending {
-        Ending(Arc::new(Inside { former, now: OnceLock::new(), ended: Notify::new(), rates: OnceLock::new() }))
+    pub(super) fn of(account: Arc<Account>) -> Ending {
+        Ending(account)
     }
 
-    pub(super) fn downgrade(&self) -> Weak<Inside> {
-        Arc::downgrade(&self.0)
+    fn former(&self) -> &Parameters {
+        &self.0.parameters
     }
 
     /// How fast bytes may move, also once the policy was changed.
     pub fn rates(&self) -> Rates {
-        let Inside { former, rates, .. } = &*self.0;
-        let made = || Box::new(Rates::new(former.settings.policy.max_bytes_per_second));
-        Rates::clone(rates.get_or_init(made))
+        let made = || Rates::new(self.former().settings.policy.max_bytes_per_second);
+        self.0.more().rates.get_or_init(made).clone()
     }
 
     /// Ends when the parameter may not be used any more, and says why.
     pub async fn ended(self) -> Fault {
-        let Inside { former, now, ended, .. } = &*self.0;
+        let (former, More { now, ended, .. }) = (self.former(), self.0.more());
         // It hears of what is told from here on, and what was told before stands in `now`.
         let told = ended.notified();
         if now.get().is_none() {
@@ -90,24 +83,26 @@ pub(super) fn same_link(former: &Parameters, now: Option<&Parameters>) -> Result
         return Err(reauthorization(now, "revoked"));
     }
     // The same account connected again is as good as before; of one that nobody knows this cannot be told.
-    match former.linked_to() {
-        known if !known.is_empty() && known == now.linked_to() => Ok(()),
-        _ => Err(account_changed(now)),
+    match (former.linked_to(), now.linked_to()) {
+        ("", _) | (_, "") => Err(account_changed(
+            now,
+            "was connected again, and whether to the same Dropbox account cannot be told: let its grant have account_info.read",
+        )),
+        (before, after) if before == after => Ok(()),
+        _ => Err(account_changed(now, "was connected to another Dropbox account")),
     }
 }
 
 /// What began with the former account must not go on with this one.
-fn account_changed(now: &Parameters) -> Fault {
+fn account_changed(now: &Parameters, how: &str) -> Fault {
     let id = now.id.as_str();
-    let text = format!(
-        "another Dropbox account was connected to application parameter {id}; what began with the former one has ended"
-    );
+    let text = format!("application parameter {id} {how}; what began before has ended");
     Fault::new(Reason::AccountMismatch, text).resource("application_parameter", id)
 }
 
 impl std::fmt::Debug for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ending").field("parameter", &self.0.former.id).finish_non_exhaustive()
+        f.debug_struct("Ending").field("parameter", &self.former().id).finish_non_exhaustive()
     }
 }
 
@@ -115,21 +110,21 @@ impl Resolver {
     /// Its parameter is not kept in memory as it was: remembers whom to tell. Those that nobody waits for any more make room.
     pub(super) fn watch_over(&self, ending: &Ending) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_this = running.entry(ending.0.former.id.clone()).or_default();
+        let of_this = running.entry(ending.former().id.clone()).or_default();
         of_this.retain(|one| one.strong_count() > 0);
-        of_this.push(ending.downgrade());
+        of_this.push(Arc::downgrade(&ending.0));
     }
 
     /// A parameter that was read again: what runs on it as it was goes on within the same bytes per second, as they now are.
     pub(super) fn share_rates(&self, ending: &Ending) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(of_this) = running.get(&ending.0.former.id) else { return };
-        let same = |one: &Ending| one.0.former.uid == ending.0.former.uid;
+        let Some(of_this) = running.get(&ending.former().id) else { return };
+        let same = |one: &Ending| one.former().uid == ending.former().uid;
         if let Some(one) = of_this.iter().filter_map(Weak::upgrade).map(Ending).find(same) {
             let rates = one.rates();
-            rates.set(ending.0.former.settings.policy.max_bytes_per_second);
+            rates.set(ending.former().settings.policy.max_bytes_per_second);
             // Streams that are older than the change and had none yet share these from now on.
-            let _ = ending.0.rates.set(Box::new(rates));
+            let _ = ending.0.more().rates.set(rates);
         }
     }
 
@@ -156,9 +151,10 @@ impl Resolver {
             Err(fault) => return Err(fault),
         };
         for one in running {
-            if now.forbids(&one.0.former).is_some() {
-                if one.0.now.set(now.clone()).is_ok() {
-                    one.0.ended.notify_waiters();
+            if now.forbids(one.former()).is_some() {
+                let more = one.0.more();
+                if more.now.set(now.clone()).is_ok() {
+                    more.ended.notify_waiters();
                 }
             } else if let Now::Read(Some(now)) = &now {
                 one.rates().set(now.settings.policy.max_bytes_per_second);

@@ -138,14 +138,14 @@ impl Resolver {
         ready(parameters)?;
         let act_as = self.act_as(&entry, None, deadline).await?;
         let teamwide = parameters.settings.account_kind == AccountKind::Team && act_as.is_none();
-        let old = entry.tokens.current();
+        let old = entry.current();
         if old.is_none() {
-            entry.tokens.renew(None).await?;
+            entry.renew(None).await?;
         }
         let begun = Instant::now();
         let account = if teamwide {
             // No route of a single account works here; a renewal proves the grant.
-            entry.tokens.renew(old.as_deref()).await?;
+            entry.renew(old.as_deref()).await?;
             parameters.account.clone()
         } else {
             Some(account(&self.caller(&entry, act_as, None, deadline)).await?)
@@ -204,7 +204,7 @@ impl Resolver {
         token: Secret<String>,
         expires_at: Option<SystemTime>,
     ) -> Result<Option<Account>> {
-        let bearer = Arc::new(Bearer { token, expires_at, generation: 0 });
+        let bearer = Arc::new(Bearer { token: token.into(), expires_at, generation: 0 });
         let asking = self.prover(parameters, bearer.clone(), None);
         let chosen = members::chosen(parameters, None)?;
         let act_as = Members::default().resolve(parameters, chosen, self.clock.now(), move || asking).await?;

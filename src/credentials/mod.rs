@@ -6,8 +6,10 @@ mod account;
 mod apps;
 mod authorization;
 mod ending;
+mod kept;
 mod link;
 mod members;
+mod turns;
 
 #[cfg(test)]
 mod tests;
@@ -17,27 +19,27 @@ use std::{
     convert::Infallible,
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use account::{Account, reauthorization};
+use account::{Account, Common, reauthorization};
 pub use apps::Signed;
 pub use authorization::{App, Begun, By, CALLBACK_PATH, Completed, Incomplete, OAuth, Outcome, Revoked, Wish};
 pub use ending::Ending;
 pub use link::{Credential, TestReport};
-use members::Members;
 pub use members::put_ids;
 use tokio::sync::Notify;
+use turns::Turns;
 
 use crate::{
     access::{Permission, Permissions, Principal},
     clock::SharedClock,
-    dropbox::{AccountKey, ActAs, Caller, Egress, Places, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
+    dropbox::{AccountKey, ActAs, Caller, Egress, Proxy, ProxyKind, Root, Timeouts, TokenSource, Transport},
     fault::{Fault, Reason, Result},
-    limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX, MEMBER_ROOTS_MAX},
+    limits::{CHANGE_FEED_INTERVAL, CHANGE_FEED_SILENCE_MAX},
     store::{self, AccessType, AccountKind, Grant, ParameterId, Parameters, PathRoot, State, Store},
 };
 
@@ -75,9 +77,12 @@ pub struct Resolver {
     transport: Arc<Transport>,
     clock: SharedClock,
     oauth: OAuth,
-    entries: RwLock<HashMap<ParameterId, Arc<Entry>>>,
+    common: Arc<Common>,
+    /// Who asks Dropbox for a root.
+    asking: Turns,
+    entries: RwLock<HashMap<ParameterId, Arc<Account>>>,
     /// What was opened, is not kept in `entries` any more and may still run, by parameter.
-    running: Mutex<HashMap<ParameterId, Vec<Weak<ending::Inside>>>>,
+    running: Mutex<HashMap<ParameterId, Vec<Weak<Account>>>>,
     /// Rises with each `forget`: what was read before it must not be cached after it.
     forgotten: AtomicU64,
     apps: apps::Apps,
@@ -86,68 +91,16 @@ pub struct Resolver {
     followed: AtomicU64,
 }
 
-/// One parameter in memory. There may be tens of thousands: what few of them need is made when it is needed.
-struct Entry {
-    parameters: Arc<Parameters>,
-    tokens: Arc<Account>,
-    ending: Ending,
-    /// By the parameter's own way out.
-    transport: Arc<Transport>,
-    /// `policy.max_concurrency`.
-    in_flight: Option<Arc<Places>>,
-    /// The root namespace of the linked account.
-    root: RwLock<Option<Arc<str>>>,
-    /// Held by whoever asks Dropbox for a root.
-    asking: tokio::sync::Mutex<()>,
-    team: OnceLock<Box<Team>>,
-}
-
-/// What is known of the members of a team.
-#[derive(Default)]
-struct Team {
-    members: Members,
-    roots: RwLock<HashMap<ActAs, Arc<str>>>,
-}
-
-impl Entry {
-    fn team(&self) -> &Team {
-        self.team.get_or_init(Box::default)
-    }
-
-    fn root_of(&self, act_as: Option<&ActAs>) -> Option<Arc<str>> {
-        match act_as {
-            None => self.root.read().unwrap_or_else(PoisonError::into_inner).clone(),
-            Some(member) => self.team.get()?.roots.read().unwrap_or_else(PoisonError::into_inner).get(member).cloned(),
-        }
-    }
-
-    fn keep_root(&self, act_as: Option<&ActAs>, root: Arc<str>) {
-        let Some(member) = act_as else {
-            *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(root);
-            return;
-        };
-        let mut roots = self.team().roots.write().unwrap_or_else(PoisonError::into_inner);
-        if roots.len() >= MEMBER_ROOTS_MAX {
-            roots.clear();
-        }
-        roots.insert(member.clone(), root);
-    }
-
-    fn forget_roots(&self) {
-        *self.root.write().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(team) = self.team.get() {
-            team.roots.write().unwrap_or_else(PoisonError::into_inner).clear();
-        }
-    }
-}
-
 impl Resolver {
     pub fn new(store: Store, transport: Arc<Transport>, clock: SharedClock, oauth: OAuth) -> Arc<Resolver> {
+        let common = Common { store: store.clone(), clock: clock.clone(), renewing: Turns::default() };
         Arc::new(Resolver {
             store,
             transport,
             clock,
             oauth,
+            common: Arc::new(common),
+            asking: Turns::default(),
             entries: RwLock::default(),
             running: Mutex::default(),
             forgotten: AtomicU64::new(0),
@@ -187,7 +140,7 @@ impl Resolver {
             Chosen::Auto => (Some(self.auto_root(&entry, act_as.as_ref(), ask.deadline).await?), true),
         };
         let caller = self.caller(&entry, act_as.clone(), root.clone(), ask.deadline);
-        let (parameters, ending) = (parameters.clone(), entry.ending.clone());
+        let (parameters, ending) = (parameters.clone(), Ending::of(entry.clone()));
         Ok(Opened { caller, parameters, act_as, root, auto_root, ending })
     }
 
@@ -212,7 +165,7 @@ impl Resolver {
     ) -> Result<(Caller, Ending)> {
         let entry = self.entry(id).await?.filter(|entry| &*entry.parameters.uid == uid).ok_or_else(|| not_found(id))?;
         ready(&entry.parameters)?;
-        Ok((self.caller(&entry, act_as, root, None), entry.ending.clone()))
+        Ok((self.caller(&entry, act_as, root, None), Ending::of(entry.clone())))
     }
 
     /// The parameter changed, was disabled or deleted: the next `open` reads it again.
@@ -220,7 +173,7 @@ impl Resolver {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         self.forgotten.fetch_add(1, Ordering::AcqRel);
         if let Some(entry) = entries.remove(id) {
-            self.watch_over(&entry.ending);
+            self.watch_over(&Ending::of(entry));
         }
     }
 
@@ -269,7 +222,7 @@ impl Resolver {
             // What was cached before the feed began may have changed since.
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             self.forgotten.fetch_add(1, Ordering::AcqRel);
-            entries.drain().for_each(|(_, entry)| self.watch_over(&entry.ending));
+            entries.drain().for_each(|(_, entry)| self.watch_over(&Ending::of(entry)));
             return Ok(last);
         };
         loop {
@@ -287,7 +240,7 @@ impl Resolver {
         }
     }
 
-    async fn entry(&self, id: &ParameterId) -> Result<Option<Arc<Entry>>> {
+    async fn entry(&self, id: &ParameterId) -> Result<Option<Arc<Account>>> {
         if self.silence() > CHANGE_FEED_SILENCE_MAX {
             return Err(Fault::new(
                 Reason::StoreUnavailable,
@@ -308,14 +261,14 @@ impl Resolver {
                 // The name is kept once.
                 let name = entry.parameters.id.clone();
                 let kept = entries.entry(name).or_insert(entry).clone();
-                self.share_rates(&kept.ending);
+                self.share_rates(&Ending::of(kept.clone()));
                 return Ok(Some(kept));
             }
         }
     }
 
     /// What is kept in memory of a parameter.
-    async fn entry_of(&self, parameters: Parameters) -> Arc<Entry> {
+    async fn entry_of(&self, parameters: Parameters) -> Arc<Account> {
         let renewal = match &parameters.grant {
             // Without the row's bearer one is made from the grant.
             Some(Grant::Refreshable(_)) => {
@@ -323,21 +276,8 @@ impl Resolver {
             }
             _ => None,
         };
-        let (store, transport, clock) = (self.store.clone(), self.transport_of(&parameters), self.clock.clone());
-        let parameters = Arc::new(parameters);
-        Arc::new(Entry {
-            in_flight: match parameters.settings.policy.max_concurrency {
-                0 => None,
-                most => Some(Arc::new(Places::new(most as usize))),
-            },
-            tokens: Account::new(parameters.clone(), renewal, store, transport.clone(), clock),
-            transport,
-            ending: Ending::of(parameters.clone()),
-            parameters,
-            root: RwLock::default(),
-            asking: tokio::sync::Mutex::new(()),
-            team: OnceLock::new(),
-        })
+        let transport = self.transport_of(&parameters);
+        Account::new(Arc::new(parameters), renewal, transport, self.common.clone())
     }
 
     /// Everything for a parameter goes its way out: calls, renewals, exchanges of codes.
@@ -349,34 +289,45 @@ impl Resolver {
         }
     }
 
-    fn caller(&self, entry: &Entry, act_as: Option<ActAs>, root: Option<Root>, deadline: Option<Instant>) -> Caller {
+    fn caller(
+        &self,
+        entry: &Arc<Account>,
+        act_as: Option<ActAs>,
+        root: Option<Root>,
+        deadline: Option<Instant>,
+    ) -> Caller {
         let parameters = &entry.parameters;
         let account = match (&act_as, parameters.account_id()) {
             (Some(ActAs::User(member) | ActAs::Admin(member)), _) => member.as_str(),
             (None, "") => &parameters.uid,
             (None, account) => account,
         };
-        let tokens: Arc<dyn TokenSource> = entry.tokens.clone();
+        let tokens: Arc<dyn TokenSource> = entry.clone();
         let key = AccountKey::new(account);
         Caller::new(entry.transport.clone(), tokens, key, act_as, root, deadline, timeouts(parameters))
-            .of(parameters.id.name(), entry.in_flight.clone())
+            .of(parameters.id.name(), entry.in_flight())
     }
 
     /// As whom, by member id: a request narrows what the policy allows.
-    async fn act_as(&self, entry: &Entry, asked: Option<ActAs>, deadline: Option<Instant>) -> Result<Option<ActAs>> {
+    async fn act_as(
+        &self,
+        entry: &Arc<Account>,
+        asked: Option<ActAs>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<ActAs>> {
         let chosen = members::chosen(&entry.parameters, asked)?;
         if chosen == members::Chosen::Nobody {
             return Ok(None);
         }
         let caller = || self.caller(entry, None, None, deadline);
-        entry.team().members.resolve(&entry.parameters, chosen, self.clock.now(), caller).await
+        entry.members().resolve(&entry.parameters, chosen, self.clock.now(), caller).await
     }
 
-    async fn auto_root(&self, entry: &Entry, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {
+    async fn auto_root(&self, entry: &Arc<Account>, act_as: Option<&ActAs>, deadline: Option<Instant>) -> Result<Root> {
         if let Some(root) = entry.root_of(act_as) {
             return Ok(Root::Root(root.to_string()));
         }
-        let _turn = entry.asking.lock().await;
+        let _turn = self.asking.of(&entry.parameters).await;
         if let Some(root) = entry.root_of(act_as) {
             return Ok(Root::Root(root.to_string()));
         }
@@ -448,7 +399,7 @@ fn chosen_root(parameters: &Parameters, asked: Option<Root>, act_as: Option<&Act
 }
 
 fn timeouts(parameters: &Parameters) -> Timeouts {
-    let set = parameters.settings.timeouts;
+    let set = *parameters.settings.timeouts;
     let default = Timeouts::default();
     Timeouts {
         connect: set.connect.unwrap_or(default.connect),

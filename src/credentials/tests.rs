@@ -158,7 +158,7 @@ async fn linked_house() -> House {
 }
 
 fn settings(default_path_root: PathRoot) -> Settings {
-    let policy = Policy { allowed_principals: vec!["billing".into()], ..Policy::default() };
+    let policy = Policy { allowed_principals: vec!["billing".into()], ..Policy::default() }.into();
     Settings { app_key: "key1".into(), default_path_root, policy, ..Settings::default() }
 }
 
@@ -640,7 +640,7 @@ async fn nothing_here_prints_a_secret() {
     let house = linked_house().await;
     let opened = house.open(ask("billing")).await.unwrap();
     let entry = house.resolver.entry(&id()).await.unwrap().unwrap();
-    let shown = format!("{:?} {opened:?} {:?} {:?}", house.resolver, entry.tokens, opened.parameters);
+    let shown = format!("{:?} {opened:?} {:?} {:?}", house.resolver, entry, opened.parameters);
     let credential = format!("{:?}", Credential::RefreshToken(secret("good-token")));
     assert!(!shown.contains("app-secret") && !credential.contains("good-token"), "{shown}");
 }

@@ -153,7 +153,9 @@ fn headers(request: &Request<'_>, bearer: &Bearer) -> Result<HeaderMap> {
     let facts = request.facts;
     let mut headers = HeaderMap::with_capacity(8);
     if facts.auth != Auth::None {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", bearer.token.reveal()))
+        let mut text = "Bearer ".to_owned();
+        bearer.token.append_to(&mut text);
+        let mut value = HeaderValue::try_from(text)
             .map_err(|_| Fault::new(Reason::ReauthorizationRequired, "the access token is malformed"))?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);

@@ -28,7 +28,9 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    limits, telemetry,
+    limits,
+    secret::Secret,
+    telemetry,
 };
 
 /// Calls Dropbox on one account's behalf. Clones are cheap.
@@ -392,7 +394,7 @@ impl Caller {
 
     async fn bearer(&self, facts: &Facts) -> Result<Arc<Bearer>> {
         if facts.auth == Auth::None {
-            let token = String::new().into();
+            let token = Secret::new(String::new()).into();
             return Ok(Arc::new(Bearer { token, expires_at: None, generation: 0 }));
         }
         match self.shared.tokens.current() {

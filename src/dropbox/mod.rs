@@ -3,6 +3,7 @@
 //! error table live behind [`Caller`] and nowhere else. Nothing here knows gRPC, the store or a file system.
 
 mod attempt;
+mod bearer;
 mod body;
 mod caller;
 mod date;
@@ -23,21 +24,13 @@ mod transport;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use url::Url;
 
-use crate::{
-    fair::{self, Fair},
-    fault::Result,
-    secret::Secret,
-};
+use crate::fair::{self, Fair};
 
+pub use bearer::{Bearer, Token, TokenSource};
 pub use body::Body;
 pub use caller::{Answer, Caller, Download};
 pub use egress::{Egress, Proxy, ProxyKind, read_roots};
@@ -70,28 +63,6 @@ impl Endpoints {
             oauth: url("https://www.dropbox.com"),
         }
     }
-}
-
-/// A short-lived access token.
-#[derive(Debug, Clone)]
-pub struct Bearer {
-    pub token: Secret<String>,
-    /// `None`: Dropbox did not say, or the token does not expire.
-    pub expires_at: Option<SystemTime>,
-    /// Grows with each renewal, so that a late rejection of an old token renews nothing.
-    pub generation: u64,
-}
-
-/// Where the bearer comes from. The transport asks and never knows about the store.
-pub trait TokenSource: Send + Sync {
-    /// The bearer at hand, without waiting. `None` when there is none or it is about to end.
-    fn current(&self) -> Option<Arc<Bearer>>;
-
-    /// A new bearer. Callers share one refresh; `rejected` is the one Dropbox refused, if any.
-    ///
-    /// # Errors
-    /// `REAUTHORIZATION_REQUIRED` when the grant is gone; what the token endpoint failed with otherwise.
-    fn renew<'a>(&'a self, rejected: Option<&'a Bearer>) -> BoxFuture<'a, Result<Arc<Bearer>>>;
 }
 
 /// On whose behalf a team token acts.

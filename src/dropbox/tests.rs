@@ -32,7 +32,11 @@ struct Tokens {
 impl Tokens {
     fn bearer(&self) -> Arc<Bearer> {
         let generation = self.generation.load(Ordering::Acquire);
-        Arc::new(Bearer { token: format!("token-{generation}").into(), expires_at: None, generation })
+        Arc::new(Bearer {
+            token: crate::secret::Secret::new(format!("token-{generation}")).into(),
+            expires_at: None,
+            generation,
+        })
     }
 }
 

@@ -117,6 +117,9 @@ pub enum Told {
         cause: String,
     },
     Resynced,
+    /// A newer version of this program wrote it; it is passed over.
+    #[serde(skip)]
+    Unknown,
 }
 
 /// One entry of a scope's log, the same for every watcher: it carries nothing that depends on who reads it.

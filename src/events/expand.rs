@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,15 +22,15 @@ use super::{
 use crate::{
     clock::dropbox_time,
     fault::{Fault, Result},
-    limits::{EVENT_CHUNKS_KEPT, EXPAND_PORTION, INDEX_DEPTH_MAX},
+    limits::{EXPAND_PORTION, INDEX_DEPTH_MAX},
     store::IndexRow,
 };
 
 /// In unit tests so few that small trees come in several portions.
 const PORTION: usize = if cfg!(test) { 3 } else { EXPAND_PORTION };
 
-/// Portions that were read, shared by the watchers of a scope.
-pub(super) type Portions = tokio::sync::Mutex<VecDeque<Arc<Portion>>>;
+/// Portions of a scope that some watcher is at: others who come by share them.
+pub(super) type Portions = tokio::sync::Mutex<Vec<Weak<Portion>>>;
 
 /// Some of what a folder held.
 #[derive(Debug)]
@@ -106,7 +106,8 @@ impl Expanding {
 
     /// Reads on; false: the log has swept the entry.
     pub(super) async fn read(&mut self, feed: &Feed) -> Result<bool> {
-        let Some(portion) = feed.portion(&self.entry, self.after).await? else { return Ok(false) };
+        let before = self.portion.as_deref();
+        let Some(portion) = feed.portion(&self.entry, self.after, before).await? else { return Ok(false) };
         self.after = Some(portion.last);
         (self.portion, self.told) = (Some(portion), 0);
         Ok(true)
@@ -114,21 +115,27 @@ impl Expanding {
 }
 
 impl Feed {
-    /// What comes behind a row of a folder's entry; None: the log has swept it.
-    async fn portion(&self, entry: &Arc<Entry>, after: Option<i64>) -> Result<Option<Arc<Portion>>> {
+    /// What comes behind a row of a folder's entry, which `before` ends with if it is given; None: the log has swept it.
+    async fn portion(
+        &self,
+        entry: &Arc<Entry>,
+        after: Option<i64>,
+        before: Option<&Portion>,
+    ) -> Result<Option<Arc<Portion>>> {
         let Some(folder) = entry.folder() else { return Err(Fault::bug("an entry that is no folder's was expanded")) };
         let ResumePoint { epoch, sequence, .. } = entry.point;
         // One reads, the others find what it read.
         let mut portions = self.portions.lock().await;
-        let of_entry = |portion: &&Arc<Portion>| (portion.epoch, portion.sequence) == (epoch, sequence);
-        if let Some(found) = portions.iter().filter(of_entry).find(|portion| portion.after == after) {
-            return Ok(Some(found.clone()));
+        portions.retain(|portion| portion.strong_count() > 0);
+        let asked = (epoch, sequence, after);
+        let mut found = portions.iter().filter_map(Weak::upgrade);
+        if let Some(found) = found.find(|portion| (portion.epoch, portion.sequence, portion.after) == asked) {
+            return Ok(Some(found));
         }
-        let before = portions.iter().filter(of_entry).find(|portion| Some(portion.last) == after && !portion.is_last);
         let stack = match (before, after) {
             (Some(before), _) => Some(before.stack.iter().map(Level::bare).collect()),
             (None, Some(row @ 1..)) => self.down_to(folder, row, sequence - 1).await?,
-            _ => Some(vec![Level::new(folder, String::new(), String::new())]),
+            (None, _) => Some(vec![Level::new(folder, String::new(), String::new())]),
         };
         let Some(mut stack) = stack else { return Ok(None) };
         let mut entries = Vec::new();
@@ -172,10 +179,7 @@ impl Feed {
         let is_last = stack.is_empty();
         let stack = stack.iter().map(Level::bare).collect();
         let portion = Arc::new(Portion { epoch, sequence, after, entries, last, is_last, stack });
-        if portions.len() >= EVENT_CHUNKS_KEPT {
-            portions.pop_front();
-        }
-        portions.push_back(portion.clone());
+        portions.push(Arc::downgrade(&portion));
         Ok(Some(portion))
     }
 

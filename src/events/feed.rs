@@ -8,25 +8,24 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{Notify, watch};
 
 use super::{
     Poll, Scope, Upstream,
-    change::{Entry, Told},
+    change::{Change, Entry, Told},
     expand::Portions,
     poller::{self, Progress, Stage},
     scope::{ResumePoint, new_epoch},
+    shelf::Shelf,
     upstream::Page,
 };
 use crate::{
     clock::SharedClock,
     fault::{Fault, Reason, Result},
-    limits::{
-        EVENT_CHUNK, EVENT_CHUNKS_KEPT, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, SNAPSHOT_ITEMS_MAX,
-    },
+    limits::{EVENT_CHUNK, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, FEED_RETRY, SNAPSHOT_ITEMS_MAX},
     store::{LogHead, ReadRow, ScopeRow, Store},
 };
 
@@ -40,10 +39,12 @@ pub(super) struct Feed {
     tail: Mutex<Tail>,
     /// Bytes of the tails of all scopes of the process.
     tails_bytes: Arc<AtomicUsize>,
-    chunks: tokio::sync::Mutex<VecDeque<Arc<[Arc<Entry>]>>>,
+    chunks: tokio::sync::Mutex<Shelf<Arc<[Arc<Entry>]>>>,
     pub(super) portions: Portions,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
-    drained: tokio::sync::Mutex<VecDeque<Arc<Drained>>>,
+    walks: tokio::sync::Mutex<Walks>,
+    /// When it began here.
+    pub(super) born: SystemTime,
     /// There is news.
     pub(super) bell: Notify,
     /// A watcher came or went.
@@ -69,6 +70,20 @@ pub(super) struct State {
 /// Why a feed is over, for each of its watchers.
 #[derive(Debug)]
 pub(super) struct Ended(Fault);
+
+/// What those found who walked cursors of their own.
+struct Walks {
+    drained: Shelf<Arc<Drained>>,
+    listed: Shelf<Arc<Listed>>,
+}
+
+/// A page of a watcher's own listing.
+struct Listed {
+    /// None: the first page.
+    from: Option<Arc<str>>,
+    asked_at: Instant,
+    page: Page,
+}
 
 #[derive(Default)]
 struct Tail {
@@ -104,6 +119,7 @@ impl Feed {
         tails_bytes: Arc<AtomicUsize>,
     ) -> Arc<Feed> {
         let clock = store.clock().clone();
+        let born = clock.now();
         Arc::new(Feed {
             scope,
             store,
@@ -112,10 +128,14 @@ impl Feed {
             id: OnceLock::new(),
             state: watch::Sender::new(State::default()),
             tail: Mutex::default(),
-            tails_bytes,
-            chunks: tokio::sync::Mutex::default(),
+            chunks: tokio::sync::Mutex::new(Shelf::new(tails_bytes.clone())),
+            walks: tokio::sync::Mutex::new(Walks {
+                drained: Shelf::new(tails_bytes.clone()),
+                listed: Shelf::new(tails_bytes.clone()),
+            }),
             portions: Portions::default(),
-            drained: tokio::sync::Mutex::default(),
+            tails_bytes,
+            born,
             bell: Notify::new(),
             wishes_changed: Notify::new(),
             wishes: Mutex::default(),
@@ -128,7 +148,7 @@ impl Feed {
             .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
         let row = self.store.scope(&self.scope.key(), &self.scope.uid, new_epoch(), &progress).await?;
         let _ = self.id.set(row.id);
-        self.publish(row.head, &poller::read_progress(&row.progress)?, Vec::new());
+        self.publish(row.head, &poller::read_progress(&row.progress).unwrap_or_default(), Vec::new());
         Ok(row)
     }
 
@@ -149,6 +169,7 @@ impl Feed {
     /// Entries were saved; those who wait may read them.
     pub(super) fn publish(&self, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
+        self.tidy();
         let at_rest = progress.stage == Stage::Idle;
         self.state.send_modify(|state| {
             state.head = head;
@@ -197,8 +218,20 @@ impl Feed {
     /// What another process has saved meanwhile; false: the scope is not there any more.
     pub(super) async fn look(&self) -> Result<bool> {
         let Some((head, progress)) = self.store.log_head(self.id()?).await? else { return Ok(false) };
-        self.publish(head, &poller::read_progress(&progress)?, Vec::new());
+        // Of what a newer version is at the log alone is of use.
+        self.publish(head, &poller::read_progress(&progress).unwrap_or_default(), Vec::new());
         Ok(true)
+    }
+
+    /// What was read for watchers long ago goes. Whoever reads just now keeps it in order.
+    fn tidy(&self) {
+        if let Ok(mut chunks) = self.chunks.try_lock() {
+            chunks.tidy();
+        }
+        if let Ok(mut walks) = self.walks.try_lock() {
+            walks.drained.tidy();
+            walks.listed.tidy();
+        }
     }
 
     fn keep(&self, entries: Vec<(Arc<Entry>, usize)>) {
@@ -208,6 +241,7 @@ impl Feed {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.read = None;
         for (entry, bytes) in entries {
+            let bytes = weight(bytes);
             let follows = tail.entries.back().is_none_or(|(last, _)| {
                 (last.point.epoch, last.point.sequence + 1) == (entry.point.epoch, entry.point.sequence)
             });
@@ -243,19 +277,16 @@ impl Feed {
         // One reads, the others find what it read.
         let mut chunks = self.chunks.lock().await;
         let fits = |entry: &Arc<Entry>| entry.point.epoch == epoch && entry.point.sequence == sequence + 1;
-        for chunk in chunks.iter() {
-            if let Some(at) = chunk.iter().position(fits) {
-                return Ok(Behind::Entries(chunk[at..].into()));
-            }
+        if let Some(chunk) = chunks.find(|chunk| chunk.iter().any(fits)) {
+            let at = chunk.iter().position(fits).unwrap_or_default();
+            return Ok(Behind::Entries(chunk[at..].into()));
         }
         let Some(rows) = self.store.log_after(self.id()?, sequence, EVENT_CHUNK).await? else {
             return Ok(Behind::Swept);
         };
+        let bytes = rows.iter().map(|row| weight(row.body.len())).sum();
         let chunk: Arc<[Arc<Entry>]> = rows.into_iter().map(|row| entry(epoch, row)).collect::<Result<_>>()?;
-        if chunks.len() >= EVENT_CHUNKS_KEPT {
-            chunks.pop_front();
-        }
-        chunks.push_back(chunk.clone());
+        chunks.put(chunk.clone(), bytes);
         Ok(Behind::Entries(chunk))
     }
 
@@ -288,23 +319,28 @@ impl Feed {
         if point.sequence == head.newest {
             return Ok(point.mark == head.newest_mark);
         }
+        // The beginning of this life of the log: there was no entry, and none was swept.
+        if (point.sequence, point.mark) == (head.swept, 0) {
+            return Ok(true);
+        }
         Ok(self.store.log_mark(self.id()?, point.sequence).await? == Some(point.mark))
     }
 
     /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
     pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
-        let mut drained = self.drained.lock().await;
+        let drained = &mut self.walks.lock().await.drained;
         // A last page is good while the log is where it met it.
         let head = self.state.borrow().head;
         drained.retain(|page| page.has_more || page.joins == Some(head));
-        if let Some(found) = drained.iter().find(|page| page.from == *cursor) {
-            return Ok(found.clone());
+        if let Some(found) = drained.find(|page| page.from == *cursor) {
+            return Ok(found);
         }
         let page = self.upstream.go_on(&self.scope, cursor).await?;
         let joins = if page.has_more { None } else { self.joins().await? };
         let observed = self.clock.now();
         let changes = poller::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
+        let bytes = changes.iter().map(|change| weight(written(change))).sum();
         let entries = changes.into_iter().enumerate().map(|(at, change)| {
             // Whoever has all of the page goes on behind it.
             let cursor = if at + 1 == last { page.cursor.clone() } else { cursor.clone() };
@@ -317,10 +353,7 @@ impl Feed {
             entries: entries.collect(),
             joins,
         });
-        if drained.len() >= EVENT_CHUNKS_KEPT {
-            drained.pop_front();
-        }
-        drained.push_back(found.clone());
+        drained.put(found.clone(), bytes);
         Ok(found)
     }
 
@@ -333,23 +366,33 @@ impl Feed {
         Ok((page.entries.is_empty() && !page.has_more).then_some(head))
     }
 
-    /// A page of a watcher's own listing.
-    pub(super) async fn list(&self, cursor: Option<&str>) -> Result<Page> {
-        let _turn = self.drained.lock().await;
-        match cursor {
-            None => self.upstream.list(&self.scope, SNAPSHOT_ITEMS_MAX).await,
-            Some(cursor) => self.upstream.go_on(&self.scope, cursor).await,
+    /// A page of a watcher's own listing; those who list at once share one walk. The first page is good for whoever asked
+    /// before Dropbox was: nobody is shown what was there before they came.
+    pub(super) async fn list(&self, cursor: Option<&Arc<str>>) -> Result<Page> {
+        let came_at = Instant::now();
+        let listed = &mut self.walks.lock().await.listed;
+        let is_it = |page: &Arc<Listed>| page.from.as_ref() == cursor && (cursor.is_some() || page.asked_at >= came_at);
+        if let Some(found) = listed.find(is_it) {
+            return Ok(found.page.clone());
         }
+        let asked_at = Instant::now();
+        let page = match cursor {
+            None => self.upstream.list(&self.scope, SNAPSHOT_ITEMS_MAX).await?,
+            Some(cursor) => self.upstream.go_on(&self.scope, cursor).await?,
+        };
+        let bytes = page.entries.iter().map(|item| size_of_val(item) + written(item)).sum();
+        listed.put(Arc::new(Listed { from: cursor.cloned(), asked_at, page: page.clone() }), bytes);
+        Ok(page)
     }
 
     pub(super) async fn latest(&self) -> Result<Arc<str>> {
-        let _turn = self.drained.lock().await;
+        let _turn = self.walks.lock().await;
         self.upstream.latest(&self.scope).await
     }
 
     /// The turn of whoever polls.
     pub(super) async fn turn(&self) -> impl Drop + use<'_> {
-        self.drained.lock().await
+        self.walks.lock().await
     }
 
     // ---- wishes ----
@@ -401,11 +444,29 @@ impl Ended {
     }
 }
 
+/// What an entry takes in memory: itself, and of the length it has as JSON at most its texts, its token and its wire bytes.
+pub(super) fn weight(body_bytes: usize) -> usize {
+    size_of::<Entry>() + size_of::<Change>() + 3 * body_bytes
+}
+
+pub(super) fn written(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(0, |text| text.len())
+}
+
 fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {
-    let told = serde_json::from_str(&row.body)
-        .map_err(|error| Fault::bug("an entry of a log cannot be read").source(error))?;
-    let cursor = row.cursor.into();
-    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, cursor, listed: None, within: None };
+    let told = match serde_json::from_str(&row.body) {
+        Ok(told) => told,
+        // A newer version of this program tells more: who watches through this one is not told that.
+        Err(error) if error.is_data() => {
+            tracing::debug!(%error, "an entry of a log was written by a newer version and is passed over");
+            Told::Unknown
+        }
+        Err(error) => {
+            let fault = Fault::new(Reason::StoreUnavailable, "an entry of a log in the store is damaged");
+            return Err(fault.retry_after(FEED_RETRY).source(error));
+        }
+    };
+    let point = ResumePoint { epoch, sequence: row.sequence, mark: row.mark, ..ResumePoint::at(row.cursor.into()) };
     Ok(Arc::new(Entry::new(point, row.observed, told, true)))
 }
 

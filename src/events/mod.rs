@@ -15,6 +15,7 @@ mod loading;
 mod poller;
 mod scope;
 mod seen;
+mod shelf;
 mod upstream;
 mod watcher;
 
@@ -62,8 +63,9 @@ struct Inside {
 
 #[derive(Default)]
 struct Feeds {
-    by_scope: HashMap<Scope, Arc<Feed>>,
-    by_account: HashMap<Arc<str>, HashSet<Scope>>,
+    /// By its name in the store: two spellings of a path are one folder.
+    by_key: HashMap<Arc<str>, Arc<Feed>>,
+    by_account: HashMap<Arc<str>, HashSet<Arc<str>>>,
 }
 
 /// What a hub is made of.
@@ -146,7 +148,7 @@ impl Hub {
     /// # Errors
     /// As [`Hub::watch`].
     pub async fn latest(&self, scope: &Scope) -> Result<ResumePoint> {
-        let running = self.0.held().by_scope.get(scope).cloned();
+        let running = self.0.running(&scope.key());
         match running {
             Some(feed) => watcher::now(&feed).await,
             // Nobody watches: a place needs no feed.
@@ -170,8 +172,8 @@ impl Hub {
     /// From a webhook: these accounts (`dbid:` of users, `dbmid:` of team members) have news. Coalesces; never waits.
     pub fn wake(&self, accounts: &[String]) {
         let feeds = self.0.held();
-        for scope in accounts.iter().filter_map(|account| feeds.by_account.get(account.as_str())).flatten() {
-            if let Some(feed) = feeds.by_scope.get(scope) {
+        for key in accounts.iter().filter_map(|account| feeds.by_account.get(account.as_str())).flatten() {
+            if let Some(feed) = feeds.by_key.get(key) {
                 feed.bell.notify_one();
             }
         }
@@ -195,18 +197,20 @@ impl Hub {
 
     /// The feed of a scope, begun for the first who watches it.
     async fn feed(&self, scope: Scope) -> Result<Arc<Feed>> {
-        if let Some(feed) = self.0.running(&scope) {
+        let key: Arc<str> = scope.key().into();
+        if let Some(feed) = self.0.running(&key) {
             return Ok(feed);
         }
         let Parts { store, upstream, tasks, .. } = &self.0.parts;
-        let feed = Feed::new(scope.clone(), store.clone(), upstream.clone(), self.0.tails_bytes.clone());
+        let account = scope.account.clone();
+        let feed = Feed::new(scope, store.clone(), upstream.clone(), self.0.tails_bytes.clone());
         feed.row().await?;
         let mut feeds = self.0.held();
-        if let Some(running) = feeds.by_scope.get(&scope).filter(|feed| feed.state().ended.is_none()) {
+        if let Some(running) = feeds.by_key.get(&key).filter(|feed| feed.state().ended.is_none()) {
             return Ok(running.clone());
         }
-        feeds.by_account.entry(scope.account.clone()).or_default().insert(scope.clone());
-        feeds.by_scope.insert(scope, feed.clone());
+        feeds.by_account.entry(account).or_default().insert(key.clone());
+        feeds.by_key.insert(key, feed.clone());
         drop(feeds);
         tasks.spawn(driver::run(self.0.clone(), feed.clone()));
         Ok(feed)
@@ -218,23 +222,24 @@ impl Inside {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn running(&self, scope: &Scope) -> Option<Arc<Feed>> {
-        self.held().by_scope.get(scope).filter(|feed| feed.state().ended.is_none()).cloned()
+    fn running(&self, key: &str) -> Option<Arc<Feed>> {
+        self.held().by_key.get(key).filter(|feed| feed.state().ended.is_none()).cloned()
     }
 
     fn feeds(&self) -> usize {
-        self.held().by_scope.len()
+        self.held().by_key.len()
     }
 
     /// A feed is over. One that somebody found in the meantime is ended for them, too: they come back and begin a new one.
     fn leave(&self, feed: &Arc<Feed>) {
+        let key = feed.scope.key();
         let mut feeds = self.held();
-        let Feeds { by_scope, by_account } = &mut *feeds;
-        if by_scope.get(&feed.scope).is_some_and(|there| Arc::ptr_eq(there, feed)) {
-            by_scope.remove(&feed.scope);
-            if let Some(scopes) = by_account.get_mut(&feed.scope.account) {
-                scopes.remove(&feed.scope);
-                if scopes.is_empty() {
+        let Feeds { by_key, by_account } = &mut *feeds;
+        if by_key.get(&*key).is_some_and(|there| Arc::ptr_eq(there, feed)) {
+            by_key.remove(&*key);
+            if let Some(keys) = by_account.get_mut(&feed.scope.account) {
+                keys.remove(&*key);
+                if keys.is_empty() {
                     by_account.remove(&feed.scope.account);
                 }
             }

@@ -2,9 +2,10 @@
 //! one transaction together with the cursor. A crash between two steps loses nothing, within one repeats what nobody was
 //! told of. When to take a step is the feed's to say.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use dropbox_sdk::types::files::{self, Metadata};
+use futures::FutureExt as _;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,9 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{EVENT_SLICE, INDEX_PAGES_BETWEEN, INDEX_ROUNDS_MAX, INFERRED_LOOKS_MAX, LIST_LIMIT_MAX},
+    limits::{
+        EVENT_SLICE, FEED_RETRY, FEED_RETRY_MAX, INDEX_LOOK_EVERY, INDEX_ROUNDS_MAX, INFERRED_LOOKS_MAX, LIST_LIMIT_MAX,
+    },
     store::{DrainRow, IndexWrites, LogRow, Save, ScopeRow, Store},
 };
 
@@ -52,6 +55,7 @@ pub(super) enum Phase {
 
 /// What is kept of a scope beside index and log.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Progress {
     /// Dropbox's, behind the last page that was saved.
     pub(super) cursor: Option<Arc<str>>,
@@ -72,6 +76,9 @@ pub(super) struct Progress {
     rounds: u32,
     next: i64,
     stamp: i64,
+    /// What a newer version of this program has added; it is written back as it was.
+    #[serde(flatten)]
+    newer: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What a step came to.
@@ -93,9 +100,10 @@ pub(super) struct Poller {
     /// Dropbox is to be asked what changed.
     pub(super) news: bool,
     /// When Dropbox was last asked what changed.
-    pub(super) looked_at: Option<std::time::SystemTime>,
-    /// Pages of the listing since the log was last looked after.
-    pages: u32,
+    pub(super) looked_at: Option<SystemTime>,
+    /// The listing that builds the index failed, so often, and is left alone until then.
+    listing_failures: u32,
+    listing_rests_until: Option<SystemTime>,
     /// While a drain ends: rows up to this number are still needed by moves.
     gone_after: i64,
 }
@@ -114,8 +122,19 @@ impl Poller {
     /// `STORE_UNAVAILABLE`.
     pub(super) async fn open(feed: Arc<Feed>) -> Result<Poller> {
         let row = feed.row().await?;
-        let progress = read_progress(&row.progress)?;
-        Ok(Poller { feed, row, progress, news: true, looked_at: None, pages: 0, gone_after: 0 })
+        // It is read again with the lease, and has to be understood then.
+        let progress = read_progress(&row.progress).unwrap_or_default();
+        let (looked_at, listing_rests_until) = (None, None);
+        Ok(Poller {
+            feed,
+            row,
+            progress,
+            news: true,
+            looked_at,
+            listing_failures: 0,
+            listing_rests_until,
+            gone_after: 0,
+        })
     }
 
     /// Takes the scope, or goes on holding it; false while another process polls it.
@@ -126,7 +145,14 @@ impl Poller {
         let Some(row) = self.store().lease_scope(self.row.id, self.row.lease).await? else { return Ok(false) };
         if (row.lease, row.version) != (self.row.lease, self.row.version) {
             // Another process was at it meanwhile.
-            self.progress = read_progress(&row.progress)?;
+            match read_progress(&row.progress) {
+                Ok(progress) => self.progress = progress,
+                Err(fault) => {
+                    // A newer version has to go on with it.
+                    self.store().release_scope(row.id, row.lease).await?;
+                    return Err(fault);
+                }
+            }
             self.news = true;
             self.gone_after = 0;
         }
@@ -188,16 +214,45 @@ impl Poller {
             return Ok(Step::Idle);
         }
         match (progress.phase, progress.other_stage) {
+            (Phase::None | Phase::Listing | Phase::Catching, _) if self.listing_rests() => Ok(Step::Idle),
             (Phase::None, _) => self.listing(None).await,
             (Phase::Listing | Phase::Catching, Stage::Ending) => self.end(true).await,
-            (Phase::Listing, _) if self.pages >= INDEX_PAGES_BETWEEN => {
-                (self.pages, self.news) = (0, true);
+            (Phase::Listing, _) if self.is_look_due() => {
+                self.news = true;
                 Ok(Step::Worked)
             }
             (Phase::Listing, _) => self.listing(progress.other.clone()).await,
             (Phase::Catching, _) if progress.probing => self.listing(progress.other.clone()).await,
             (Phase::Catching | Phase::Standing | Phase::Comparing, _) => Ok(Step::Idle),
         }
+    }
+
+    /// Whoever watches does not wait for the index.
+    fn is_look_due(&self) -> bool {
+        let rang = self.feed.bell.notified().now_or_never().is_some();
+        let now = self.feed.clock.now();
+        // A clock that was set back says nothing.
+        let looked = |at| now.duration_since(at).is_ok_and(|passed| passed < INDEX_LOOK_EVERY);
+        rang || !self.looked_at.is_some_and(looked)
+    }
+
+    fn listing_rests(&self) -> bool {
+        self.listing_rests_until.is_some_and(|until| {
+            let left = until.duration_since(self.feed.clock.now()).unwrap_or_default();
+            !left.is_zero() && left <= FEED_RETRY_MAX
+        })
+    }
+
+    /// Dropbox does not give the next page for the index. That is no fault of the log, which goes on without it.
+    fn rest_from_listing(&mut self, fault: &Fault) -> Step {
+        let wait =
+            (FEED_RETRY * 2u32.saturating_pow(self.listing_failures)).max(fault.retry_delay().unwrap_or_default());
+        let wait = wait.min(FEED_RETRY_MAX);
+        self.listing_failures = (self.listing_failures + 1).min(6);
+        self.listing_rests_until = Some(self.feed.clock.now() + wait);
+        let wait_ms = wait.as_millis();
+        tracing::warn!(%fault, wait_ms, "the index of a watched folder could not be built; it is tried again");
+        Step::Idle
     }
 
     async fn ask(&self, cursor: Option<&Arc<str>>) -> Result<Page> {
@@ -260,8 +315,12 @@ impl Poller {
             }
         } else {
             // Without an index Dropbox's words are guessed at.
-            for change in infer(self.upstream(), self.scope(), page.entries).await? {
-                draft.told.push((Told::Change(Box::new(change)), false));
+            match infer(self.upstream(), self.scope(), page.entries).await {
+                Ok(changes) => {
+                    draft.told = changes.into_iter().map(|change| (Told::Change(Box::new(change)), false)).collect();
+                }
+                Err(fault) if fault.reason() == Reason::CursorReset => return self.compare("folder_deleted").await,
+                Err(fault) => return Err(fault),
             }
             if !page.has_more {
                 self.finish(&mut progress, &mut draft);
@@ -275,16 +334,11 @@ impl Poller {
     async fn listing(&mut self, cursor: Option<Arc<str>>) -> Result<Step> {
         let page = match self.ask(cursor.as_ref()).await {
             Ok(page) => page,
-            Err(fault) if fault.reason() == Reason::CursorReset => {
-                // It is built anew.
-                let progress = forgotten(&self.progress);
-                let index = IndexWrites { forget: true, ..IndexWrites::default() };
-                return self.save(progress, Draft { index, ..Draft::default() }).await;
-            }
+            Err(fault) if fault.reason() == Reason::CursorReset => return self.build_anew().await,
             Err(fault) if fault.reason() == Reason::PathNotFound => return self.reset_by(fault).await,
-            Err(fault) => return Err(fault),
+            Err(fault) => return Ok(self.rest_from_listing(&fault)),
         };
-        self.pages += 1;
+        (self.listing_failures, self.listing_rests_until) = (0, None);
         let mut progress = self.progress.clone();
         if progress.phase == Phase::None {
             // What a forgotten index left behind has to be gone first: it has the same ids.
@@ -294,7 +348,17 @@ impl Poller {
         progress.quiet &= page.entries.is_empty();
         progress.other = Some(page.cursor.clone());
         progress.other_stage = if page.has_more { Stage::Draining } else { Stage::Ending };
-        let (_, _, index) = self.apply(page.entries, Basis::Index, &mut progress).await?;
+        let (tree, _, index) = self.apply(page.entries, Basis::Index, &mut progress).await?;
+        if tree.lost {
+            // What the former folder held is in there.
+            return self.build_anew().await;
+        }
+        self.save(progress, Draft { index, ..Draft::default() }).await
+    }
+
+    async fn build_anew(&mut self) -> Result<Step> {
+        let progress = forgotten(&self.progress);
+        let index = IndexWrites { forget: true, ..IndexWrites::default() };
         self.save(progress, Draft { index, ..Draft::default() }).await
     }
 
@@ -484,14 +548,8 @@ impl Poller {
             let body = serde_json::to_string(&told)
                 .map_err(|error| Fault::bug("an entry cannot be written as JSON").source(error))?;
             let cursor = if ends { draft.cursor_to.clone().unwrap_or_default() } else { from.clone() };
-            let point = ResumePoint {
-                epoch: head.epoch,
-                sequence: head.newest,
-                mark: progress.mark,
-                cursor,
-                listed: None,
-                within: None,
-            };
+            let (epoch, sequence) = (head.epoch, head.newest);
+            let point = ResumePoint { epoch, sequence, mark: progress.mark, ..ResumePoint::at(cursor) };
             let bytes = body.len();
             log.push(LogRow { sequence: head.newest, drain: progress.drain, observed_at, ends: i64::from(ends), body });
             entries.push((Arc::new(Entry::new(point, observed, told, true)), bytes));
@@ -555,10 +613,16 @@ fn forgotten(progress: &Progress) -> Progress {
 }
 
 pub(super) fn read_progress(text: &str) -> Result<Progress> {
-    serde_json::from_str(text).map_err(|error| Fault::bug("the progress of a scope cannot be read").source(error))
+    serde_json::from_str(text).map_err(|error| {
+        let text = "a watched folder was last polled by a newer version of this program, which has to go on with it";
+        Fault::new(Reason::StoreUnavailable, text).retry_after(FEED_RETRY).source(error)
+    })
 }
 
 /// What entries say without an index. Files are looked up, a few of a page, to tell new from changed.
+///
+/// # Errors
+/// `CURSOR_RESET` if the watched folder itself was deleted meanwhile: what it held is not told one by one.
 pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<Metadata>) -> Result<Vec<Change>> {
     let mut looks = if scope.raw { 0 } else { INFERRED_LOOKS_MAX };
     let mut changes = Vec::with_capacity(entries.len());
@@ -567,6 +631,9 @@ pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<M
         let Some(seen) = Seen::of(item, &base) else { continue };
         // The watched folder itself is no item in it.
         if seen.path.is_empty() {
+            if let Metadata::Deleted(_) = seen.item {
+                return Err(Fault::new(Reason::CursorReset, "the watched folder was deleted"));
+            }
             continue;
         }
         let id = seen.id().map(|id| format!("id:{id}"));

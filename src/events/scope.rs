@@ -34,16 +34,15 @@ pub struct Scope {
 impl Scope {
     /// `path` is where the folder lies at Dropbox, inside the parameter's jail already.
     pub fn of(parameters: &Parameters, act_as: Option<&ActAs>, root: Option<&Root>, path: &str) -> Scope {
-        let linked = parameters.account_id();
         let account = match act_as {
             Some(ActAs::User(member) | ActAs::Admin(member)) => member.as_str(),
-            None => linked,
+            None => parameters.account_id(),
         };
         Scope {
             parameter: parameters.id.clone(),
             uid: parameters.uid.clone(),
             account: account.into(),
-            linked: linked.into(),
+            linked: parameters.bound_to().into(),
             act_as: act_as.cloned(),
             root: root.cloned(),
             path: path.into(),
@@ -72,11 +71,13 @@ impl Scope {
         tag
     }
 
-    /// Its name in the store.
+    /// Its name in the store. With the linked account: a parameter that is linked to another one keeps its uid, and what was
+    /// told of the former account is nothing to who watches the new one.
     pub(super) fn key(&self) -> String {
         // A process of an older version keeps less of each item: its index is not taken over, and swept when it is gone.
         let mode = if self.raw { "raw" } else { "full2" };
-        format!("{}-{mode}", hex::encode(self.binding()))
+        let whole = Sha256::new_with_prefix(self.binding()).chain_update(self.linked.as_bytes()).finalize();
+        format!("{}-{mode}", hex::encode(&whole[..16]))
     }
 
     fn act_name(&self) -> String {
@@ -120,6 +121,9 @@ pub struct ResumePoint {
     /// Inside a snapshot: how many items were told; the cursor is the listing's.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub(super) listed: Option<u64>,
+    /// With `listed`: that was all, and the cursor is the one behind the listing.
+    #[serde(rename = "z", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) whole: bool,
     /// Inside what the entry's folder held: the number of the row that was told last; 0: the folder itself.
     #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
     pub(super) within: Option<i64>,
@@ -146,7 +150,7 @@ pub(super) fn new_epoch() -> i64 {
 impl ResumePoint {
     /// A place that Dropbox alone knows.
     pub(super) fn at(cursor: Arc<str>) -> ResumePoint {
-        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, within: None }
+        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, whole: false, within: None }
     }
 
     /// # Errors
@@ -233,8 +237,7 @@ mod tests {
     #[test]
     fn a_token_opens_for_its_own_folder_in_either_mode_and_for_no_other() {
         let keys = KeyRing::ephemeral();
-        let point =
-            ResumePoint { epoch: 7, sequence: 9, mark: -3, cursor: "AAH".into(), listed: None, within: Some(4) };
+        let point = ResumePoint { epoch: 7, sequence: 9, mark: -3, within: Some(4), ..ResumePoint::at("AAH".into()) };
         let token = point.seal(&keys, &scope("/Docs")).unwrap();
         for same in [scope("/Docs"), scope("/docs"), scope("/Docs").raw(true)] {
             assert_eq!(ResumePoint::unseal(&keys, &same, &token).unwrap(), point);
@@ -250,6 +253,10 @@ mod tests {
         for other in others {
             let fault = ResumePoint::unseal(&keys, &other, &token).unwrap_err();
             assert_eq!(fault.reason(), Reason::ResumeTokenMismatch);
+        }
+        assert_eq!(scope("/Docs").key(), scope("/docs").key());
+        for other in [scope("/Docs").raw(true), Scope { linked: "dbid:B".into(), ..scope("/Docs") }] {
+            assert_ne!(other.key(), scope("/Docs").key(), "it has a log of its own");
         }
         let found = ResumePoint::folder_of(&keys, &scope("/Docs").owner(), &token).unwrap();
         assert_eq!(found, ("/Docs".into(), true));

@@ -8,6 +8,8 @@ use crate::{
     config::Config,
     convert::{duration, timestamp},
     dropbox::Endpoints,
+    engine::upload::Budget,
+    fair,
     fault::Result,
     limits,
 };
@@ -57,6 +59,9 @@ fn is_dropbox(config: &Config) -> bool {
 fn server_limits(config: &Config) -> api::ServerLimits {
     let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let of_one = |total: usize| count(fair::alone(total, 1));
+    let budget = usize::try_from(config.transfer_buffer_mib * limits::MIB).unwrap_or(usize::MAX);
+    let room = Budget::of(budget).room(config.max_uploads);
     api::ServerLimits {
         max_chunk_bytes: bytes(limits::CHUNK_BYTES_MAX),
         recommended_chunk_bytes: bytes(limits::CHUNK_BYTES_RECOMMENDED),
@@ -89,5 +94,13 @@ fn server_limits(config: &Config) -> api::ServerLimits {
         max_stream_age: Some(duration(config.max_stream_age)),
         max_longpolls: count(limits::LONGPOLLS_MAX),
         max_pull_events: count(limits::PULL_EVENTS_MAX),
+        max_parameter_uploads: of_one(config.max_uploads),
+        max_parameter_downloads: of_one(config.max_downloads),
+        max_parameter_dropbox_requests: of_one(config.max_requests_per_account),
+        max_parameter_waiting_calls: of_one(limits::ACCOUNT_QUEUE_MAX),
+        max_unsized_uploads: count(room.open),
+        max_parameter_unsized_uploads: count(room.open_of_one),
+        max_waiting_unsized_uploads: count(room.waiting),
+        max_parameter_waiting_unsized_uploads: count(room.waiting_of_one),
     }
 }

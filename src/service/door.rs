@@ -1,7 +1,7 @@
 //! How a body gets from a request to Dropbox: which parameter, with which rights, inside which jail, through which gate.
 //! After `enter` there is no permission check anywhere.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::task::TaskTracker;
@@ -76,6 +76,8 @@ struct Inside {
     opened: Opened,
     jail: Jail,
     context: AskedContext,
+    /// What handles are bound to where no account is known.
+    nameless: Option<Box<str>>,
 }
 
 impl Door {
@@ -147,7 +149,11 @@ impl Door {
         if !jail.is_open() && context.root.is_some() {
             return Err(Jail::refusal());
         }
-        Ok(Site(Arc::new(Inside { door: self.clone(), opened, jail, context })))
+        let nameless = match opened.parameters.bound_to() {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(bound_to) => Some(bound_to.into()),
+        };
+        Ok(Site(Arc::new(Inside { door: self.clone(), opened, jail, context, nameless })))
     }
 }
 
@@ -200,7 +206,8 @@ impl Site {
     }
 
     pub fn owner(&self) -> Owner<'_> {
-        self.0.opened.parameters.owner()
+        let Parameters { uid, .. } = &*self.0.opened.parameters;
+        Owner { uid, account: self.0.nameless.as_deref().unwrap_or_else(|| self.parameters().account_id()) }
     }
 
     pub fn keys(&self) -> &KeyRing {
@@ -274,7 +281,7 @@ impl Site {
 
     /// Waits for the turn of every namespace the paths lie in, for commits that belong together.
     pub async fn turn(&self, paths: &[&str]) -> Result<Turn> {
-        let account = self.0.opened.parameters.account_id();
+        let account = self.owner().account;
         let gates = &self.0.door.gates;
         let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
         gates.turn(self.caller().parameter(), &keys, self.deadline()).await
@@ -291,7 +298,7 @@ impl Site {
     pub fn learn(&self, metadata: &files::Metadata) {
         let folder = paths(metadata).0.and_then(|path| path.rsplit_once('/')).map(|(folder, _)| folder);
         if let (Some(folder), Some(namespace)) = (folder, convert::items::parent_shared_folder_id(metadata)) {
-            self.0.door.gates.learn(self.0.opened.parameters.account_id(), folder, namespace);
+            self.0.door.gates.learn(self.owner().account, folder, namespace);
         }
     }
 

@@ -48,9 +48,9 @@ pub fn settings(asked: &api::ApplicationParameter) -> Result<Settings> {
         path_prefix: fields.path(&at("path_prefix"), &asked.path_prefix, Forms::PLAIN).as_str().to_owned(),
         default_path_root: path_root(&mut fields, asked.default_path_root.as_ref()),
         default_act_as: member(&mut fields, asked.default_act_as.as_ref()),
-        timeouts: timeouts(&mut fields, asked.timeouts.unwrap_or_default()),
-        proxy: proxy(&mut fields, asked.proxy.as_ref()),
-        policy: parameter_policy(&mut fields, policy),
+        timeouts: timeouts(&mut fields, asked.timeouts.unwrap_or_default()).into(),
+        proxy: proxy(&mut fields, asked.proxy.as_ref()).into(),
+        policy: parameter_policy(&mut fields, policy).into(),
         disabled: fields.known::<api::ParameterState>(&at("state"), asked.state) == api::ParameterState::Disabled,
     };
     fields.accept(settings)
@@ -119,7 +119,7 @@ fn proxy(fields: &mut Fields, asked: Option<&api::Proxy>) -> ProxySettings {
     }
 }
 
-fn proxy_of(proxy: ProxySettings) -> api::Proxy {
+fn proxy_of(proxy: &ProxySettings) -> api::Proxy {
     api::Proxy {
         proxy_kind: match proxy.proxy_kind {
             ProxyKind::None => api::ProxyKind::None,
@@ -130,10 +130,10 @@ fn proxy_of(proxy: ProxySettings) -> api::Proxy {
             ProxyKind::Socks5 => api::ProxyKind::Socks5,
         }
         .into(),
-        address: proxy.address,
+        address: proxy.address.clone(),
         port: proxy.port.into(),
-        domain: proxy.domain,
-        username: proxy.username,
+        domain: proxy.domain.clone(),
+        username: proxy.username.clone(),
         password: String::new(),
     }
 }
@@ -178,6 +178,7 @@ fn permission_of(permission: api::Permission) -> Option<Permission> {
         api::Permission::Share => Permission::Share,
         api::Permission::Team => Permission::Team,
         api::Permission::Raw => Permission::Raw,
+        api::Permission::Events => Permission::Events,
     })
 }
 
@@ -428,8 +429,8 @@ pub fn resource(parameters: &Parameters) -> api::ApplicationParameter {
             request: settings.timeouts.request.map(duration),
             idle_read: settings.timeouts.idle_read.map(duration),
         }),
-        proxy: Some(proxy_of(settings.proxy)),
-        policy: Some(policy_of(settings.policy)),
+        proxy: Some(proxy_of(&settings.proxy)),
+        policy: Some(policy_of(&settings.policy)),
         state: match parameters.state() {
             State::Pending => api::ParameterState::Pending,
             State::Active => api::ParameterState::Active,
@@ -446,31 +447,28 @@ pub fn resource(parameters: &Parameters) -> api::ApplicationParameter {
     }
 }
 
-fn policy_of(policy: Policy) -> api::ParameterPolicy {
-    let permission = |permission: &Permission| {
-        Some(match permission {
-            Permission::Read => api::Permission::Read,
-            Permission::Write => api::Permission::Write,
-            Permission::Delete => api::Permission::Delete,
-            Permission::Share => api::Permission::Share,
-            Permission::Team => api::Permission::Team,
-            Permission::Raw => api::Permission::Raw,
-            // Nothing in this version of the API asks for it.
-            Permission::Events => return None,
-        })
+fn policy_of(policy: &Policy) -> api::ParameterPolicy {
+    let permission = |permission: &Permission| match permission {
+        Permission::Read => api::Permission::Read,
+        Permission::Write => api::Permission::Write,
+        Permission::Delete => api::Permission::Delete,
+        Permission::Share => api::Permission::Share,
+        Permission::Events => api::Permission::Events,
+        Permission::Team => api::Permission::Team,
+        Permission::Raw => api::Permission::Raw,
     };
     api::ParameterPolicy {
-        allowed_principals: policy.allowed_principals,
-        permissions: policy.permissions.iter().filter_map(permission).map(Into::into).collect(),
+        allowed_principals: policy.allowed_principals.clone(),
+        permissions: policy.permissions.iter().map(permission).map(Into::into).collect(),
         act_as: match policy.act_as {
             ActAsMode::None => api::ActAsPolicy::None,
             ActAsMode::Listed => api::ActAsPolicy::Listed,
             ActAsMode::Any => api::ActAsPolicy::Any,
         }
         .into(),
-        act_as_members: policy.act_as_members,
+        act_as_members: policy.act_as_members.clone(),
         allow_path_root: policy.allow_path_root,
-        raw_allow: policy.raw_allow,
+        raw_allow: policy.raw_allow.clone(),
         max_file_size: crate::convert::size(policy.max_file_size),
         max_concurrency: i32::try_from(policy.max_concurrency).unwrap_or(i32::MAX),
         max_bytes_per_second: crate::convert::size(policy.max_bytes_per_second),

@@ -25,7 +25,7 @@ use crate::{
     limits::{
         STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT, STORE_IDLE_TRUST,
         STORE_LOCK_RETRY, STORE_QUICK_CONNECTIONS, STORE_READER_CACHE, STORE_READERS, STORE_SERVER_CONNECTIONS,
-        STORE_TRANSACTION_IDLE_MAX,
+        STORE_TRANSACTION_IDLE_MAX, STORE_WRITER_CACHE,
     },
 };
 
@@ -244,7 +244,8 @@ impl Pools {
                 Box::pin(async move { Ok(sound) })
             })
         };
-        let durable = pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await?;
+        let durable = options.clone().synchronous(SqliteSynchronous::Full).pragma("cache_size", STORE_WRITER_CACHE);
+        let durable = pool(1).connect_with(durable).await?;
         // A database in memory is its connection.
         let (quick, readers) = if memory {
             (durable.clone(), durable.clone())
@@ -262,8 +263,11 @@ impl Pools {
         // The pool would try for some time and then only say that it did.
         answered(PgConnection::connect_with(&options)).await?.close().await?;
         // A session that its process has left in a transaction gives its locks back.
+        // Every statement finds its rows by an index. Left alone the server plans by counts that are minutes old and keeps the
+        // plan: of a table that has just grown it would go on reading the whole.
         let bounds = format!(
-            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}",
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
+             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off",
             STORE_ANSWER_MAX.as_millis(),
             STORE_TRANSACTION_IDLE_MAX.as_millis()
         );

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     IndexWrites, ROWS_MAX, Store,
     database::{Pool, Row, query},
+    index_sql::Words,
     millis, millis_of, time,
 };
 use crate::{
@@ -108,6 +109,21 @@ pub struct EventsSwept {
     pub checkpoints: u64,
 }
 
+/// Entries of a log, in both databases' words.
+const APPEND: Words = (
+    "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body)
+     SELECT $1, json_extract(w.value, '$.q'), json_extract(w.value, '$.d'), json_extract(w.value, '$.o'),
+       json_extract(w.value, '$.e'), json_extract(w.value, '$.b') FROM json_each($2) AS w",
+    "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body)
+     SELECT $1, w.q, w.d, w.o, w.e, w.b FROM jsonb_to_recordset($2::jsonb)
+       AS w(q BIGINT, d BIGINT, o BIGINT, e BIGINT, b TEXT)",
+);
+
+/// Drains that no entry is left of. Entries are swept in their order, so those are the drains before the oldest entry's;
+/// of an empty log none, for the newest drain may still be going on.
+pub(super) const SWEEP_DRAINS: &str = "DELETE FROM event_drains WHERE scope = $1
+     AND drain < (SELECT drain FROM event_log WHERE scope = $1 ORDER BY sequence LIMIT 1)";
+
 impl Store {
     /// The row of a scope, made if it is not there, and touched.
     ///
@@ -193,14 +209,7 @@ impl Store {
         if !save.log.is_empty() {
             let list = serde_json::to_string(&save.log)
                 .map_err(|error| Fault::bug("entries cannot be written as JSON").source(error))?;
-            let sql = self.said(
-                "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body)
-                 SELECT $1, json_extract(w.value, '$.q'), json_extract(w.value, '$.d'), json_extract(w.value, '$.o'),
-                   json_extract(w.value, '$.e'), json_extract(w.value, '$.b') FROM json_each($2) AS w",
-                "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body)
-                 SELECT $1, w.q, w.d, w.o, w.e, w.b FROM jsonb_to_recordset($2::jsonb)
-                   AS w(q BIGINT, d BIGINT, o BIGINT, e BIGINT, b TEXT)",
-            );
+            let sql = self.said(APPEND);
             query(sql).bind(save.scope).bind(list).execute(&mut tx).await?;
         }
         #[cfg(test)]
@@ -333,21 +342,18 @@ impl Store {
         }
         let sql = "UPDATE event_scopes SET swept = $2 WHERE id = $1 AND swept < $2";
         query(sql).bind(scope).bind(upto).execute(&self.0.pools.durable).await?;
+        // The row of the highest one stays: a token at it is known by its mark, and everything behind it is here.
         let mut removed = 0;
         loop {
             let sql = "DELETE FROM event_log WHERE scope = $1 AND sequence IN
-                       (SELECT sequence FROM event_log WHERE scope = $1 AND sequence <= $2 ORDER BY sequence LIMIT $3)";
+                       (SELECT sequence FROM event_log WHERE scope = $1 AND sequence < $2 ORDER BY sequence LIMIT $3)";
             let portion = query(sql).bind(scope).bind(upto).bind(ROWS_MAX).execute(&self.0.pools.durable).await?;
             removed += portion;
             if portion < ROWS_MAX as u64 {
                 break;
             }
         }
-        // The newest drain may still be going on.
-        let sql = "DELETE FROM event_drains WHERE scope = $1
-                   AND drain < (SELECT MAX(drain) FROM event_drains WHERE scope = $1)
-                   AND NOT EXISTS (SELECT 1 FROM event_log l WHERE l.scope = $1 AND l.drain = event_drains.drain)";
-        query(sql).bind(scope).execute(&self.0.pools.durable).await?;
+        query(SWEEP_DRAINS).bind(scope).execute(&self.0.pools.durable).await?;
         Ok(removed)
     }
 

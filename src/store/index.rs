@@ -1,6 +1,6 @@
 //! The index of a watched folder: what was told of it, as a tree whose moved folders are one row each. A page of changes is
 //! read and written in a handful of statements, whatever its size: lists go in as JSON, which each of the two databases
-//! unpacks in its own words. Which rows to write is decided elsewhere (`events/index.rs`).
+//! unpacks in its own words (`index_sql.rs`). Which rows to write is decided elsewhere (`events/index.rs`).
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,7 @@ use super::{
     Store,
     database::{On, Pool, Row, Tx, query},
     facts::{self, Facts},
+    index_sql::{self as sql, Words},
 };
 use crate::fault::{Fault, Result};
 
@@ -132,12 +133,6 @@ struct Sweep {
     s: i64,
 }
 
-macro_rules! columns {
-    () => {
-        "i.n, i.parent, i.name, i.display, i.id, i.rev, i.facts, i.kind, i.stamp, i.gone, i.since"
-    };
-}
-
 impl Store {
     /// The rows with these parents and names.
     ///
@@ -145,21 +140,7 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     pub async fn index_at(&self, scope: i64, places: &[(i64, &str)]) -> Result<Vec<IndexRow>> {
         let places: Vec<_> = places.iter().map(|&(p, m)| Place { p, m }).collect();
-        let sql = self.said(
-            concat!(
-                "SELECT ",
-                columns!(),
-                " FROM json_each($2) AS w JOIN index_items i ON i.scope = $1
-                   AND i.parent = json_extract(w.value, '$.p') AND i.name = json_extract(w.value, '$.m')"
-            ),
-            concat!(
-                "SELECT ",
-                columns!(),
-                " FROM jsonb_to_recordset($2::jsonb) AS w(p BIGINT, m TEXT)
-                 JOIN index_items i ON i.scope = $1 AND i.parent = w.p AND i.name = w.m COLLATE \"C\""
-            ),
-        );
-        self.index_rows(sql, scope, json(&places)?).await
+        self.index_rows(sql::AT, scope, json(&places)?).await
     }
 
     /// The rows with these ids, what waits to be removed among them.
@@ -167,20 +148,7 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn index_by_id(&self, scope: i64, ids: &[&str]) -> Result<Vec<IndexRow>> {
-        let sql = self.said(
-            concat!(
-                "SELECT ",
-                columns!(),
-                " FROM json_each($2) AS w JOIN index_items i ON i.scope = $1 AND i.id = w.value"
-            ),
-            concat!(
-                "SELECT ",
-                columns!(),
-                " FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-                 JOIN index_items i ON i.scope = $1 AND i.id = w.v COLLATE \"C\""
-            ),
-        );
-        self.index_rows(sql, scope, json(&ids)?).await
+        self.index_rows(sql::BY_ID, scope, json(&ids)?).await
     }
 
     /// The rows of these numbers and all above them.
@@ -188,23 +156,7 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn index_upwards(&self, scope: i64, numbers: &[i64]) -> Result<Vec<IndexRow>> {
-        let sql = self.said(
-            concat!(
-                "WITH RECURSIVE up(n) AS (SELECT value FROM json_each($2)
-                   UNION SELECT i.parent FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n)
-                 SELECT ",
-                columns!(),
-                " FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n"
-            ),
-            concat!(
-                "WITH RECURSIVE up(n) AS (SELECT v::BIGINT FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-                   UNION SELECT i.parent FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n)
-                 SELECT ",
-                columns!(),
-                " FROM up JOIN index_items i ON i.scope = $1 AND i.n = up.n"
-            ),
-        );
-        self.index_rows(sql, scope, json(&numbers)?).await
+        self.index_rows(sql::UPWARDS, scope, json(&numbers)?).await
     }
 
     /// The children of these rows, as many as a transaction takes.
@@ -213,11 +165,8 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     #[cfg(test)]
     pub async fn index_children(&self, scope: i64, parent: i64, after: i64, most: usize) -> Result<Vec<IndexRow>> {
-        let sql = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM index_items i WHERE i.scope = $1 AND i.parent = $2 AND i.n > $3 ORDER BY i.n LIMIT $4"
-        );
+        let sql = "SELECT n, parent, name, display, id, rev, facts, kind, stamp, gone, since FROM index_items
+                   WHERE scope = $1 AND parent = $2 AND n > $3 ORDER BY n LIMIT $4";
         let rows = query(sql).bind(scope).bind(parent).bind(after).bind(most as i64);
         rows.fetch_all(&self.0.pools.readers).await?.iter().map(item).collect()
     }
@@ -227,12 +176,8 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn index_gone(&self, scope: i64, after: i64, most: usize) -> Result<Vec<IndexRow>> {
-        let sql = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM index_items i WHERE i.scope = $1 AND i.n > $2 AND i.gone IS NOT NULL ORDER BY i.n LIMIT $3"
-        );
-        let rows = query(sql).bind(scope).bind(after).bind(most as i64).fetch_all(&self.0.pools.readers).await?;
+        let rows = query(self.said(sql::GONE)).bind(scope).bind(after).bind(most as i64);
+        let rows = rows.fetch_all(&self.0.pools.readers).await?;
         rows.iter().map(item).collect()
     }
 
@@ -246,16 +191,25 @@ impl Store {
         query(sql).bind(scope).fetch_one(&self.0.pools.readers).await?.get("found")
     }
 
+    /// What all indexes take on the disk.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    #[cfg(test)]
+    pub async fn index_bytes(&self) -> Result<i64> {
+        let sql = self.said((
+            "SELECT SUM(pgsize) AS bytes FROM dbstat WHERE name LIKE 'index_items%'",
+            "SELECT pg_total_relation_size('index_items')::BIGINT AS bytes",
+        ));
+        query(sql).fetch_one(&self.0.pools.readers).await?.get("bytes")
+    }
+
     /// Which of these paths have an addition that waits.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn waiting_at(&self, scope: i64, paths: &[&str]) -> Result<Vec<String>> {
-        let sql = self.said(
-            "SELECT x.path FROM json_each($2) AS w JOIN event_waiting x ON x.scope = $1 AND x.path = w.value",
-            "SELECT x.path FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-             JOIN event_waiting x ON x.scope = $1 AND x.path = w.v COLLATE \"C\"",
-        );
+        let sql = self.said(sql::WAITING_AT);
         let rows = query(sql).bind(scope).bind(json(&paths)?).fetch_all(&self.0.pools.readers).await?;
         rows.iter().map(|row| row.get("path")).collect()
     }
@@ -275,10 +229,7 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     pub async fn waiting(&self, scope: i64, known: bool, most: usize) -> Result<Vec<WaitingRow>> {
         let sql = match known {
-            true => {
-                "SELECT w.path, w.id, w.body FROM event_waiting w WHERE w.scope = $1 AND EXISTS
-                 (SELECT 1 FROM index_items i WHERE i.scope = $1 AND i.id = w.id) ORDER BY w.path LIMIT $2"
-            }
+            true => self.said(sql::WAITING_KNOWN),
             false => "SELECT path, id, body FROM event_waiting WHERE scope = $1 ORDER BY path LIMIT $2",
         };
         let rows = query(sql).bind(scope).bind(most as i64).fetch_all(&self.0.pools.readers).await?;
@@ -288,8 +239,8 @@ impl Store {
 
     pub(super) async fn write_index(&self, tx: &mut Tx, scope: i64, writes: &IndexWrites) -> Result<()> {
         if writes.forget {
-            let sql = "UPDATE index_items SET parent = $2, gone = NULL, since = 0 WHERE scope = $1 AND (n = $3 OR parent = $3)";
-            query(sql).bind(scope).bind(INDEX_TRASH).bind(INDEX_ROOT).execute(&mut *tx).await?;
+            let rows = query(self.said(sql::FORGET)).bind(scope).bind(INDEX_TRASH).bind(INDEX_ROOT);
+            rows.execute(&mut *tx).await?;
             // The next root takes the number again.
             query("DELETE FROM index_items WHERE scope = $1 AND n = $2")
                 .bind(scope)
@@ -301,88 +252,42 @@ impl Store {
         if writes.unwait_all {
             query("DELETE FROM event_waiting WHERE scope = $1").bind(scope).execute(&mut *tx).await?;
         }
-        let paths: Vec<_> = writes.unwait.iter().map(|(path, _)| path).collect();
-        if !paths.is_empty() {
-            let sql = self.said(
-                "DELETE FROM event_waiting WHERE scope = $1 AND path IN (SELECT value FROM json_each($2))",
-                "DELETE FROM event_waiting WHERE scope = $1
-                   AND path IN (SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v))",
-            );
-            query(sql).bind(scope).bind(json(&paths)?).execute(&mut *tx).await?;
-        }
-        if !writes.unwait_ids.is_empty() {
-            let sql = self.said(
-                "DELETE FROM event_waiting WHERE scope = $1 AND id IN (SELECT value FROM json_each($2))",
-                "DELETE FROM event_waiting WHERE scope = $1
-                   AND id IN (SELECT v FROM jsonb_array_elements_text($2::jsonb) AS w(v))",
-            );
-            query(sql).bind(scope).bind(json(&writes.unwait_ids)?).execute(&mut *tx).await?;
-        }
-        for (path, _) in writes.unwait.iter().filter(|(_, with_all_under)| *with_all_under) {
-            // `0` is the byte after `/`.
-            let sql = "DELETE FROM event_waiting WHERE scope = $1 AND path > $2 AND path < $3";
-            let under = query(sql).bind(scope).bind(format!("{path}/")).bind(format!("{path}0"));
-            under.execute(&mut *tx).await?;
+        let all: Vec<_> = writes.unwait.iter().map(|(path, _)| path).collect();
+        let under: Vec<_> = writes.unwait.iter().filter(|(_, under)| *under).map(|(path, _)| path).collect();
+        let ids: Vec<_> = writes.unwait_ids.iter().collect();
+        for (list, words) in [(all, sql::UNWAIT), (under, sql::UNWAIT_UNDER), (ids, sql::UNWAIT_IDS)] {
+            if !list.is_empty() {
+                query(self.said(words)).bind(scope).bind(json(&list)?).execute(&mut *tx).await?;
+            }
         }
         if !writes.put.is_empty() {
-            let sql = self.said(
-                "INSERT INTO index_items (scope, n, parent, name, display, id, rev, facts, kind, stamp, gone, since)
-                 SELECT $1, json_extract(w.value, '$.n'), json_extract(w.value, '$.p'), json_extract(w.value, '$.m'),
-                   json_extract(w.value, '$.d'), json_extract(w.value, '$.i'), json_extract(w.value, '$.r'),
-                   unhex(json_extract(w.value, '$.f')), json_extract(w.value, '$.k'), json_extract(w.value, '$.s'),
-                   json_extract(w.value, '$.g'), json_extract(w.value, '$.q') FROM json_each($2) AS w WHERE TRUE
-                 ON CONFLICT (scope, n) DO UPDATE SET parent = excluded.parent, name = excluded.name,
-                   display = excluded.display, id = excluded.id, rev = excluded.rev, facts = excluded.facts,
-                   kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone, since = excluded.since",
-                "INSERT INTO index_items (scope, n, parent, name, display, id, rev, facts, kind, stamp, gone, since)
-                 SELECT $1, w.n, w.p, w.m, w.d, w.i, w.r, decode(w.f, 'hex'), w.k, w.s, w.g, w.q
-                   FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, p BIGINT, m TEXT, d TEXT, i TEXT, r TEXT, f TEXT,
-                     k BIGINT, s BIGINT, g BIGINT, q BIGINT)
-                 ON CONFLICT (scope, n) DO UPDATE SET parent = excluded.parent, name = excluded.name,
-                   display = excluded.display, id = excluded.id, rev = excluded.rev, facts = excluded.facts,
-                   kind = excluded.kind, stamp = excluded.stamp, gone = excluded.gone, since = excluded.since",
-            );
+            let sql = self.said(sql::PUT);
             let put: Vec<_> = writes.put.iter().map(|row| Written::of(row, 0)).collect();
             query(sql).bind(scope).bind(json(&put)?).execute(&mut *tx).await?;
         }
         if !writes.past.is_empty() {
             let past: Vec<_> = writes.past.iter().map(|past| Written::of(&past.row, past.until)).collect();
-            self.write_index_past(tx, scope, json(&past)?).await?;
+            query(self.said(sql::KEEP)).bind(scope).bind(json(&past)?).execute(&mut *tx).await?;
         }
         if !writes.wait.is_empty() {
-            let sql = self.said(
-                "INSERT INTO event_waiting (scope, path, id, body) SELECT $1, json_extract(w.value, '$.p'),
-                   json_extract(w.value, '$.i'), json_extract(w.value, '$.b') FROM json_each($2) AS w WHERE TRUE
-                 ON CONFLICT (scope, path) DO UPDATE SET id = excluded.id, body = excluded.body",
-                "INSERT INTO event_waiting (scope, path, id, body) SELECT $1, w.p, w.i, w.b
-                   FROM jsonb_to_recordset($2::jsonb) AS w(p TEXT, i TEXT, b TEXT)
-                 ON CONFLICT (scope, path) DO UPDATE SET id = excluded.id, body = excluded.body",
-            );
+            let sql = self.said(sql::WAIT);
             query(sql).bind(scope).bind(json(&writes.wait)?).execute(&mut *tx).await?;
         }
         if !writes.sweep.is_empty() {
             let sweeps: Vec<_> = writes.sweep.iter().map(|&(n, s)| Sweep { n, s }).collect();
-            let sql = self.said(
-                "UPDATE index_items SET gone = MAX(COALESCE(gone, 0), json_extract(w.value, '$.s')) FROM json_each($2) AS w
-                 WHERE index_items.scope = $1 AND index_items.parent = json_extract(w.value, '$.n')
-                   AND (index_items.stamp < json_extract(w.value, '$.s') OR index_items.kind = 1)",
-                "UPDATE index_items SET gone = GREATEST(COALESCE(gone, 0), w.s)
-                 FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, s BIGINT)
-                 WHERE index_items.scope = $1 AND index_items.parent = w.n
-                   AND (index_items.stamp < w.s OR index_items.kind = 1)",
-            );
+            let sql = self.said(sql::SWEEP);
             query(sql).bind(scope).bind(json(&sweeps)?).execute(&mut *tx).await?;
         }
         Ok(())
     }
 
-    async fn index_rows(&self, sql: &'static str, scope: i64, list: String) -> Result<Vec<IndexRow>> {
-        let rows = query(sql).bind(scope).bind(list).fetch_all(On::from(&self.0.pools.readers)).await?;
+    async fn index_rows(&self, words: Words, scope: i64, list: String) -> Result<Vec<IndexRow>> {
+        let rows = query(self.said(words)).bind(scope).bind(list).fetch_all(On::from(&self.0.pools.readers)).await?;
         rows.iter().map(item).collect()
     }
 
     /// The few statements whose words differ stand side by side.
-    pub(super) fn said(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+    pub(super) fn said(&self, (sqlite, postgres): Words) -> &'static str {
         match &self.0.pools.durable {
             Pool::Sqlite(_) => sqlite,
             Pool::Postgres(_) => postgres,

@@ -5,23 +5,11 @@
 
 use super::{
     INDEX_TRASH, IndexRow, ROWS_MAX, Store,
-    database::{Row, Tx, query},
+    database::{Row, query},
     index::{item, json},
+    index_sql as sql,
 };
 use crate::fault::Result;
-
-macro_rules! columns {
-    () => {
-        "i.n, i.parent, i.name, i.display, i.id, i.rev, i.facts, i.kind, i.stamp, i.gone, i.since"
-    };
-}
-
-/// The same of rows that are not in the index any more.
-macro_rules! columns_of_past {
-    () => {
-        "i.n, i.parent, i.name, i.display, i.id, i.rev, i.facts, i.kind, i.since AS stamp, CAST(NULL AS BIGINT) AS gone, i.since"
-    };
-}
 
 impl Store {
     /// What lay in a folder when the entry of this number had been told: a portion of it, in the order of the names, behind
@@ -37,20 +25,8 @@ impl Store {
         after: &str,
         most: usize,
     ) -> Result<Vec<IndexRow>> {
-        let sql = concat!(
-            "SELECT * FROM (
-               SELECT * FROM (SELECT ",
-            columns!(),
-            " FROM index_items i WHERE i.scope = $1 AND i.parent = $2 AND i.name > $4 AND i.since <= $3
-                 ORDER BY i.name LIMIT $5) AS is_so
-               UNION ALL
-               SELECT * FROM (SELECT ",
-            columns_of_past!(),
-            " FROM index_past i WHERE i.scope = $1 AND i.parent = $2 AND i.name > $4 AND i.since <= $3 AND i.until > $3
-                 ORDER BY i.name LIMIT $5) AS was_so
-             ) AS then_so ORDER BY name LIMIT $5"
-        );
-        let rows = query(sql).bind(scope).bind(parent).bind(then).bind(after).bind(most as i64);
+        let rows =
+            query(self.said(sql::CHILDREN_THEN)).bind(scope).bind(parent).bind(then).bind(after).bind(most as i64);
         rows.fetch_all(&self.0.pools.readers).await?.iter().map(item).collect()
     }
 
@@ -59,33 +35,8 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn index_row_then(&self, scope: i64, n: i64, then: i64) -> Result<Option<IndexRow>> {
-        let sql = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM index_items i WHERE i.scope = $1 AND i.n = $2 AND i.since <= $3
-             UNION ALL SELECT ",
-            columns_of_past!(),
-            " FROM index_past i WHERE i.scope = $1 AND i.n = $2 AND i.since <= $3 AND i.until > $3"
-        );
-        let row = query(sql).bind(scope).bind(n).bind(then).fetch_optional(&self.0.pools.readers).await?;
+        let row = query(sql::ROW_THEN).bind(scope).bind(n).bind(then).fetch_optional(&self.0.pools.readers).await?;
         row.as_ref().map(item).transpose()
-    }
-
-    pub(super) async fn write_index_past(&self, tx: &mut Tx, scope: i64, list: String) -> Result<()> {
-        let sql = self.said(
-            "INSERT INTO index_past (scope, n, parent, name, display, id, rev, facts, kind, since, until)
-             SELECT $1, json_extract(w.value, '$.n'), json_extract(w.value, '$.p'), json_extract(w.value, '$.m'),
-               json_extract(w.value, '$.d'), json_extract(w.value, '$.i'), json_extract(w.value, '$.r'),
-               unhex(json_extract(w.value, '$.f')), json_extract(w.value, '$.k'), json_extract(w.value, '$.q'),
-               json_extract(w.value, '$.u') FROM json_each($2) AS w WHERE TRUE
-             ON CONFLICT (scope, n, until) DO NOTHING",
-            "INSERT INTO index_past (scope, n, parent, name, display, id, rev, facts, kind, since, until)
-             SELECT $1, w.n, w.p, w.m, w.d, w.i, w.r, decode(w.f, 'hex'), w.k, w.q, w.u
-               FROM jsonb_to_recordset($2::jsonb) AS w(n BIGINT, p BIGINT, m TEXT, d TEXT, i TEXT, r TEXT, f TEXT,
-                 k BIGINT, q BIGINT, u BIGINT)
-             ON CONFLICT (scope, n, until) DO NOTHING",
-        );
-        query(sql).bind(scope).bind(list).execute(tx).await.map(drop)
     }
 
     /// Removes a portion of what was told to be deleted; false when nothing is left. The index has no use for these rows any
@@ -98,59 +49,34 @@ impl Store {
         #[cfg(test)]
         super::kill::here()?;
         let mut tx = self.0.pools.quick.begin().await?;
-        let sql = "SELECT c.n FROM index_items t JOIN index_items c ON c.scope = $1 AND c.parent = t.n
-                   WHERE t.scope = $1 AND t.parent = $2 LIMIT $3";
-        let inside = query(sql).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX).fetch_all(&mut tx).await?;
-        let inside = inside.iter().map(|row: &Row| row.get("n")).collect::<Result<Vec<i64>>>()?;
-        let mut removed = 0;
-        if inside.is_empty() {
-            let sql = "DELETE FROM index_items WHERE scope = $1 AND n IN
-                       (SELECT n FROM index_items WHERE scope = $1 AND parent = $2 LIMIT $3)";
-            removed = query(sql).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX).execute(&mut tx).await?;
-        } else {
-            let list = json(&inside)?;
-            let keep = self.said(
-                "INSERT INTO index_past (scope, n, parent, name, display, id, rev, facts, kind, since, until)
-                 SELECT c.scope, c.n, c.parent, c.name, c.display, c.id, c.rev, c.facts, c.kind, c.since, t.since
-                   FROM json_each($2) AS w JOIN index_items c ON c.scope = $1 AND c.n = w.value
-                   JOIN index_items t ON t.scope = $1 AND t.n = c.parent
-                 WHERE c.since < t.since AND t.since > (SELECT swept FROM event_scopes WHERE id = $1)
-                 ON CONFLICT (scope, n, until) DO NOTHING",
-                "INSERT INTO index_past (scope, n, parent, name, display, id, rev, facts, kind, since, until)
-                 SELECT c.scope, c.n, c.parent, c.name, c.display, c.id, c.rev, c.facts, c.kind, c.since, t.since
-                   FROM jsonb_array_elements_text($2::jsonb) AS w(v)
-                   JOIN index_items c ON c.scope = $1 AND c.n = w.v::BIGINT
-                   JOIN index_items t ON t.scope = $1 AND t.n = c.parent
-                 WHERE c.since < t.since AND t.since > (SELECT swept FROM event_scopes WHERE id = $1)
-                 ON CONFLICT (scope, n, until) DO NOTHING",
-            );
-            query(keep).bind(scope).bind(&list).execute(&mut tx).await?;
-            // Another process may be at the same rows.
-            let lift = self.said(
-                "UPDATE index_items SET parent = $2, gone = NULL,
-                   since = (SELECT t.since FROM index_items t WHERE t.scope = $1 AND t.n = index_items.parent)
-                 WHERE scope = $1 AND parent <> $2 AND n IN (SELECT value FROM json_each($3))",
-                "UPDATE index_items SET parent = $2, gone = NULL,
-                   since = (SELECT t.since FROM index_items t WHERE t.scope = $1 AND t.n = index_items.parent)
-                 WHERE scope = $1 AND parent <> $2
-                   AND n IN (SELECT v::BIGINT FROM jsonb_array_elements_text($3::jsonb) AS w(v))",
-            );
-            query(lift).bind(scope).bind(INDEX_TRASH).bind(&list).execute(&mut tx).await?;
+        let numbers = query(self.said(sql::TRASHED)).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX);
+        let numbers = numbers.fetch_all(&mut tx).await?.iter().map(|row| row.get("n")).collect::<Result<Vec<i64>>>()?;
+        if !numbers.is_empty() {
+            let trashed = json(&numbers)?;
+            let inside =
+                query(self.said(sql::INSIDE)).bind(scope).bind(&trashed).bind(ROWS_MAX).fetch_all(&mut tx).await?;
+            let inside = inside.iter().map(|row: &Row| row.get("n")).collect::<Result<Vec<i64>>>()?;
+            if !inside.is_empty() {
+                let list = json(&inside)?;
+                query(self.said(sql::KEEP_LIFTED)).bind(scope).bind(&list).execute(&mut tx).await?;
+                query(self.said(sql::LIFT)).bind(scope).bind(INDEX_TRASH).bind(&list).execute(&mut tx).await?;
+            }
+            // A row goes once nothing is left in it: each is looked at twice, whatever the shape of the tree.
+            if inside.len() < ROWS_MAX as usize {
+                query(self.said(sql::REMOVE)).bind(scope).bind(trashed).execute(&mut tx).await?;
+            }
         }
         #[cfg(test)]
         super::kill::here()?;
         tx.commit().await?;
-        Ok(!inside.is_empty() || removed > 0)
+        Ok(!numbers.is_empty())
     }
 
     /// Removes what was so before entries that nobody is told any more.
     pub(super) async fn sweep_index_past(&self) -> Result<u64> {
         let mut removed = 0;
         loop {
-            let sql = "DELETE FROM index_past WHERE (scope, n, until) IN
-                       (SELECT p.scope, p.n, p.until FROM event_scopes s JOIN index_past p
-                          ON p.scope = s.id AND p.until <= s.swept LIMIT $1)";
-            let portion = query(sql).bind(ROWS_MAX).execute(&self.0.pools.durable).await?;
+            let portion = query(self.said(sql::SWEEP_PAST)).bind(ROWS_MAX).execute(&self.0.pools.durable).await?;
             removed += portion;
             if portion < ROWS_MAX as u64 {
                 return Ok(removed);

@@ -1,11 +1,11 @@
 //! What an application parameter is: what an administrator sets, and what the connector adds. Values only, no SQL.
 //! Secrets are `Secret`; everything else may be shown.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration, time::SystemTime};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc, time::Duration, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::ProxySettings;
+use super::{ProxySettings, Rare};
 use crate::{
     access::{Permission, Permissions, check_pattern},
     config::check_redirect_uri,
@@ -99,7 +99,7 @@ impl Parameters {
         }
     }
 
-    /// What sealed handles are bound to beside `uid`; empty while no account is known.
+    /// Empty while no account is known.
     pub fn account_id(&self) -> &str {
         self.account.as_ref().map_or("", |account| account.account_id.as_str())
     }
@@ -109,9 +109,13 @@ impl Parameters {
         self.account.as_ref().map_or("", |account| account.linked_to(self.settings.account_kind))
     }
 
-    /// The owner of handles made for this parameter.
-    pub fn owner(&self) -> crate::seal::Owner<'_> {
-        crate::seal::Owner { uid: &self.uid, account: self.account_id() }
+    /// What sealed handles are bound to beside `uid`: the account. Of an account that nobody knows, the grant: whether the next
+    /// one is for the same account cannot be told, and what was made for one account must not open for another.
+    pub fn bound_to(&self) -> Cow<'_, str> {
+        match self.account_id() {
+            "" => format!("grant {}", self.grant_number).into(),
+            account => account.into(),
+        }
     }
 }
 
@@ -196,9 +200,9 @@ pub struct Settings {
     pub path_prefix: String,
     pub default_path_root: PathRoot,
     pub default_act_as: Option<Member>,
-    pub timeouts: Timeouts,
-    pub proxy: ProxySettings,
-    pub policy: Policy,
+    pub timeouts: Rare<Timeouts>,
+    pub proxy: Rare<ProxySettings>,
+    pub policy: Rare<Policy>,
     pub disabled: bool,
 }
 
@@ -382,7 +386,7 @@ impl Settings {
                 say("default_act_as", "NOT_ALLOWED", "only a team link acts as a member; set account_kind to TEAM");
             }
         }
-        let Timeouts { connect, request, idle_read } = self.timeouts;
+        let Timeouts { connect, request, idle_read } = *self.timeouts;
         for (field, span) in [("connect", connect), ("request", request), ("idle_read", idle_read)] {
             if span.is_some_and(|span| span.is_zero() || span > TIMEOUT_MAX) {
                 say(&format!("timeouts.{field}"), "OUT_OF_RANGE", "more than nothing and at most an hour");
@@ -437,8 +441,8 @@ mod tests {
         let good = Settings {
             app_key: "abc123".into(),
             default_path_root: PathRoot::Namespace { namespace_id: "12".into() },
-            timeouts: Timeouts { connect: Some(Duration::from_millis(1500)), ..Timeouts::default() },
-            policy: Policy { permissions: vec![Permission::Raw], ..Policy::default() },
+            timeouts: Timeouts { connect: Some(Duration::from_millis(1500)), ..Timeouts::default() }.into(),
+            policy: Policy { permissions: vec![Permission::Raw], ..Policy::default() }.into(),
             ..Settings::default()
         };
         good.check().unwrap();
@@ -448,8 +452,8 @@ mod tests {
         let wrong = Settings {
             path_prefix: "/a/../b".into(),
             default_act_as: Some(Member::SelectUser(String::new())),
-            timeouts: Timeouts { request: Some(Duration::ZERO), ..Timeouts::default() },
-            policy: Policy { allowed_principals: vec!["a*b".into()], ..Policy::default() },
+            timeouts: Timeouts { request: Some(Duration::ZERO), ..Timeouts::default() }.into(),
+            policy: Policy { allowed_principals: vec!["a*b".into()], ..Policy::default() }.into(),
             ..Settings::default()
         };
         let fault = wrong.check().unwrap_err();

@@ -4,6 +4,7 @@
 mod events;
 mod file;
 mod house;
+mod plans;
 mod postgres;
 mod sqlite;
 mod transfer;
@@ -21,6 +22,7 @@ use events::{
     what_nobody_watches_is_forgotten,
 };
 use house::House;
+use plans::{an_index_is_read_and_written_by_whole_keys_whatever_its_size, drains_go_with_the_last_of_their_entries};
 use transfer::{
     a_proxys_password_is_sealed_kept_resealed_and_removed,
     an_export_brings_everything_to_another_store_all_of_it_or_nothing,
@@ -96,6 +98,8 @@ on_both! {
     a_checkpoint_has_one_holder_and_keeps_its_place,
     what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it,
     what_nobody_watches_is_forgotten,
+    an_index_is_read_and_written_by_whole_keys_whatever_its_size,
+    drains_go_with_the_last_of_their_entries,
     an_import_and_changes_of_the_same_parameters_wait_for_each_other,
     an_import_displaces_no_other_parameter_unless_it_may,
     an_import_may_give_names_and_parameters_to_each_other_anew,

@@ -234,8 +234,20 @@ async fn a_search_finds_folders_alone_and_the_account_is_told() {
     let account = pb::GetAccountRequest { application_parameter_id: id(), ..Default::default() };
     let account = house.client().get_account(account).await.expect("account").into_inner();
     assert!(account.account_id.starts_with("dbid:") && account.space_allocated > 0, "{account:?}");
+}
+
+#[tokio::test]
+async fn the_server_tells_its_limits_and_what_one_parameter_may_take_of_them() {
+    let house = start().await;
     let info = house.client().get_server_info(pb::GetServerInfoRequest {}).await.expect("info").into_inner();
-    assert_eq!(info.limits.expect("limits").max_chunk_bytes, 4 * 1024 * 1024);
+    let limits = info.limits.expect("limits");
+    assert_eq!(limits.max_chunk_bytes, 4 * 1024 * 1024);
+    assert_eq!((limits.max_uploads, limits.max_parameter_uploads), (512, 448), "one leaves an eighth to others");
+    assert_eq!((limits.max_downloads, limits.max_parameter_downloads), (512, 448));
+    assert_eq!((limits.max_dropbox_requests, limits.max_parameter_dropbox_requests), (64, 56));
+    assert_eq!((limits.max_waiting_calls, limits.max_parameter_waiting_calls), (4096, 3584));
+    assert_eq!((limits.max_unsized_uploads, limits.max_parameter_unsized_uploads), (61, 54));
+    assert_eq!((limits.max_waiting_unsized_uploads, limits.max_parameter_waiting_unsized_uploads), (48, 42));
 }
 
 #[tokio::test]

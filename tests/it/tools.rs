@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    io::Write as _,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -78,8 +79,9 @@ fn both_grpcurls_describe_the_service_with_its_comments() {
 #[test]
 fn streams_are_described_on_the_side_they_are() {
     let mut served = Served::start();
-    let wanted = [("UploadFile", true, false), ("DownloadFile", false, true), ("WalkFolder", false, true)];
-    for (method, request, response) in wanted.into_iter().chain([("UploadFileDuplex", true, true)]) {
+    let answers = ["DownloadFile", "WalkFolder", "WatchEvents"].map(|method| (method, false, true));
+    let asks = [("UploadFile", true, false), ("UploadFileDuplex", true, true), ("GetItem", false, false)];
+    for (method, request, response) in answers.into_iter().chain(asks) {
         let symbol = format!("{S}.{method}");
         let text = succeed(tool("grpcurl").args(["-plaintext", &served.told("data"), "describe", &symbol]));
         let line = text.lines().find(|line| line.trim_start().starts_with("rpc ")).expect("the rpc's line");
@@ -184,6 +186,19 @@ fn folders_are_made_found_moved_listed_and_deleted_by_grpcurl_alone() {
     assert!(text(&gone).contains("PATH_NOT_FOUND"), "{}", text(&gone));
 }
 
+/// From now on Dropbox answers every look at an item with 429.
+fn limit_requests(served: &mut Served, retry_after: u32) {
+    let control = served.told("emulator").replace("http://", "");
+    let action = json!({"do": "too_many_requests", "retry_after": retry_after});
+    let rule = json!({"route": "files/get_metadata", "action": action}).to_string();
+    let head = format!("POST /control/script HTTP/1.1\r\nHost: {control}\r\nConnection: close\r\n");
+    let mut stream = TcpStream::connect(&control).unwrap();
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{rule}", rule.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
 #[test]
 fn error_details_print_in_clear() {
     let mut served = Served::start();
@@ -195,6 +210,43 @@ fn error_details_print_in_clear() {
         assert!(text.contains(wanted), "no {wanted} in:\n{text}");
     }
     assert!(!text.contains("google.rpc.RetryInfo"), "a missing path is no reason to try again:\n{text}");
+
+    // One that is a reason: Dropbox wants 7 s, and the caller has 3.
+    limit_requests(&mut served, 7);
+    let message = json!({"applicationParameterId": "demo", "path": "/missing"});
+    let output = grpcurl(&served.told("data"), &["-format-error", "-max-time=3"], "GetItem", &[message]);
+    let text = self::text(&output);
+    for wanted in ["RATE_LIMITED", "google.rpc.RetryInfo", "\"retryDelay\": \"7s\"", "google.rpc.QuotaFailure"] {
+        assert!(text.contains(wanted), "no {wanted} in:\n{text}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_full_is_told_by_its_name() {
+    let mut served = Served::start();
+    let data = served.told("data");
+    limit_requests(&mut served, 50);
+    // 64 are refused by Dropbox and come again when they may, 4,096 wait behind them, and that is all.
+    let message = json!({"applicationParameterId": "demo", "path": "/missing"});
+    let flags = ["--insecure", "--connections=5", "-c", "4400", "-n", "4400", "-t", "59s"];
+    let mut flood = tool("ghz")
+        .args(flags)
+        .args(["--call", &format!("{S}/GetItem"), "-d", &message.to_string(), &data])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !served.text().contains("RESOURCE_EXHAUSTED") {
+        assert!(Instant::now() < deadline, "nobody is refused");
+        std::thread::yield_now();
+    }
+    let output = grpcurl(&data, &["-format-error", "-max-time=59"], "GetItem", &[message]);
+    let text = text(&output);
+    for wanted in ["CONNECTOR_BUSY", "\"limit\": \"max_waiting_calls\"", "\"retryDelay\": \"1s\""] {
+        assert!(text.contains(wanted), "no {wanted} in:\n{text}");
+    }
+    flood.kill().unwrap();
+    flood.wait().unwrap();
 }
 
 /// The shell blocks of the README that call grpcurl and need nothing filled in.

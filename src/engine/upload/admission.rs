@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::room::Budget;
 use crate::{
     engine::blocks::{self, Blocks},
     fair::{Fair, Held},
@@ -71,19 +72,23 @@ fn busy() -> Fault {
 }
 
 /// What an open stream holds outside blocks.
-fn charge(inflates: bool) -> usize {
+pub(super) fn charge(inflates: bool) -> usize {
     if inflates { limits::UPLOAD_INFLATED_CHARGE_BYTES } else { limits::UPLOAD_CHARGE_BYTES }
 }
 
-fn units(bytes: usize) -> u32 {
+/// What a stream may hold that waits to be let in, by the size that it says.
+pub(super) fn waiting_bytes(size: usize) -> usize {
+    limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size)
+}
+
+pub(super) fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(limits::BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 impl Entrance {
     pub(super) fn new(blocks: Blocks, open_max: usize, waiting_bytes: usize, leaving_bytes: usize) -> Entrance {
         let waiting_units = waiting_bytes / limits::BUDGET_UNIT_BYTES;
-        // As much as `Blocks::admit` takes before it refuses: who waits here is never refused there.
-        let charges = blocks.budget_bytes() / limits::BUDGET_UNIT_BYTES / 4 * 3;
+        let charges = Budget::charges(blocks.budget_bytes());
         Entrance {
             waiting: Arc::new(Semaphore::new(waiting_units)),
             waiting_units,
@@ -119,7 +124,7 @@ impl Entrance {
             return Ok(Arrival { place: Place::LetIn(admitted), inflates });
         }
         drop(arrival);
-        let waiting = limits::FIRST_MESSAGE_BYTES_MAX + limits::UPLOAD_WAITING_BYTES.min(size);
+        let waiting = waiting_bytes(size);
         let share = self.waiting_shares.try_take_leaving(parameter, units(waiting) as usize).ok_or_else(busy)?;
         let place = Place::Waiting { _paid: self.pay(waiting)?, _share: Some(share), charge };
         Ok(Arrival { place, inflates })
@@ -171,7 +176,7 @@ impl Entrance {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::room::Room, *};
     use crate::clock::SystemClock;
 
     const MIB: usize = 1024 * 1024;
@@ -262,6 +267,35 @@ mod tests {
         assert_eq!(let_in, 48 * MIB / limits::UPLOAD_CHARGE_BYTES);
         assert!(entrance.blocks.used_bytes() + entrance.waiting_bytes() <= 52 * MIB);
     }
+
+    #[test]
+    fn the_room_that_is_told_is_the_room_there_is() {
+        for (mib, open_max) in [(512, 512), (64, 512), (512, 8)] {
+            let budget = Budget::of(mib * MIB);
+            let room = budget.room(open_max);
+            let new = || {
+                let blocks = Blocks::new(budget.blocks, Arc::new(SystemClock));
+                Entrance::new(blocks, open_max, budget.waiting, budget.leaving)
+            };
+            let taken = |name: &dyn Fn(usize) -> String| {
+                let (entrance, mut all) = (new(), Vec::new());
+                while let Ok(arrival) =
+                    entrance.arrive(false).and_then(|one| entrance.announce(&name(all.len()), one, None))
+                {
+                    all.push(arrival);
+                }
+                let open = all.iter().filter(|arrival| matches!(arrival.place, Place::LetIn(_))).count();
+                (open, all.len() - open)
+            };
+            assert_eq!(taken(&|n| format!("p-{n}")), (room.open, room.waiting), "{mib} MiB, {open_max}: together");
+            assert_eq!(taken(&|_| "p".into()), (room.open_of_one, room.waiting_of_one), "{mib} MiB, {open_max}: one");
+        }
+        assert_eq!(
+            Budget::of(512 * MIB).room(512),
+            Room { open: 61, open_of_one: 54, waiting: 48, waiting_of_one: 42 }
+        );
+    }
+
     #[tokio::test]
     async fn streams_that_were_answered_early_take_nothing_from_those_that_arrive() {
         let (entrance, _first) = full(1, 2 * MIB).await;

@@ -9,6 +9,7 @@ mod lane;
 mod pieces;
 mod ready;
 mod record;
+mod room;
 mod run;
 
 use std::{
@@ -26,13 +27,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::admission::{Arrival, Leaving};
 use self::{
     admission::Entrance,
     commit::{Whole, outcome_unknown},
     hold::UnderWay,
     record::{Handle, Record, Standing, not_found},
     run::{Resumed, Run},
+};
+pub use self::{
+    admission::{Arrival, Leaving},
+    room::{Budget, Room},
 };
 use super::{
     blocks::Blocks,

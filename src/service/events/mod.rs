@@ -31,7 +31,7 @@ use crate::{
         events::{self as convert, AskedStart, Terms, WatchPlan},
         path::ItemPath,
     },
-    events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Scope, Start},
+    events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Resync, Scope, Start},
     fault::{Fault, Reason, Result},
     limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, WATCH_END_AHEAD},
     telemetry::WATCH_DELIVERED,
@@ -122,7 +122,7 @@ impl Events {
                 let mut more = true;
                 loop {
                     // Nothing is left to fetch once what is there was looked at after the call had begun.
-                    let looked = clock.now().duration_since(begun_at).unwrap_or_default() >= watcher.lag();
+                    let looked = watcher.looked_at().is_some_and(|at| at >= begun_at);
                     if watcher.is_caught_up() && looked && (!patient || !answer.taken.is_empty() || plan.wait.is_zero())
                     {
                         more = false;
@@ -141,6 +141,15 @@ impl Events {
                         // A watcher that has caught up says nothing: it is looked at again.
                         () = tokio::time::sleep(PULL_LOOK_EVERY) => continue,
                     };
+                    if let Happening::CursorReset { resync: Resync::Snapshot, .. } | Happening::Snapshot { .. } =
+                        happening
+                    {
+                        // What was told before it is answered first; the next pull is refused.
+                        if !answer.taken.is_empty() {
+                            break;
+                        }
+                        return Err(no_differences());
+                    }
                     if let Happening::Event(entry) = &happening
                         && let Some(change) = entry.change()
                         && taste.wants(change)
@@ -239,6 +248,15 @@ async fn scope_at(site: &Site, path: &ItemPath, recursive: bool) -> Result<Scope
 
 fn on_reset(terms: Terms) -> OnReset {
     if terms.fails_on_reset { OnReset::Fail } else { OnReset::Resync }
+}
+
+/// A pull tells changes only: it has no way to say that a snapshot replaces what its caller has.
+fn no_differences() -> Fault {
+    Fault::new(
+        Reason::ResumeTokenExpired,
+        "Dropbox dropped the cursor of this token, or the token lies inside a snapshot: what changed since cannot be told; \
+         read the folder anew by WatchEvents from START_POSITION_SNAPSHOT and go on with its tokens",
+    )
 }
 
 /// How long before its deadline a call stops waiting.

@@ -194,4 +194,46 @@ mod tests {
             assert_eq!(taste.wants(&change(ChangeKind::Deleted, item_kind, "/in/x", None)), wanted, "{kinds:?}");
         }
     }
+
+    #[test]
+    fn a_change_is_wanted_for_what_the_item_is_and_for_what_it_was() {
+        let large = taste(|asked| asked.min_size = Some(100), &[]);
+        let was = |size| Before { size, hash: None, server_modified: 1_700_000_000, client_modified: 1_700_000_000 };
+        let file = |kind, size, before: Option<Before>| {
+            let time = "2026-01-01T00:00:00Z".to_owned();
+            let mut file =
+                files::FileMetadata::new("a".into(), "id:a".into(), time.clone(), time, "012345678".into(), size);
+            (file.path_lower, file.path_display) = (Some("/in/a".into()), Some("/In/a".into()));
+            let deleted = files::DeletedMetadata::new("a".into()).with_path_display("/In/a".to_owned());
+            let item = match kind {
+                ChangeKind::Deleted => files::Metadata::Deleted(deleted),
+                _ => files::Metadata::File(file),
+            };
+            Change { item, before, ..change(kind, ItemKind::File, "/In/a", None) }
+        };
+        for (kind, size, before, wanted) in [
+            (ChangeKind::Created, 100, None, true),
+            (ChangeKind::Created, 99, None, false),
+            (ChangeKind::Updated, 99, Some(was(100)), true),
+            (ChangeKind::Updated, 100, Some(was(99)), true),
+            (ChangeKind::Updated, 99, Some(was(99)), false),
+            (ChangeKind::Updated, 99, None, false),
+            (ChangeKind::Deleted, 0, Some(was(100)), true),
+            (ChangeKind::Deleted, 0, Some(was(99)), false),
+            (ChangeKind::Deleted, 0, None, false),
+        ] {
+            assert_eq!(large.wants(&file(kind, size, before.clone())), wanted, "{kind:?} {size} {before:?}");
+        }
+        // Of what nobody knows only the depth is known.
+        let unknown = |path: &str| change(ChangeKind::Deleted, ItemKind::Unknown, path, None);
+        let shallow = taste(|asked| (asked.max_depth, asked.include_globs) = (1, vec!["*.pdf".into()]), &[]);
+        assert!(large.wants(&unknown("/In/a/b")) && shallow.wants(&unknown("/In/a")));
+        assert!(!shallow.wants(&unknown("/In/a/b")));
+        let terms = |expand_folders, raw| Terms { types: large.types, raw, expand_folders, fails_on_reset: false };
+        assert!(large.expands(terms(false, false)) && !large.expands(terms(true, true)));
+        let all = taste(|_| (), &[]);
+        assert!(all.expands(terms(true, false)) && !all.expands(terms(false, false)));
+        let created = taste(|_| (), &[api::EventType::Created as i32]);
+        assert!(!created.expands(terms(true, false)));
+    }
 }

@@ -187,6 +187,9 @@ impl Watch {
                 (point, Payload::SnapshotEnd(api::SnapshotEnd { count }))
             }
             Happening::CursorReset { resync, cause, point } => {
+                // What happened before it is not told behind it.
+                let waiting = self.settling.as_mut().map(Settling::all);
+                self.tell_settled(waiting.unwrap_or_default())?;
                 let resync = resync == Resync::Differences;
                 (point, Payload::CursorReset(api::CursorReset { reason: cause, resync }))
             }
@@ -277,6 +280,15 @@ impl Watch {
     /// Says what is due by the clock, and sets the timer for what is next.
     fn look_at_the_clock(&mut self) -> Result<()> {
         let now = self.events.door.clock.now();
+        // The timer has run; where the clock says that it has not, it was set back meanwhile.
+        if let Ok(back) = self.timer_at.duration_since(now) {
+            for at in [&mut self.spoke_at, &mut self.ends_at] {
+                *at = at.checked_sub(back).unwrap_or(*at);
+            }
+            if let Some(settling) = &mut self.settling {
+                settling.set_back(back);
+            }
+        }
         if now >= self.ends_at {
             let text = "the watch has reached its age; call again with the last resume_token";
             return self.leave(Fault::new(Reason::ServerDraining, text).retry_after(DRAINING_RETRY));

@@ -10,7 +10,7 @@ fn by_proxy(group: &str) -> Settings {
         username: "me".into(),
         ..ProxySettings::default()
     };
-    Settings { proxy, ..settings(group) }
+    Settings { proxy: proxy.into(), ..settings(group) }
 }
 
 fn both() -> Secrets {

@@ -1,8 +1,56 @@
 //! How watches end, and that a good token is left behind each time.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use dropbox_connector::{
+    clock::{Clock, SystemClock},
+    emulator::Options,
+};
+use futures::future::BoxFuture;
 
 use super::*;
+
+/// A machine's clock that somebody sets back, by so many seconds.
+#[derive(Debug, Default, Clone)]
+struct SetBack(Arc<AtomicU64>);
+
+impl Clock for SetBack {
+    fn now(&self) -> SystemTime {
+        SystemClock.now() - Duration::from_secs(self.0.load(Ordering::Relaxed))
+    }
+
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed()
+    }
+
+    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
+        let span = at.duration_since(self.now()).unwrap_or_default();
+        Box::pin(tokio::time::sleep(span))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_stops_neither_heartbeats_nor_the_end_of_a_watch() {
+    let clock = SetBack::default();
+    let aged = |config: &mut dropbox_connector::config::Config| config.max_stream_age = Duration::from_secs(12);
+    let house = Box::pin(support::start_in(Options::default(), Arc::new(clock.clone()), aged)).await;
+    house.make_parameter(PARAMETER, |_| {}).await;
+    make_folder(&house, "/in");
+    let mut watch = Watch::ready(&house, |asked| {
+        asked.path = "/in".into();
+        asked.heartbeat_interval = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+    })
+    .await;
+    clock.0.store(3600, Ordering::Relaxed);
+    while !matches!(watch.payload().await, Payload::Heartbeat(_)) {}
+    refused(&watch.end().await.1, Code::Unavailable, "SERVER_DRAINING");
+}
 
 async fn goes_on(house: &House, token: &str) {
     put(house, "/in/after", token);

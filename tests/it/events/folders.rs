@@ -293,14 +293,19 @@ async fn a_deletion_of_nobody_knows_what_is_told_whatever_a_filter_hides_as_deep
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make test-long"]
 async fn a_folder_of_very_many_items_moves_and_is_told_one_by_one_in_bounded_memory() {
-    const ITEMS: u64 = 200_000;
+    // Dropbox moves ten thousand at once, and no more.
+    const FOLDERS: u64 = 8;
+    const FILES: u64 = 9_000;
+    const ITEMS: u64 = FOLDERS * FILES;
     let emulator = Emulator::start(Options::default()).await.expect("an emulator");
     let put = |path: &str, text: &str| {
         let seed = Seed { files: vec![SeedFile::text(path, text)], ..Seed::default() };
         emulator.control().seed(&seed).expect("a file");
     };
-    let generate = Generate { folder: "/in/many".into(), files: ITEMS, bytes: 0, per_folder: Some(1000) };
-    emulator.control().seed(&Seed { generate: Some(generate), ..Seed::default() }).expect("seeded");
+    for n in 0..FOLDERS {
+        let generate = Generate { folder: format!("/in/many{n}"), files: FILES, bytes: 0, per_folder: Some(1000) };
+        emulator.control().seed(&Seed { generate: Some(generate), ..Seed::default() }).expect("seeded");
+    }
     let mut served = tokio::task::block_in_place(|| Served::before(&emulator, &[]));
     let (data, admin) = tokio::task::block_in_place(|| (served.told("data"), served.told("admin")));
     let mut boss = DropboxAdminConnectorClient::connect(format!("http://{admin}")).await.expect("connect");
@@ -309,26 +314,39 @@ async fn a_folder_of_very_many_items_moves_and_is_told_one_by_one_in_bounded_mem
     let watch = ask(|asked| {
         let kinds = vec![pb::ItemKind::File.into()];
         (asked.path, asked.filter) = ("/in".into(), Some(pb::ItemFilter { kinds, ..Default::default() }));
+        // While the server and the emulator are at the many, there is a message all the same.
+        asked.heartbeat_interval = Some(prost_types::Duration { seconds: 5, nanos: 0 });
     });
+    // However long it takes: a heartbeat that does not come ends the test.
+    let change = async |watch: &mut Watch| loop {
+        if let Payload::Change(change) = watch.payload().await {
+            return change;
+        }
+    };
     let stream = client.watch_events(watch).await.expect("a watch").into_inner();
     let mut files = Watch { stream, token: String::new() };
     while !matches!(files.payload().await, Payload::Ready(_)) {}
     for probe in 0.. {
         put("/in/probe", &probe.to_string());
-        if files.change().await.basis() == pb::EventBasis::Index {
+        if change(&mut files).await.basis() == pb::EventBasis::Index {
             break;
         }
     }
     let store = std::fs::metadata(served.folder().join("store.db")).map_or(0, |file| file.len());
     let before = served.resident();
-    let (from_path, to_path) = ("/in/many".to_owned(), "/in/much".to_owned());
-    let rename =
-        pb::MoveItemRequest { application_parameter_id: PARAMETER.into(), from_path, to_path, ..Default::default() };
-    client.move_item(rename).await.expect("moved");
+    for n in 0..FOLDERS {
+        let rename = pb::MoveItemRequest {
+            application_parameter_id: PARAMETER.into(),
+            from_path: format!("/in/many{n}"),
+            to_path: format!("/in/much{n}"),
+            ..Default::default()
+        };
+        client.move_item(rename).await.expect("moved");
+    }
     let (mut peak, mut moved) = (before, 0);
     while moved < ITEMS {
-        let change = files.change().await;
-        assert!(change.previous_path.starts_with("/in/many/") && path(&change).starts_with("/in/much/"), "{change:?}");
+        let change = change(&mut files).await;
+        assert!(change.previous_path.starts_with("/in/many") && path(&change).starts_with("/in/much"), "{change:?}");
         moved += 1;
         if moved % 1000 == 0 {
             peak = peak.max(served.resident());
@@ -336,5 +354,6 @@ async fn a_folder_of_very_many_items_moves_and_is_told_one_by_one_in_bounded_mem
     }
     let grown = peak - before;
     eprintln!("{grown} bytes more for {ITEMS} items that move; the store had {} bytes an item", store / ITEMS);
-    assert!(grown <= 64 * support::MIB, "{grown}");
+    // What is kept of each would be twice as much at least.
+    assert!(grown <= 32 * support::MIB, "{grown}");
 }

@@ -14,6 +14,14 @@ async fn token(house: &House, folder: &str) -> String {
 }
 
 async fn pull(house: &House, token: &str, edit: impl FnOnce(&mut pb::PullEventsRequest)) -> pb::PullEventsResponse {
+    try_pull(house, token, edit).await.expect("an answer")
+}
+
+async fn try_pull(
+    house: &House,
+    token: &str,
+    edit: impl FnOnce(&mut pb::PullEventsRequest),
+) -> Result<pb::PullEventsResponse, Status> {
     let mut request = pb::PullEventsRequest {
         application_parameter_id: PARAMETER.into(),
         resume_token: token.into(),
@@ -21,7 +29,7 @@ async fn pull(house: &House, token: &str, edit: impl FnOnce(&mut pb::PullEventsR
     };
     edit(&mut request);
     let pulled = tokio::time::timeout(support::PATIENCE, async { house.client().pull_events(request).await });
-    pulled.await.expect("in time").expect("an answer").into_inner()
+    pulled.await.expect("in time").map(tonic::Response::into_inner)
 }
 
 fn seconds(seconds: i64) -> Option<prost_types::Duration> {
@@ -99,4 +107,78 @@ async fn a_place_kept_by_name_is_where_the_next_watch_begins_and_one_watch_holds
     put(&house, "/in/c", "x");
     assert_eq!(told(&anew.changes(1).await), ["CREATED /in/c"]);
     drop(certain);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_on_a_server_that_just_started_asks_dropbox_before_it_says_that_there_is_nothing() {
+    let mut house = support::start().await;
+    make_folder(&house, "/in");
+    let start = token(&house, "/in").await;
+    put(&house, "/in/a", "x");
+    let pulled = pull(&house, &start, |asked| asked.wait = seconds(20)).await;
+    assert_eq!(pulled.changes.iter().map(path).collect::<Vec<_>>(), ["/in/a"]);
+    // Up to a place in the log.
+    let place = pull(&house, &pulled.resume_token, |_| {}).await.resume_token;
+    house.restart().await;
+    put(&house, "/in/b", "x");
+    let late = pull(&house, &place, |_| {}).await;
+    assert_eq!(late.changes.iter().map(path).collect::<Vec<_>>(), ["/in/b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_cannot_tell_what_differs_is_refused_and_loses_nothing_in_silence() {
+    let house = support::start().await;
+    make_folder(&house, "/in");
+    let raw = |asked: &mut pb::PullEventsRequest| {
+        (asked.wait, asked.classification) = (seconds(20), pb::Classification::Raw.into());
+    };
+    let start = token(&house, "/in").await;
+    put(&house, "/in/a", "x");
+    let pulled = pull(&house, &start, raw).await;
+    assert_eq!(told(&pulled.changes), ["UPSERTED /in/a"]);
+    house.control().reset_cursors();
+    put(&house, "/in/b", "x");
+    let refused_pull = try_pull(&house, &pulled.resume_token, raw).await.expect_err("nobody knows what differs");
+    refused(&refused_pull, Code::FailedPrecondition, "RESUME_TOKEN_EXPIRED");
+    assert!(refused_pull.message().contains("START_POSITION_SNAPSHOT"), "{refused_pull:?}");
+    // Where an index stands the differences are told.
+    let certain = indexed(&house, "/known").await;
+    house.control().reset_cursors();
+    put(&house, "/known/c", "x");
+    let mut place = certain.token.clone();
+    let mut changes = Vec::new();
+    while !changes.contains(&"CREATED /known/c".to_owned()) {
+        let pulled = pull(&house, &place, |asked| asked.wait = seconds(20)).await;
+        place = pulled.resume_token;
+        changes.extend(told(&pulled.changes));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_from_inside_a_snapshot_is_no_place_for_a_pull_and_from_its_end_is_one() {
+    let house = support::start().await;
+    let files = (0..600).map(|n| SeedFile::text(&format!("/in/{n:03}"), "x")).collect();
+    house.control().seed(&Seed { files, ..Seed::default() }).expect("files");
+    let mut watch = Watch::open(&house, |asked| {
+        (asked.path, asked.start) = ("/in".into(), from(pb::StartPosition::Snapshot));
+    })
+    .await;
+    let mut tokens = Vec::new();
+    while let Payload::Snapshot(_) = watch.payload().await {
+        tokens.push(watch.token.clone());
+    }
+    let (first, last) = (tokens.first().expect("a page"), tokens.last().expect("a page"));
+    assert_ne!(first, last);
+    refused(
+        &try_pull(&house, first, |_| {}).await.expect_err("it lies inside"),
+        Code::FailedPrecondition,
+        "RESUME_TOKEN_EXPIRED",
+    );
+    put(&house, "/in/new", "x");
+    let pulled = pull(&house, last, |asked| asked.wait = seconds(20)).await;
+    assert_eq!(pulled.changes.iter().map(path).collect::<Vec<_>>(), ["/in/new"]);
+    // A watch is told that the snapshot is over.
+    let mut again = Watch::open(&house, |asked| (asked.path, asked.start) = ("/in".into(), behind(last))).await;
+    assert!(matches!(again.payload().await, Payload::SnapshotEnd(_)));
+    assert!(matches!(again.payload().await, Payload::Ready(_)));
 }

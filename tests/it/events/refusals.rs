@@ -62,12 +62,20 @@ async fn folders_that_are_not_there_and_callers_without_the_right_are_refused() 
     let wrong =
         status(&house, |asked| asked.filter = Some(pb::ItemFilter { max_depth: -1, ..Default::default() })).await;
     refused(&wrong, Code::InvalidArgument, "INVALID_FIELD");
-    house
-        .make_parameter("reader", |parameter| {
-            let permissions = vec![pb::Permission::Read.into()];
-            parameter.policy = Some(pb::ParameterPolicy { permissions, ..Default::default() });
-        })
-        .await;
+    for (id, permission) in [("reader", pb::Permission::Read), ("listener", pb::Permission::Events)] {
+        house
+            .make_parameter(id, |parameter| {
+                let permissions = vec![permission.into()];
+                parameter.policy = Some(pb::ParameterPolicy { permissions, ..Default::default() });
+            })
+            .await;
+    }
     let status = status(&house, |asked| asked.application_parameter_id = "reader".into()).await;
     refused(&status, Code::PermissionDenied, "CALLER_NOT_ALLOWED");
+    assert_eq!(support::fact(&status, "permission").as_deref(), Some("EVENTS"));
+    drop(Watch::ready(&house, |asked| asked.application_parameter_id = "listener".into()).await);
+    let request = pb::GetApplicationParameterRequest { application_parameter_id: "listener".into() };
+    let listener = house.admin().await.get_application_parameter(request).await.expect("there").into_inner();
+    let policy = listener.application_parameter.and_then(|parameter| parameter.policy).expect("a policy");
+    assert_eq!(policy.permissions, [i32::from(pb::Permission::Events)]);
 }

@@ -114,6 +114,30 @@ async fn an_account_is_connected_tested_and_disconnected_by_the_page() {
 }
 
 #[tokio::test]
+async fn the_page_names_the_scopes_that_are_missing_and_what_to_do() {
+    let house = with_page().await;
+    let update = pb::UpdateApplicationParameterRequest {
+        application_parameter: Some(pb::ApplicationParameter {
+            application_parameter_id: PARAMETER.into(),
+            scopes: vec!["files.metadata.read".into()],
+            ..Default::default()
+        }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["scopes".into()] }),
+        ..Default::default()
+    };
+    house.admin().await.update_application_parameter(update).await.expect("updated");
+    let mut visitor = Visitor::of(house.addresses.http);
+    let token = visitor.enter().await;
+    let back = visitor.begun(&token).await;
+    let text = visitor.get(&visitor.path_of(&back)).await.text().await.expect("a page");
+    let (granted, missing) = ("<code>files.metadata.read</code>", "<code>files.content.write</code>");
+    let (warned, listed) = text.split_once("Granted scopes").expect("what was granted is listed behind it");
+    assert!(warned.contains("Some rights are missing") && warned.contains("App Console"), "{text}");
+    assert!(warned.contains(missing) && !warned.contains(granted), "{text}");
+    assert!(listed.contains(granted) && !listed.contains(missing), "{text}");
+}
+
+#[tokio::test]
 async fn forms_from_elsewhere_are_refused() {
     let house = with_page().await;
     let mut visitor = Visitor::of(house.addresses.http);

@@ -5,6 +5,9 @@ use dropbox_connector::emulator::{
     script::{Action, Rule},
 };
 
+use pb::dropbox_connector_client::DropboxConnectorClient;
+use tonic::{Streaming, transport::Channel};
+
 use super::*;
 use crate::support::{BLOCK, MIB, fact, finish, noise, source, spec, streams::OpenUpload, until, upload};
 
@@ -54,32 +57,43 @@ async fn set_state(house: &House, state: pb::ParameterState) {
     house.admin().await.update_application_parameter(update).await.expect("updated");
 }
 
+/// A download that Dropbox stops in the middle: its stream is open for as long as it takes.
+async fn stalled_download(
+    house: &House,
+    mut client: DropboxConnectorClient<Channel>,
+) -> Streaming<pb::DownloadFileResponse> {
+    upload(house, spec("/large"), &noise(2 * MIB, 1)).await.expect("uploaded");
+    let stall = Rule::always("files/download", Action::StallBody { after_bytes: 1_000_000 });
+    house.control().script([stall]).expect("a rule");
+    let request = pb::DownloadFileRequest {
+        application_parameter_id: PARAMETER.into(),
+        source: Some(source("/large")),
+        ..Default::default()
+    };
+    let mut stream = client.download_file(request).await.expect("opened").into_inner();
+    stream.message().await.expect("well").expect("a header");
+    stream
+}
+
+/// What a stream fails with that must not end well.
+async fn end_of<M>(mut stream: Streaming<M>) -> Status {
+    loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended well"),
+            Err(status) => return status,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_ends_when_its_parameter_may_not_be_used_any_more() {
     for end in [End::Disable, End::Revoke, End::Delete] {
         let house = pending().await;
         connect(&house).await;
-        upload(&house, spec("/large"), &noise(2 * MIB, 1)).await.expect("uploaded");
-        // Dropbox stops in the middle, so the stream is open for as long as it takes.
-        house
-            .control()
-            .script([Rule::always("files/download", Action::StallBody { after_bytes: 1_000_000 })])
-            .expect("a rule");
-        let request = pb::DownloadFileRequest {
-            application_parameter_id: PARAMETER.into(),
-            source: Some(source("/large")),
-            ..Default::default()
-        };
-        let mut stream = house.client().download_file(request).await.expect("opened").into_inner();
-        stream.message().await.expect("well").expect("a header");
+        let stream = stalled_download(&house, house.client()).await;
         end.come(&house).await;
-        let status = loop {
-            match stream.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("{end:?}: the download ended well"),
-                Err(status) => break status,
-            }
-        };
+        let status = end_of(stream).await;
         assert_eq!(reason(&status), end.reason(), "{end:?}: {status:?}");
     }
 }
@@ -137,7 +151,7 @@ async fn an_upload_begun_for_one_account_ends_when_another_is_connected_and_no_b
     until("the server has answered", async || open.is_answered()).await;
     let status = open.answer().await.expect_err("another account");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "ACCOUNT_MISMATCH"), "{status:?}");
-    assert!(status.message().contains("another Dropbox account was connected"), "{status:?}");
+    assert!(status.message().contains("connected to another Dropbox account"), "{status:?}");
     // Nor is it taken up again for the other.
     if let Some(upload_id) = fact(&status, "uploadId") {
         let resumed = OpenUpload::resume(&house, &upload_id).await.answer().await.expect_err("not its upload");
@@ -156,30 +170,69 @@ async fn a_download_begun_for_one_account_ends_when_another_is_connected_on_anot
     let house = pending().await;
     let (replica, channel) = house.replica().await;
     connect(&house).await;
-    upload(&house, spec("/large"), &noise(2 * MIB, 1)).await.expect("uploaded");
-    house
-        .control()
-        .script([Rule::always("files/download", Action::StallBody { after_bytes: 1_000_000 })])
-        .expect("a rule");
-    let request = pb::DownloadFileRequest {
-        application_parameter_id: PARAMETER.into(),
-        source: Some(source("/large")),
-        ..Default::default()
-    };
-    let mut client = pb::dropbox_connector_client::DropboxConnectorClient::new(channel);
-    let mut stream = client.download_file(request).await.expect("opened").into_inner();
-    stream.message().await.expect("well").expect("a header");
+    let stream = stalled_download(&house, DropboxConnectorClient::new(channel)).await;
     let other = connect_another(&house).await;
-    let status = loop {
-        match stream.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("the download ended well"),
-            Err(status) => break status,
-        }
-    };
+    let status = end_of(stream).await;
     assert_eq!(reason(&status), "ACCOUNT_MISMATCH", "{status:?}");
     assert!(!called(&house, &other).iter().any(|route| route.contains("download")));
     replica.stop().await.expect("stopped");
+}
+
+/// Brings a token of the house's account that may not say whose it is.
+async fn import_nameless(house: &House) {
+    let scopes = ["files.metadata.read", "files.metadata.write", "files.content.read", "files.content.write"];
+    let login = house.control().issue(None, Some(&scopes.map(str::to_owned))).expect("tokens");
+    let import = pb::ImportCredentialsRequest {
+        application_parameter_id: PARAMETER.into(),
+        credential: Some(pb::import_credentials_request::Credential::RefreshToken(login.refresh_token)),
+    };
+    house.admin().await.import_credentials(import).await.expect("imported");
+    assert_eq!(parameter(house).await.account.map(|account| account.account_id).unwrap_or_default(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_account_that_nobody_knows_nothing_goes_on_once_it_is_connected_again() {
+    let home = pb::PathRoot { kind: pb::PathRootKind::Home.into(), ..Default::default() };
+    let house = pending_with(|parameter| parameter.default_path_root = Some(home)).await;
+    import_nameless(&house).await;
+    let files = (0..30).map(|n| SeedFile::text(&format!("/many/{n}.txt"), "x")).collect();
+    house.control().seed(&Seed { files, ..Default::default() }).expect("seeded");
+    let page = |page_token: String| pb::ListFolderRequest {
+        application_parameter_id: PARAMETER.into(),
+        path: "/many".into(),
+        page_size: 10,
+        page_token,
+        ..Default::default()
+    };
+    let first =
+        async || house.client().list_folder(page(String::new())).await.expect("a page").into_inner().next_page_token;
+    let token = first().await;
+    house.client().list_folder(page(token.clone())).await.expect("the page behind it");
+    let bytes = noise(2 * BLOCK + MIB, 6);
+    let mut open = OpenUpload::begin(&house, spec("/begun")).await;
+    assert!(open.send_range(&bytes, 0, bytes.len()).await);
+    let download = stalled_download(&house, house.client()).await;
+    // Another token whose account nobody knows either, and at last one that says it.
+    import_nameless(&house).await;
+    let told = "whether to the same Dropbox account cannot be told";
+    let status = end_of(download).await;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "ACCOUNT_MISMATCH"), "{status:?}");
+    assert!(status.message().contains(told) && status.message().contains("account_info.read"), "{status:?}");
+    let status = open.answer().await.expect_err("ended");
+    assert_eq!(reason(&status), "ACCOUNT_MISMATCH", "{status:?}");
+    let upload_id = fact(&status, "uploadId").expect("it was begun");
+    let resumed = OpenUpload::resume(&house, &upload_id).await.answer().await.expect_err("not its upload");
+    assert_eq!(reason(&resumed), "HANDLE_NOT_YOURS", "{resumed:?}");
+    let refused = house.client().list_folder(page(token)).await.expect_err("a page of the one before");
+    assert_eq!(reason(&refused), "HANDLE_NOT_YOURS", "{refused:?}");
+    let token = first().await;
+    connect(&house).await;
+    let refused = house.client().list_folder(page(token)).await.expect_err("it cannot be told");
+    assert_eq!(reason(&refused), "HANDLE_NOT_YOURS", "{refused:?}");
+    // From here on the account is known, and what begins now lasts.
+    let token = first().await;
+    connect(&house).await;
+    house.client().list_folder(page(token)).await.expect("the same account");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,13 +251,7 @@ async fn a_walk_ends_when_its_parameter_is_disabled() {
     let mut stream = house.client().walk_folder(request).await.expect("opened").into_inner();
     stream.message().await.expect("well").expect("a first batch");
     set_state(&house, pb::ParameterState::Disabled).await;
-    let status = loop {
-        match stream.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("the walk ended well"),
-            Err(status) => break status,
-        }
-    };
+    let status = end_of(stream).await;
     assert_eq!(reason(&status), "PARAMETER_DISABLED", "{status:?}");
 }
 

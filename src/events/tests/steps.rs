@@ -1,0 +1,471 @@
+//! One step at a time: what poller, feed and watchers make of answers that Dropbox gives rarely. The answers are written
+//! down; the store is a real SQLite file, the clock moves by hand.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::truth::{entry, page};
+use crate::{
+    clock::ManualClock,
+    credentials::Ending,
+    events::{
+        Happening, Hub, News, Options, Page, Parts, ResumePoint, Resync, Scope, Start, Upstream, Watcher,
+        feed::Feed,
+        poller::{Poller, Step},
+    },
+    fault::{Fault, Reason, Result},
+    limits::{EVENT_LOG_AGE, FEED_RETRY_MAX, INDEX_LOOK_EVERY},
+    seal::KeyRing,
+    store::{DrainRow, LogRow, ParameterId, Save, Store},
+};
+
+/// Answers by question: `list`, or the cursor. The last one of a question stays; without one there is nothing new.
+#[derive(Debug, Default)]
+struct Script {
+    answers: Mutex<HashMap<String, VecDeque<Result<Page, Reason>>>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Script {
+    fn says(&self, question: &str, entries: &str, cursor: &str, has_more: bool) {
+        let page = Page { entries: page(entries), cursor: cursor.into(), has_more };
+        self.answers.lock().unwrap().entry(question.to_owned()).or_default().push_back(Ok(page));
+    }
+
+    fn refuses(&self, question: &str, reason: Reason) {
+        self.answers.lock().unwrap().entry(question.to_owned()).or_default().push_back(Err(reason));
+    }
+
+    fn asked(&self, question: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| *asked == question).count()
+    }
+
+    fn answer(&self, question: &str) -> Result<Page> {
+        self.asked.lock().unwrap().push(question.to_owned());
+        let mut answers = self.answers.lock().unwrap();
+        let cursor = if question == "list" { "now" } else { question };
+        let nothing = || Ok(Page { entries: Vec::new(), cursor: cursor.into(), has_more: false });
+        let Some(queue) = answers.get_mut(question) else { return nothing() };
+        let answer = if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() };
+        answer.unwrap_or_else(|| nothing().map_err(|_: Fault| Reason::CursorReset)).map_err(|reason| match reason {
+            Reason::DropboxUnavailable => Fault::new(reason, "scripted").retry_after(Duration::from_secs(1)),
+            _ => Fault::new(reason, "scripted"),
+        })
+    }
+}
+
+impl Upstream for Script {
+    fn list<'a>(&'a self, _: &'a Scope, _: u32) -> BoxFuture<'a, Result<Page>> {
+        async move {
+            // Those who ask meanwhile are seen to.
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+            self.answer("list")
+        }
+        .boxed()
+    }
+
+    fn go_on<'a>(&'a self, _: &'a Scope, cursor: &'a str) -> BoxFuture<'a, Result<Page>> {
+        async move { self.answer(cursor) }.boxed()
+    }
+
+    fn latest<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>> {
+        async move { Ok("now".into()) }.boxed()
+    }
+
+    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+        std::future::pending().boxed()
+    }
+
+    fn is_new<'a>(&'a self, _: &'a Scope, _: &'a str) -> BoxFuture<'a, Result<bool>> {
+        async move { Ok(true) }.boxed()
+    }
+
+    fn ending<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Option<Ending>>> {
+        async move { Ok(None) }.boxed()
+    }
+}
+
+struct House {
+    store: Store,
+    clock: ManualClock,
+    script: Arc<Script>,
+    kept: Arc<AtomicUsize>,
+    _folder: tempfile::TempDir,
+}
+
+fn scope() -> Scope {
+    Scope {
+        parameter: ParameterId::new("docs").unwrap(),
+        uid: "uid".into(),
+        account: "dbid:A".into(),
+        linked: "dbid:A".into(),
+        act_as: None,
+        root: None,
+        path: "/W".into(),
+        recursive: true,
+        raw: false,
+    }
+}
+
+impl House {
+    async fn new() -> House {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("store.db").display());
+        let store = Store::open(&url, Arc::new(KeyRing::ephemeral()), Arc::new(clock.clone())).await.unwrap();
+        House { store, clock, script: Arc::default(), kept: Arc::default(), _folder: folder }
+    }
+
+    async fn feed(&self, scope: Scope) -> (Arc<Feed>, Poller) {
+        let feed = Feed::new(scope, self.store.clone(), self.script.clone(), self.kept.clone());
+        let mut poller = Poller::open(feed.clone()).await.unwrap();
+        assert!(poller.lease().await.unwrap());
+        (feed, poller)
+    }
+
+    async fn watcher(&self, feed: &Arc<Feed>, start: Start) -> Watcher {
+        Watcher::begin(feed.clone(), 1, start, Options::default()).await.unwrap()
+    }
+}
+
+/// Until there is nothing to do.
+async fn work(feed: &Feed, poller: &mut Poller) {
+    for _ in 0..100 {
+        if poller.step().await.unwrap() == Step::Idle {
+            feed.set_hot(poller.looked_at);
+            return;
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+async fn news(feed: &Feed, poller: &mut Poller) {
+    poller.news = true;
+    work(feed, poller).await;
+}
+
+/// What a watcher tells before it would wait.
+async fn told(watcher: &mut Watcher) -> Vec<Happening> {
+    let mut all = Vec::new();
+    while let Some(happening) = watcher.try_next().await.unwrap() {
+        all.push(happening);
+    }
+    all
+}
+
+fn is_replaced(happenings: &[Happening]) -> bool {
+    happenings.iter().any(|one| matches!(one, Happening::CursorReset { resync: Resync::Snapshot, .. }))
+}
+
+async fn names(house: &House, feed: &Feed) -> Vec<String> {
+    let id = feed.row().await.unwrap().id;
+    let rows = house.store.index_children(id, crate::store::INDEX_ROOT, 0, 100).await.unwrap();
+    rows.into_iter().map(|row| row.name).collect()
+}
+
+#[tokio::test]
+async fn a_listing_that_fails_leaves_the_log_alone_and_is_tried_again() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    for reason in [Reason::DropboxUnavailable, Reason::DropboxError] {
+        house.script.refuses("list", reason);
+    }
+    house.script.says("list", "a 1", "list 1", false);
+    work(&feed, &mut poller).await;
+    assert_eq!(house.script.asked("list"), 1);
+    let mut watcher = house.watcher(&feed, Start::Now).await;
+    house.script.says("now", "b 2", "now 1", false);
+    news(&feed, &mut poller).await;
+    assert!(told(&mut watcher).await.iter().any(|one| matches!(one, Happening::Event(_))), "the log goes on");
+    assert_eq!(house.script.asked("list"), 1, "it is left alone for a while");
+    house.clock.advance(FEED_RETRY_MAX).await;
+    work(&feed, &mut poller).await;
+    assert_eq!(house.script.asked("list"), 2, "a fault that does not pass is no end either");
+    house.clock.advance(FEED_RETRY_MAX).await;
+    work(&feed, &mut poller).await;
+    assert_eq!(names(&house, &feed).await, ["a"]);
+}
+
+#[tokio::test]
+async fn while_an_index_is_built_the_log_is_looked_at_by_time_and_by_the_bell() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    house.script.says("list", "a 1", "list 1", true);
+    for page in 1..20 {
+        house.script.says(&format!("list {page}"), &format!("a{page} 1{page}"), &format!("list {}", page + 1), true);
+    }
+    let pages = || (1..20).map(|page| house.script.asked(&format!("list {page}"))).sum::<usize>();
+    while pages() < 3 {
+        assert_eq!(poller.step().await.unwrap(), Step::Worked);
+    }
+    let looks = house.script.asked("now");
+    poller.step().await.unwrap();
+    assert_eq!((house.script.asked("now"), pages()), (looks, 4), "not with every page");
+    feed.bell.notify_one();
+    for _ in 0..3 {
+        poller.step().await.unwrap();
+    }
+    assert_eq!((house.script.asked("now"), pages()), (looks + 1, 5));
+    house.clock.advance(INDEX_LOOK_EVERY).await;
+    for _ in 0..3 {
+        poller.step().await.unwrap();
+    }
+    assert_eq!((house.script.asked("now"), pages()), (looks + 2, 6));
+}
+
+#[tokio::test]
+async fn a_watched_folder_that_was_deleted_and_made_again_begins_anew_where_nothing_was_known_of_it() {
+    for raw in [false, true] {
+        let house = House::new().await;
+        if !raw {
+            house.script.refuses("list", Reason::DropboxError);
+        }
+        house.script.says("list", "c 3", "list 1", false);
+        let (feed, mut poller) = house.feed(scope().raw(raw)).await;
+        work(&feed, &mut poller).await;
+        let mut watcher = house.watcher(&feed, Start::Now).await;
+        let epoch = feed.state().head.epoch;
+        house.script.says("now", "-, / 9, c 3", "now 1", false);
+        poller.news = true;
+        assert_eq!(poller.step().await.unwrap(), Step::Worked);
+        assert_ne!(feed.state().head.epoch, epoch, "the log is over");
+        assert!(is_replaced(&told(&mut watcher).await));
+    }
+    // In a drain of a watcher's own.
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    house.script.says("old", "-, / 9, c 3", "old 1", false);
+    let mut watcher = house.watcher(&feed, Start::After(ResumePoint::at("old".into()))).await;
+    assert!(is_replaced(&told(&mut watcher).await));
+    // In the listing of which the index is built.
+    let house = House::new().await;
+    house.script.says("list", "/ 8, a 1, b 2", "list 1", true);
+    house.script.says("list 1", "-, / 9, c 3", "list 2", false);
+    house.script.says("list", "/ 9, c 3", "list 3", false);
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    assert_eq!(names(&house, &feed).await, ["c"]);
+}
+
+#[tokio::test]
+async fn what_was_told_of_one_account_is_nothing_to_another_that_the_parameter_is_linked_to() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    house.script.says("now", "secret 1", "now 1", false);
+    news(&feed, &mut poller).await;
+    let theirs = Scope { account: "dbid:B".into(), linked: "dbid:B".into(), ..scope() };
+    let (feed_b, mut poller_b) = house.feed(theirs).await;
+    assert_ne!(feed.row().await.unwrap().id, feed_b.row().await.unwrap().id);
+    assert_eq!(feed_b.state().head.newest, 0);
+    house.script.says("now", "", "now b", false);
+    work(&feed_b, &mut poller_b).await;
+    let mut watcher = house.watcher(&feed_b, Start::Now).await;
+    assert!(matches!(told(&mut watcher).await.as_slice(), [Happening::Ready(_)]));
+}
+
+#[tokio::test]
+async fn two_spellings_of_a_path_are_one_feed() {
+    let house = House::new().await;
+    let ended = CancellationToken::new();
+    let parts = Parts {
+        store: house.store.clone(),
+        upstream: house.script.clone(),
+        tasks: TaskTracker::new(),
+        ended: ended.clone(),
+        webhooks: false,
+    };
+    let hub = Hub::new(parts.clone());
+    let one = hub.watch(scope(), Start::Now, Options::default()).await.unwrap();
+    let other = hub.watch(Scope { path: "/w".into(), ..scope() }, Start::Now, Options::default()).await.unwrap();
+    assert_eq!(hub.0.feeds(), 1);
+    drop((one, other));
+    ended.cancel();
+    parts.tasks.close();
+    parts.tasks.wait().await;
+    assert_eq!(hub.0.feeds(), 0);
+}
+
+#[tokio::test]
+async fn a_quiet_day_between_two_connects_loses_no_place_in_the_log() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    let at_start = house.watcher(&feed, Start::Now).await.point();
+    house.script.says("now", "b 2", "now 1", false);
+    news(&feed, &mut poller).await;
+    assert!(feed.holds(&at_start).await.unwrap(), "nothing was swept since the log began");
+    let point = house.watcher(&feed, Start::Now).await.point();
+    house.clock.advance(EVENT_LOG_AGE + Duration::from_secs(1)).await;
+    assert!(house.store.sweep_events().await.unwrap().entries > 0);
+    house.script.says("now 1", "c 3", "now 2", false);
+    news(&feed, &mut poller).await;
+    assert!(feed.look().await.unwrap());
+    assert!(feed.holds(&point).await.unwrap() && !feed.holds(&at_start).await.unwrap());
+    let mut watcher = house.watcher(&feed, Start::After(point)).await;
+    let told = told(&mut watcher).await;
+    assert!(told.iter().any(|one| matches!(one, Happening::Event(entry) if entry.logged)), "{told:?}");
+}
+
+#[tokio::test]
+async fn those_who_list_at_once_share_one_walk_and_who_comes_later_sees_what_is_there_then() {
+    let house = House::new().await;
+    let (feed, _poller) = house.feed(scope()).await;
+    house.script.says("list", "a 1", "list 1", true);
+    house.script.says("list 1", "b 2", "list 2", false);
+    let lists = || feed.list(None);
+    let first = tokio::join!(lists(), lists(), lists(), lists());
+    assert!([&first.0, &first.1, &first.2, &first.3].iter().all(|page| page.is_ok()));
+    assert_eq!(house.script.asked("list"), 2, "the first asked before the others came");
+    let cursor: Arc<str> = "list 1".into();
+    let goes_on = || feed.list(Some(&cursor));
+    let _ = tokio::join!(goes_on(), goes_on(), goes_on());
+    assert_eq!(house.script.asked("list 1"), 1);
+    lists().await.unwrap();
+    assert_eq!(house.script.asked("list"), 3);
+    assert!(house.kept.load(Ordering::Relaxed) > 0, "what is kept is counted");
+    drop((feed, _poller));
+    assert_eq!(house.kept.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn every_token_of_a_snapshot_leads_to_its_end() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    house.script.says("list", "a 1", "list 1", true);
+    house.script.says("list 1", "b 2", "now", false);
+    let mut watcher = house.watcher(&feed, Start::Snapshot).await;
+    let mut points = vec![watcher.point()];
+    for happening in told(&mut watcher).await {
+        if let Happening::Snapshot { point, .. } = happening {
+            points.push(point);
+        }
+    }
+    for (point, left) in points.into_iter().zip([2, 1, 0]) {
+        let token = point.seal(house.store.keys(), &scope()).unwrap();
+        let point = ResumePoint::unseal(house.store.keys(), &scope(), &token).unwrap();
+        let mut again = house.watcher(&feed, Start::After(point)).await;
+        let told = told(&mut again).await;
+        let items = told.iter().map(|one| if let Happening::Snapshot { items, .. } = one { items.len() } else { 0 });
+        assert_eq!(items.sum::<usize>(), left);
+        let ends = told.iter().position(|one| matches!(one, Happening::SnapshotEnd { count: 2, .. }));
+        let ready = told.iter().position(|one| matches!(one, Happening::Ready(_)));
+        assert!(ends.is_some() && ready > ends, "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn before_dropbox_was_reached_nobody_is_said_to_be_up_to_date() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    let watcher = house.watcher(&feed, Start::After(ResumePoint::at("old".into()))).await;
+    house.clock.advance(Duration::from_secs(60)).await;
+    assert_eq!((watcher.lag(), watcher.looked_at()), (Duration::from_secs(60), None));
+    work(&feed, &mut poller).await;
+    assert_eq!(watcher.lag(), Duration::ZERO);
+    house.clock.advance(Duration::from_secs(5)).await;
+    assert_eq!(watcher.lag(), Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn an_end_that_comes_with_a_look_at_the_log_is_heard() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    let mut watcher = house.watcher(&feed, Start::Now).await;
+    let head = feed.state().head;
+    feed.close();
+    let fault = watcher.read(head.epoch, head.newest).await.unwrap_err();
+    assert_eq!(fault.reason(), Reason::ServerDraining);
+}
+
+#[tokio::test]
+async fn what_a_newer_version_wrote_is_passed_over_kept_or_left_to_it() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    let mut watcher = house.watcher(&feed, Start::Now).await;
+    told(&mut watcher).await;
+    // An entry of a kind that is not known here, between two that are.
+    let row = house.store.lease_scope(feed.row().await.unwrap().id, 0).await.unwrap().unwrap();
+    let change = |path: &str| {
+        let change = crate::events::Change {
+            kind: crate::events::ChangeKind::Created,
+            basis: crate::events::Basis::Index,
+            item_kind: crate::events::ItemKind::File,
+            item: entry(path),
+            id: None,
+            previous_path: None,
+            previous_rev: None,
+            before: None,
+            folder: None,
+        };
+        serde_json::to_string(&crate::events::Told::Change(Box::new(change))).unwrap()
+    };
+    let bodies = [change("a 1"), "{\"Locked\":{\"by\":\"x\"}}".into(), "\"Paused\"".into(), change("b 2")];
+    let entry = |(at, body): (usize, String)| LogRow {
+        sequence: row.head.newest + 1 + at as i64,
+        drain: 1,
+        observed_at: 0,
+        ends: 0,
+        body,
+    };
+    let progress: serde_json::Value = serde_json::from_str(&row.progress).unwrap();
+    let mut newer = progress.as_object().unwrap().clone();
+    newer.insert("hints".into(), serde_json::json!([1, { "a": 2 }]));
+    newer.remove("rounds");
+    let mut head = row.head;
+    (head.newest, head.newest_mark) = (head.newest + 4, 5);
+    let save = Save {
+        scope: row.id,
+        lease: row.lease,
+        version: row.version,
+        head,
+        progress: serde_json::to_string(&newer).unwrap(),
+        drain: Some(DrainRow { drain: 1, mark: 5, cursor_from: "x".into(), cursor_to: None }),
+        log: bodies.into_iter().enumerate().map(entry).collect(),
+        index: Default::default(),
+        forget_log: false,
+    };
+    assert!(house.store.save_events(&save).await.unwrap());
+    assert!(feed.look().await.unwrap());
+    let heard = told(&mut watcher).await;
+    assert!(matches!(heard.as_slice(), [Happening::Event(_), Happening::Event(_)]), "{heard:?}");
+    // Whoever takes the scope over keeps what it does not know.
+    let (feed, mut poller) = house.feed(scope()).await;
+    house.script.says("now", "d 4", "now 1", false);
+    news(&feed, &mut poller).await;
+    let row = house.store.lease_scope(row.id, 0).await.unwrap().unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&row.progress).unwrap();
+    assert_eq!(kept["hints"], serde_json::json!([1, { "a": 2 }]));
+    assert_eq!(kept["rounds"], 0);
+    // A stage that is not known here is for the newer one to go on with.
+    newer.insert("phase".into(), "Folding".into());
+    let unknown = Save {
+        lease: row.lease,
+        version: row.version,
+        head: row.head,
+        progress: serde_json::to_string(&newer).unwrap(),
+        drain: None,
+        log: Vec::new(),
+        ..save
+    };
+    assert!(house.store.save_events(&unknown).await.unwrap());
+    assert!(feed.look().await.unwrap(), "the log is followed");
+    assert_eq!(feed.state().head.newest, row.head.newest);
+    let fault = poller.lease().await.unwrap_err();
+    assert!(fault.reason() == Reason::StoreUnavailable && fault.retry_delay().is_some(), "{fault:?}");
+}
