@@ -31,6 +31,10 @@ const STATEMENTS: &[(&str, Words, &str)] = &[
     ("SWEEP_DRAINS", (SWEEP_DRAINS, SWEEP_DRAINS), "n"),
 ];
 
+/// Tables that may be large, as the statements call them. SQLite calls lists and results of queries so, too.
+const TABLES: &[&str] =
+    &["i", "c", "t", "x", "p", "index_items", "index_past", "event_waiting", "event_log", "event_drains"];
+
 async fn plan(store: &Store, words: Words, bound: &str) -> Vec<String> {
     let (explain, column) = match store.0.pools.durable {
         Pool::Sqlite(_) => ("EXPLAIN QUERY PLAN", "detail"),
@@ -52,11 +56,10 @@ pub(super) async fn an_index_is_read_and_written_by_whole_keys_whatever_its_size
         let shown = format!("{name}:\n{}", plan.join("\n"));
         let mut keys = 0;
         for line in &plan {
-            let is_list = line.contains("VIRTUAL TABLE") || line.contains("SCAN up") || line.contains("CTE Scan");
-            assert!(is_list || !line.contains("SCAN "), "{shown}");
-            for word in ["Seq Scan", "Hash Join", "Merge Join", "AUTOMATIC"] {
-                assert!(!line.contains(word), "{shown}");
-            }
+            let scanned = line.split_once("SCAN ").and_then(|(_, rest)| rest.split(' ').next());
+            assert!(!scanned.is_some_and(|table| TABLES.contains(&table)), "{shown}");
+            let joined = line.contains("Join") && (line.contains("Hash") || line.contains("Merge"));
+            assert!(!joined && !line.contains("Seq Scan") && !line.contains("AUTOMATIC"), "{shown}");
             let Some((_, condition)) = line.split_once("Index Cond: ").or_else(|| line.split_once("(scope=?")) else {
                 continue;
             };
