@@ -267,7 +267,8 @@ impl Pools {
         // plan that it made while a table was empty: of one that has just grown it would go on reading the whole.
         let bounds = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
-             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET plan_cache_mode = force_custom_plan",
+             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+             SET enable_material = off; SET plan_cache_mode = force_custom_plan",
             STORE_ANSWER_MAX.as_millis(),
             STORE_TRANSACTION_IDLE_MAX.as_millis()
         );
