@@ -15,16 +15,15 @@ use tokio::sync::oneshot;
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> SystemTime;
 
-    /// Since some moment that stays the same: spans of idleness and the like. It goes on evenly when somebody sets the time of
-    /// day.
-    fn elapsed(&self) -> Duration;
+    /// Time that only goes on, from an origin of its own, whatever the machine's clock is set to: by it waits are measured.
+    fn steady(&self) -> Duration;
 
-    /// Ends when `now()` has reached `at`. Cancel-safe.
-    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()>;
+    /// Ends after `span` of steady time. Cancel-safe.
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()>;
 
-    /// Ends after `span`. Cancel-safe.
-    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
-        self.sleep_until(self.now() + span)
+    /// Ends when `now()` has reached `at`, as the clock stands when the sleep begins. Cancel-safe.
+    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
+        self.sleep(at.duration_since(self.now()).unwrap_or_default())
     }
 }
 
@@ -40,14 +39,12 @@ impl Clock for SystemClock {
         SystemTime::now()
     }
 
-    fn elapsed(&self) -> Duration {
-        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-        BEGUN.elapsed()
+    fn steady(&self) -> Duration {
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        ORIGIN.elapsed()
     }
 
-    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
-        // A wall clock set back must not stretch a short wait: the span is fixed when the sleep begins.
-        let span = at.duration_since(SystemTime::now()).unwrap_or_default();
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(span))
     }
 }
@@ -59,43 +56,46 @@ pub struct ManualClock(Arc<Mutex<Hands>>);
 #[derive(Debug)]
 struct Hands {
     now: SystemTime,
-    /// How far it was moved, and not set.
-    elapsed: Duration,
+    steady: Duration,
     next: u64,
-    sleepers: BTreeMap<(SystemTime, u64), oneshot::Sender<()>>,
+    sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
+}
+
+impl Hands {
+    fn go_to(&mut self, steady: Duration) {
+        let on = steady.saturating_sub(self.steady);
+        (self.steady, self.now) = (self.steady + on, self.now + on);
+    }
 }
 
 impl ManualClock {
     pub fn new(now: SystemTime) -> Self {
-        Self(Arc::new(Mutex::new(Hands { now, elapsed: Duration::ZERO, next: 0, sleepers: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Hands { now, steady: Duration::ZERO, next: 0, sleepers: BTreeMap::new() })))
     }
 
     fn hands(&self) -> std::sync::MutexGuard<'_, Hands> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Sets the time of day forward, as an administrator does: no time passes, and who sleeps sleeps as long as before.
-    pub fn set_forward(&self, span: Duration) {
-        let mut hands = self.hands();
-        hands.now += span;
-        let sleepers = std::mem::take(&mut hands.sleepers);
-        hands.sleepers = sleepers.into_iter().map(|((at, number), wake)| ((at + span, number), wake)).collect();
+    /// Sets it, as an administrator or a time server does: no time passes, and nobody who sleeps wakes.
+    pub fn set(&self, now: SystemTime) {
+        self.hands().now = now;
     }
 
     /// Moves on by `span`, stopping at every sleeper on the way so that what it wakes sees its own time.
     /// Sleepers that register while it moves are honoured too.
     pub async fn advance(&self, span: Duration) {
-        let end = self.hands().now + span;
+        let end = self.steady() + span;
         loop {
             let woken = {
                 let mut hands = self.hands();
                 match hands.sleepers.first_key_value() {
                     Some((&(at, _), _)) if at <= end => {
-                        hands.pass_until(at);
+                        hands.go_to(at);
                         hands.sleepers.pop_first().map(|(_, wake)| wake)
                     }
                     _ => {
-                        hands.pass_until(end);
+                        hands.go_to(end);
                         return;
                     }
                 }
@@ -111,29 +111,22 @@ impl ManualClock {
     }
 }
 
-impl Hands {
-    fn pass_until(&mut self, at: SystemTime) {
-        self.elapsed += at.duration_since(self.now).unwrap_or_default();
-        self.now = self.now.max(at);
-    }
-}
-
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
         self.hands().now
     }
 
-    fn elapsed(&self) -> Duration {
-        self.hands().elapsed
+    fn steady(&self) -> Duration {
+        self.hands().steady
     }
 
-    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
         let mut hands = self.hands();
-        if at <= hands.now {
+        if span.is_zero() {
             return Box::pin(std::future::ready(()));
         }
         let (wake, woken) = oneshot::channel();
-        let key = (at, hands.next);
+        let key = (hands.steady + span, hands.next);
         hands.next += 1;
         hands.sleepers.retain(|_, sleeper| !sleeper.is_closed());
         hands.sleepers.insert(key, wake);
@@ -185,18 +178,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_sets_the_time_of_day_makes_no_time_pass() {
-        let clock = ManualClock::new(SystemTime::UNIX_EPOCH);
-        let sleep = tokio::spawn(clock.sleep(Duration::from_secs(2)));
-        clock.set_forward(Duration::from_secs(3600));
-        clock.advance(Duration::from_secs(1)).await;
-        let hour_and_second = SystemTime::UNIX_EPOCH + Duration::from_secs(3601);
-        assert_eq!((clock.now(), clock.elapsed()), (hour_and_second, Duration::from_secs(1)));
-        assert!(!sleep.is_finished());
-        clock.advance(Duration::from_secs(1)).await;
-        sleep.await.expect("over");
-        let system = SystemClock;
-        let before = system.elapsed();
-        assert!(system.elapsed() >= before);
+    async fn a_clock_that_is_set_wakes_nobody_and_holds_nobody_up() {
+        let hour = Duration::from_secs(3600);
+        for back in [true, false] {
+            let clock = ManualClock::new(SystemTime::UNIX_EPOCH + hour);
+            let begun = clock.steady();
+            let mut asleep = tokio::spawn(clock.sleep_until(clock.now() + Duration::from_secs(5)));
+            clock.set(if back { clock.now() - hour } else { clock.now() + hour });
+            clock.advance(Duration::from_secs(4)).await;
+            assert!(!asleep.is_finished() && clock.steady() - begun == Duration::from_secs(4));
+            clock.advance(Duration::from_secs(1)).await;
+            (&mut asleep).await.expect("it wakes");
+        }
     }
 }

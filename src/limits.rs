@@ -503,8 +503,22 @@ pub const EVENT_SHELF_AGE: Duration = Duration::from_secs(30);
 pub const EVENT_LEASE: Duration = Duration::from_secs(10);
 /// Renewed this often: three times within its life.
 pub const EVENT_LEASE_RENEW: Duration = Duration::from_secs(3);
-/// Those who do not poll look this often for what the one who does has saved; a lost notification costs no more.
+/// A stream that holds a checkpoint's name looks this often whether another took it over, and one that reads Dropbox by
+/// itself whether it has met the log.
 pub const EVENT_FOLLOW: Duration = Duration::from_secs(1);
+/// A webhook call that reached a process which does not poll the folder is left to the one that does for so long; then that
+/// one is taken to be dead. Far above what a notification takes, below the second within which a change is to be told.
+pub const EVENT_RING_GRACE: Duration = Duration::from_millis(500);
+/// Between two letters to the other processes: what happens meanwhile goes out as one.
+pub const EVENT_LETTERS_EVERY: Duration = Duration::from_millis(50);
+/// PostgreSQL takes fewer than 8,000 bytes in a notification.
+pub const EVENT_LETTER_BYTES_MAX: usize = 7_800;
+/// Letters of others that wait to be read; whoever misses one looks at every folder it follows.
+pub const EVENT_LETTERS_MAX: usize = 256;
+/// Accounts named by webhook calls of one such interval; with more, everybody looks.
+pub const EVENT_RUNG_MAX: usize = 10_000;
+/// Dropbox's names of accounts have 40; what is longer names none.
+pub const EVENT_RUNG_NAME_BYTES_MAX: usize = 128;
 /// A scope nobody watches keeps its index and cursor this long.
 pub const SCOPE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A checkpoint nobody uses is kept this long.
@@ -540,10 +554,14 @@ pub const FEEDS_AT_WORK_MAX: usize = 256;
 pub const SAFETY_POLL: Duration = Duration::from_secs(10 * 60);
 /// A feed whose last watcher left stays this long: most come back.
 pub const FEED_LINGER: Duration = Duration::from_secs(30);
-/// Begins of feeds are spread: each that is there already adds this to the longest wait, 5 minutes for 10,000.
+/// Begins of feeds are spread: behind the first ones there is one in this time, 5 minutes for 10,000.
 pub const FEED_SPREAD: Duration = Duration::from_millis(30);
-/// Up to here nobody waits.
+/// So many begin without waiting, and so many are beginning at once.
 pub const FEEDS_AT_ONCE: usize = 64;
+/// A call that was followed by nothing new makes the next one wait so long, doubled up to the second with each more: a
+/// thousand calls a second about other folders of an account are a few questions.
+pub const RING_GAP: Duration = Duration::from_millis(50);
+pub const RING_GAP_MAX: Duration = Duration::from_millis(500);
 /// Between two attempts after a failure that passes, doubled up to the second.
 pub const FEED_RETRY: Duration = Duration::from_secs(1);
 pub const FEED_RETRY_MAX: Duration = Duration::from_secs(60);

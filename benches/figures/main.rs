@@ -1,9 +1,10 @@
 //! The figures the connector has to reach, measured on the release binary in processes of its own, against the emulator.
-//! `cargo bench --bench figures` (all, about six minutes) or `cargo bench --bench figures -- upload download` (some of
+//! `cargo bench --bench figures` (all, about fifteen minutes) or `cargo bench --bench figures -- upload download` (some of
 //! them; nothing is written then). `benches/README.md` says what is inside each figure.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 #![allow(clippy::disallowed_methods, reason = "a bench waits and dates its figures by the machine's clock")]
 
+mod accounts;
 mod bare;
 mod calls;
 #[path = "../content_hash.rs"]
@@ -33,8 +34,9 @@ pub fn say(text: &str) {
 }
 
 /// Names of the parts, as they may be given on the command line.
-const PARTS: [&str; 12] = [
-    "hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "index", "start",
+const PARTS: [&str; 13] = [
+    "hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "index",
+    "accounts", "start",
 ];
 
 fn main() -> ExitCode {
@@ -97,6 +99,9 @@ async fn measure(arguments: &[String]) -> Outcome<()> {
     }
     if wanted("index") {
         indexing::index(&mut bench, &mut report).await?;
+    }
+    if wanted("accounts") {
+        accounts::quiet(&mut bench, &mut report).await?;
     }
     if wanted("start") {
         start::cold(&mut bench, &mut report).await?;

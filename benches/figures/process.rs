@@ -254,6 +254,7 @@ pub struct House {
 pub struct Connector {
     pub process: Process,
     pub house: House,
+    flags: Vec<String>,
     data: String,
     admin: String,
     http: String,
@@ -286,7 +287,7 @@ impl Connector {
             found.map(str::to_owned).ok_or(format!("no {key} in `{line}`"))
         };
         let (data, admin, http) = (address("data")?, address("admin")?, address("http")?);
-        Ok(Connector { process, house, data, admin, http })
+        Ok(Connector { process, house, flags: flags.to_vec(), data, admin, http })
     }
 
     /// A connection of its own, with the settings that our own helpers use (PERFORMANCE rules 5 to 7).
@@ -301,7 +302,19 @@ impl Connector {
         Ok(DropboxConnectorClient::new(channel).max_decoding_message_size(8 * 1024 * 1024))
     }
 
+    /// Kills the process and starts the next one on what it kept.
+    pub fn again(self, emulator: &Emulator) -> Outcome<Connector> {
+        let Connector { process, house, flags, .. } = self;
+        drop(process);
+        Connector::start_with(house, emulator, &flags)
+    }
+
     async fn make_parameter(&self, emulator: &Emulator) -> Outcome<()> {
+        self.make_parameter_of(emulator, PARAMETER, &emulator.refresh_token).await
+    }
+
+    /// A parameter of any account.
+    pub async fn make_parameter_of(&self, emulator: &Emulator, id: &str, refresh_token: &str) -> Outcome<()> {
         let mut admin = DropboxAdminConnectorClient::connect(format!("http://{}", self.admin)).await?;
         let parameter = api::ApplicationParameter {
             app_key: emulator.app_key.clone(),
@@ -310,14 +323,14 @@ impl Connector {
         };
         admin
             .create_application_parameter(api::CreateApplicationParameterRequest {
-                application_parameter_id: PARAMETER.to_owned(),
+                application_parameter_id: id.to_owned(),
                 application_parameter: Some(parameter),
             })
             .await?;
         admin
             .import_credentials(api::ImportCredentialsRequest {
-                application_parameter_id: PARAMETER.to_owned(),
-                credential: Some(Credential::RefreshToken(emulator.refresh_token.clone())),
+                application_parameter_id: id.to_owned(),
+                credential: Some(Credential::RefreshToken(refresh_token.to_owned())),
             })
             .await?;
         Ok(())

@@ -1,147 +1,160 @@
-//! When a feed takes its steps: it holds the scope's lease, works until nothing is left to do, then waits for news: by a
-//! longpoll, at an interval, or for a webhook with a look every ten minutes. Where another process holds the lease it follows
-//! what that one saves. A fault that passes is waited for; one that does not ends the feed and is told to its watchers.
+//! What a worker does with a feed: it takes the scope's lease, works until nothing is left to do, then longpolls, or leaves
+//! the feed to the desk until it is time or somebody rings. Where another process has the scope it reads what that one saved.
+//! A fault that passes is waited for; one that does not ends the feed and is told to its watchers.
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use rand::Rng as _;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 
 use super::{
     Inside, Poll,
     feed::Feed,
     poller::{Poller, Step},
+    schedule::{Orders, Rest},
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{
-        BUSY_RETRY, EVENT_FOLLOW, EVENT_LEASE_RENEW, FEED_LINGER, FEED_RETRY, FEED_RETRY_MAX, FEED_SPREAD,
-        FEEDS_AT_ONCE, LONGPOLL_WAIT, POLL_TURN, SAFETY_POLL,
-    },
+    limits::{EVENT_LEASE, EVENT_LEASE_RENEW, FEED_RETRY, FEED_RETRY_MAX, LONGPOLL_WAIT, POLL_TURN, SAFETY_POLL},
 };
 
 /// What work came to.
 enum Turn {
     /// The log is up to date.
     UpToDate,
-    /// Another process polls.
-    Elsewhere,
+    /// Another process polls, for so long at least.
+    Elsewhere(Duration),
+    /// The store has no such scope any more.
+    Gone,
 }
 
-/// The life of a feed, until nobody watches it, the process ends or nothing will help.
-pub(super) async fn run(hub: Arc<Inside>, feed: Arc<Feed>) {
-    let life = async {
-        spread(&hub, &feed).await;
-        let Some(mut poller) = open(&feed).await else { return };
-        let fault = tokio::select! {
-            fault = Box::pin(drive(&hub, &feed, &mut poller)) => fault,
-            fault = ending(&feed) => Some(fault),
-        };
-        poller.release().await;
-        if let Some(fault) = fault {
-            tracing::info!(%fault, "a watched folder is not followed any more");
-            feed.end(fault);
-        }
+/// How a shift ends.
+enum End {
+    Rest(Rest),
+    /// The feed is over; None: it is to be begun anew.
+    Over(Option<Fault>),
+}
+
+/// What is to be done once the log is up to date.
+enum Ahead<'a> {
+    Rest { wait: Duration, in_turn: bool },
+    Longpoll(SemaphorePermit<'a>),
+}
+
+/// One piece of work on a feed; `place` bounds how many ask or write at once.
+pub(super) async fn shift(hub: Arc<Inside>, feed: Arc<Feed>, place: OwnedSemaphorePermit) {
+    let mut poller = None;
+    let before = feed.newest();
+    let end = tokio::select! {
+        end = Box::pin(drive(&hub, &feed, &mut poller, place)) => end,
+        () = feed.over.cancelled() => End::Over(None),
+        () = hub.parts.ended.cancelled() => End::Over(None),
     };
-    tokio::select! {
-        () = life => {}
-        () = hub.parts.ended.cancelled() => {
-            let text = "the server is going down; another replica, or this one later, goes on with the resume token";
-            feed.end(Fault::new(Reason::ServerDraining, text).retry_after(BUSY_RETRY));
-        }
-    }
-    hub.leave(&feed);
-}
-
-/// A process with thousands of scopes does not ask for all of them in its first second.
-async fn spread(hub: &Inside, feed: &Feed) {
-    let there = hub.feeds();
-    if there <= FEEDS_AT_ONCE {
-        return;
-    }
-    let most = FEED_SPREAD * u32::try_from(there).unwrap_or(u32::MAX);
-    let wait = most.mul_f64(rand::rng().random());
-    tokio::select! {
-        () = feed.clock.sleep(wait) => {}
-        () = feed.bell.notified() => {}
-    }
-}
-
-async fn open(feed: &Arc<Feed>) -> Option<Poller> {
-    let mut failures = 0;
-    loop {
-        match Poller::open(feed.clone()).await {
-            Ok(poller) => return Some(poller),
-            Err(fault) if fault.retry_delay().is_some() => back_off(feed, &fault, &mut failures).await,
-            Err(fault) => {
-                feed.end(fault);
-                return None;
-            }
-        }
-    }
-}
-
-/// When the application parameter may not be used any more.
-async fn ending(feed: &Feed) -> Fault {
-    loop {
-        match feed.upstream.ending(&feed.scope).await {
-            Ok(Some(ending)) => return ending.ended().await,
-            Ok(None) => return std::future::pending().await,
-            Err(fault) if fault.retry_delay().is_none() => return fault,
-            Err(_) => feed.clock.sleep(FEED_RETRY).await,
-        }
-    }
-}
-
-/// None: nobody watches.
-async fn drive(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Option<Fault> {
-    let mut failures = 0;
-    loop {
-        if feed.wished().is_none() && !is_wanted_again(feed).await {
-            return None;
-        }
-        let waited = match work(hub, feed, poller).await {
-            Ok(Turn::UpToDate) => {
-                failures = 0;
-                feed.set_hot(poller.looked_at);
-                wait_for_news(hub, feed, poller).await
-            }
-            Ok(Turn::Elsewhere) => {
-                failures = 0;
-                follow(feed).await
-            }
-            Err(fault) => Err(fault),
-        };
-        match waited {
-            Ok(()) => {}
-            Err(fault) if fault.retry_delay().is_some() => {
-                feed.set_cold();
-                back_off(feed, &fault, &mut failures).await;
-            }
-            Err(fault) => return Some(fault),
-        }
-    }
-}
-
-async fn is_wanted_again(feed: &Feed) -> bool {
-    let linger = feed.clock.sleep(FEED_LINGER);
-    let mut linger = std::pin::pin!(linger);
-    loop {
-        tokio::select! {
-            () = &mut linger => return feed.wished().is_some(),
-            () = feed.wishes_changed.notified() => {
-                if feed.wished().is_some() {
-                    return true;
+    feed.set_listening(false);
+    let held = poller.as_ref().filter(|poller| poller.holds());
+    match end {
+        End::Rest(rest) => {
+            if let Some(poller) = held {
+                match rest {
+                    Rest::For { wait, .. } => poller.park(wait).await,
+                    Rest::Unwatched => poller.release().await,
+                    Rest::Elsewhere(_) | Rest::Failed(_) => {}
                 }
             }
+            hub.desk.rest(&feed, rest, feed.newest() != before);
+        }
+        End::Over(fault) => {
+            if let Some(poller) = held {
+                poller.release().await;
+            }
+            match fault {
+                Some(fault) => hub.end(&feed, fault),
+                None => hub.leave(&feed),
+            }
         }
     }
 }
 
-async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Result<Turn> {
-    let _place = hub.at_work.acquire().await;
-    let mut renewed_at = feed.clock.now();
-    if !poller.lease().await? {
-        return Ok(Turn::Elsewhere);
+async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, place: OwnedSemaphorePermit) -> End {
+    let mut place = Some(place);
+    let poller = match Poller::of(feed.clone()) {
+        Ok(made) => poller.insert(made),
+        Err(fault) => return End::Over(Some(fault)),
+    };
+    loop {
+        let orders = hub.desk.orders(feed);
+        let wished = feed.wished();
+        if wished.is_none() {
+            // It is given back for those who watch elsewhere: for that it has to be in hand.
+            if feed.store.is_shared() && orders.holds && !poller.holds() {
+                let _ = poller.lease().await;
+            }
+            return End::Rest(Rest::Unwatched);
+        }
+        // Who could longpoll takes it from who only looks now and then.
+        let could_longpoll = wished == Some(Poll::Longpoll) && hub.longpolls.available_permits() > 0;
+        let orders = Orders { urgent: orders.urgent || (!hub.parts.webhooks && could_longpoll), ..orders };
+        let working = match place.take() {
+            Some(working) => Some(working),
+            None => hub.at_work.clone().acquire_owned().await.ok(),
+        };
+        poller.news |= orders.again;
+        match work(feed, poller, orders).await {
+            Ok(Turn::UpToDate) => {}
+            Ok(Turn::Elsewhere(held)) => {
+                // Its watchers may drain cursors of their own: the log goes on where it is now.
+                feed.set_hot(Some(feed.clock.steady()));
+                return End::Rest(Rest::Elsewhere(held));
+            }
+            Ok(Turn::Gone) => return End::Over(None),
+            Err(fault) => return failed(hub, feed, fault),
+        }
+        feed.set_hot(poller.looked_at);
+        hub.desk.up_to_date(feed);
+        if hub.parts.webhooks {
+            feed.tell_looked();
+        }
+        let longpolled = match ahead(hub, feed) {
+            Ahead::Rest { wait, in_turn } => return End::Rest(Rest::For { wait, in_turn }),
+            Ahead::Longpoll(_one) => {
+                drop(working);
+                feed.set_listening(true);
+                let heard = longpoll(feed, poller).await;
+                feed.set_listening(false);
+                heard
+            }
+        };
+        match longpolled {
+            Ok(None) => {}
+            Ok(Some(backoff)) => return End::Rest(Rest::For { wait: backoff, in_turn: false }),
+            Err(fault) => return failed(hub, feed, fault),
+        }
+    }
+}
+
+fn failed(hub: &Inside, feed: &Feed, fault: Fault) -> End {
+    let Some(delay) = fault.retry_delay() else { return End::Over(Some(fault)) };
+    feed.set_cold();
+    let failures = hub.desk.failed(feed);
+    let wait = (FEED_RETRY * 2u32.saturating_pow((failures - 1).min(6))).min(FEED_RETRY_MAX);
+    let wait = wait.max(delay).mul_f64(rand::rng().random_range(0.8..1.2));
+    tracing::warn!(%fault, wait_ms = wait.as_millis(), "a watched folder could not be followed; it is tried again");
+    End::Rest(Rest::Failed(wait))
+}
+
+async fn work(feed: &Feed, poller: &mut Poller, orders: Orders) -> Result<Turn> {
+    if feed.store.is_shared() && !orders.holds && !poller.holds() {
+        let Some(held) = feed.look().await? else { return Ok(Turn::Gone) };
+        // Whoever is at work is left to it, whoever only keeps the scope gives way to who has reason to look.
+        let gives_way = orders.urgent && held > EVENT_LEASE;
+        if !held.is_zero() && !gives_way {
+            return Ok(Turn::Elsewhere(held));
+        }
+    }
+    let mut renewed_at = feed.clock.steady();
+    if !poller.lease_for(orders.urgent).await? {
+        return elsewhere(feed).await;
     }
     loop {
         match poller.step().await? {
@@ -149,81 +162,44 @@ async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Result<Turn> {
             Step::Worked if poller.is_at_rest() => feed.set_hot(poller.looked_at),
             Step::Worked => {}
             Step::Idle => return Ok(Turn::UpToDate),
-            Step::Lost => return Ok(Turn::Elsewhere),
+            Step::Lost => return elsewhere(feed).await,
         }
-        let now = feed.clock.now();
-        if now.duration_since(renewed_at).unwrap_or_default() >= EVENT_LEASE_RENEW {
+        let now = feed.clock.steady();
+        if now.saturating_sub(renewed_at) >= EVENT_LEASE_RENEW {
             if !poller.lease().await? {
-                return Ok(Turn::Elsewhere);
+                return elsewhere(feed).await;
             }
             renewed_at = now;
         }
     }
 }
 
-async fn follow(feed: &Feed) -> Result<()> {
-    if !feed.look().await? {
-        return Err(Fault::new(Reason::StoreUnavailable, "a watched folder was swept while it was watched")
-            .retry_after(FEED_RETRY));
-    }
-    // Its watchers may drain cursors of their own: the log goes on where it is now.
-    feed.set_hot(Some(feed.clock.now()));
-    tokio::select! {
-        () = feed.clock.sleep(EVENT_FOLLOW) => {}
-        () = feed.bell.notified() => {}
-    }
-    Ok(())
+async fn elsewhere(feed: &Feed) -> Result<Turn> {
+    Ok(feed.look().await?.map_or(Turn::Gone, Turn::Elsewhere))
 }
 
-/// Returns when there may be something to do.
-async fn wait_for_news(hub: &Inside, feed: &Feed, poller: &mut Poller) -> Result<()> {
+fn ahead<'a>(hub: &'a Inside, feed: &Feed) -> Ahead<'a> {
+    let wished = feed.wished();
     if hub.parts.webhooks {
-        // Whoever is woken takes the lease again.
-        poller.release().await;
-        let wait = match feed.wished() {
+        let wait = match wished {
             Some(Poll::Interval(interval)) => interval.min(SAFETY_POLL),
             _ => SAFETY_POLL.mul_f64(rand::rng().random_range(0.8..1.2)),
         };
-        return pause(feed, poller, wait, false).await;
+        return Ahead::Rest { wait, in_turn: false };
     }
-    match feed.wished() {
-        None => Ok(()),
-        Some(Poll::Interval(interval)) => pause(feed, poller, interval, true).await,
+    match wished {
+        None => Ahead::Rest { wait: Duration::ZERO, in_turn: false },
+        Some(Poll::Interval(interval)) => Ahead::Rest { wait: interval, in_turn: false },
         Some(Poll::Longpoll) => match hub.longpolls.try_acquire() {
-            Err(_) => pause(feed, poller, POLL_TURN, true).await,
-            Ok(_place) => {
-                feed.set_listening(true);
-                let heard = longpoll(feed, poller).await;
-                feed.set_listening(false);
-                heard
-            }
+            Ok(place) => Ahead::Longpoll(place),
+            Err(_) => Ahead::Rest { wait: POLL_TURN, in_turn: true },
         },
     }
 }
 
-/// Until it is time, the bell rings, a watcher comes or goes, or another process has taken the scope.
-async fn pause(feed: &Feed, poller: &mut Poller, wait: Duration, keep_lease: bool) -> Result<()> {
-    let time = feed.clock.sleep(wait);
-    let mut time = std::pin::pin!(time);
-    loop {
-        tokio::select! {
-            () = &mut time => break,
-            () = feed.bell.notified() => break,
-            // Whoever joins wants to know what is now.
-            () = feed.wishes_changed.notified() => break,
-            () = feed.clock.sleep(EVENT_LEASE_RENEW), if keep_lease && feed.store.is_shared() => {
-                if !poller.lease().await? {
-                    return Ok(());
-                }
-            }
-        }
-    }
-    poller.news = true;
-    Ok(())
-}
-
-async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<()> {
-    let Some(cursor) = poller.cursor() else { return Ok(()) };
+/// Returns when there may be something to do, with the time that Dropbox wants to be left alone before.
+async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<Option<Duration>> {
+    let Some(cursor) = poller.cursor() else { return Ok(None) };
     let asking = feed.upstream.longpoll(&feed.scope, &cursor, LONGPOLL_WAIT);
     let mut asking = std::pin::pin!(asking);
     let answer = loop {
@@ -231,17 +207,17 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<()> {
             answer = &mut asking => break answer,
             () = feed.bell.notified() => {
                 poller.news = true;
-                return Ok(());
+                return Ok(None);
             }
             () = feed.wishes_changed.notified() => {
                 // One that joins finds the question asked.
                 if feed.wished() != Some(Poll::Longpoll) {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
             () = feed.clock.sleep(EVENT_LEASE_RENEW), if feed.store.is_shared() => {
                 if !poller.lease().await? {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
@@ -250,22 +226,47 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<()> {
         Ok(news) => news,
         Err(fault) if fault.reason() == Reason::CursorReset => {
             poller.news = true;
-            return Ok(());
+            return Ok(None);
         }
         Err(fault) => return Err(fault),
     };
     poller.news = news.changes;
-    match news.backoff {
-        // Others add some seconds to it, too.
-        Some(backoff) if !news.changes => pause(feed, poller, backoff, true).await,
-        _ => Ok(()),
+    // Others add some seconds to it, too.
+    Ok(news.backoff.filter(|_| !news.changes))
+}
+
+/// Ends feeds whose application parameter may not be used any more, until the process ends. One task for all of them.
+pub(super) async fn watch_over(hub: Arc<Inside>) {
+    let mut endings = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            born = hub.desk.born.next() => endings.extend(born.into_iter().map(ending)),
+            Some(ended) = endings.next() => {
+                if let Some((feed, fault)) = ended {
+                    hub.end(&feed, fault);
+                }
+            }
+            () = hub.parts.ended.cancelled() => return,
+        }
     }
 }
 
-async fn back_off(feed: &Feed, fault: &Fault, failures: &mut u32) {
-    let wait = (FEED_RETRY * 2u32.saturating_pow(*failures)).min(FEED_RETRY_MAX);
-    let wait = wait.max(fault.retry_delay().unwrap_or_default()).mul_f64(rand::rng().random_range(0.8..1.2));
-    *failures = (*failures + 1).min(6);
-    tracing::warn!(%fault, wait_ms = wait.as_millis(), "a watched folder could not be followed; it is tried again");
-    feed.clock.sleep(wait).await;
+/// When the application parameter may not be used any more; None: the feed was over before.
+async fn ending(feed: Arc<Feed>) -> Option<(Arc<Feed>, Fault)> {
+    let over = feed.over.clone();
+    let waiting = async {
+        loop {
+            match feed.upstream.ending(&feed.scope).await {
+                Ok(Some(ending)) => return ending.ended().await,
+                Ok(None) => return std::future::pending().await,
+                Err(fault) if fault.retry_delay().is_none() => return fault,
+                Err(_) => feed.clock.sleep(FEED_RETRY).await,
+            }
+        }
+    };
+    let fault = tokio::select! {
+        fault = waiting => fault,
+        () = over.cancelled() => return None,
+    };
+    Some((feed, fault))
 }

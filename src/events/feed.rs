@@ -2,22 +2,22 @@
 //! pages drained for those who are far behind, and the bell that wakes the one who polls.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Poll, Scope, Upstream,
     change::{Change, Entry, Told},
     expand::Portions,
     poller::{self, Progress, Stage},
+    schedule::{Desk, Ring, Seat},
     scope::{ResumePoint, new_epoch},
     shelf::Shelf,
     upstream::Page,
@@ -26,42 +26,50 @@ use crate::{
     clock::SharedClock,
     fault::{Fault, Reason, Result},
     limits::{EVENT_CHUNK, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, FEED_RETRY, SNAPSHOT_ITEMS_MAX},
-    store::{LogHead, ReadRow, ScopeRow, Store},
+    store::{Followed, LogHead, ReadRow, ScopeRow, Store},
+    telemetry,
 };
 
 pub(super) struct Feed {
-    pub(super) scope: Scope,
+    pub(super) scope: Arc<Scope>,
     pub(super) store: Store,
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) clock: SharedClock,
     id: OnceLock<i64>,
     state: watch::Sender<State>,
     tail: Mutex<Tail>,
-    /// Bytes of the tails of all scopes of the process.
-    tails_bytes: Arc<AtomicUsize>,
     chunks: tokio::sync::Mutex<Shelf<Arc<[Arc<Entry>]>>>,
     pub(super) portions: Portions,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
     walks: tokio::sync::Mutex<Walks>,
-    /// When it began here.
-    pub(super) born: SystemTime,
-    /// There is news.
+    /// When it began here, by steady time.
+    pub(super) born: Duration,
+    /// What all feeds of the process share.
+    desk: Arc<Desk>,
+    seat: Mutex<Seat>,
+    /// There is news: for whoever longpolls.
     pub(super) bell: Notify,
-    /// A watcher came or went.
+    /// A watcher came or went: for the same.
     pub(super) wishes_changed: Notify,
-    wishes: Mutex<BTreeMap<u64, Poll>>,
+    /// By number. Most have one.
+    wishes: Mutex<SmallVec<[(u64, Poll); 1]>>,
+    /// It is out of the hub.
+    pub(super) over: CancellationToken,
+    /// Looked up once: a watcher records every event.
+    pub(super) lag: metrics::Histogram,
 }
 
 /// What watchers wait for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
+    version: i64,
     pub(super) head: LogHead,
     /// Dropbox's, while nothing is left to be told before it.
     pub(super) cursor: Option<Arc<str>>,
     /// The log has been brought up to date since this process follows it.
     pub(super) hot: bool,
-    /// When Dropbox was last asked for the last thing that is told.
-    pub(super) fresh_at: Option<SystemTime>,
+    /// When Dropbox was last asked for the last thing that is told, by steady time.
+    pub(super) fresh_at: Option<Duration>,
     /// A longpoll is out: Dropbox would say if there were anything.
     pub(super) listening: bool,
     pub(super) ended: Option<Arc<Ended>>,
@@ -112,14 +120,9 @@ pub(super) enum Behind {
 }
 
 impl Feed {
-    pub(super) fn new(
-        scope: Scope,
-        store: Store,
-        upstream: Arc<dyn Upstream>,
-        tails_bytes: Arc<AtomicUsize>,
-    ) -> Arc<Feed> {
+    pub(super) fn of(scope: Arc<Scope>, store: Store, upstream: Arc<dyn Upstream>, desk: Arc<Desk>) -> Arc<Feed> {
         let clock = store.clock().clone();
-        let born = clock.now();
+        let born = clock.steady();
         Arc::new(Feed {
             scope,
             store,
@@ -128,18 +131,34 @@ impl Feed {
             id: OnceLock::new(),
             state: watch::Sender::new(State::default()),
             tail: Mutex::default(),
-            chunks: tokio::sync::Mutex::new(Shelf::new(tails_bytes.clone())),
+            chunks: tokio::sync::Mutex::new(Shelf::new(desk.tails_bytes.clone())),
             walks: tokio::sync::Mutex::new(Walks {
-                drained: Shelf::new(tails_bytes.clone()),
-                listed: Shelf::new(tails_bytes.clone()),
+                drained: Shelf::new(desk.tails_bytes.clone()),
+                listed: Shelf::new(desk.tails_bytes.clone()),
             }),
             portions: Portions::default(),
-            tails_bytes,
             born,
+            desk,
+            seat: Mutex::default(),
             bell: Notify::new(),
             wishes_changed: Notify::new(),
             wishes: Mutex::default(),
+            over: CancellationToken::new(),
+            lag: metrics::histogram!(telemetry::WATCH_LAG),
         })
+    }
+
+    /// One that no hub knows: a test steps it.
+    #[cfg(test)]
+    pub(super) fn alone(scope: &Scope, store: &Store, upstream: Arc<dyn Upstream>) -> Arc<Feed> {
+        let desk = Desk::new(store.clock().clone(), store.is_shared(), false);
+        Feed::of(Arc::new(scope.clone()), store.clone(), upstream, desk)
+    }
+
+    /// Bytes that all scopes of the process keep.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Arc<std::sync::atomic::AtomicUsize> {
+        self.desk.tails_bytes.clone()
     }
 
     /// Its row in the store, made if there is none.
@@ -148,7 +167,7 @@ impl Feed {
             .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
         let row = self.store.scope(&self.scope.key(), &self.scope.uid, new_epoch(), &progress).await?;
         let _ = self.id.set(row.id);
-        self.publish(row.head, &poller::read_progress(&row.progress).unwrap_or_default(), Vec::new());
+        self.publish(row.version, row.head, &poller::read_progress(&row.progress).unwrap_or_default(), Vec::new());
         Ok(row)
     }
 
@@ -160,25 +179,61 @@ impl Feed {
         self.state.subscribe()
     }
 
+    /// For the desk alone.
+    pub(super) fn seat(&self) -> MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A watcher needs to know what is now.
+    pub(super) fn ring(self: &Arc<Self>) {
+        self.desk.ring(self, Ring::Watcher);
+    }
+
+    /// Others may read what was saved.
+    pub(super) fn tell_saved(&self) {
+        self.known_id().into_iter().for_each(|id| self.desk.outbox.saved(id));
+    }
+
+    pub(super) fn tell_looked(&self) {
+        self.known_id().into_iter().for_each(|id| self.desk.outbox.looked(id));
+    }
+
+    pub(super) fn newest(&self) -> i64 {
+        self.state.borrow().head.newest
+    }
+
+    pub(super) fn known_id(&self) -> Option<i64> {
+        self.id.get().copied()
+    }
+
     pub(super) fn id(&self) -> Result<i64> {
-        self.id.get().copied().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
+        self.known_id().ok_or_else(|| Fault::bug("a feed was read before its row was made"))
     }
 
     // ---- by the one who polls or follows ----
 
-    /// Entries were saved; those who wait may read them.
-    pub(super) fn publish(&self, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
+    /// Entries were saved; those who wait may read them. What is older than what was published is not: two may read the
+    /// row at once.
+    pub(super) fn publish(&self, version: i64, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
         self.tidy();
-        let at_rest = progress.stage == Stage::Idle;
-        self.state.send_modify(|state| {
-            state.head = head;
-            state.cursor = progress.cursor.clone().filter(|_| at_rest);
+        let cursor = progress.cursor.as_ref().filter(|_| progress.stage == Stage::Idle);
+        // Whoever goes on holding a scope publishes it again and again: that wakes nobody.
+        self.state.send_if_modified(|state| {
+            if version < state.version {
+                return false;
+            }
+            state.version = version;
+            let changed = state.head != head || state.cursor.as_ref() != cursor;
+            if changed {
+                (state.head, state.cursor) = (head, cursor.cloned());
+            }
+            changed
         });
     }
 
     /// The log is up to date as of then.
-    pub(super) fn set_hot(&self, looked_at: Option<SystemTime>) {
+    pub(super) fn set_hot(&self, looked_at: Option<Duration>) {
         self.state.send_if_modified(|state| {
             let changed = !state.hot;
             state.hot = true;
@@ -215,12 +270,14 @@ impl Feed {
         });
     }
 
-    /// What another process has saved meanwhile; false: the scope is not there any more.
-    pub(super) async fn look(&self) -> Result<bool> {
-        let Some((head, progress)) = self.store.log_head(self.id()?).await? else { return Ok(false) };
+    /// What another process has saved meanwhile, and how long that one still has the scope; None: it is not there any more.
+    pub(super) async fn look(&self) -> Result<Option<Duration>> {
+        let Some(Followed { version, head, progress, held }) = self.store.followed_scope(self.id()?).await? else {
+            return Ok(None);
+        };
         // Of what a newer version is at the log alone is of use.
-        self.publish(head, &poller::read_progress(&progress).unwrap_or_default(), Vec::new());
-        Ok(true)
+        self.publish(version, head, &poller::read_progress(&progress).unwrap_or_default(), Vec::new());
+        Ok(Some(held))
     }
 
     /// What was read for watchers long ago goes. Whoever reads just now keeps it in order.
@@ -247,11 +304,11 @@ impl Feed {
             });
             if !follows {
                 let freed = std::mem::take(&mut tail.bytes);
-                self.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
+                self.desk.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
                 tail.entries.clear();
             }
             tail.bytes += bytes;
-            let all = self.tails_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let all = self.desk.tails_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
             tail.entries.push_back((entry, bytes));
             // A full process keeps one entry of each scope, which is what most watchers wait for.
             while tail.entries.len() > 1
@@ -259,7 +316,7 @@ impl Feed {
             {
                 if let Some((_, bytes)) = tail.entries.pop_front() {
                     tail.bytes -= bytes;
-                    self.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    self.desk.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
             }
         }
@@ -312,6 +369,15 @@ impl Feed {
 
     /// Whether the log holds what is behind this place.
     pub(super) async fn holds(&self, point: &ResumePoint) -> Result<bool> {
+        let known = self.has(point).await?;
+        if known || !self.store.is_shared() {
+            return Ok(known);
+        }
+        // Another process may have told it before this one has heard of it.
+        Ok(self.look().await?.is_some() && self.has(point).await?)
+    }
+
+    async fn has(&self, point: &ResumePoint) -> Result<bool> {
         let head = self.state.borrow().head;
         if point.epoch != head.epoch || !(head.swept..=head.newest).contains(&point.sequence) {
             return Ok(false);
@@ -329,14 +395,18 @@ impl Feed {
     /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
     pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
         let drained = &mut self.walks.lock().await.drained;
-        // A last page is good while the log is where it met it.
-        let head = self.state.borrow().head;
-        drained.retain(|page| page.has_more || page.joins == Some(head));
+        // That there was nothing is good while the log is where it was met.
+        let log = self.state();
+        drained.retain(|page| page.has_more || !page.entries.is_empty() || page.joins == Some(log.head));
         if let Some(found) = drained.find(|page| page.from == *cursor) {
             return Ok(found);
         }
         let page = self.upstream.go_on(&self.scope, cursor).await?;
-        let joins = if page.has_more { None } else { self.joins().await? };
+        let joins = match page.entries.is_empty() && !page.has_more {
+            true => self.joins(log).await?,
+            // The last page of a drain may be older than what happened since: it is asked once more.
+            false => None,
+        };
         let observed = self.clock.now();
         let changes = poller::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
@@ -358,11 +428,16 @@ impl Feed {
     }
 
     /// The end of the log, if Dropbox has nothing behind the log's cursor at this moment. Two cursors cannot be compared; but
-    /// one that was drained just before is then at the same place, and whoever changes over misses nothing and is told
-    /// nothing twice.
-    async fn joins(&self) -> Result<Option<LogHead>> {
-        let State { head, cursor: Some(cursor), .. } = self.state() else { return Ok(None) };
-        let page = self.upstream.go_on(&self.scope, &cursor).await?;
+    /// one that had nothing just before is then at the same place, and whoever changes over misses nothing and is told
+    /// nothing twice. `log` was looked at before the other one was asked: in a fleet it may have moved on since.
+    async fn joins(&self, log: State) -> Result<Option<LogHead>> {
+        let State { head, cursor: Some(cursor), .. } = log else { return Ok(None) };
+        let page = match self.upstream.go_on(&self.scope, &cursor).await {
+            Ok(page) => page,
+            // It is the log's cursor that Dropbox forgot, which is for whoever polls to make good.
+            Err(fault) if fault.reason() == Reason::CursorReset => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
         Ok((page.entries.is_empty() && !page.has_more).then_some(head))
     }
 
@@ -386,6 +461,8 @@ impl Feed {
     }
 
     pub(super) async fn latest(&self) -> Result<Arc<str>> {
+        // Thousands may begin to watch at once.
+        let _place = self.desk.asking.acquire().await;
         let _turn = self.walks.lock().await;
         self.upstream.latest(&self.scope).await
     }
@@ -397,33 +474,35 @@ impl Feed {
 
     // ---- wishes ----
 
-    pub(super) fn wish(&self, watcher: u64, poll: Option<Poll>) {
+    pub(super) fn wish(self: &Arc<Self>, watcher: u64, poll: Option<Poll>) {
         let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
         match poll {
-            Some(poll) => wishes.insert(watcher, poll),
-            None => wishes.remove(&watcher),
-        };
+            Some(poll) => wishes.push((watcher, poll)),
+            None => {
+                if let Some(at) = wishes.iter().position(|(number, _)| *number == watcher) {
+                    wishes.swap_remove(at);
+                }
+            }
+        }
         drop(wishes);
-        self.wishes_changed.notify_one();
+        self.desk.wished(self, poll);
     }
 
     /// How Dropbox is to be asked: longpolls if any watcher wants them, else at the shortest interval. None: nobody watches.
     pub(super) fn wished(&self) -> Option<Poll> {
         let wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
-        let shorter = |one: Poll, other: &Poll| match (one, other) {
-            (Poll::Interval(one), Poll::Interval(other)) => Poll::Interval(one.min(*other)),
+        let shorter = |one: Poll, other: Poll| match (one, other) {
+            (Poll::Interval(one), Poll::Interval(other)) => Poll::Interval(one.min(other)),
             _ => Poll::Longpoll,
         };
-        let mut all = wishes.values();
-        let first = *all.next()?;
-        Some(all.fold(first, shorter))
+        wishes.iter().map(|(_, poll)| *poll).reduce(shorter)
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
         let tail = self.tail.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.tails_bytes.fetch_sub(tail.bytes, Ordering::Relaxed);
+        self.desk.tails_bytes.fetch_sub(tail.bytes, Ordering::Relaxed);
     }
 }
 

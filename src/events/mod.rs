@@ -11,8 +11,10 @@ mod ending;
 mod expand;
 mod feed;
 mod index;
+mod letters;
 mod loading;
 mod poller;
+mod schedule;
 mod scope;
 mod seen;
 mod shelf;
@@ -23,11 +25,11 @@ mod watcher;
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,13 +39,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use change::{Basis, Before, Change, ChangeKind, Entry, ItemKind, Told};
 use feed::Feed;
+use schedule::{Desk, Ring};
 pub use scope::{CheckpointName, ResumePoint, Scope};
 pub use upstream::{Dropbox, News, Page, Upstream};
 pub use watcher::{Happening, Resync, Watcher};
 
 use crate::{
-    fault::Result,
-    limits::{FEEDS_AT_WORK_MAX, LONGPOLLS_MAX},
+    fault::{Fault, Reason, Result},
+    limits::{BUSY_RETRY, FEEDS_AT_WORK_MAX, LONGPOLLS_MAX},
     store::Store,
 };
 
@@ -55,17 +58,21 @@ struct Inside {
     parts: Parts,
     feeds: Mutex<Feeds>,
     watchers: AtomicU64,
+    desk: Arc<Desk>,
     /// Feeds that ask or write at once.
-    at_work: Semaphore,
+    at_work: Arc<Semaphore>,
     longpolls: Semaphore,
-    tails_bytes: Arc<AtomicUsize>,
+    /// Those who work.
+    shifts: TaskTracker,
 }
 
 #[derive(Default)]
 struct Feeds {
     /// By its name in the store: two spellings of a path are one folder.
     by_key: HashMap<Arc<str>, Arc<Feed>>,
-    by_account: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    by_account: HashMap<Arc<str>, Vec<Arc<Feed>>>,
+    /// By their number in the store.
+    by_id: HashMap<i64, Arc<Feed>>,
 }
 
 /// What a hub is made of.
@@ -73,7 +80,7 @@ struct Feeds {
 pub struct Parts {
     pub store: Store,
     pub upstream: Arc<dyn Upstream>,
-    /// Feeds run under it.
+    /// What the hub does runs under it.
     pub tasks: TaskTracker,
     /// Ends every feed; watchers then fail `SERVER_DRAINING`.
     pub ended: CancellationToken,
@@ -121,15 +128,25 @@ pub enum Poll {
 }
 
 impl Hub {
+    /// Must be called inside a runtime: what hands out work runs from here on.
     pub fn new(parts: Parts) -> Hub {
-        Hub(Arc::new(Inside {
-            parts,
+        let desk = Desk::new(parts.store.clock().clone(), parts.store.is_shared(), parts.webhooks);
+        let inside = Arc::new(Inside {
             feeds: Mutex::default(),
             watchers: AtomicU64::new(0),
-            at_work: Semaphore::new(FEEDS_AT_WORK_MAX),
+            desk,
+            at_work: Arc::new(Semaphore::new(FEEDS_AT_WORK_MAX)),
             longpolls: Semaphore::new(LONGPOLLS_MAX),
-            tails_bytes: Arc::default(),
-        }))
+            shifts: TaskTracker::new(),
+            parts,
+        });
+        let tasks = &inside.parts.tasks;
+        tasks.spawn(schedule::run(inside.clone()));
+        tasks.spawn(driver::watch_over(inside.clone()));
+        if inside.parts.store.is_shared() {
+            tasks.spawn(letters::run(inside.clone()));
+        }
+        Hub(inside)
     }
 
     /// Begins to watch. The scope must be one that [`Scope::of`] made from an opened parameter, its path a plain one.
@@ -164,19 +181,19 @@ impl Hub {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn acknowledge(&self, scope: &Scope, name: &CheckpointName, at: Option<&ResumePoint>) -> Result<()> {
-        let store = &self.0.parts.store;
-        let token = at.map(|point| point.seal(store.keys(), scope)).transpose()?;
-        store.acknowledge(&scope.uid, name.as_str(), token.as_deref()).await
+        watcher::keep(&self.0.parts.store, scope, name, at).await
     }
 
-    /// From a webhook: these accounts (`dbid:` of users, `dbmid:` of team members) have news. Coalesces; never waits.
+    /// From a webhook: these accounts (`dbid:` of users, `dbmid:` of team members) have news. The other processes on the
+    /// store hear of it, too. Coalesces; never waits.
     pub fn wake(&self, accounts: &[String]) {
-        let feeds = self.0.held();
-        for key in accounts.iter().filter_map(|account| feeds.by_account.get(account.as_str())).flatten() {
-            if let Some(feed) = feeds.by_key.get(key) {
-                feed.bell.notify_one();
-            }
-        }
+        self.0.ring_accounts(accounts.iter().map(String::as_str));
+        self.0.desk.outbox.rung(accounts);
+    }
+
+    /// Whether folders are asked in turn, since more are watched than may be longpolled.
+    pub fn takes_turns(&self) -> bool {
+        self.0.desk.takes_turns()
     }
 
     /// The sealed form of a place, as it goes out.
@@ -201,18 +218,24 @@ impl Hub {
         if let Some(feed) = self.0.running(&key) {
             return Ok(feed);
         }
-        let Parts { store, upstream, tasks, .. } = &self.0.parts;
-        let account = scope.account.clone();
-        let feed = Feed::new(scope, store.clone(), upstream.clone(), self.0.tails_bytes.clone());
-        feed.row().await?;
+        let Parts { store, upstream, .. } = &self.0.parts;
+        let scope = Arc::new(scope);
+        let feed = Feed::of(scope.clone(), store.clone(), upstream.clone(), self.0.desk.clone());
+        let row = feed.row().await?;
+        // Where another process polls, its log goes on from what is there.
+        if store.is_shared() && feed.look().await?.is_some_and(|held| !held.is_zero()) {
+            feed.set_hot(Some(feed.clock.steady()));
+        }
+        let has_cursor = feed.state().cursor.is_some();
         let mut feeds = self.0.held();
         if let Some(running) = feeds.by_key.get(&key).filter(|feed| feed.state().ended.is_none()) {
             return Ok(running.clone());
         }
-        feeds.by_account.entry(account).or_default().insert(key.clone());
+        feeds.by_account.entry(scope.account.clone()).or_default().push(feed.clone());
+        feeds.by_id.insert(row.id, feed.clone());
         feeds.by_key.insert(key, feed.clone());
         drop(feeds);
-        tasks.spawn(driver::run(self.0.clone(), feed.clone()));
+        self.0.desk.begin(&feed, has_cursor);
         Ok(feed)
     }
 }
@@ -226,31 +249,69 @@ impl Inside {
         self.held().by_key.get(key).filter(|feed| feed.state().ended.is_none()).cloned()
     }
 
-    fn feeds(&self) -> usize {
-        self.held().by_key.len()
+    fn ring_accounts<'a>(&self, accounts: impl Iterator<Item = &'a str>) {
+        let feeds = self.held();
+        for feed in accounts.filter_map(|account| feeds.by_account.get(account)).flatten() {
+            self.desk.ring(feed, Ring::Webhook);
+        }
+    }
+
+    fn ring_scopes(&self, scopes: &BTreeSet<i64>, why: Ring) {
+        let feeds = self.held();
+        for feed in scopes.iter().filter_map(|id| feeds.by_id.get(id)) {
+            self.desk.ring(feed, why);
+        }
+    }
+
+    fn ring_all(&self, why: Ring) {
+        self.held().by_key.values().for_each(|feed| self.desk.ring(feed, why));
+    }
+
+    /// A feed is over for this reason.
+    fn end(&self, feed: &Arc<Feed>, fault: Fault) {
+        tracing::info!(%fault, "a watched folder is not followed any more");
+        feed.end(fault);
+        self.leave(feed);
+    }
+
+    /// The process ends.
+    fn end_all(&self) {
+        let feeds: Vec<Arc<Feed>> = self.held().by_key.values().cloned().collect();
+        for feed in feeds {
+            let text = "the server is going down; another replica, or this one later, goes on with the resume token";
+            feed.end(Fault::new(Reason::ServerDraining, text).retry_after(BUSY_RETRY));
+            self.leave(&feed);
+        }
     }
 
     /// A feed is over. One that somebody found in the meantime is ended for them, too: they come back and begin a new one.
     fn leave(&self, feed: &Arc<Feed>) {
         let key = feed.scope.key();
         let mut feeds = self.held();
-        let Feeds { by_key, by_account } = &mut *feeds;
+        let Feeds { by_key, by_account, by_id } = &mut *feeds;
         if by_key.get(&*key).is_some_and(|there| Arc::ptr_eq(there, feed)) {
             by_key.remove(&*key);
-            if let Some(keys) = by_account.get_mut(&feed.scope.account) {
-                keys.remove(&*key);
-                if keys.is_empty() {
-                    by_account.remove(&feed.scope.account);
-                }
+        }
+        if let Some(id) = feed.known_id()
+            && by_id.get(&id).is_some_and(|there| Arc::ptr_eq(there, feed))
+        {
+            by_id.remove(&id);
+        }
+        if let Some(of_account) = by_account.get_mut(&feed.scope.account) {
+            of_account.retain(|there| !Arc::ptr_eq(there, feed));
+            if of_account.is_empty() {
+                by_account.remove(&feed.scope.account);
             }
         }
         drop(feeds);
+        self.desk.forget(feed);
+        feed.over.cancel();
         feed.close();
     }
 }
 
 impl fmt::Debug for Inside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inside").field("feeds", &self.feeds()).finish_non_exhaustive()
+        f.debug_struct("Inside").field("feeds", &self.held().by_key.len()).finish_non_exhaustive()
     }
 }

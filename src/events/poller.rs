@@ -2,7 +2,7 @@
 //! one transaction together with the cursor. A crash between two steps loses nothing, within one repeats what nobody was
 //! told of. When to take a step is the feed's to say.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files::{self, Metadata};
 use futures::FutureExt as _;
@@ -97,13 +97,14 @@ pub(super) struct Poller {
     feed: Arc<Feed>,
     row: ScopeRow,
     progress: Progress,
+    held: bool,
     /// Dropbox is to be asked what changed.
     pub(super) news: bool,
-    /// When Dropbox was last asked what changed.
-    pub(super) looked_at: Option<SystemTime>,
+    /// When Dropbox was last asked what changed, by steady time.
+    pub(super) looked_at: Option<Duration>,
     /// The listing that builds the index failed, so often, and is left alone until then.
     listing_failures: u32,
-    listing_rests_until: Option<SystemTime>,
+    listing_rests_until: Option<Duration>,
     /// While a drain ends: rows up to this number are still needed by moves.
     gone_after: i64,
 }
@@ -118,21 +119,32 @@ struct Draft {
 }
 
 impl Poller {
+    /// With the scope's row, made if there is none.
+    ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
+    #[cfg(test)]
     pub(super) async fn open(feed: Arc<Feed>) -> Result<Poller> {
-        let row = feed.row().await?;
-        // It is read again with the lease, and has to be understood then.
-        let progress = read_progress(&row.progress).unwrap_or_default();
-        let (looked_at, listing_rests_until) = (None, None);
+        feed.row().await?;
+        Poller::of(feed)
+    }
+
+    /// It knows nothing before it takes the lease.
+    ///
+    /// # Errors
+    /// `CONNECTOR_BUG` for a feed whose row was not made.
+    pub(super) fn of(feed: Arc<Feed>) -> Result<Poller> {
+        let head = feed.state().head;
+        let row = ScopeRow { id: feed.id()?, lease: 0, version: -1, head, progress: String::new() };
         Ok(Poller {
             feed,
             row,
-            progress,
+            progress: Progress::default(),
+            held: false,
             news: true,
-            looked_at,
+            looked_at: None,
             listing_failures: 0,
-            listing_rests_until,
+            listing_rests_until: None,
             gone_after: 0,
         })
     }
@@ -142,7 +154,21 @@ impl Poller {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub(super) async fn lease(&mut self) -> Result<bool> {
-        let Some(row) = self.store().lease_scope(self.row.id, self.row.lease).await? else { return Ok(false) };
+        self.lease_for(false).await
+    }
+
+    /// The same; `urgent`: also from a process that has parked it.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(super) async fn lease_for(&mut self, urgent: bool) -> Result<bool> {
+        let (store, id, lease) = (self.store(), self.row.id, self.row.lease);
+        let taken = match urgent {
+            true => store.lease_parked_scope(id, lease).await?,
+            false => store.lease_scope(id, lease).await?,
+        };
+        self.held = taken.is_some();
+        let Some(row) = taken else { return Ok(false) };
         if (row.lease, row.version) != (self.row.lease, self.row.version) {
             // Another process was at it meanwhile.
             match read_progress(&row.progress) {
@@ -157,13 +183,33 @@ impl Poller {
             self.gone_after = 0;
         }
         self.row = row;
-        self.feed.publish(self.row.head, &self.progress, Vec::new());
+        self.feed.publish(self.row.version, self.row.head, &self.progress, Vec::new());
         Ok(true)
     }
 
+    /// This process took the scope, and nothing says that it lost it.
+    pub(super) fn holds(&self) -> bool {
+        self.held
+    }
+
+    /// Gives the scope back; the other processes are told.
     pub(super) async fn release(&self) {
+        if !self.store().is_shared() {
+            return;
+        }
         if let Err(fault) = self.store().release_scope(self.row.id, self.row.lease).await {
             tracing::debug!(%fault, "the lease of a scope was not given back; it runs out");
+        }
+        self.feed.tell_saved();
+    }
+
+    /// Keeps the scope without being at it.
+    pub(super) async fn park(&self, span: Duration) {
+        if !self.store().is_shared() {
+            return;
+        }
+        if let Err(fault) = self.store().park_scope(self.row.id, self.row.lease, span).await {
+            tracing::debug!(%fault, "the lease of a scope was not made longer; others may take it");
         }
     }
 
@@ -230,17 +276,13 @@ impl Poller {
     /// Whoever watches does not wait for the index.
     fn is_look_due(&self) -> bool {
         let rang = self.feed.bell.notified().now_or_never().is_some();
-        let now = self.feed.clock.now();
-        // A clock that was set back says nothing.
-        let looked = |at| now.duration_since(at).is_ok_and(|passed| passed < INDEX_LOOK_EVERY);
+        let now = self.feed.clock.steady();
+        let looked = |at| now.saturating_sub(at) < INDEX_LOOK_EVERY;
         rang || !self.looked_at.is_some_and(looked)
     }
 
     fn listing_rests(&self) -> bool {
-        self.listing_rests_until.is_some_and(|until| {
-            let left = until.duration_since(self.feed.clock.now()).unwrap_or_default();
-            !left.is_zero() && left <= FEED_RETRY_MAX
-        })
+        self.listing_rests_until.is_some_and(|until| until > self.feed.clock.steady())
     }
 
     /// Dropbox does not give the next page for the index. That is no fault of the log, which goes on without it.
@@ -249,7 +291,7 @@ impl Poller {
             (FEED_RETRY * 2u32.saturating_pow(self.listing_failures)).max(fault.retry_delay().unwrap_or_default());
         let wait = wait.min(FEED_RETRY_MAX);
         self.listing_failures = (self.listing_failures + 1).min(6);
-        self.listing_rests_until = Some(self.feed.clock.now() + wait);
+        self.listing_rests_until = Some(self.feed.clock.steady() + wait);
         let wait_ms = wait.as_millis();
         tracing::warn!(%fault, wait_ms, "the index of a watched folder could not be built; it is tried again");
         Step::Idle
@@ -264,7 +306,7 @@ impl Poller {
     }
 
     async fn begin(&mut self) -> Result<Step> {
-        self.looked_at = Some(self.feed.clock.now());
+        self.looked_at = Some(self.feed.clock.steady());
         let cursor = self.feed.latest().await?;
         let progress = Progress { cursor: Some(cursor), stage: Stage::Idle, from: None, ..self.progress.clone() };
         self.news = false;
@@ -273,7 +315,7 @@ impl Poller {
 
     /// The next page of what the log is made of.
     async fn page(&mut self) -> Result<Step> {
-        let asked_at = self.feed.clock.now();
+        let asked_at = self.feed.clock.steady();
         let page = match self.ask(self.progress.cursor.as_ref()).await {
             Ok(page) => page,
             Err(fault) => return self.reset_by(fault).await,
@@ -579,14 +621,18 @@ impl Poller {
             forget_log: draft.forget_log,
         };
         if !self.store().save_events(&save).await? {
+            self.held = false;
             return Ok(Step::Lost);
+        }
+        if !entries.is_empty() || draft.forget_log {
+            self.feed.tell_saved();
         }
         (self.row.head, self.row.version) = (head, self.row.version + 1);
         self.progress = progress;
         for change in entries.iter().filter_map(|(entry, _)| entry.change()) {
             metrics::counter!(crate::telemetry::WATCH_EVENTS, "type" => change.kind.label()).increment(1);
         }
-        self.feed.publish(head, &self.progress, entries);
+        self.feed.publish(self.row.version, head, &self.progress, entries);
         Ok(Step::Worked)
     }
 }

@@ -2,11 +2,7 @@
 //! It reads the log behind its place, from memory or from rows; only what is older than the log it asks of Dropbox, with the
 //! cursor of its own place, and changes over to the log at a moment when both are at one place.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files;
 use tokio::sync::watch;
@@ -23,6 +19,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason, Result},
     limits::EVENT_FOLLOW,
+    store::Store,
 };
 
 /// Reads the changes of one scope behind its own place.
@@ -69,7 +66,8 @@ enum Mode {
 struct Held {
     name: CheckpointName,
     holder: String,
-    looked_at: SystemTime,
+    /// By steady time.
+    looked_at: Duration,
 }
 
 /// What a watcher is told. Each carries the place behind it.
@@ -165,20 +163,27 @@ impl Watcher {
                     Some(token) => ResumePoint::unseal(self.feed.store.keys(), scope, token)?,
                     None => {
                         let point = now(&self.feed).await?;
-                        keep(&self.feed, scope, &name, Some(&point)).await?;
+                        keep(&self.feed.store, scope, &name, Some(&point)).await?;
                         point
                     }
                 };
-                self.checkpoint = Some(Held { name, holder, looked_at: self.feed.clock.now() });
+                self.checkpoint = Some(Held { name, holder, looked_at: self.feed.clock.steady() });
                 self.go_to(point).await
             }
         }
     }
 
     async fn go_to(&mut self, mut point: ResumePoint) -> Result<()> {
+        if point.listed.is_some() && point.cursor.is_empty() {
+            self.mode = Mode::Listing { cursor: None, count: 0 };
+            // Some of the snapshot may have come already, of which the one that comes now says nothing.
+            return match self.options.on_reset {
+                OnReset::Resync => self.reset(forgotten()).map(drop),
+                OnReset::Fail => Ok(()),
+            };
+        }
         point.within = point.within.filter(|_| self.options.expand);
         self.mode = match point.listed {
-            Some(_) if point.cursor.is_empty() => Mode::Listing { cursor: None, count: 0 },
             Some(count) if point.whole => {
                 self.last = point.clone();
                 self.listed_whole(point.cursor, count);
@@ -191,6 +196,7 @@ impl Watcher {
                 let sequence = point.sequence - i64::from(self.within.is_some());
                 Mode::Log { epoch: point.epoch, sequence }
             }
+            None if point.unsettled => return self.reset(forgotten()).map(drop),
             None => Mode::Cursor(point.cursor.clone()),
         };
         if point.listed.is_none() {
@@ -340,6 +346,7 @@ impl Watcher {
             return ended.map_or(Ok(Worked::Waits), |ended| Err(ended.fault()));
         }
         match self.feed.behind(sequence).await? {
+            Behind::Swept if self.last.unsettled => return self.reset(forgotten()),
             Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
             Behind::Entries(entries) => self.take(epoch, entries),
         }
@@ -367,7 +374,7 @@ impl Watcher {
             return Ok(Worked::More);
         }
         // Something is on its way into the log: it is there in a moment, then both are compared again.
-        self.feed.bell.notify_one();
+        self.feed.ring();
         Ok(Worked::Waits)
     }
 
@@ -397,7 +404,7 @@ impl Watcher {
         Ok(match &entry.told {
             Told::Change(_) => {
                 let waited = self.feed.clock.now().duration_since(entry.observed).unwrap_or_default();
-                metrics::histogram!(crate::telemetry::WATCH_LAG).record(waited.as_secs_f64());
+                self.feed.lag.record(waited.as_secs_f64());
                 Happening::Event(entry)
             }
             Told::BatchEnd => Happening::BatchEnd(entry),
@@ -420,7 +427,7 @@ impl Watcher {
             return Err(expired());
         }
         let cause = "cursor_reset".to_owned();
-        // Whoever comes back with this place has nothing, and gets the snapshot from its beginning.
+        // Whoever comes back with this place is told so again, and gets the snapshot from its beginning.
         let point = ResumePoint { listed: Some(0), ..ResumePoint::at("".into()) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
         self.mode = Mode::Listing { cursor: None, count: 0 };
@@ -444,10 +451,9 @@ impl Watcher {
 
     /// A name is held by one stream.
     async fn hold(&mut self) -> Result<()> {
-        let now = self.feed.clock.now();
+        let now = self.feed.clock.steady();
         let Some(held) = &mut self.checkpoint else { return Ok(()) };
-        // Of a clock that was set back it is not known.
-        if now.duration_since(held.looked_at).is_ok_and(|passed| passed < EVENT_FOLLOW) {
+        if now.saturating_sub(held.looked_at) < EVENT_FOLLOW {
             return Ok(());
         }
         let found = self.feed.store.checkpoint(&self.feed.scope.uid, held.name.as_str()).await;
@@ -459,6 +465,13 @@ impl Watcher {
             }
             // Forgotten, or a store that does not answer now: nobody took it.
             _ => Ok(()),
+        }
+    }
+
+    /// Sees to it that Dropbox is asked whether there is more, unless it would say so by itself.
+    pub fn look(&self) {
+        if !self.state.borrow().listening {
+            self.feed.ring();
         }
     }
 
@@ -481,9 +494,11 @@ impl Watcher {
 
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
     pub fn point(&self) -> ResumePoint {
+        // It looks at the state, too: whoever looks twice at once waits for a writer that waits for the first look.
+        let is_caught_up = self.is_caught_up();
         let state = self.state.borrow();
-        if let (true, Mode::Log { epoch, sequence }, Some(cursor)) = (self.is_caught_up(), &self.mode, &state.cursor)
-            && state.head.newest == *sequence
+        if let (true, Mode::Log { epoch, sequence }, Some(cursor)) = (is_caught_up, &self.mode, &state.cursor)
+            && (state.head.epoch, state.head.newest) == (*epoch, *sequence)
         {
             let mark = state.head.newest_mark;
             let (epoch, sequence) = (*epoch, *sequence);
@@ -495,17 +510,19 @@ impl Watcher {
     /// How long ago what this watcher has was all there was to have: zero while a longpoll is out and it has everything.
     /// Before Dropbox was reached it counts from the beginning of the feed.
     pub fn lag(&self) -> Duration {
-        let since = match self.entries.get(self.told) {
-            Some(entry) => entry.observed,
-            None => self.looked_at().unwrap_or(self.feed.born),
-        };
-        self.feed.clock.now().duration_since(since).unwrap_or_default()
+        let (now, state) = (self.feed.clock.now(), self.state.borrow());
+        match self.entries.get(self.told) {
+            // An entry may be of another process, or of a life ago: it knows the time of day only.
+            Some(entry) => now.duration_since(entry.observed).unwrap_or_default(),
+            None if state.hot && state.listening => Duration::ZERO,
+            None => self.feed.clock.steady().saturating_sub(state.fresh_at.unwrap_or(self.feed.born)),
+        }
     }
 
-    /// When Dropbox was last asked for what the log has now; None: not since this process follows the folder.
-    pub fn looked_at(&self) -> Option<SystemTime> {
+    /// When Dropbox was last asked for what the log has now, by steady time; None: not since this process follows the folder.
+    pub fn looked_at(&self) -> Option<Duration> {
         let state = self.state.borrow();
-        if state.hot && state.listening { Some(self.feed.clock.now()) } else { state.fresh_at }
+        if state.hot && state.listening { Some(self.feed.clock.steady()) } else { state.fresh_at }
     }
 }
 
@@ -531,9 +548,10 @@ pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
     Ok(ResumePoint::at(feed.latest().await?))
 }
 
-pub(super) async fn keep(feed: &Feed, scope: &Scope, name: &CheckpointName, at: Option<&ResumePoint>) -> Result<()> {
-    let token = at.map(|point| point.seal(feed.store.keys(), scope)).transpose()?;
-    feed.store.acknowledge(&scope.uid, name.as_str(), token.as_deref()).await
+/// Keeps a place under a name; None forgets the name.
+pub(super) async fn keep(store: &Store, scope: &Scope, name: &CheckpointName, at: Option<&ResumePoint>) -> Result<()> {
+    let token = at.map(|point| point.seal(store.keys(), scope)).transpose()?;
+    store.acknowledge(&scope.uid, name.as_str(), token.as_deref()).await
 }
 
 /// The log this watcher was in is over.

@@ -94,9 +94,12 @@ pub(super) async fn notify(
         }
         Err(fault) => return broken(&fault),
     }
-    let Ok(Notification { list_folder }) = serde_json::from_slice(&body) else {
-        count("malformed");
-        return told(StatusCode::BAD_REQUEST, "the body is not a notification\n".into());
+    let list_folder = match serde_json::from_slice(&body) {
+        Ok(Notification { list_folder }) => list_folder,
+        Err(error) => {
+            count("malformed");
+            return told(StatusCode::BAD_REQUEST, format!("the body is not a notification: {error}\n"));
+        }
     };
     count("taken");
     let members = list_folder.teams.into_values().flatten();

@@ -9,17 +9,21 @@ use crate::{
     convert::{duration, timestamp},
     dropbox::Endpoints,
     engine::upload::Budget,
+    events::Hub,
     fair,
     fault::Result,
     limits,
 };
 
-/// What the server says of itself; made once.
+/// What the server says of itself: made once, but for what changes.
 #[derive(Clone)]
-pub struct About(Arc<api::GetServerInfoResponse>);
+pub struct About {
+    info: Arc<api::GetServerInfoResponse>,
+    hub: Hub,
+}
 
 impl About {
-    pub fn new(config: &Config, started_at: SystemTime) -> Self {
+    pub fn new(config: &Config, started_at: SystemTime, hub: Hub) -> Self {
         let upstream = if config.emulator {
             api::Upstream::Emulator
         } else if is_dropbox(config) {
@@ -27,7 +31,7 @@ impl About {
         } else {
             api::Upstream::Custom
         };
-        About(Arc::new(api::GetServerInfoResponse {
+        let info = Arc::new(api::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upstream: upstream.into(),
             limits: Some(server_limits(config)),
@@ -35,11 +39,13 @@ impl About {
             // One process holds the embedded store.
             request_id_scope: api::RequestIdScope::Process.into(),
             started_time: Some(timestamp(started_at)),
-        }))
+            watches_take_turns: false,
+        });
+        About { info, hub }
     }
 
     pub async fn get_server_info(&self, _: Call, _: api::GetServerInfoRequest) -> Result<api::GetServerInfoResponse> {
-        Ok((*self.0).clone())
+        Ok(api::GetServerInfoResponse { watches_take_turns: self.hub.takes_turns(), ..(*self.info).clone() })
     }
 }
 

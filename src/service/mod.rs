@@ -130,8 +130,9 @@ impl Doors {
             changes: Changes { door: door.clone() },
             sharing: Sharing { door: door.clone() },
             raw_api: RawApi { door: door.clone() },
-            events: Events::new(door.clone(), hub, config.max_watches, config.max_stream_age, draining.clone()).into(),
-            about: About::new(&config, started_at),
+            events: Events::new(door.clone(), hub.clone(), config.max_watches, config.max_stream_age, draining.clone())
+                .into(),
+            about: About::new(&config, started_at, hub),
         };
         Doors {
             connector,

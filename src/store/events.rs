@@ -2,7 +2,7 @@
 //! saved in one transaction, guarded by lease and version: a process that slept through its lease writes nothing, and a
 //! crash repeats a step that nobody was told of.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,16 @@ pub struct LogHead {
     pub newest_mark: i64,
     /// The highest sequence that was swept.
     pub swept: i64,
+}
+
+/// A scope that another process may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    pub version: i64,
+    pub head: LogHead,
+    pub progress: String,
+    /// For so long; zero: it is free, or this process's.
+    pub held: Duration,
 }
 
 /// One entry of a log.
@@ -149,17 +159,41 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn lease_scope(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
+        self.take_scope(id, held, false).await
+    }
+
+    /// The same, also from a process that has parked it: whoever is at work is not disturbed.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn lease_parked_scope(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
+        self.take_scope(id, held, true).await
+    }
+
+    async fn take_scope(&self, id: i64, held: i64, parked: bool) -> Result<Option<ScopeRow>> {
         let now = self.fleet_now(&self.0.pools.durable).await?;
+        let until = now + millis_of(EVENT_LEASE);
+        // A lease that lasts longer than one that is renewed is parked.
         let row = query(
             "UPDATE event_scopes SET lease = CASE WHEN lease = $5 AND lease_holder = $2 THEN lease ELSE lease + 1 END, lease_holder = $2,
              lease_until = $3, touched_at = $6
-             WHERE id = $1 AND (lease_until <= $4 OR (lease_holder = $2 AND lease = $5) OR $7 = 0)
+             WHERE id = $1 AND (lease_until <= $4 OR lease_holder = $2 OR $7 = 0 OR ($8 = 1 AND lease_until > $3))
              RETURNING id, lease, version, epoch, newest, newest_mark, swept, progress",
         );
-        let row = row.bind(id).bind(&*self.0.replica).bind(now + millis_of(EVENT_LEASE)).bind(now).bind(held);
-        let row =
-            row.bind(self.now_millis()).bind(i64::from(self.is_shared())).fetch_optional(&self.0.pools.durable).await?;
-        row.as_ref().map(scope_row).transpose()
+        let row = row.bind(id).bind(&*self.0.replica).bind(until).bind(now).bind(held);
+        let row = row.bind(self.now_millis()).bind(i64::from(self.is_shared())).bind(i64::from(parked));
+        row.fetch_optional(&self.0.pools.durable).await?.as_ref().map(scope_row).transpose()
+    }
+
+    /// Goes on holding a scope without being at it: nobody need poll it before `span` is over and a lease more.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn park_scope(&self, id: i64, lease: i64, span: Duration) -> Result<()> {
+        let until = self.fleet_now(&self.0.pools.durable).await? + millis_of(span) + millis_of(EVENT_LEASE);
+        let sql = "UPDATE event_scopes SET lease_until = $4 WHERE id = $1 AND lease = $2 AND lease_holder = $3";
+        let row = query(sql).bind(id).bind(lease).bind(&*self.0.replica).bind(until);
+        row.execute(&self.0.pools.durable).await.map(drop)
     }
 
     /// Gives the scope back, so that another process need not wait.
@@ -228,6 +262,27 @@ impl Store {
         let sql = "SELECT epoch, newest, newest_mark, swept, progress FROM event_scopes WHERE id = $1";
         let row = query(sql).bind(scope).fetch_optional(&self.0.pools.readers).await?;
         row.as_ref().map(|row| Ok((log_head(row)?, row.get("progress")?))).transpose()
+    }
+
+    /// The same for whoever follows another process, with how long that one still holds the scope.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn followed_scope(&self, scope: i64) -> Result<Option<Followed>> {
+        let sql = self.said((
+            "SELECT version, epoch, newest, newest_mark, swept, progress, 0 AS held FROM event_scopes
+             WHERE id = $1 AND $2 = $2",
+            "SELECT version, epoch, newest, newest_mark, swept, progress,
+             CASE WHEN lease_holder = $2 THEN 0 ELSE GREATEST(lease_until - store_now(), 0) END AS held
+             FROM event_scopes WHERE id = $1",
+        ));
+        let row = query(sql).bind(scope).bind(&*self.0.replica).fetch_optional(&self.0.pools.readers).await?;
+        let read = |row: &Row| {
+            let held: i64 = row.get("held")?;
+            let held = Duration::from_millis(held.try_into().unwrap_or(0));
+            Ok(Followed { version: row.get("version")?, head: log_head(row)?, progress: row.get("progress")?, held })
+        };
+        row.as_ref().map(read).transpose()
     }
 
     /// Entries behind a sequence, oldest first; None when some of them were swept.

@@ -34,11 +34,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::sync::broadcast;
+
 pub use authorizations::Authorization;
 use database::{On, Pool, Pools, query};
 #[cfg(test)]
 pub(crate) use events::kill;
-pub use events::{Checkpoint, DrainRow, EventsSwept, LogHead, LogRow, ReadRow, Save, ScopeRow};
+pub use events::{Checkpoint, DrainRow, EventsSwept, Followed, LogHead, LogRow, ReadRow, Save, ScopeRow};
 pub use facts::Facts;
 pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, PastRow, WaitingRow};
 pub use parameters::{AppSecret, Change, Linked, SecretChange};
@@ -56,7 +58,12 @@ pub use transfer::{Imported, OnConflict};
 pub use unknown::{is_unreadable, unreadable};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
 
-use crate::{clock::SharedClock, fault::Result, limits::STORE_WRITE_ROWS_MAX, seal::KeyRing};
+use crate::{
+    clock::SharedClock,
+    fault::Result,
+    limits::{EVENT_LETTERS_MAX, STORE_WRITE_ROWS_MAX},
+    seal::KeyRing,
+};
 
 /// Changed parameters are told to processes this far behind.
 const CHANGES_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -75,6 +82,7 @@ struct Inner {
     /// Requests with an id that this process is at.
     at_requests: Arc<requests::AtRequests>,
     file: Option<Arc<file::File>>,
+    letters: broadcast::Sender<Option<Arc<str>>>,
 }
 
 /// What a sweep removed.
@@ -112,7 +120,15 @@ impl Store {
 
     async fn on(pools: Pools, keys: Arc<KeyRing>, clock: SharedClock) -> Result<Store> {
         let replica = uuid::Uuid::new_v4().simple().to_string().into();
-        let store = Store(Arc::new(Inner { pools, keys, clock, replica, at_requests: Arc::default(), file: None }));
+        let store = Store(Arc::new(Inner {
+            pools,
+            keys,
+            clock,
+            replica,
+            at_requests: Arc::default(),
+            file: None,
+            letters: broadcast::Sender::new(EVENT_LETTERS_MAX),
+        }));
         store.check().await?;
         Ok(store)
     }

@@ -17,6 +17,7 @@ use std::{
 
 use events::{
     a_checkpoint_has_one_holder_and_keeps_its_place, a_log_is_read_behind_a_place_and_swept_by_age_and_number,
+    a_scope_is_parked_and_gives_way_to_who_has_reason_but_not_while_somebody_is_at_it,
     a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else,
     an_index_is_a_tree_that_is_read_by_place_and_by_id, what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it,
     what_nobody_watches_is_forgotten,
@@ -92,6 +93,7 @@ on_both! {
     a_proxys_password_is_sealed_kept_resealed_and_removed,
     an_export_brings_everything_to_another_store_all_of_it_or_nothing,
     what_is_no_export_is_refused_whole_and_shows_nothing,
+    a_scope_is_parked_and_gives_way_to_who_has_reason_but_not_while_somebody_is_at_it,
     a_step_is_saved_whole_by_who_holds_the_scope_and_by_nobody_else,
     a_log_is_read_behind_a_place_and_swept_by_age_and_number,
     an_index_is_a_tree_that_is_read_by_place_and_by_id,

@@ -1,16 +1,18 @@
-//! How a process hears at once that another one changed application parameters: PostgreSQL's LISTEN and NOTIFY, on one
-//! connection of its own. It only makes the look at `parameter_changes` come sooner; nothing depends on it.
+//! How a process hears at once that another one changed application parameters, or has something to say of watched folders:
+//! PostgreSQL's LISTEN and NOTIFY, on one connection of its own. It only makes a look come sooner; nothing depends on it.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use sqlx::{
     AssertSqlSafe, Executor as _, PgPool,
     postgres::{PgListener, PgPoolOptions},
 };
 
+use tokio::sync::broadcast;
+
 use super::{
     Store,
-    database::{Pool, answered, unavailable},
+    database::{Pool, answered, query, unavailable},
 };
 use crate::{
     fault::{Fault, Reason, Result},
@@ -20,29 +22,56 @@ use crate::{
 /// The migrations name it too.
 const CHANNEL: &str = "dropbox_connector_parameter_changes";
 
+/// What processes tell each other of watched folders.
+const LETTERS: &str = "dropbox_connector_events";
+
 impl Store {
-    /// Calls `wake` whenever a process, this one included, has changed an application parameter. SQLite never does. Never
-    /// ends; drop it to stop.
+    /// Calls `wake` whenever a process, this one included, has changed an application parameter, and passes letters on to
+    /// [`Store::letters`]. SQLite does neither. Never ends; drop it to stop.
     pub async fn listen(&self, wake: impl Fn() + Send + Sync) -> Infallible {
         let Pool::Postgres(pool) = &self.0.pools.durable else { return std::future::pending().await };
         loop {
-            if let Err(error) = hear(pool, &wake).await {
+            if let Err(error) = self.hear(pool, &wake).await {
                 tracing::warn!(%error, "changes are not told at once any more; they are still looked for");
             }
             tokio::time::sleep(STORE_LISTEN_AGAIN).await;
         }
     }
-}
 
-/// Until the connection is lost.
-async fn hear(pool: &PgPool, wake: &(impl Fn() + Sync)) -> sqlx::Result<()> {
-    let mut listener = listener(pool, CHANNEL).await?;
-    // What was told before it listened is looked for now.
-    wake();
-    while listener.try_recv().await?.is_some() {
+    /// Until the connection is lost.
+    async fn hear(&self, pool: &PgPool, wake: &(impl Fn() + Sync)) -> sqlx::Result<()> {
+        let mut listener = listener(pool, CHANNEL).await?;
+        answered(listener.listen(LETTERS)).await?;
+        // What was told before it listened is looked for now.
         wake();
+        let _ = self.0.letters.send(None);
+        while let Some(told) = listener.try_recv().await? {
+            if told.channel() == LETTERS {
+                let _ = self.0.letters.send(Some(told.payload().into()));
+            } else {
+                wake();
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// What processes, this one included, tell each other of watched folders, from now on, while somebody listens. None:
+    /// something may have been missed.
+    pub fn letters(&self) -> broadcast::Receiver<Option<Arc<str>>> {
+        self.0.letters.subscribe()
+    }
+
+    /// Tells every process. Where there is only one, nobody.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn send_letter(&self, letter: &str) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let sql = "SELECT pg_notify($1, $2)";
+        query(sql).bind(LETTERS).bind(letter).execute(&self.0.pools.durable).await.map(drop)
+    }
 }
 
 async fn listener(pool: &PgPool, channel: &str) -> sqlx::Result<PgListener> {

@@ -1,23 +1,28 @@
 //! Events end to end: a real server and the emulator, from a change at Dropbox to what a consumer is told.
 
 mod ends;
+mod fleet;
 mod folders;
+mod model;
 mod pulls;
+mod quiet;
 mod refusals;
 mod resets;
 mod rings;
+mod slow;
 mod streams;
 mod terminal;
+mod vanished;
 
 use dropbox_connector::{
     api::{
         Encoded,
         plain::{WatchEventsResponse, watch_events_response::Payload},
-        v1::{self as pb, watch_events_request::Start},
+        v1::{self as pb, dropbox_connector_client::DropboxConnectorClient, watch_events_request::Start},
     },
     emulator::control::{Seed, SeedFile},
 };
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::support::{self, House, PARAMETER, PATIENCE};
 
@@ -51,7 +56,14 @@ impl Watch {
         house: &House,
         request: impl tonic::IntoRequest<pb::WatchEventsRequest>,
     ) -> Result<Watch, Status> {
-        let stream = house.client().watch_events(request).await?.into_inner();
+        Watch::by(house.client(), request).await
+    }
+
+    async fn by(
+        mut client: DropboxConnectorClient<Channel>,
+        request: impl tonic::IntoRequest<pb::WatchEventsRequest>,
+    ) -> Result<Watch, Status> {
+        let stream = client.watch_events(request).await?.into_inner();
         Ok(Watch { stream, token: String::new() })
     }
 

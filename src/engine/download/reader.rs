@@ -102,7 +102,7 @@ impl Reader {
             resumes_left: limits::DOWNLOAD_RESUMES_MAX,
             blocks,
             tally,
-            touched: clock.elapsed(),
+            touched: clock.steady(),
             clock,
             waiting: None,
             is_let_go: false,
@@ -111,7 +111,7 @@ impl Reader {
 
     /// The next bytes of the range, `None` at its end. A break is mended here, out of the caller's sight.
     pub(super) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
-        self.touched = self.clock.elapsed();
+        self.touched = self.clock.steady();
         self.plan.chunks.taken(self.touched);
         if self.rest.is_empty() {
             self.waiting = None;
@@ -141,7 +141,7 @@ impl Reader {
 
     /// The caller's silence begins when this span is over.
     pub(super) fn hold_back(&mut self, span: Duration) {
-        self.touched = self.clock.elapsed() + span;
+        self.touched = self.clock.steady() + span;
     }
 
     /// When the caller last came for bytes.

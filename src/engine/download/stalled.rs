@@ -62,7 +62,7 @@ impl Stalled {
             let flows: Vec<_> = self.open().flows.values().cloned().collect();
             for flow in flows {
                 while let Some(flow) = flow.upgrade()
-                    && !lock(&flow).let_go(self.clock.elapsed(), self.idle)
+                    && !lock(&flow).let_go(self.clock.steady(), self.idle)
                 {
                     drop(flow);
                     tokio::task::yield_now().await;

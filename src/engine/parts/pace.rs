@@ -32,7 +32,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                 None => {
                     let wait = (self.rules.idle_max - self.idle).min(PACE_WINDOW - self.pace.read);
                     let alarm = self.clock.sleep(self.held_back + wait);
-                    let since = self.clock.elapsed();
+                    let since = self.clock.steady();
                     let (held_back, clocks) = (&mut self.held_back, [&mut self.idle, &mut self.pace.read]);
                     let _waiting = Waiting { clock: &self.clock, since, held_back, clocks };
                     tokio::select! {
@@ -80,7 +80,7 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let span = self.clock.elapsed().saturating_sub(self.since);
+        let span = self.clock.steady().saturating_sub(self.since);
         let ours = span.min(*self.held_back);
         *self.held_back -= ours;
         for clock in &mut self.clocks {

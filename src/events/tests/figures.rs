@@ -155,7 +155,7 @@ async fn indexed(store: &Store, folder: &Arc<Folder>) -> (Duration, Duration) {
         recursive: true,
         raw: false,
     };
-    let feed = Feed::new(scope, store.clone(), folder.clone(), Arc::new(AtomicUsize::new(0)));
+    let feed = Feed::alone(&scope, &store, folder.clone());
     let mut poller = Poller::open(feed.clone()).await.unwrap();
     assert!(poller.lease().await.unwrap());
     let begun = Instant::now();

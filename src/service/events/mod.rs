@@ -102,8 +102,9 @@ impl Events {
                 let scope = self.folder_scope(&site, &asked.resume_token)?.raw(plan.terms.raw);
                 let start = Start::After(self.hub.unseal(&scope, &asked.resume_token)?);
                 let taste = Taste { base: scope.path.clone(), ..wants.clone() };
-                let begun_at = self.door.clock.now();
+                let begun_at = self.door.clock.steady();
                 let mut watcher = self.hub.watch(scope.clone(), start, options).await?;
+                watcher.look();
                 let clock = &self.door.clock;
                 let waited = clock.sleep(plan.wait.max(PULL_LOOK_MAX));
                 let patience = clock.sleep(plan.wait);

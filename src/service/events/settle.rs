@@ -2,11 +2,7 @@
 //! stands in the order it came, and nothing is told before what it builds upon: whoever applies what is told has at each
 //! event what was there without settling, and the same in the end. Pure.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::{
     api::v1::{self as api, EventType},
@@ -24,7 +20,8 @@ struct Waiting {
     before: Arc<str>,
     /// Counts from the first event of its path.
     arrived: u64,
-    due: SystemTime,
+    /// By steady time.
+    due: Duration,
 }
 
 impl Waiting {
@@ -66,7 +63,7 @@ impl Settling {
     }
 
     /// Adds an event, joined with what waits at its path. Gives what must be told at once: the oldest where there is no room.
-    pub fn take(&mut self, change: api::ChangeEvent, before: Arc<str>, now: SystemTime) -> Vec<api::ChangeEvent> {
+    pub fn take(&mut self, change: api::ChangeEvent, before: Arc<str>, now: Duration) -> Vec<api::ChangeEvent> {
         self.arrived += 1;
         let path = change.item.as_ref().map_or("", |item| &item.path_lower).to_owned();
         let from = (!change.previous_path.is_empty()).then(|| change.previous_path.to_lowercase());
@@ -125,7 +122,7 @@ impl Settling {
     }
 
     /// What has been quiet for long enough, behind what that builds upon.
-    pub fn due(&mut self, now: SystemTime) -> Vec<api::ChangeEvent> {
+    pub fn due(&mut self, now: Duration) -> Vec<api::ChangeEvent> {
         if self.next_due().is_none_or(|due| due > now) {
             return Vec::new();
         }
@@ -154,14 +151,7 @@ impl Settling {
         self.waiting.drain(..).map(|at| at.change).collect()
     }
 
-    /// The clock was set back by so much.
-    pub fn set_back(&mut self, span: Duration) {
-        for waiting in &mut self.waiting {
-            waiting.due = waiting.due.checked_sub(span).unwrap_or(waiting.due);
-        }
-    }
-
-    pub fn next_due(&self) -> Option<SystemTime> {
+    pub fn next_due(&self) -> Option<Duration> {
         self.waiting.iter().map(|at| at.due).min()
     }
 
@@ -208,8 +198,8 @@ mod tests {
 
     const SPAN: Duration = Duration::from_secs(5);
 
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     fn event(change_type: EventType, kind: api::ItemKind, path: &str) -> api::ChangeEvent {

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -53,11 +53,12 @@ pub(super) struct Watch {
     /// Items of the snapshot that were told.
     listed: i64,
     heartbeat: Duration,
-    spoke_at: SystemTime,
-    ends_at: SystemTime,
+    /// This and the next ones by steady time.
+    spoke_at: Duration,
+    ends_at: Duration,
     /// What interrupts the wait for happenings, and when the clock does.
     interrupt: Doze<Interrupt>,
-    timer_at: SystemTime,
+    timer_at: Duration,
     overdue: Option<Instant>,
     /// Why it ends, once what is made was sent.
     end: Option<Fault>,
@@ -89,7 +90,7 @@ impl Watch {
         permit: OwnedSemaphorePermit,
     ) -> Watch {
         let clock = &events.door.clock;
-        let now = clock.now();
+        let now = clock.steady();
         let heartbeat = spread(plan.heartbeat, HEARTBEAT_SPREAD);
         let ends_at = now + spread(events.stream_age, STREAM_AGE_SPREAD);
         let timer_at = ends_at.min(now + heartbeat);
@@ -134,7 +135,7 @@ impl Watch {
                     // A quiet watch keeps no room for messages.
                     self.ready = VecDeque::new();
                 }
-                self.spoke_at = self.events.door.clock.now();
+                self.spoke_at = self.events.door.clock.steady();
                 return Some(Ok(message));
             }
             if let Some(fault) = self.end.take() {
@@ -206,7 +207,7 @@ impl Watch {
         if self.settling.is_some() {
             let before = self.sealed(&before)?;
             let Some(told) = told::change_event(&entry, change, self.site.jail()) else { return Ok(()) };
-            let now = self.events.door.clock.now();
+            let now = self.events.door.clock.steady();
             let due = self.settling.as_mut().map(|settling| settling.take(told, before, now));
             self.tell_settled(due.unwrap_or_default())?;
             self.wake_by_next_due();
@@ -279,16 +280,7 @@ impl Watch {
 
     /// Says what is due by the clock, and sets the timer for what is next.
     fn look_at_the_clock(&mut self) -> Result<()> {
-        let now = self.events.door.clock.now();
-        // The timer has run; where the clock says that it has not, it was set back meanwhile.
-        if let Ok(back) = self.timer_at.duration_since(now) {
-            for at in [&mut self.spoke_at, &mut self.ends_at] {
-                *at = at.checked_sub(back).unwrap_or(*at);
-            }
-            if let Some(settling) = &mut self.settling {
-                settling.set_back(back);
-            }
-        }
+        let now = self.events.door.clock.steady();
         if now >= self.ends_at {
             let text = "the watch has reached its age; call again with the last resume_token";
             return self.leave(Fault::new(Reason::ServerDraining, text).retry_after(DRAINING_RETRY));
@@ -299,7 +291,8 @@ impl Watch {
         }
         if now >= self.spoke_at + self.heartbeat && self.ready.is_empty() {
             let lag = self.watcher.lag();
-            let observed_time = now.checked_sub(lag).unwrap_or(now);
+            let time = self.events.door.clock.now();
+            let observed_time = time.checked_sub(lag).unwrap_or(time);
             let heartbeat = api::Heartbeat {
                 observed_time: Some(convert::timestamp(observed_time)),
                 lag: Some(convert::duration(lag)),
@@ -317,7 +310,7 @@ impl Watch {
         Ok(())
     }
 
-    fn set_timer(&mut self, at: SystemTime) {
+    fn set_timer(&mut self, at: Duration) {
         self.timer_at = at;
         self.interrupt = interrupt(&self.events, at, self.overdue);
     }
@@ -370,8 +363,9 @@ impl Watch {
     }
 }
 
-fn interrupt(events: &Events, timer_at: SystemTime, overdue: Option<Instant>) -> Doze<Interrupt> {
-    let (draining, timer) = (events.draining.clone(), events.door.clock.sleep_until(timer_at));
+fn interrupt(events: &Events, timer_at: Duration, overdue: Option<Instant>) -> Doze<Interrupt> {
+    let clock = &events.door.clock;
+    let (draining, timer) = (events.draining.clone(), clock.sleep(timer_at.saturating_sub(clock.steady())));
     Doze::new(async move {
         let overdue = async {
             match overdue {

@@ -70,6 +70,7 @@ async fn a_process_that_listens_is_woken_by_the_change_of_another_and_again_afte
     let second = house.second(KEY_1).await;
     let woken = tokio::sync::Notify::new();
     let told = || async { tokio::time::timeout(PATIENCE, woken.notified()).await.expect("woken") };
+    let mut letters = house.store.letters();
     let story = async {
         // It is woken once when it begins to listen.
         told().await;
@@ -89,6 +90,12 @@ async fn a_process_that_listens_is_woken_by_the_change_of_another_and_again_afte
         told().await;
         link(&second, "docs", "r").await.unwrap();
         told().await;
+        // On the same connection: first that something may have been missed, twice by now, then what is said.
+        second.send_letter("a letter").await.unwrap();
+        for expected in [None, None, Some("a letter")] {
+            let letter = tokio::time::timeout(PATIENCE, letters.recv()).await.expect("in time").unwrap();
+            assert_eq!(letter.as_deref(), expected);
+        }
     };
     tokio::select! {
         () = story => {}

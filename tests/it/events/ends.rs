@@ -25,13 +25,12 @@ impl Clock for SetBack {
         SystemClock.now() - Duration::from_secs(self.0.load(Ordering::Relaxed))
     }
 
-    fn elapsed(&self) -> Duration {
-        SystemClock.elapsed()
+    fn steady(&self) -> Duration {
+        SystemClock.steady()
     }
 
-    fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
-        let span = at.duration_since(self.now()).unwrap_or_default();
-        Box::pin(tokio::time::sleep(span))
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
+        SystemClock.sleep(span)
     }
 }
 

@@ -1,0 +1,402 @@
+//! When feeds work: how many begin at once and in which order, how many longpoll, how often a quiet one is asked, what a storm
+//! of webhook calls comes to, and what a clock that is set does. A real store, a clock that a test moves, and a Dropbox that
+//! has no news and keeps a record of who was asked when.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::{Clock as _, ManualClock},
+    credentials::Ending,
+    events::{
+        CheckpointName, Happening, Hub, News, Options, Page, Parts, Poll, ResumePoint, Scope, Start, Upstream, Watcher,
+        feed::Feed,
+    },
+    fault::{Reason, Result},
+    limits::{
+        FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, FEEDS_AT_WORK_MAX, LONGPOLLS_MAX, POLL_TURN, RING_GAP_MAX, SAFETY_POLL,
+    },
+    seal::KeyRing,
+    store::{ParameterId, Store},
+};
+
+/// An account in which nothing happens.
+#[derive(Debug)]
+struct Quiet {
+    clock: ManualClock,
+    /// Answers that may go out.
+    answers: Semaphore,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    /// When each folder was asked for changes.
+    asked: BTreeMap<String, Vec<Duration>>,
+    listed: BTreeSet<String>,
+    running: usize,
+    running_most: usize,
+    longpolls: usize,
+}
+
+impl Quiet {
+    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+        self.books.lock().unwrap()
+    }
+
+    async fn page(&self) -> Result<Page> {
+        {
+            let mut books = self.books();
+            books.running += 1;
+            books.running_most = books.running_most.max(books.running);
+        }
+        drop(self.answers.acquire().await);
+        self.books().running -= 1;
+        Ok(Page { entries: Vec::new(), cursor: "c".into(), has_more: false })
+    }
+
+    /// When each folder was asked, in the order of their first times.
+    fn first_asked(&self) -> Vec<(Duration, String)> {
+        let books = self.books();
+        let mut first: Vec<_> = books.asked.iter().map(|(folder, asked)| (asked[0], folder.clone())).collect();
+        first.sort();
+        first
+    }
+
+    fn asked(&self, folder: &str) -> Vec<Duration> {
+        self.books().asked.get(folder).cloned().unwrap_or_default()
+    }
+}
+
+impl Upstream for Quiet {
+    fn list<'a>(&'a self, scope: &'a Scope, _: u32) -> BoxFuture<'a, Result<Page>> {
+        self.books().listed.insert(scope.path.to_string());
+        self.page().boxed()
+    }
+
+    fn go_on<'a>(&'a self, scope: &'a Scope, _: &'a str) -> BoxFuture<'a, Result<Page>> {
+        self.books().asked.entry(scope.path.to_string()).or_default().push(self.clock.steady());
+        self.page().boxed()
+    }
+
+    fn latest<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>> {
+        self.books().asked.entry(scope.path.to_string()).or_default().push(self.clock.steady());
+        async move { Ok(self.page().await?.cursor) }.boxed()
+    }
+
+    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+        struct Place<'a>(&'a Quiet);
+        impl Drop for Place<'_> {
+            fn drop(&mut self) {
+                self.0.books().longpolls -= 1;
+            }
+        }
+        self.books().longpolls += 1;
+        let place = Place(self);
+        async move {
+            let _place = place;
+            std::future::pending().await
+        }
+        .boxed()
+    }
+
+    fn is_new<'a>(&'a self, _: &'a Scope, _: &'a str) -> BoxFuture<'a, Result<bool>> {
+        async move { Ok(false) }.boxed()
+    }
+
+    fn ending<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Option<Ending>>> {
+        async move { Ok(None) }.boxed()
+    }
+}
+
+struct House {
+    hub: Hub,
+    dropbox: Arc<Quiet>,
+    clock: ManualClock,
+    ended: CancellationToken,
+    tasks: TaskTracker,
+}
+
+fn scope(folder: &str) -> Scope {
+    Scope {
+        parameter: ParameterId::new("docs").unwrap(),
+        uid: "uid".into(),
+        account: format!("dbid:{folder}").into(),
+        linked: "dbid:A".into(),
+        act_as: None,
+        root: None,
+        path: folder.into(),
+        recursive: true,
+        raw: false,
+    }
+}
+
+async fn store(clock: &ManualClock) -> Store {
+    Store::open("sqlite::memory:", Arc::new(KeyRing::ephemeral()), Arc::new(clock.clone())).await.unwrap()
+}
+
+impl House {
+    async fn new(webhooks: bool) -> House {
+        let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        let store = store(&clock).await;
+        House::on(store, clock, webhooks)
+    }
+
+    fn on(store: Store, clock: ManualClock, webhooks: bool) -> House {
+        let answers = Semaphore::new(Semaphore::MAX_PERMITS);
+        let dropbox = Arc::new(Quiet { clock: clock.clone(), answers, books: Mutex::default() });
+        let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
+        let parts = Parts { store, upstream: dropbox.clone(), tasks: tasks.clone(), ended: ended.clone(), webhooks };
+        House { hub: Hub::new(parts), dropbox, clock, ended, tasks }
+    }
+
+    /// From a place that Dropbox alone knows: nothing is asked by the watcher itself.
+    async fn watch(&self, scope: Scope) -> Watcher {
+        let start = Start::After(ResumePoint::at("c".into()));
+        self.hub.watch(scope, start, Options::default()).await.unwrap()
+    }
+
+    async fn watch_all(&self, folders: &[String]) -> Vec<Watcher> {
+        let mut watchers = Vec::new();
+        for folder in folders {
+            watchers.push(self.watch(scope(folder)).await);
+        }
+        self.rest().await;
+        watchers
+    }
+
+    /// Whoever works has nothing to do any more.
+    async fn rest(&self) {
+        let mut idle = 0;
+        let begun = std::time::Instant::now();
+        while idle < 3 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not come to rest");
+            // Threads of the database answer in real time.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let at_work = FEEDS_AT_WORK_MAX - self.hub.0.at_work.available_permits();
+            idle = if at_work == 0 { idle + 1 } else { 0 };
+        }
+    }
+
+    async fn pass(&self, span: Duration, step: Duration) {
+        let end = self.clock.steady() + span;
+        while self.clock.steady() < end {
+            self.clock.advance(step).await;
+            self.rest().await;
+        }
+    }
+
+    async fn end(self) {
+        self.ended.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn folders(name: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("/{name}{n:04}")).collect()
+}
+
+#[tokio::test]
+async fn begins_are_spread_with_saved_cursors_first_and_no_index_is_built_anew() {
+    let old = folders("old", 90);
+    let house = House::new(true).await;
+    let (store, clock) = (house.hub.0.parts.store.clone(), house.clock.clone());
+    let watchers = house.watch_all(&old).await;
+    house.pass(Duration::from_secs(5), Duration::from_millis(100)).await;
+    assert_eq!(house.dropbox.books().listed.len(), old.len(), "every index is built once");
+    drop(watchers);
+    house.end().await;
+
+    // The next process: others come first, yet those with a cursor begin before them.
+    let house = House::on(store, clock, true);
+    let new = folders("a-new", 90);
+    let begun = house.clock.steady();
+    let mut watchers = house.watch_all(&new[..70]).await;
+    watchers.extend(house.watch_all(&old).await);
+    watchers.extend(house.watch_all(&new[70..]).await);
+    house.pass(Duration::from_secs(6), Duration::from_millis(10)).await;
+    let first = house.dropbox.first_asked();
+    assert_eq!(first.len(), 180);
+    assert_eq!(first.iter().filter(|(at, _)| *at == begun).count(), FEEDS_AT_ONCE, "some begin at once");
+    let last = first.last().unwrap().0 - begun;
+    let least = FEED_SPREAD * u32::try_from(180 - FEEDS_AT_ONCE).unwrap();
+    assert!(last >= least && last < least + Duration::from_millis(500), "{last:?}");
+    let spread: Vec<&str> = first.iter().skip(FEEDS_AT_ONCE).map(|(_, folder)| folder.as_str()).collect();
+    assert!(spread[..90].iter().all(|folder| folder.starts_with("/old")), "{spread:?}");
+    let listed = house.dropbox.books().listed.clone();
+    assert!(listed.len() == 90 && listed.iter().all(|folder| folder.starts_with("/a-new")), "{listed:?}");
+    // What is left of five minutes with ten thousand.
+    let ten_thousand = FEED_SPREAD * u32::try_from(10_000 - FEEDS_AT_ONCE).unwrap();
+    assert!((290..=300).contains(&ten_thousand.as_secs()), "{ten_thousand:?}");
+    house.end().await;
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_begin_at_once_however_slow_dropbox_is() {
+    let house = House::new(true).await;
+    house.dropbox.answers.forget_permits(Semaphore::MAX_PERMITS);
+    let mut watchers = Vec::new();
+    for folder in folders("in", 150) {
+        watchers.push(house.watch(scope(&folder)).await);
+    }
+    for _ in 0..100 {
+        house.clock.advance(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(house.dropbox.books().running, FEEDS_AT_ONCE);
+    house.dropbox.answers.add_permits(Semaphore::MAX_PERMITS);
+    house.pass(Duration::from_secs(10), Duration::from_millis(500)).await;
+    assert_eq!(house.dropbox.books().listed.len(), 150, "all have an index");
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_thousand_folders_are_longpolled_and_those_beyond_take_turns() {
+    let house = House::new(false).await;
+    let all = folders("in", LONGPOLLS_MAX + 3);
+    let mut watchers = Vec::new();
+    for folder in &all {
+        watchers.push(house.watch(scope(folder).raw(true)).await);
+    }
+    let begun = house.clock.steady();
+    // A longpoll is under way for ever: whoever has one is not at work.
+    while house.dropbox.first_asked().len() < all.len() {
+        assert!(house.clock.steady() - begun < Duration::from_secs(60));
+        house.clock.advance(FEED_SPREAD).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    house.rest().await;
+    assert_eq!(house.dropbox.books().longpolls, LONGPOLLS_MAX);
+    assert!(house.hub.takes_turns());
+    house.pass(POLL_TURN * 10, Duration::from_secs(1)).await;
+    let asked = |folder: &String| house.dropbox.asked(folder).len();
+    let often: Vec<&String> = all.iter().filter(|folder| asked(folder) > 3).collect();
+    assert_eq!(often.len(), 3, "the others are longpolled");
+    for folder in often {
+        let times = house.dropbox.asked(folder);
+        let turns: Vec<_> = times.windows(2).map(|two| two[1] - two[0]).filter(|gap| *gap >= POLL_TURN).collect();
+        assert!(turns.len() >= 9 && turns.iter().all(|gap| *gap <= POLL_TURN + Duration::from_secs(1)), "{turns:?}");
+    }
+    // A place that becomes free is taken.
+    watchers.truncate(LONGPOLLS_MAX);
+    house.pass(FEED_LINGER + POLL_TURN * 2, Duration::from_secs(1)).await;
+    assert!(!house.hub.takes_turns());
+    house.end().await;
+}
+
+#[tokio::test]
+async fn with_webhooks_a_quiet_folder_is_asked_every_ten_minutes_give_or_take_a_fifth_also_when_clocks_are_set() {
+    let house = House::new(true).await;
+    let all = folders("in", 20);
+    let watchers = house.watch_all(&all).await;
+    let begun = house.clock.steady();
+    let hour = Duration::from_secs(3600);
+    for set in [None, Some(false), Some(true)] {
+        match set {
+            Some(true) => house.clock.set(house.clock.now() + hour),
+            Some(false) => house.clock.set(house.clock.now() - hour),
+            None => {}
+        }
+        house.pass(hour, Duration::from_secs(5)).await;
+        assert!(watchers.iter().all(|watcher| watcher.lag() <= SAFETY_POLL.mul_f64(1.25)));
+    }
+    let least = SAFETY_POLL.mul_f64(0.8);
+    let most = SAFETY_POLL.mul_f64(1.2) + Duration::from_secs(5);
+    for folder in &all {
+        let times: Vec<_> = house.dropbox.asked(folder).into_iter().filter(|at| *at > begun).collect();
+        let gaps: Vec<_> = times.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(gaps.len() >= 13 && gaps.iter().all(|gap| (least..=most).contains(gap)), "{folder}: {gaps:?}");
+    }
+    assert_eq!(house.dropbox.books().longpolls, 0);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_thousand_calls_a_second_are_a_few_questions_and_the_last_is_followed_by_one() {
+    let house = House::new(true).await;
+    let _watcher = house.watch_all(&["/in".into(), "/other".into()]).await;
+    let before = (house.dropbox.asked("/in").len(), house.dropbox.asked("/other").len());
+    let mut last = Duration::ZERO;
+    for call in 0..1000 {
+        last = house.clock.steady();
+        house.hub.wake(&["dbid:/in".into(), "dbid:nobody".into()]);
+        house.clock.advance(Duration::from_millis(1)).await;
+        if call % 10 == 0 {
+            house.rest().await;
+        }
+    }
+    house.pass(RING_GAP_MAX, Duration::from_millis(10)).await;
+    let asked = house.dropbox.asked("/in");
+    let questions = asked.len() - before.0;
+    assert!((2..=12).contains(&questions), "{questions}");
+    assert!(*asked.last().unwrap() >= last, "nothing was rung for in vain");
+    assert_eq!(house.dropbox.asked("/other").len(), before.1, "nobody else is asked for");
+    // One call after a while is followed at once.
+    house.pass(Duration::from_secs(2), Duration::from_millis(100)).await;
+    let rung = house.clock.steady();
+    house.hub.wake(&["dbid:/in".into()]);
+    house.rest().await;
+    assert_eq!(*house.dropbox.asked("/in").last().unwrap(), rung);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_taken_over_is_noticed_also_when_the_clock_was_set_back() {
+    let house = House::new(true).await;
+    let name = || Start::Checkpoint(CheckpointName::new("mine"));
+    let mut first = house.hub.watch(scope("/in"), name(), Options::default()).await.unwrap();
+    assert!(matches!(first.next().await, Ok(Happening::Ready(_))));
+    house.clock.set(house.clock.now() - Duration::from_secs(3600));
+    let second = house.hub.watch(scope("/in"), name(), Options::default()).await.unwrap();
+    house.clock.advance(Duration::from_secs(2)).await;
+    let told = tokio::time::timeout(Duration::from_secs(30), first.next()).await.expect("in time");
+    assert_eq!(told.unwrap_err().reason(), Reason::CheckpointTakenOver);
+    drop(second);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_quiet_folder_is_an_entry_in_a_map_and_no_task() {
+    let house = House::new(true).await;
+    let _watchers = house.watch_all(&folders("in", 60)).await;
+    house.pass(Duration::from_secs(10), Duration::from_secs(1)).await;
+    assert_eq!(house.hub.0.held().by_key.len(), 60);
+    assert_eq!((house.hub.0.shifts.len(), house.tasks.len()), (0, 2), "one hands out work, one watches over all");
+    let bytes = size_of::<Feed>() + size_of::<Scope>();
+    assert!(bytes <= 1024, "{bytes}");
+    house.end().await;
+}
+
+#[tokio::test]
+async fn whoever_comes_back_soon_costs_no_question_and_who_wants_to_know_what_is_now_costs_one() {
+    let house = House::new(true).await;
+    let watcher = house.watch_all(&["/in".into()]).await;
+    let asked = || house.dropbox.asked("/in").len();
+    let before = asked();
+    drop(watcher);
+    house.pass(FEED_LINGER / 2, Duration::from_secs(1)).await;
+    let watcher = house.watch(scope("/in")).await;
+    house.rest().await;
+    assert_eq!(asked(), before, "it was kept up to date all the time");
+    watcher.look();
+    house.rest().await;
+    assert_eq!(asked(), before + 1);
+    let often = Options { poll: Poll::Interval(Duration::from_secs(5)), ..Options::default() };
+    let start = Start::After(ResumePoint::at("c".into()));
+    let eager = house.hub.watch(scope("/in"), start, often).await.unwrap();
+    drop(watcher);
+    house.pass(Duration::from_secs(20), Duration::from_secs(1)).await;
+    assert!((before + 4..=before + 6).contains(&asked()), "{}", asked() - before);
+    drop(eager);
+    house.pass(FEED_LINGER * 2, Duration::from_secs(1)).await;
+    assert!(house.hub.0.held().by_key.is_empty() && house.hub.0.held().by_id.is_empty(), "nobody watches");
+    house.end().await;
+}

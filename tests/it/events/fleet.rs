@@ -1,0 +1,216 @@
+//! Several replicas, processes of their own, on one PostgreSQL: one polls a folder, all serve it, and when the one is killed
+//! another goes on with the same log.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::support::{postgres::Server, process::Served};
+
+const LONGPOLL: &str = "files/list_folder/longpoll";
+const CONTINUE: &str = "files/list_folder/continue";
+const LATEST: &str = "files/list_folder/get_latest_cursor";
+
+/// A Dropbox, a database with one application parameter, and no replica yet.
+async fn fleet() -> House {
+    let url = Server::shared().database().await;
+    let mut house = support::start_with(|config| config.store_url = url).await;
+    house.take_app().stop().await.expect("stopped");
+    make_folder(&house, "/in");
+    house
+}
+
+struct Replica {
+    served: Served,
+    client: DropboxConnectorClient<Channel>,
+    public: Option<String>,
+}
+
+impl Replica {
+    async fn start(house: &House, webhooks: bool) -> Replica {
+        let (config, at) = (house.config(), house.emulator.addresses());
+        let mut flags = vec![
+            format!("--store-url={}", config.store_url),
+            format!("--sealing-key-file={}", config.sealing_key_file.display()),
+            "--allow-insecure-upstream".to_owned(),
+            format!("--dropbox-api-url={}", at.api),
+            format!("--dropbox-content-url={}", at.content),
+            format!("--dropbox-notify-url={}", at.notify),
+            format!("--dropbox-oauth-url={}", at.www),
+        ];
+        if webhooks {
+            flags.extend(["--webhooks".to_owned(), "--public-http-listen=127.0.0.1:0".to_owned()]);
+        }
+        let (served, data, public) = tokio::task::block_in_place(|| {
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            let mut served = Served::start_bare(&flags);
+            let data = served.told("data");
+            let public = webhooks.then(|| served.told("public"));
+            (served, data, public)
+        });
+        let client = DropboxConnectorClient::connect(format!("http://{data}")).await.expect("connect");
+        Replica { served, client, public }
+    }
+
+    async fn watch(&self, edit: impl FnOnce(&mut pb::WatchEventsRequest)) -> Watch {
+        let request = ask(|asked| {
+            asked.path = "/in".into();
+            edit(asked);
+        });
+        let mut watch = Watch::by(self.client.clone(), request).await.expect("a watch");
+        while !matches!(watch.payload().await, Payload::Ready(_)) {}
+        watch
+    }
+
+    /// Where types are certain: the index stands.
+    async fn certain(&self, house: &House) -> Watch {
+        let mut watch = self.watch(|_| ()).await;
+        for probe in 0.. {
+            put(house, "/in/probe", &probe.to_string());
+            if watch.change().await.basis() == pb::EventBasis::Index {
+                break;
+            }
+        }
+        watch
+    }
+
+    /// SIGKILL.
+    fn kill(self) {
+        drop(self.served);
+    }
+}
+
+/// Id and path of each change up to the one of this path.
+async fn until_path(watch: &mut Watch, last: &str) -> Vec<(String, String)> {
+    let mut seen = Vec::new();
+    loop {
+        let change = watch.change().await;
+        seen.push((change.event_id.clone(), path(&change).to_owned()));
+        if path(&change) == last {
+            return seen;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_polls_all_serve_and_a_killed_one_is_followed_by_another_without_gap_or_repeat() {
+    let house = fleet().await;
+    let longpolls = || house.control().counter(LONGPOLL);
+    let (first, second) = (Replica::start(&house, false).await, Replica::start(&house, false).await);
+    let mut here = first.certain(&house).await;
+    let mut there = second.watch(|_| ()).await;
+    support::until("the folder is longpolled", || async { longpolls().running == 1 }).await;
+    for n in 0..20 {
+        put(&house, &format!("/in/{n}"), "x");
+    }
+    let told_here = until_path(&mut here, "/in/19").await;
+    let told_there = until_path(&mut there, "/in/19").await;
+    // Whatever the first was told before the second came, too.
+    assert_eq!(
+        told_here[told_here.len() - 20..],
+        told_there[told_there.len() - 20..],
+        "one event has one id everywhere"
+    );
+    assert_eq!((longpolls().running, longpolls().running_max), (1, 1), "one of them polls");
+
+    // Somebody writes on while the one who polls is killed.
+    let control = house.control();
+    let writer = tokio::spawn(async move {
+        for n in 0..40 {
+            let seed = Seed { files: vec![SeedFile::text(&format!("/in/later-{n:02}"), "x")], ..Seed::default() };
+            control.seed(&seed).expect("a file");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let mut consumer = vec![{
+        let change = here.change().await;
+        (change.event_id.clone(), path(&change).to_owned())
+    }];
+    first.kill();
+    let killed = Instant::now();
+    // What was on its way when it was killed may still arrive.
+    while let Ok(message) = here.next().await {
+        if let Some(Payload::Change(change)) = message.payload {
+            consumer.push((change.event_id.clone(), path(&change).to_owned()));
+        }
+    }
+    writer.await.expect("written");
+    put(&house, "/in/last", "x");
+    let token = here.token.clone();
+    let mut again = second.watch(|asked| asked.start = behind(&token)).await;
+    consumer.extend(until_path(&mut again, "/in/last").await);
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(20), "the lease is 10 s: {took:?}");
+    let whole = until_path(&mut there, "/in/last").await;
+    assert_eq!(consumer, whole, "whoever changed over was told what the other one was, once and in order");
+    let paths: Vec<&str> = whole.iter().map(|(_, path)| path.as_str()).collect();
+    let expected: Vec<String> = (0..40).map(|n| format!("/in/later-{n:02}")).chain(["/in/last".into()]).collect();
+    assert_eq!(paths, expected);
+    support::until("the other one longpolls", || async { longpolls().running == 1 }).await;
+    assert_eq!(longpolls().running_max, 1, "never two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_goes_down_in_order_hands_the_folder_on_at_once() {
+    let house = fleet().await;
+    let longpolls = || house.control().counter(LONGPOLL);
+    let (mut first, second) = (Replica::start(&house, false).await, Replica::start(&house, false).await);
+    let _here = first.certain(&house).await;
+    let mut there = second.watch(|_| ()).await;
+    support::until("the folder is longpolled", || async { longpolls().running == 1 }).await;
+    let before = longpolls().calls;
+    first.served.terminate();
+    tokio::task::block_in_place(|| first.served.ended());
+    let ended = Instant::now();
+    support::until("the other one longpolls", || async { longpolls().calls > before && longpolls().running == 1 })
+        .await;
+    // The lease would last ten seconds.
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
+    put(&house, "/in/after", "x");
+    assert_eq!(until_path(&mut there, "/in/after").await.last().expect("told").1, "/in/after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when_that_one_is_dead() {
+    let house = fleet().await;
+    let (first, second) = (Replica::start(&house, true).await, Replica::start(&house, true).await);
+    // Dropbox knows one address; behind it a balancer chose the second.
+    let app_key = house.emulator.account().app_key;
+    let uri = format!("http://{}/webhook/{app_key}", second.public.as_deref().expect("a public port"));
+    house.control().register_webhook(None, &uri).await.expect("the challenge comes back");
+    let mut here = first.certain(&house).await;
+    let mut there = second.watch(|_| ()).await;
+    put(&house, "/in/begin", "x");
+    until_path(&mut here, "/in/begin").await;
+    until_path(&mut there, "/in/begin").await;
+    let asked = || house.control().counter(CONTINUE).calls;
+    let called = || house.control().webhooks()[0].calls;
+    support::until("all calls are answered", || async { !house.control().webhooks()[0].running }).await;
+    let before = (asked(), called());
+    let mut least = (Duration::MAX, Duration::MAX);
+    for n in 0..10 {
+        let begun = Instant::now();
+        put(&house, &format!("/in/{n}"), "x");
+        let one = here.change().await;
+        least.0 = least.0.min(begun.elapsed());
+        let other = there.change().await;
+        least.1 = least.1.min(begun.elapsed());
+        assert_eq!((one.event_id, path(&other)), (other.event_id.clone(), format!("/in/{n}").as_str()));
+    }
+    // What else the machine does can only add to a time.
+    assert!(least.0 < Duration::from_millis(250) && least.1 < Duration::from_millis(500), "{least:?}");
+    let (questions, calls) = (asked() - before.0, called() - before.1);
+    // Some may have been on their way before; two who ask would be twice as many.
+    assert!(2 * questions < 3 * calls, "{questions} questions for {calls} calls: one replica asks");
+    assert_eq!(house.control().counter(LONGPOLL).calls, 0);
+
+    let cursors = house.control().counter(LATEST).calls;
+    first.kill();
+    let begun = Instant::now();
+    put(&house, "/in/after", "x");
+    assert_eq!(path(&there.change().await), "/in/after");
+    // Half a second, or what is left of the lease if it was killed at work; the net is ten minutes wide.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    put(&house, "/in/more", "x");
+    assert_eq!(path(&there.change().await), "/in/more");
+    assert_eq!(house.control().counter(LATEST).calls, cursors, "it went on with the cursor that was saved");
+}
