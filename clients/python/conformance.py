@@ -197,12 +197,18 @@ CHECKS = [
     a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed,
 ]
 
+# They ask whoever runs them to kill the connector: CONNECTOR_RESTART names the file by which they do.
+NEEDS_RESTART = {a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed}
+
 
 def main():
     failed = 0
     with grpc.insecure_channel(os.environ["CONNECTOR_ADDRESS"]) as channel:
         stub = connector_pb2_grpc.DropboxConnectorStub(channel)
         for check in CHECKS:
+            if check in NEEDS_RESTART and "CONNECTOR_RESTART" not in os.environ:
+                print(f"skipped python {check.__name__}: nobody restarts the connector here", flush=True)
+                continue
             try:
                 check(stub)
                 print(f"ok python {check.__name__}", flush=True)

@@ -3,7 +3,7 @@
 
 mod events;
 mod file;
-mod house;
+pub(crate) mod house;
 mod plans;
 mod postgres;
 mod sqlite;

@@ -24,12 +24,8 @@ use crate::{
     },
     fault::Result,
     seal::KeyRing,
-    store::{ParameterId, Store},
+    store::{ParameterId, Store, tests::house::postgres},
 };
-
-#[path = "../../../tests/it/support/postgres.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod postgres;
 
 /// Entries of a page, as Dropbox gives them.
 const PAGE: usize = 2000;
@@ -63,7 +59,7 @@ impl Folder {
         let top = format!("/W/Department {:03}/Project {:05}", folder / 100 % 1000, folder / 10 % 100_000);
         match at % 21 {
             0 => format!("{top}/Part {folder:06}"),
-            file if at % 2 == 0 => format!("{top}/Part {folder:06}/scan {file:02} of {at:08}.pdf"),
+            file if at.is_multiple_of(2) => format!("{top}/Part {folder:06}/scan {file:02} of {at:08}.pdf"),
             file => format!("{top}/Part {folder:06}/Scan {file:02} of {at:08}.PDF"),
         }
     }
@@ -76,7 +72,7 @@ impl Folder {
         let mut own = StdRng::seed_from_u64(at as u64);
         let id =
             format!("id:{}", (0..22).map(|_| char::from(own.sample(rand::distr::Alphanumeric))).collect::<String>());
-        if at % 21 == 0 {
+        if at.is_multiple_of(21) {
             let folder = files::FolderMetadata::new(name, id).with_path_lower(path.to_lowercase());
             return Metadata::Folder(folder.with_path_display(path));
         }
@@ -155,7 +151,7 @@ async fn indexed(store: &Store, folder: &Arc<Folder>) -> (Duration, Duration) {
         recursive: true,
         raw: false,
     };
-    let feed = Feed::alone(&scope, &store, folder.clone());
+    let feed = Feed::alone(&scope, store, folder.clone());
     let mut poller = Poller::open(feed.clone()).await.unwrap();
     assert!(poller.lease().await.unwrap());
     let begun = Instant::now();

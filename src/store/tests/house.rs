@@ -6,7 +6,7 @@ use super::*;
 
 #[path = "../../../tests/it/support/postgres.rs"]
 #[allow(dead_code, reason = "the other test binary uses the rest")]
-pub(super) mod postgres;
+pub(crate) mod postgres;
 
 pub(super) struct House {
     pub(super) store: Store,

@@ -228,6 +228,7 @@ fn dump(url: &str, file: &Path) {
     std::fs::write(file, text).expect("written");
 }
 
+#[expect(clippy::print_stderr, reason = "a play is told with what it met")]
 async fn one(seed: u64) -> Result<Met, String> {
     let folder = tempfile::Builder::new().prefix(&format!("play-{seed}-")).tempdir().expect("a folder");
     let stage = Arc::new(Stage::build(seed, folder.path()).await);
@@ -251,6 +252,7 @@ async fn one(seed: u64) -> Result<Met, String> {
 }
 
 /// What they have come across, if nothing failed.
+#[expect(clippy::print_stderr, reason = "what was met is there to be read")]
 async fn run(seeds: Vec<u64>, at_once: usize) -> Met {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let begun = std::time::Instant::now();
