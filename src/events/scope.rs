@@ -154,7 +154,16 @@ pub(super) fn new_epoch() -> i64 {
 impl ResumePoint {
     /// A place that Dropbox alone knows.
     pub(super) fn at(cursor: Arc<str>) -> ResumePoint {
-        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, whole: false, within: None, unsettled: false }
+        ResumePoint {
+            epoch: 0,
+            sequence: 0,
+            mark: 0,
+            cursor,
+            listed: None,
+            whole: false,
+            within: None,
+            unsettled: false,
+        }
     }
 
     /// # Errors
