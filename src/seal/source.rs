@@ -37,6 +37,16 @@ impl KeySource {
         }
     }
 
+    /// The mode of a key file that everybody on the machine may read or write.
+    pub fn open_to_all(&self) -> Option<u32> {
+        #[cfg(unix)]
+        if let KeySource::File(path) = self {
+            let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).ok()?) & 0o777;
+            return (mode & 0o007 != 0).then_some(mode);
+        }
+        None
+    }
+
     pub(super) async fn read(&self) -> Result<Zeroizing<String>> {
         match self {
             KeySource::File(path) => read_file(path),
