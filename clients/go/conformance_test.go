@@ -238,3 +238,110 @@ func Test_an_upload_without_finish_leaves_nothing(t *testing.T) {
 	_, err = client.GetItem(ctx, &pb.GetItemRequest{ApplicationParameterId: parameter, Path: folder + "/open.bin"})
 	wantReason(t, err, codes.NotFound, "PATH_NOT_FOUND")
 }
+
+func Test_a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed(t *testing.T) {
+	client, ctx := connect(t)
+	watched := folder + "/watched"
+	put := func(name string) {
+		spec := &pb.UploadSpec{Path: watched + "/" + name}
+		if _, err := transfer.Upload(ctx, client, parameter, spec, strings.NewReader(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	watch := func(request *pb.WatchEventsRequest) (pb.DropboxConnector_WatchEventsClient, context.CancelFunc) {
+		inner, cancel := context.WithCancel(ctx)
+		request.ApplicationParameterId, request.Path = parameter, watched
+		stream, err := client.WatchEvents(inner, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream, cancel
+	}
+	change := func(stream pb.DropboxConnector_WatchEventsClient) (*pb.ChangeEvent, string) {
+		for {
+			message, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if change := message.GetChange(); change != nil {
+				return change, message.ResumeToken
+			}
+		}
+	}
+	told := func(change *pb.ChangeEvent) string {
+		return strings.TrimPrefix(change.ChangeType.String(), "EVENT_TYPE_") + " " +
+			strings.TrimPrefix(change.Item.PathDisplay, watched)
+	}
+
+	put("first")
+	stream, cancel := watch(&pb.WatchEventsRequest{})
+	defer cancel()
+	first, err := stream.Recv()
+	if err != nil || first.GetReady() == nil || first.ResumeToken == "" {
+		t.Fatalf("a watch does not begin with ready and a token: %v %v", first, err)
+	}
+	// Types are certain once the connector has read the folder.
+	for number := 0; ; number++ {
+		put(fmt.Sprintf("probe-%d", number))
+		if change, _ := change(stream); change.Basis == pb.EventBasis_EVENT_BASIS_INDEX {
+			break
+		}
+	}
+	put("a")
+	if created, _ := change(stream); told(created) != "CREATED /a" {
+		t.Fatalf("no creation: %v", created)
+	}
+	move := &pb.MoveItemRequest{ApplicationParameterId: parameter, FromPath: watched + "/a", ToPath: watched + "/b"}
+	if _, err := client.MoveItem(ctx, move); err != nil {
+		t.Fatal(err)
+	}
+	if moved, _ := change(stream); told(moved) != "MOVED /b" || moved.PreviousPath != watched+"/a" {
+		t.Fatalf("no move: %v", moved)
+	}
+	remove := &pb.DeleteItemRequest{ApplicationParameterId: parameter, Path: watched + "/b"}
+	if _, err := client.DeleteItem(ctx, remove); err != nil {
+		t.Fatal(err)
+	}
+	deleted, token := change(stream)
+	if told(deleted) != "DELETED /b" {
+		t.Fatalf("no deletion: %v", deleted)
+	}
+
+	restart := os.Getenv("CONNECTOR_RESTART")
+	if err := os.WriteFile(restart, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		message, err := stream.Recv()
+		if err == io.EOF {
+			t.Fatal("a killed connector ends no stream well")
+		}
+		if err != nil {
+			break
+		}
+		token = message.ResumeToken
+	}
+	for {
+		if _, err := os.Stat(restart); os.IsNotExist(err) {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	// From here on the channel is connected again.
+	if _, err := client.GetServerInfo(ctx, &pb.GetServerInfoRequest{}, grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"c", "d", "e"} {
+		put(name)
+	}
+	stream, cancel = watch(&pb.WatchEventsRequest{Start: &pb.WatchEventsRequest_ResumeToken{ResumeToken: token}})
+	defer cancel()
+	var again []string
+	for range 3 {
+		change, _ := change(stream)
+		again = append(again, told(change))
+	}
+	if found := strings.Join(again, ", "); found != "CREATED /c, CREATED /d, CREATED /e" {
+		t.Fatalf("told %s", found)
+	}
+}

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import time
 import uuid
 
 import grpc
@@ -124,14 +125,15 @@ def an_upload_without_finish_leaves_nothing(stub):
     expect(code == grpc.StatusCode.NOT_FOUND, f"code {code}")
 
 
-def a_watch_tells_a_new_file_and_goes_on_behind_its_token(stub):
-    stub.UploadFile(frames(f"{FOLDER}/watched/first.bin", [b"1"]))
+def a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed(stub):
+    watched = f"{FOLDER}/watched"
+
+    def put(name):
+        stub.UploadFile(frames(f"{watched}/{name}", [name.encode()]))
 
     def watch(**start):
-        request = events.WatchEventsRequest(
-            application_parameter_id=PARAMETER, path=f"{FOLDER}/watched", **start
-        )
-        return stub.WatchEvents(request, timeout=60)
+        request = events.WatchEventsRequest(application_parameter_id=PARAMETER, path=watched, **start)
+        return stub.WatchEvents(request, timeout=120)
 
     def change(call):
         for message in call:
@@ -139,17 +141,49 @@ def a_watch_tells_a_new_file_and_goes_on_behind_its_token(stub):
                 return message
         raise AssertionError("the watch ended")
 
+    def told(message):
+        kind = events.EventType.Name(message.change.change_type).removeprefix("EVENT_TYPE_")
+        return f"{kind} {message.change.item.path_display.removeprefix(watched)}"
+
+    put("first")
     call = watch()
     first = next(call)
     expect(first.HasField("ready") and first.resume_token, "a watch does not begin with ready and a token")
-    stub.UploadFile(frames(f"{FOLDER}/watched/second.bin", [b"2"]))
-    told = change(call)
+    # Types are certain once the connector has read the folder.
+    for number in range(1000):
+        put(f"probe-{number}")
+        if change(call).change.basis == events.EVENT_BASIS_INDEX:
+            break
+    put("a")
+    expect(told(change(call)) == "CREATED /a", "no creation")
+    move = items_pb2.MoveItemRequest(
+        application_parameter_id=PARAMETER, from_path=f"{watched}/a", to_path=f"{watched}/b"
+    )
+    stub.MoveItem(move)
+    moved = change(call)
+    expect(told(moved) == "MOVED /b" and moved.change.previous_path == f"{watched}/a", f"no move: {moved}")
+    stub.DeleteItem(items_pb2.DeleteItemRequest(application_parameter_id=PARAMETER, path=f"{watched}/b"))
+    deleted = change(call)
+    expect(told(deleted) == "DELETED /b", f"no deletion: {deleted}")
+    token = deleted.resume_token
+    restart = os.environ["CONNECTOR_RESTART"]
+    open(restart, "x").close()
+    try:
+        for message in call:
+            token = message.resume_token
+        raise AssertionError("a killed connector ends no stream well")
+    except grpc.RpcError:
+        pass
+    while os.path.exists(restart):
+        time.sleep(0.05)
+    # From here on the channel is connected again.
+    stub.GetServerInfo(items_pb2.GetServerInfoRequest(), wait_for_ready=True, timeout=30)
+    for name in ["c", "d", "e"]:
+        put(name)
+    call = watch(resume_token=token)
+    again = [told(change(call)) for _ in range(3)]
     call.cancel()
-    expect(told.change.item.path_display == f"{FOLDER}/watched/second.bin", str(told))
-    stub.UploadFile(frames(f"{FOLDER}/watched/third.bin", [b"3"]))
-    again = change(watch(resume_token=told.resume_token))
-    expect(again.change.item.name == "third.bin", str(again))
-    expect(again.change.event_id != told.change.event_id, "two events of one id")
+    expect(again == ["CREATED /c", "CREATED /d", "CREATED /e"], f"told {again}")
 
 
 CHECKS = [
@@ -160,7 +194,7 @@ CHECKS = [
     an_error_in_mid_upload_reaches_the_caller,
     a_download_needs_no_larger_receive_limit,
     an_upload_without_finish_leaves_nothing,
-    a_watch_tells_a_new_file_and_goes_on_behind_its_token,
+    a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed,
 ]
 
 

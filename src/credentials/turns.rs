@@ -11,8 +11,10 @@ use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 use crate::store::Parameters;
 
 /// By parameter and grant.
+type Key = (Arc<str>, i64);
+
 #[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<HashMap<(Arc<str>, i64), Weak<Queue<()>>>>);
+pub(super) struct Turns(Mutex<HashMap<Key, Weak<Queue<()>>>>);
 
 impl Turns {
     /// Waits for the others of this parameter and grant. Dropping the future leaves the queue.
@@ -21,7 +23,7 @@ impl Turns {
         queue.lock_owned().await
     }
 
-    fn queue(&self, key: (Arc<str>, i64)) -> Arc<Queue<()>> {
+    fn queue(&self, key: Key) -> Arc<Queue<()>> {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = queues.get(&key).and_then(Weak::upgrade) {
             return queue;

@@ -49,7 +49,7 @@ impl Token {
         // Four letters are three bytes, so it is made up to a multiple of four.
         let mut full = Zeroizing::new(String::with_capacity(tail.len() + 3));
         full.push_str(tail);
-        while full.len() % 4 > 0 {
+        while !full.len().is_multiple_of(4) {
             full.push('A');
         }
         let mut bytes = vec![0; head.len() + full.len() / 4 * 3];

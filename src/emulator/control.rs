@@ -273,8 +273,13 @@ impl Control {
 
     /// Makes every cursor there is answer `reset`.
     pub fn reset_cursors(&self) {
-        let now = self.0.tree().sequence;
-        self.switch(|switches| switches.cursors_reset_before = now + 1);
+        let now = {
+            let mut tree = self.0.tree();
+            // So that those made from now on are told from those there are.
+            tree.sequence += 1;
+            tree.sequence
+        };
+        self.switch(|switches| switches.cursors_reset_before = now);
     }
 
     /// Registers a webhook of an app (the default one if `None`), as the App Console does: the address must echo a challenge.

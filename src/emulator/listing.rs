@@ -223,13 +223,14 @@ pub(in crate::emulator) fn read(text: &str) -> Result<Cursor, Refusal> {
 }
 
 fn page(world: &World, cursor: Cursor) -> Result<Value, Refusal> {
-    let limit = cursor.limit.unwrap_or_else(|| world.switches().list_page).max(1);
+    let switches = world.switches();
+    let limit = cursor.limit.unwrap_or(switches.list_page).max(1);
     let tree = world.tree();
     if tree.changes_since(cursor.sequence).is_none() {
         return Err(Refusal::nested(&["reset"]));
     }
     let (entries, next, has_more) = match &cursor.after {
-        Some(after) => listed(&tree, &cursor, after, limit),
+        Some(after) => listed(&tree, &cursor, after, limit.min(switches.listing_page.unwrap_or(usize::MAX))),
         None => delta::told(world, &tree, &cursor, limit),
     };
     Ok(json!({ "entries": entries, "cursor": next.write(), "has_more": has_more }))

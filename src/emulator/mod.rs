@@ -8,6 +8,8 @@ mod content;
 pub mod control;
 mod copies;
 mod delta;
+#[cfg(test)]
+pub(crate) mod direct;
 mod download;
 mod feed;
 mod files;
@@ -470,6 +472,8 @@ pub struct Switches {
     pub jobs_in_progress: Option<u32>,
     /// Entries on a page of `list_folder` without `limit`.
     pub list_page: usize,
+    /// Entries on a page of any listing, whatever was asked for. `None`: as asked.
+    pub listing_page: Option<usize>,
     /// Entries on a page of changes, whatever was asked for. `None`: as asked.
     pub delta_page: Option<usize>,
     pub delta_order: DeltaOrder,
@@ -517,6 +521,7 @@ impl Default for Switches {
             early_close_allowed: true,
             jobs_in_progress: None,
             list_page: 500,
+            listing_page: None,
             delta_page: None,
             delta_order: DeltaOrder::AsHappened,
             longpoll_jitter: Duration::ZERO,

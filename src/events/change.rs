@@ -122,6 +122,18 @@ pub enum Told {
     Unknown,
 }
 
+impl Told {
+    /// More belongs to it, without which it need not be a state that ever was.
+    fn is_unsettled(&self) -> bool {
+        match self {
+            Told::Change(change) => change.basis != Basis::Inferred,
+            // Whatever a newer version told: more may belong to it.
+            Told::CursorReset { .. } | Told::Unknown => true,
+            Told::BatchEnd | Told::Resynced => false,
+        }
+    }
+}
+
 /// One entry of a scope's log, the same for every watcher: it carries nothing that depends on who reads it.
 pub struct Entry {
     pub point: ResumePoint,
@@ -136,6 +148,7 @@ pub struct Entry {
 
 impl Entry {
     pub(super) fn new(point: ResumePoint, observed: SystemTime, told: Told, logged: bool) -> Entry {
+        let point = ResumePoint { unsettled: told.is_unsettled(), ..point };
         Entry { point, observed, told, logged, token: OnceLock::new(), encoded: OnceLock::new() }
     }
 

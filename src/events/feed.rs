@@ -395,14 +395,18 @@ impl Feed {
     /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
     pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
         let drained = &mut self.walks.lock().await.drained;
-        // A last page is good while the log is where it met it.
-        let head = self.state.borrow().head;
-        drained.retain(|page| page.has_more || page.joins == Some(head));
+        // That there was nothing is good while the log is where it was met.
+        let log = self.state();
+        drained.retain(|page| page.has_more || !page.entries.is_empty() || page.joins == Some(log.head));
         if let Some(found) = drained.find(|page| page.from == *cursor) {
             return Ok(found);
         }
         let page = self.upstream.go_on(&self.scope, cursor).await?;
-        let joins = if page.has_more { None } else { self.joins().await? };
+        let joins = match page.entries.is_empty() && !page.has_more {
+            true => self.joins(log).await?,
+            // The last page of a drain may be older than what happened since: it is asked once more.
+            false => None,
+        };
         let observed = self.clock.now();
         let changes = poller::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
@@ -424,11 +428,16 @@ impl Feed {
     }
 
     /// The end of the log, if Dropbox has nothing behind the log's cursor at this moment. Two cursors cannot be compared; but
-    /// one that was drained just before is then at the same place, and whoever changes over misses nothing and is told
-    /// nothing twice.
-    async fn joins(&self) -> Result<Option<LogHead>> {
-        let State { head, cursor: Some(cursor), .. } = self.state() else { return Ok(None) };
-        let page = self.upstream.go_on(&self.scope, &cursor).await?;
+    /// one that had nothing just before is then at the same place, and whoever changes over misses nothing and is told
+    /// nothing twice. `log` was looked at before the other one was asked: in a fleet it may have moved on since.
+    async fn joins(&self, log: State) -> Result<Option<LogHead>> {
+        let State { head, cursor: Some(cursor), .. } = log else { return Ok(None) };
+        let page = match self.upstream.go_on(&self.scope, &cursor).await {
+            Ok(page) => page,
+            // It is the log's cursor that Dropbox forgot, which is for whoever polls to make good.
+            Err(fault) if fault.reason() == Reason::CursorReset => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
         Ok((page.entries.is_empty() && !page.has_more).then_some(head))
     }
 

@@ -310,7 +310,8 @@ impl Tree {
         let touched = row.rev != rev;
         let is_file = seen.kind() == FILE;
         let updated = is_file && if hash.is_some() || row.hash.is_some() { hash != row.hash } else { touched };
-        let changed = touched && !folded && !updated && !(is_file && renamed);
+        let is_said = updated || (is_file && renamed);
+        let changed = touched && !folded && !is_said;
         if renamed || updated || changed {
             self.keep_past(n);
         }

@@ -127,6 +127,10 @@ pub struct ResumePoint {
     /// Inside what the entry's folder held: the number of the row that was told last; 0: the folder itself.
     #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
     pub(super) within: Option<i64>,
+    /// In the midst of what an index made of a drain: a state that Dropbox may never have had, so that its cursor does not
+    /// lead on from it. Only the log does.
+    #[serde(rename = "d", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unsettled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,7 +154,16 @@ pub(super) fn new_epoch() -> i64 {
 impl ResumePoint {
     /// A place that Dropbox alone knows.
     pub(super) fn at(cursor: Arc<str>) -> ResumePoint {
-        ResumePoint { epoch: 0, sequence: 0, mark: 0, cursor, listed: None, whole: false, within: None }
+        ResumePoint {
+            epoch: 0,
+            sequence: 0,
+            mark: 0,
+            cursor,
+            listed: None,
+            whole: false,
+            within: None,
+            unsettled: false,
+        }
     }
 
     /// # Errors

@@ -174,9 +174,16 @@ impl Watcher {
     }
 
     async fn go_to(&mut self, mut point: ResumePoint) -> Result<()> {
+        if point.listed.is_some() && point.cursor.is_empty() {
+            self.mode = Mode::Listing { cursor: None, count: 0 };
+            // Some of the snapshot may have come already, of which the one that comes now says nothing.
+            return match self.options.on_reset {
+                OnReset::Resync => self.reset(forgotten()).map(drop),
+                OnReset::Fail => Ok(()),
+            };
+        }
         point.within = point.within.filter(|_| self.options.expand);
         self.mode = match point.listed {
-            Some(_) if point.cursor.is_empty() => Mode::Listing { cursor: None, count: 0 },
             Some(count) if point.whole => {
                 self.last = point.clone();
                 self.listed_whole(point.cursor, count);
@@ -189,6 +196,7 @@ impl Watcher {
                 let sequence = point.sequence - i64::from(self.within.is_some());
                 Mode::Log { epoch: point.epoch, sequence }
             }
+            None if point.unsettled => return self.reset(forgotten()).map(drop),
             None => Mode::Cursor(point.cursor.clone()),
         };
         if point.listed.is_none() {
@@ -338,6 +346,7 @@ impl Watcher {
             return ended.map_or(Ok(Worked::Waits), |ended| Err(ended.fault()));
         }
         match self.feed.behind(sequence).await? {
+            Behind::Swept if self.last.unsettled => return self.reset(forgotten()),
             Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
             Behind::Entries(entries) => self.take(epoch, entries),
         }
@@ -418,7 +427,7 @@ impl Watcher {
             return Err(expired());
         }
         let cause = "cursor_reset".to_owned();
-        // Whoever comes back with this place has nothing, and gets the snapshot from its beginning.
+        // Whoever comes back with this place is told so again, and gets the snapshot from its beginning.
         let point = ResumePoint { listed: Some(0), ..ResumePoint::at("".into()) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
         self.mode = Mode::Listing { cursor: None, count: 0 };
@@ -485,9 +494,11 @@ impl Watcher {
 
     /// The place for a heartbeat: behind all that was told, and at the newest cursor where nothing is missing.
     pub fn point(&self) -> ResumePoint {
+        // It looks at the state, too: whoever looks twice at once waits for a writer that waits for the first look.
+        let is_caught_up = self.is_caught_up();
         let state = self.state.borrow();
-        if let (true, Mode::Log { epoch, sequence }, Some(cursor)) = (self.is_caught_up(), &self.mode, &state.cursor)
-            && state.head.newest == *sequence
+        if let (true, Mode::Log { epoch, sequence }, Some(cursor)) = (is_caught_up, &self.mode, &state.cursor)
+            && (state.head.epoch, state.head.newest) == (*epoch, *sequence)
         {
             let mark = state.head.newest_mark;
             let (epoch, sequence) = (*epoch, *sequence);

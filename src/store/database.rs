@@ -263,11 +263,12 @@ impl Pools {
         // The pool would try for some time and then only say that it did.
         answered(PgConnection::connect_with(&options)).await?.close().await?;
         // A session that its process has left in a transaction gives its locks back.
-        // Every statement finds its rows by an index. Left alone the server plans by counts that are minutes old and keeps the
-        // plan: of a table that has just grown it would go on reading the whole.
+        // Every statement finds its rows by an index. Left alone the server plans by counts that are minutes old, and keeps the
+        // plan that it made while a table was empty: of one that has just grown it would go on reading the whole.
         let bounds = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
-             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off",
+             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+             SET enable_material = off; SET plan_cache_mode = force_custom_plan",
             STORE_ANSWER_MAX.as_millis(),
             STORE_TRANSACTION_IDLE_MAX.as_millis()
         );

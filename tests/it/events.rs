@@ -3,13 +3,16 @@
 mod ends;
 mod fleet;
 mod folders;
+mod model;
 mod pulls;
 mod quiet;
 mod refusals;
 mod resets;
 mod rings;
+mod slow;
 mod streams;
 mod terminal;
+mod vanished;
 
 use dropbox_connector::{
     api::{

@@ -1,8 +1,22 @@
 // The conformance checks of the clients, from stock Node stubs. The same checks, by the same names, run in every language.
 import { randomBytes, randomUUID } from "node:crypto";
-import { type ServiceError, status } from "@grpc/grpc-js";
+import { existsSync, writeFileSync } from "node:fs";
+import { setTimeout as pause } from "node:timers/promises";
+import { type ClientReadableStream, Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { DropboxConnectorClient } from "../gen/dropboxconnector/v1/connector.js";
-import { GetItemRequest } from "../gen/dropboxconnector/v1/items.js";
+import {
+  type ChangeEvent,
+  EventBasis,
+  EventType,
+  WatchEventsRequest,
+  type WatchEventsResponse,
+} from "../gen/dropboxconnector/v1/events.js";
+import {
+  DeleteItemRequest,
+  GetItemRequest,
+  GetServerInfoRequest,
+  MoveItemRequest,
+} from "../gen/dropboxconnector/v1/items.js";
 import {
   DownloadFileRequest,
   type DownloadFileResponse,
@@ -49,6 +63,52 @@ function getItem(path: string): Promise<unknown> {
   return new Promise((resolve, reject) =>
     client.getItem(request, (error, answer) => (error ? reject(error) : resolve(answer))),
   );
+}
+
+/** A unary call as a promise. */
+function done<A>(call: (back: (error: ServiceError | null, answer: A) => void) => unknown): Promise<A> {
+  return new Promise((resolve, reject) => call((error, answer) => (error ? reject(error) : resolve(answer))));
+}
+
+/** The messages of a watch, asked for one by one. */
+class Watch {
+  private readonly stream: ClientReadableStream<WatchEventsResponse>;
+  private readonly messages: AsyncIterator<WatchEventsResponse>;
+  /** Of the last message. */
+  token = "";
+
+  constructor(path: string, start?: WatchEventsRequest["start"]) {
+    const request = WatchEventsRequest.fromPartial({ applicationParameterId: parameter, path, start });
+    this.stream = client.watchEvents(request);
+    this.messages = (this.stream as AsyncIterable<WatchEventsResponse>)[Symbol.asyncIterator]();
+  }
+
+  async next(): Promise<WatchEventsResponse | undefined> {
+    const next = await this.messages.next();
+    if (next.done) return undefined;
+    this.token = next.value.resumeToken;
+    return next.value;
+  }
+
+  async change(): Promise<ChangeEvent> {
+    for (let message = await this.next(); message; message = await this.next())
+      if (message.payload?.$case === "change") return message.payload.value;
+    throw new Error("the watch ended");
+  }
+
+  /** Until it breaks. */
+  async broken(): Promise<void> {
+    const error = await (async () => {
+      while (await this.next());
+    })().catch((error: ServiceError) => error);
+    expect(error, "a killed connector ends no stream well");
+  }
+
+  cancel(): void {
+    // What is under way then ends with an error that nobody waits for.
+    this.stream.on("error", () => {});
+    this.stream.cancel();
+  }
 }
 
 /** The status a call fails with, and its details by type name. */
@@ -144,6 +204,47 @@ const checks = {
     expect(answer.state === UploadState.UPLOAD_STATE_OPEN, `state ${answer.state}`);
     const { code } = await failure(getItem(`${folder}/open.bin`));
     expect(code === status.NOT_FOUND, `code ${code}`);
+  },
+
+  async a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed() {
+    const watched = `${folder}/watched`;
+    const put = (name: string) => sendFrames(client, parameter, frames(`watched/${name}`, [{ data: Buffer.from(name) }]));
+    const told = (change: ChangeEvent) =>
+      `${EventType[change.changeType].replace("EVENT_TYPE_", "")} ${change.item?.pathDisplay.replace(watched, "")}`;
+    await put("first");
+    const watch = new Watch(watched);
+    const first = await watch.next();
+    expect(first?.payload?.$case === "ready" && watch.token, "a watch does not begin with ready and a token");
+    // Types are certain once the connector has read the folder.
+    for (let number = 0; ; number++) {
+      await put(`probe-${number}`);
+      if ((await watch.change()).basis === EventBasis.EVENT_BASIS_INDEX) break;
+    }
+    await put("a");
+    const created = await watch.change();
+    expect(told(created) === "CREATED /a", `no creation: ${told(created)}`);
+    const ids = { applicationParameterId: parameter };
+    const move = MoveItemRequest.fromPartial({ ...ids, fromPath: `${watched}/a`, toPath: `${watched}/b` });
+    await done((back) => client.moveItem(move, back));
+    const moved = await watch.change();
+    expect(told(moved) === "MOVED /b" && moved.previousPath === `${watched}/a`, `no move: ${told(moved)}`);
+    const remove = DeleteItemRequest.fromPartial({ ...ids, path: `${watched}/b` });
+    await done((back) => client.deleteItem(remove, back));
+    const deleted = await watch.change();
+    expect(told(deleted) === "DELETED /b", `no deletion: ${told(deleted)}`);
+
+    const restart = process.env.CONNECTOR_RESTART ?? "";
+    writeFileSync(restart, "");
+    await watch.broken();
+    while (existsSync(restart)) await pause(50);
+    // From here on the channel is connected again.
+    const patient = new Metadata({ waitForReady: true });
+    await done((back) => client.getServerInfo(GetServerInfoRequest.fromPartial({}), patient, back));
+    for (const name of ["c", "d", "e"]) await put(name);
+    const again = new Watch(watched, { $case: "resumeToken", value: watch.token });
+    const names = [told(await again.change()), told(await again.change()), told(await again.change())].join(", ");
+    again.cancel();
+    expect(names === "CREATED /c, CREATED /d, CREATED /e", `told ${names}`);
   },
 };
 

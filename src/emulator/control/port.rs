@@ -155,6 +155,8 @@ struct Levers {
     jobs_in_progress: Option<Option<u32>>,
     list_page: Option<usize>,
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    listing_page: Option<Option<usize>>,
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     delta_page: Option<Option<usize>>,
     delta_order: Option<DeltaOrder>,
     webhook_delay_millis: Option<u64>,
@@ -199,6 +201,7 @@ impl Levers {
             early_close_allowed: Some(switches.early_close_allowed),
             jobs_in_progress: Some(switches.jobs_in_progress),
             list_page: Some(switches.list_page),
+            listing_page: Some(switches.listing_page),
             delta_page: Some(switches.delta_page),
             delta_order: Some(switches.delta_order),
             webhook_delay_millis: Some(millis(switches.webhook_delay)),
@@ -230,12 +233,13 @@ impl Levers {
             Some("same_answer") => SecondFinish::SameAnswer,
             Some(other) => return invalid(format!("second_finish: '{other}' is not not_found, closed or same_answer")),
         };
-        if self.list_page == Some(0) || self.delta_page == Some(Some(0)) {
-            return invalid("list_page, delta_page: is 0");
+        if self.list_page == Some(0) || self.listing_page == Some(Some(0)) || self.delta_page == Some(Some(0)) {
+            return invalid("list_page, listing_page, delta_page: is 0");
         }
         switches.early_close_allowed = self.early_close_allowed.unwrap_or(switches.early_close_allowed);
         switches.jobs_in_progress = self.jobs_in_progress.unwrap_or(switches.jobs_in_progress);
         switches.list_page = self.list_page.unwrap_or(switches.list_page);
+        switches.listing_page = self.listing_page.unwrap_or(switches.listing_page);
         switches.delta_page = self.delta_page.unwrap_or(switches.delta_page);
         switches.delta_order = self.delta_order.unwrap_or(switches.delta_order);
         switches.webhook_delay = self.webhook_delay_millis.map_or(switches.webhook_delay, Duration::from_millis);

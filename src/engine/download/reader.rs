@@ -67,7 +67,7 @@ enum Head {
     None,
     /// A task of its own, so that its place in the account's queue can be given up while nobody waits for its answer.
     Opening(AbortOnDropHandle<Result<Ranged>>),
-    Open(Ranged),
+    Open(Box<Ranged>),
 }
 
 /// A range ahead of it.
@@ -89,7 +89,7 @@ impl Reader {
         tally: Tally,
         clock: SharedClock,
     ) -> Reader {
-        let (head, head_end) = head.map_or((Head::None, plan.start), |(body, end)| (Head::Open(body), end));
+        let (head, head_end) = head.map_or((Head::None, plan.start), |(body, end)| (Head::Open(Box::new(body)), end));
         Reader {
             caller,
             pin: Arc::new(pin),
@@ -177,7 +177,7 @@ impl Reader {
                     let opened = ready!(Pinned::new(opening).poll(context));
                     self.head = Head::None;
                     match opened {
-                        Ok(Ok(body)) => self.head = Head::Open(body),
+                        Ok(Ok(body)) => self.head = Head::Open(Box::new(body)),
                         Ok(Err(fault)) => return Poll::Ready(Err(fault)),
                         Err(error) => {
                             let fault = Fault::bug("the request for a range broke down").source(error);

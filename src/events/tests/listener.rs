@@ -1,18 +1,16 @@
 //! Those who listen in the model test: one that takes a folder's event for all it held, and those that hear each item by
 //! itself, of everything or of some. Each applies what it hears and ends with exactly what there is of what it wants.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use dropbox_sdk::types::files::Metadata;
-use rand::{Rng as _, rngs::StdRng};
 
-use super::truth::{Mirror, Node, Truth, node_of, path_of, place_of};
+use super::truth::{Mirror, Node, Nodes, below, node_of, path_of, place_of};
 use crate::{
-    events::{Basis, Change, ChangeKind, Entry, Happening, ItemKind, Options, Resync, Start, Watcher, feed::Feed},
-    fault::Reason,
+    events::{
+        Basis, Change, ChangeKind, Entry, Happening, ItemKind, Options, ResumePoint, Resync, Start, Watcher, feed::Feed,
+    },
+    fault::{Fault, Reason},
 };
 
 /// What a run has come across; a test that never meets the rare is no test.
@@ -35,10 +33,12 @@ pub(super) struct Met {
     pub crossed: usize,
     /// What a filter hid, without an index, took the place of something wanted.
     pub replaced_unseen: usize,
+    /// Times that Dropbox was away.
+    pub failures: usize,
 }
 
 impl Met {
-    fn each(&mut self) -> [&mut usize; 12] {
+    fn each(&mut self) -> [&mut usize; 13] {
         [
             &mut self.indexed,
             &mut self.inferred,
@@ -52,7 +52,14 @@ impl Met {
             &mut self.repeated,
             &mut self.crossed,
             &mut self.replaced_unseen,
+            &mut self.failures,
         ]
+    }
+
+    /// Dropbox was away: whatever it was is tried again.
+    pub(super) fn passes(&mut self, fault: &Fault) {
+        assert!(fault.retry_delay().is_some(), "{fault:?}");
+        self.failures += 1;
     }
 
     pub(super) fn add(&mut self, mut more: Met) {
@@ -61,7 +68,7 @@ impl Met {
         }
     }
 
-    pub(super) fn all(mut self) -> [usize; 12] {
+    pub(super) fn all(mut self) -> [usize; 13] {
         self.each().map(|count| *count)
     }
 }
@@ -111,6 +118,10 @@ impl Listener {
         self.watcher = None;
     }
 
+    pub fn take(&mut self) -> Option<Watcher> {
+        self.watcher.take()
+    }
+
     pub fn is_caught_up(&self) -> bool {
         self.watcher.as_ref().is_some_and(Watcher::is_caught_up)
     }
@@ -126,7 +137,7 @@ impl Listener {
                 Start::Snapshot
             }
             Some(token) => {
-                let point = super::super::ResumePoint::unseal(feed.store.keys(), &feed.scope, token).unwrap();
+                let point = ResumePoint::unseal(feed.store.keys(), &feed.scope, token).unwrap();
                 met.resumed += 1;
                 met.within += usize::from(point.within.is_some());
                 Start::After(point)
@@ -135,26 +146,29 @@ impl Listener {
         let expand = matches!(self.picture, Picture::OneByOne(_));
         match Watcher::begin(feed.clone(), 1, start, Options { expand, ..Options::default() }).await {
             Ok(watcher) => self.watcher = Some(watcher),
-            Err(fault) => assert_eq!(fault.reason(), Reason::CursorReset, "{fault}"),
+            Err(fault) if fault.reason() == Reason::CursorReset => {}
+            Err(fault) => met.passes(&fault),
         }
         self.watcher.is_some()
     }
 
-    /// True when there is no more for now.
-    pub async fn hear(&mut self, feed: &Arc<Feed>, most: usize, dice: &mut StdRng, met: &mut Met) -> bool {
+    /// True when there is no more for now. It dies behind the message `dies_at`, before it has kept its place.
+    pub async fn hear(&mut self, feed: &Arc<Feed>, most: usize, dies_at: Option<usize>, met: &mut Met) -> bool {
         if !self.watch(feed, met).await {
             return false;
         }
-        for _ in 0..most {
+        for number in 0..most {
             let happening = match self.watcher.as_mut().unwrap().try_next().await {
                 Ok(Some(happening)) => happening,
                 Ok(None) => return true,
-                Err(fault) => panic!("{fault:?}"),
+                Err(fault) => {
+                    met.passes(&fault);
+                    return false;
+                }
             };
             self.apply(&happening, met);
             let token = happening.point().seal(feed.store.keys(), &feed.scope).unwrap();
-            // The listener dies before it has kept the token: it hears this again.
-            if dice.random_bool(0.03) && matches!(happening, Happening::Event(_)) {
+            if dies_at == Some(number) {
                 self.watcher = None;
                 return false;
             }
@@ -203,20 +217,14 @@ impl Listener {
         }
     }
 
-    pub fn is_right(&self, truth: &Truth, seed: u64) {
+    pub fn is_right(&self, truth: &Nodes) {
         let (nodes, wants): (_, Wants) = match &self.picture {
             Picture::Whole(mirror) => (&mirror.nodes, |_, _| true),
             Picture::OneByOne(flat) => (&flat.nodes, flat.wants),
         };
-        let free_of_revs = |nodes: &BTreeMap<String, Node>| {
-            let wanted = nodes.iter().filter(|(path, node)| wants(path, node.content.is_some()));
-            let one = |(path, node): (&String, &Node)| {
-                (path.clone(), node.id.clone(), node.content.map(|(_, content)| content))
-            };
-            wanted.map(one).collect::<Vec<_>>()
-        };
-        assert_eq!(free_of_revs(nodes), free_of_revs(&truth.nodes), "seed {seed}");
-        assert_eq!(free_of_revs(nodes).len(), nodes.len(), "seed {seed}: it has what it does not want");
+        let wanted = truth.iter().filter(|(path, node)| wants(path, node.hash.is_some()));
+        let wanted: Nodes = wanted.map(|(path, node)| (path.clone(), node.clone())).collect();
+        assert_eq!(*nodes, wanted);
     }
 }
 
@@ -248,19 +256,18 @@ impl Picture {
 
 /// Somebody who takes each event for the one item it names, and keeps the items it wants.
 struct Flat {
-    nodes: BTreeMap<String, Node>,
+    nodes: Nodes,
     wants: Wants,
 }
 
 impl Flat {
     fn new(wants: Wants) -> Flat {
-        Flat { nodes: BTreeMap::new(), wants }
+        Flat { nodes: Nodes::new(), wants }
     }
 
     fn apply(&mut self, change: &Change, met: &mut Met) {
-        let below = |path: &str| path.trim_start_matches("/W/").to_owned();
-        let path = below(&path_of(change));
-        let from = change.previous_path.as_deref().map_or_else(|| path.clone(), below);
+        let path = place_of(&change.item);
+        let from = change.previous_path.as_deref().map_or_else(|| path.clone(), |from| below(&from.to_lowercase()));
         let is_file = change.item_kind == ItemKind::File;
         let (was, is) = ((self.wants)(&from, is_file), (self.wants)(&path, is_file));
         match change.kind {
@@ -275,15 +282,15 @@ impl Flat {
             }
             ChangeKind::Deleted if was => {
                 let there = self.nodes.remove(&path).unwrap_or_else(|| panic!("it was there: {change:?}"));
-                assert_eq!(change.id.as_deref(), Some(format!("id:{}", there.id).as_str()));
-                assert_eq!(there.content.map(|(_, content)| content), content_before(change), "{change:?}");
+                assert_eq!(change.id.as_deref(), Some(there.id.as_str()), "{change:?}");
+                assert_eq!(there.hash, hash_before(change), "{change:?}");
             }
             ChangeKind::Moved => {
                 met.crossed += usize::from(was != is);
                 if was {
                     let there = self.nodes.remove(&from).unwrap_or_else(|| panic!("it was there: {change:?}"));
                     assert_eq!(there.id, node_of(&change.item).id, "{change:?}");
-                    assert_eq!(there.content.map(|(_, content)| content), content_before(change), "{change:?}");
+                    assert_eq!(there.hash, hash_before(change), "{change:?}");
                 }
                 if is {
                     let there = self.nodes.insert(path, node_of(&change.item));
@@ -302,7 +309,7 @@ impl Flat {
         let (is_file, is_gone) = (matches!(item, Metadata::File(_)), matches!(item, Metadata::Deleted(_)));
         let is_wanted = !is_gone && (self.wants)(&path, is_file);
         let held = self.nodes.len();
-        if is_gone || is_file || self.nodes.get(&path).is_some_and(|node| node.content.is_some()) {
+        if is_gone || is_file || self.nodes.get(&path).is_some_and(|node| node.hash.is_some()) {
             let prefix = format!("{path}/");
             self.nodes.retain(|key, _| *key != path && !key.starts_with(&prefix));
         }
@@ -310,7 +317,7 @@ impl Flat {
             return;
         }
         for (end, _) in path.match_indices('/') {
-            if self.nodes.get(&path[..end]).is_some_and(|node| node.content.is_some()) {
+            if self.nodes.get(&path[..end]).is_some_and(|node| node.hash.is_some()) {
                 self.nodes.remove(&path[..end]);
             }
         }
@@ -319,15 +326,13 @@ impl Flat {
             return;
         }
         for (end, _) in path.match_indices('/').filter(|(end, _)| (self.wants)(&path[..*end], false)) {
-            let implied = || Node { id: "?".to_owned(), content: None };
+            let implied = || Node { id: "?".to_owned(), hash: None };
             self.nodes.entry(path[..end].to_owned()).or_insert_with(implied);
         }
         self.nodes.insert(path, node_of(item));
     }
 }
 
-/// The hash repeats the four digits it was made of.
-fn content_before(change: &Change) -> Option<u32> {
-    let bytes = hex::decode(change.before.as_ref()?.hash.as_ref()?).unwrap();
-    Some(String::from_utf8(bytes[..4].to_vec()).unwrap().parse().unwrap())
+fn hash_before(change: &Change) -> Option<String> {
+    change.before.as_ref()?.hash.clone()
 }

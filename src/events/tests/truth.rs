@@ -62,17 +62,30 @@ pub(in crate::events) fn path_of(change: &Change) -> String {
     .unwrap()
 }
 
+#[derive(Debug, Clone)]
+struct Thing {
+    id: String,
+    /// Revision and content; none: a folder.
+    content: Option<(u32, u32)>,
+}
+
+/// What stands at a path, as whoever is told of it knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::events) struct Node {
     pub id: String,
-    /// Revision and content; none: a folder.
-    pub content: Option<(u32, u32)>,
+    /// None: a folder.
+    pub hash: Option<String>,
 }
+
+/// Id of a folder that was told of by what it holds alone.
+const IMPLIED: &str = "?";
+
+pub(in crate::events) type Nodes = BTreeMap<String, Node>;
 
 /// A Dropbox of its own: what is there, and which paths were touched when.
 #[derive(Debug, Default)]
 pub(in crate::events) struct Truth {
-    pub nodes: BTreeMap<String, Node>,
+    nodes: BTreeMap<String, Thing>,
     touched: Vec<(u64, String)>,
     pub sequence: u64,
     ids: u32,
@@ -89,7 +102,7 @@ impl Truth {
         self.nodes.keys().filter(|key| *key == path || key.starts_with(&prefix)).cloned().collect()
     }
 
-    fn remove(&mut self, path: &str) -> Vec<(String, Node)> {
+    fn remove(&mut self, path: &str) -> Vec<(String, Thing)> {
         let paths = self.under(path);
         let removed: Vec<_> = paths.iter().map(|path| (path.clone(), self.nodes.remove(path).unwrap())).collect();
         for path in &paths {
@@ -113,7 +126,7 @@ impl Truth {
             0..=3 if !self.nodes.contains_key(&target) && target.matches('/').count() < 3 => {
                 self.ids += 1;
                 let content = dice.random_bool(0.6).then_some((self.ids, self.ids));
-                self.nodes.insert(target.clone(), Node { id: format!("i{}", self.ids), content });
+                self.nodes.insert(target.clone(), Thing { id: format!("i{}", self.ids), content });
                 self.touch(&target);
             }
             4 => {
@@ -152,11 +165,16 @@ impl Truth {
         }
     }
 
-    pub fn show(&self, path: &str) -> Metadata {
+    /// What is there.
+    pub fn nodes(&self) -> Nodes {
+        self.nodes.keys().map(|path| (path.clone(), node_of(&self.show(path)))).collect()
+    }
+
+    fn show(&self, path: &str) -> Metadata {
         match self.nodes.get(path) {
             None => entry(&format!("-{path}")),
-            Some(Node { id, content: None }) => entry(&format!("{path}/ {id}")),
-            Some(Node { id, content: Some((rev, hash)) }) => entry(&format!("{path} {id} {rev} {hash:04}")),
+            Some(Thing { id, content: None }) => entry(&format!("{path}/ {id}")),
+            Some(Thing { id, content: Some((rev, hash)) }) => entry(&format!("{path} {id} {rev} {hash:04}")),
         }
     }
 
@@ -187,65 +205,66 @@ impl Truth {
 /// Somebody who applies what is told, step by step, to paths, and believes nothing that cannot be.
 #[derive(Debug, Default)]
 pub(in crate::events) struct Mirror {
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: Nodes,
 }
 
 impl Mirror {
     pub fn apply(&mut self, change: &Change) {
-        let path = path_of(change).trim_start_matches("/W/").to_owned();
+        let path = place_of(&change.item);
         let node = || node_of(&change.item);
-        if let Some((parent, _)) = path.rsplit_once('/')
-            && change.kind != ChangeKind::Deleted
-        {
-            assert!(self.nodes.get(parent).is_some_and(|node| node.content.is_none()), "no folder for {change:?}");
+        if change.kind != ChangeKind::Deleted {
+            // A drain that goes on while others write may tell of an item before its folder: that is made then.
+            for (end, _) in path.match_indices('/') {
+                let implied = || Node { id: IMPLIED.to_owned(), hash: None };
+                let above = self.nodes.entry(path[..end].to_owned()).or_insert_with(implied);
+                assert!(above.hash.is_none(), "no folder for {change:?}");
+            }
         }
         match change.kind {
             ChangeKind::Created => {
                 assert!(!self.nodes.values().any(|there| there.id == node().id), "it was known: {change:?}");
-                assert!(self.nodes.insert(path, node()).is_none(), "something stood there: {change:?}");
+                let there = self.nodes.insert(path, node());
+                let implied = |there: Node| there.id == IMPLIED && node().hash.is_none();
+                assert!(there.is_none_or(implied), "something stood there: {change:?}");
             }
             ChangeKind::Updated | ChangeKind::MetadataChanged => {
                 let there = self.nodes.insert(path, node()).expect("it was there");
                 assert_eq!(there.id, node().id, "{change:?}");
-                let same = there.content.map(|(_, hash)| hash) == node().content.map(|(_, hash)| hash);
+                let same = there.hash == node().hash;
                 assert_eq!(same, change.kind == ChangeKind::MetadataChanged, "{change:?}");
             }
             ChangeKind::Deleted => {
                 let there = self.nodes.get(&path).unwrap_or_else(|| panic!("it was not there: {change:?}"));
-                assert_eq!(change.id.as_deref(), Some(format!("id:{}", there.id).as_str()));
-                let prefix = format!("{path}/");
-                self.nodes.retain(|key, _| *key != path && !key.starts_with(&prefix));
+                assert!(there.id == IMPLIED || change.id.as_deref() == Some(there.id.as_str()), "{change:?}");
+                self.remove(&path);
             }
             ChangeKind::Moved => {
-                let from = change.previous_path.as_ref().unwrap().trim_start_matches("/W/").to_owned();
+                let from = below(&change.previous_path.as_ref().unwrap().to_lowercase());
                 assert_eq!(self.nodes.get(&from).map(|there| there.id.clone()), Some(node().id), "{change:?}");
-                assert!(!self.nodes.contains_key(&path), "something stood there: {change:?}");
-                let prefix = format!("{from}/");
-                let taken: Vec<String> =
-                    self.nodes.keys().filter(|key| **key == from || key.starts_with(&prefix)).cloned().collect();
-                for old in taken {
-                    let there = self.nodes.remove(&old).unwrap();
+                // A rename of case alone has one place.
+                assert!(from == path || !self.nodes.contains_key(&path), "something stood there: {change:?}");
+                // New content of a moved file is told right behind it.
+                for (old, there) in self.remove(&from) {
                     self.nodes.insert(format!("{path}{}", &old[from.len()..]), there);
                 }
-                let there = self.nodes.get_mut(&path).unwrap();
-                // New content of a moved file is told right behind it.
-                let content = node().content.map(|(rev, _)| (rev, there.content.unwrap().1));
-                *there = Node { content, ..node() };
             }
             ChangeKind::Upserted => panic!("not without RAW"),
         }
     }
-}
 
-impl Mirror {
+    /// What stood there and beneath.
+    fn remove(&mut self, path: &str) -> Vec<(String, Node)> {
+        let prefix = format!("{path}/");
+        self.nodes.extract_if(.., |key, _| key == path || key.starts_with(&prefix)).collect()
+    }
+
     /// What was told without an index: it is so now, or is gone, with what Dropbox's rules make of that.
     pub fn put(&mut self, item: &Metadata) {
         let path = place_of(item);
-        let prefix = format!("{path}/");
         let folder = matches!(item, Metadata::Folder(_));
-        let there = self.nodes.get(&path).map(|node| node.content.is_none());
+        let there = self.nodes.get(&path).map(|node| node.hash.is_none());
         if !(folder && there == Some(true)) {
-            self.nodes.retain(|key, _| *key != path && !key.starts_with(&prefix));
+            self.remove(&path);
         }
         if let Metadata::Deleted(_) = item {
             return;
@@ -253,36 +272,32 @@ impl Mirror {
         let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
         for end in ends {
             let above = path[..end].to_owned();
-            if self.nodes.get(&above).is_none_or(|node| node.content.is_some()) {
-                self.nodes.insert(above, Node { id: "?".to_owned(), content: None });
+            if self.nodes.get(&above).is_none_or(|node| node.hash.is_some()) {
+                self.nodes.insert(above, Node { id: IMPLIED.to_owned(), hash: None });
             }
         }
         self.nodes.insert(path, node_of(item));
     }
 }
 
-/// Path below the watched folder.
+/// Path below the watched folder, in lower case.
 pub(in crate::events) fn place_of(item: &Metadata) -> String {
     let path = match item {
-        Metadata::File(file) => &file.path_display,
-        Metadata::Folder(folder) => &folder.path_display,
-        Metadata::Deleted(deleted) => &deleted.path_display,
+        Metadata::File(file) => &file.path_lower,
+        Metadata::Folder(folder) => &folder.path_lower,
+        Metadata::Deleted(deleted) => &deleted.path_lower,
     };
-    path.as_ref().unwrap().trim_start_matches("/W").trim_start_matches('/').to_owned()
+    below(path.as_ref().unwrap())
+}
+
+pub(in crate::events) fn below(path: &str) -> String {
+    path.strip_prefix("/w").unwrap().trim_start_matches('/').to_owned()
 }
 
 pub(in crate::events) fn node_of(item: &Metadata) -> Node {
     match item {
-        Metadata::File(file) => {
-            Node { id: file.id[3..].to_owned(), content: Some((file.rev.parse().unwrap(), content_of(file))) }
-        }
-        Metadata::Folder(folder) => Node { id: folder.id[3..].to_owned(), content: None },
+        Metadata::File(file) => Node { id: file.id.clone(), hash: file.content_hash.clone() },
+        Metadata::Folder(folder) => Node { id: folder.id.clone(), hash: None },
         Metadata::Deleted(_) => panic!("{item:?}"),
     }
-}
-
-/// The hash repeats the four digits it was made of.
-fn content_of(file: &files::FileMetadata) -> u32 {
-    let bytes = hex::decode(file.content_hash.as_ref().unwrap()).unwrap();
-    String::from_utf8(bytes[..4].to_vec()).unwrap().parse().unwrap()
 }

@@ -1,5 +1,5 @@
-//! How both databases find the rows of an index: by the whole key of one index each, in a store that has counted nothing yet,
-//! where they guess most. A plan that reads all of a scope works, and costs a large folder seconds a change.
+//! How both databases find the rows of an index: by the whole key of one index each, in tables that have just grown and were
+//! never counted, where they guess most. A plan that reads all of a scope works, and costs a large folder seconds a change.
 
 use super::*;
 use crate::store::{
@@ -31,6 +31,10 @@ const STATEMENTS: &[(&str, Words, &str)] = &[
     ("SWEEP_DRAINS", (SWEEP_DRAINS, SWEEP_DRAINS), "n"),
 ];
 
+/// Tables that may be large, as the statements call them. SQLite calls lists and results of queries so, too.
+const TABLES: &[&str] =
+    &["i", "c", "t", "x", "p", "index_items", "index_past", "event_waiting", "event_log", "event_drains"];
+
 async fn plan(store: &Store, words: Words, bound: &str) -> Vec<String> {
     let (explain, column) = match store.0.pools.durable {
         Pool::Sqlite(_) => ("EXPLAIN QUERY PLAN", "detail"),
@@ -46,20 +50,42 @@ async fn plan(store: &Store, words: Words, bound: &str) -> Vec<String> {
     rows.iter().map(|row| row.get::<String>(column).unwrap()).collect()
 }
 
+/// Rows that no statistics know of.
+const GROWN: &[&str] = &[
+    "INSERT INTO index_items (scope, n, parent, name, id, kind, stamp)
+     SELECT 1, n, n / 20, 'n' || n, 'i' || n, 0, n FROM g",
+    "INSERT INTO index_past (scope, n, parent, name, kind, since, until) SELECT 1, n, n / 20, 'n' || n, 0, 0, n FROM g",
+    "INSERT INTO event_waiting (scope, path, id, body) SELECT 1, 'n' || n, 'i' || n, '{}' FROM g",
+    "INSERT INTO event_drains (scope, drain, mark, cursor_from) SELECT 1, n, 0, '' FROM g",
+    "INSERT INTO event_log (scope, sequence, drain, observed_at, ends, body) SELECT 1, n, n, 0, 0, '{}' FROM g",
+];
+
 pub(super) async fn an_index_is_read_and_written_by_whole_keys_whatever_its_size(house: House) {
+    for insert in GROWN {
+        let numbers = "WITH RECURSIVE g(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM g WHERE n < 3000)";
+        house.sql(Box::leak(format!("{numbers} {insert}").into_boxed_str())).await;
+    }
+    if let Pool::Postgres(_) = &house.store.0.pools.durable {
+        // No plan outlives the table that it was made for.
+        let row = query("SHOW plan_cache_mode").fetch_one(&house.store.0.pools.durable).await.unwrap();
+        assert_eq!(row.get::<String>("plan_cache_mode").unwrap(), "force_custom_plan");
+    }
     for (name, words, bound) in STATEMENTS {
         let plan = plan(&house.store, *words, bound).await;
         let shown = format!("{name}:\n{}", plan.join("\n"));
         let mut keys = 0;
         for line in &plan {
-            let is_list = line.contains("VIRTUAL TABLE") || line.contains("SCAN up") || line.contains("CTE Scan");
-            assert!(is_list || !line.contains("SCAN "), "{shown}");
-            for word in ["Seq Scan", "Hash Join", "Merge Join", "AUTOMATIC"] {
-                assert!(!line.contains(word), "{shown}");
-            }
+            let scanned = line.split_once("SCAN ").and_then(|(_, rest)| rest.split(' ').next());
+            assert!(!scanned.is_some_and(|table| TABLES.contains(&table)), "{shown}");
+            let joined = line.contains("Join") && (line.contains("Hash") || line.contains("Merge"));
+            assert!(!joined && !line.contains("Seq Scan") && !line.contains("AUTOMATIC"), "{shown}");
             let Some((_, condition)) = line.split_once("Index Cond: ").or_else(|| line.split_once("(scope=?")) else {
                 continue;
             };
+            if condition.starts_with("(id = ") {
+                // The row of the scope itself.
+                continue;
+            }
             // What waits is read in the order of its paths, and the oldest entry of a log is the first one.
             let whole_of_scope = (*name == "WAITING_KNOWN" && keys == 0) || (*name == "SWEEP_DRAINS");
             keys += 1;

@@ -256,6 +256,24 @@ async fn a_walk_ends_when_its_parameter_is_disabled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watch_ends_when_its_parameter_may_not_be_used_any_more() {
+    for end in [End::Disable, End::Revoke, End::Delete] {
+        let house = pending().await;
+        connect(&house).await;
+        let request = pb::WatchEventsRequest {
+            application_parameter_id: PARAMETER.into(),
+            start: Some(pb::watch_events_request::Start::StartPosition(pb::StartPosition::Snapshot.into())),
+            ..Default::default()
+        };
+        let mut stream = house.client().watch_events(request).await.expect("opened").into_inner();
+        stream.message().await.expect("well").expect("where it begins");
+        end.come(&house).await;
+        let status = end_of(stream).await;
+        assert_eq!(reason(&status), end.reason(), "{end:?}: {status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_changes_nothing_about_the_right_to_go_on_ends_nothing() {
     let house = pending().await;
     connect(&house).await;

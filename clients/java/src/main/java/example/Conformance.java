@@ -6,15 +6,23 @@ import com.google.rpc.ErrorInfo;
 import com.google.rpc.RequestInfo;
 import com.google.rpc.ResourceInfo;
 import com.google.rpc.RetryInfo;
+import dropboxconnector.v1.ChangeEvent;
+import dropboxconnector.v1.DeleteItemRequest;
 import dropboxconnector.v1.DownloadFileRequest;
 import dropboxconnector.v1.DownloadFileResponse;
 import dropboxconnector.v1.DropboxConnectorGrpc;
+import dropboxconnector.v1.EventBasis;
 import dropboxconnector.v1.GetItemRequest;
+import dropboxconnector.v1.GetServerInfoRequest;
+import dropboxconnector.v1.MoveItemRequest;
 import dropboxconnector.v1.UploadChunk;
 import dropboxconnector.v1.UploadFileRequest;
 import dropboxconnector.v1.UploadFileResponse;
 import dropboxconnector.v1.UploadSpec;
 import dropboxconnector.v1.UploadState;
+import dropboxconnector.v1.WatchEventsRequest;
+import dropboxconnector.v1.WatchEventsResponse;
+import io.grpc.Context;
 import io.grpc.ManagedChannel;
 import io.grpc.Status.Code;
 import io.grpc.StatusException;
@@ -22,6 +30,9 @@ import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Iterator;
@@ -31,6 +42,7 @@ import java.util.Map;
 import java.util.Random;
 import java.util.UUID;
 import java.util.concurrent.Callable;
+import java.util.concurrent.TimeUnit;
 
 /** The conformance checks of the clients, from stock Java stubs. The same checks, by the same names, run in every language. */
 public final class Conformance {
@@ -184,6 +196,99 @@ public final class Conformance {
         failure(() -> getItem("open.bin")).expectReason(Code.NOT_FOUND, "PATH_NOT_FOUND");
     }
 
+    /** A watch in hand, which ends with {@link #close()}. */
+    private final class Watch implements AutoCloseable {
+        private final Context.CancellableContext context = Context.current().withCancellation();
+        private final Iterator<WatchEventsResponse> messages;
+        /** Of the last message. */
+        private String token;
+
+        Watch(WatchEventsRequest.Builder request) throws Exception {
+            messages = context.call(() -> DropboxConnectorGrpc.newBlockingStub(channel)
+                    .withDeadlineAfter(2, TimeUnit.MINUTES)
+                    .watchEvents(request.setApplicationParameterId(PARAMETER).build()));
+        }
+
+        WatchEventsResponse next() {
+            WatchEventsResponse message = messages.next();
+            token = message.getResumeToken();
+            return message;
+        }
+
+        ChangeEvent change() {
+            while (true) {
+                WatchEventsResponse message = next();
+                if (message.hasChange()) {
+                    return message.getChange();
+                }
+            }
+        }
+
+        @Override
+        public void close() {
+            context.cancel(null);
+        }
+    }
+
+    private void put(String name) throws Exception {
+        byte[] data = name.getBytes(StandardCharsets.UTF_8);
+        Transfer.send(channel, List.of(first(name), Transfer.chunk(data), Transfer.finish("")).iterator());
+    }
+
+    private static String told(ChangeEvent change) {
+        return change.getChangeType().name().replace("EVENT_TYPE_", "") + " "
+                + change.getItem().getPathDisplay().replace(FOLDER + "/watched", "");
+    }
+
+    private void watchMissesNothing() throws Exception {
+        String watched = FOLDER + "/watched";
+        DropboxConnectorGrpc.DropboxConnectorBlockingStub stub = DropboxConnectorGrpc.newBlockingStub(channel);
+        put("watched/first");
+        String token;
+        Path restart = Path.of(System.getenv("CONNECTOR_RESTART"));
+        try (Watch watch = new Watch(WatchEventsRequest.newBuilder().setPath(watched))) {
+            expect(watch.next().hasReady() && !watch.token.isEmpty(), "a watch does not begin with ready and a token");
+            // Types are certain once the connector has read the folder.
+            int number = 0;
+            do {
+                put("watched/probe-" + number++);
+            } while (watch.change().getBasis() != EventBasis.EVENT_BASIS_INDEX);
+            put("watched/a");
+            ChangeEvent created = watch.change();
+            expect(told(created).equals("CREATED /a"), "no creation: " + created);
+            stub.moveItem(MoveItemRequest.newBuilder().setApplicationParameterId(PARAMETER)
+                    .setFromPath(watched + "/a").setToPath(watched + "/b").build());
+            ChangeEvent moved = watch.change();
+            expect(told(moved).equals("MOVED /b") && moved.getPreviousPath().equals(watched + "/a"), "no move: " + moved);
+            stub.deleteItem(DeleteItemRequest.newBuilder().setApplicationParameterId(PARAMETER)
+                    .setPath(watched + "/b").build());
+            ChangeEvent deleted = watch.change();
+            expect(told(deleted).equals("DELETED /b"), "no deletion: " + deleted);
+            Files.createFile(restart);
+            try {
+                while (watch.messages.hasNext()) {
+                    watch.next();
+                }
+                throw new AssertionError("a killed connector ends no stream well");
+            } catch (StatusRuntimeException broken) {
+                token = watch.token;
+            }
+        }
+        while (Files.exists(restart)) {
+            Thread.sleep(50);
+        }
+        // From here on the channel is connected again.
+        stub.withWaitForReady().withDeadlineAfter(30, TimeUnit.SECONDS)
+                .getServerInfo(GetServerInfoRequest.getDefaultInstance());
+        for (String name : List.of("c", "d", "e")) {
+            put("watched/" + name);
+        }
+        try (Watch watch = new Watch(WatchEventsRequest.newBuilder().setPath(watched).setResumeToken(token))) {
+            List<String> again = List.of(told(watch.change()), told(watch.change()), told(watch.change()));
+            expect(again.equals(List.of("CREATED /c", "CREATED /d", "CREATED /e")), "told " + again);
+        }
+    }
+
     public static void main(String[] arguments) throws Exception {
         ManagedChannel channel = Channels.open(System.getenv("CONNECTOR_ADDRESS"));
         Conformance conformance = new Conformance(channel);
@@ -196,6 +301,8 @@ public final class Conformance {
         checks.put("an_error_in_mid_upload_reaches_the_caller", conformance::errorInMidUpload);
         checks.put("a_download_needs_no_larger_receive_limit", conformance::downloadNeedsNoLargerLimit);
         checks.put("an_upload_without_finish_leaves_nothing", conformance::uploadWithoutFinish);
+        checks.put("a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed",
+                conformance::watchMissesNothing);
         int failed = 0;
         for (Map.Entry<String, Check> check : checks.entrySet()) {
             try {

@@ -1,0 +1,152 @@
+//! A story as a list of steps, made from a seed before any is taken. No step depends on what another one found, so any of
+//! them can be left out: a story that fails is cut down to the steps that it needs.
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+use crate::emulator::{DeltaOrder, control::Control};
+
+/// Of everything as it is told, of everything one by one, of some.
+const LISTENERS: usize = 3;
+
+/// One step of a story.
+#[derive(Debug, Clone)]
+pub(super) enum Act {
+    /// Somebody changes something at Dropbox.
+    Do(Deed),
+    /// The poller is told that there is news.
+    News,
+    /// The poller takes a step; the process ends at the place in the store so many places ahead.
+    Step { killed: Option<u32> },
+    /// One who listens hears of so much, and dies behind one of these, before it has kept its place.
+    Hear { who: usize, most: usize, dies_at: Option<usize> },
+    /// One who listens goes away, and comes back another time.
+    Leave { who: usize },
+    /// The process ends, and comes back.
+    Restart,
+    /// Dropbox forgets every cursor.
+    Reset,
+    /// The log grows old.
+    Sweep,
+    /// The call to Dropbox so many ahead fails.
+    Fail(u32),
+    /// How pages are cut and ordered from now on.
+    Cut(Cut),
+    /// Nobody writes for a while: everything is told, and is what there is.
+    Quiet,
+}
+
+/// Something done at Dropbox, or refused there. Sharing is not among it: the emulator gives a shared folder another id, and
+/// tells of it behind what it holds, which Dropbox is not taken to do; `index_tests` has the storms of sharing.
+#[derive(Debug, Clone)]
+pub(super) enum Deed {
+    /// `strict`: a new revision, also if the content is the same.
+    Put {
+        path: String,
+        content: u8,
+        strict: bool,
+    },
+    Folder(String),
+    Delete(String),
+    Move(String, String),
+    Recase(String),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    listing_page: Option<usize>,
+    delta_page: Option<usize>,
+    order: DeltaOrder,
+}
+
+impl Cut {
+    fn new(dice: &mut StdRng) -> Cut {
+        let mut size = || dice.random_bool(0.8).then(|| dice.random_range(1..8));
+        let (listing_page, delta_page) = (size(), size());
+        let order = match dice.random_range(0..4) {
+            0 => DeltaOrder::AsHappened,
+            1 => DeltaOrder::DeletedLast,
+            _ => DeltaOrder::Shuffled(dice.random()),
+        };
+        Cut { listing_page, delta_page, order }
+    }
+
+    pub fn make(self, control: &Control) {
+        control.switch(|switches| {
+            (switches.listing_page, switches.delta_page, switches.delta_order) =
+                (self.listing_page, self.delta_page, self.order);
+        });
+    }
+}
+
+fn place(dice: &mut StdRng) -> String {
+    let depth = dice.random_range(1..4);
+    let names: String = (0..depth).map(|_| ["/a", "/b", "/c", "/d"][dice.random_range(0..4)]).collect();
+    format!("/W{names}")
+}
+
+impl Deed {
+    /// Few names and few contents, so that most things meet something.
+    fn new(dice: &mut StdRng) -> Deed {
+        let path = place(dice);
+        match dice.random_range(0..37) {
+            0..=12 => Deed::Put { path, content: dice.random_range(0..20), strict: dice.random_bool(0.2) },
+            13..=18 => Deed::Folder(path),
+            19..=24 => Deed::Delete(path),
+            25..=35 => Deed::Move(path, place(dice)),
+            _ => {
+                let cut = path.len() - 1;
+                Deed::Recase(format!("{}{}", &path[..cut], path[cut..].to_uppercase()))
+            }
+        }
+    }
+}
+
+/// The story of a seed.
+pub(super) fn story(seed: u64) -> Vec<Act> {
+    let mut dice = StdRng::seed_from_u64(seed);
+    let dice = &mut dice;
+    let mut acts = vec![Act::Cut(Cut::new(dice))];
+    acts.extend((0..dice.random_range(0..30)).map(|_| Act::Do(Deed::new(dice))));
+    for _ in 0..dice.random_range(20..120) {
+        let act = match dice.random_range(0..100) {
+            0..=33 => Act::Do(Deed::new(dice)),
+            34..=42 => Act::News,
+            43..=69 => Act::Step { killed: dice.random_bool(0.2).then(|| dice.random_range(0..6)) },
+            70..=89 => {
+                let most = dice.random_range(1..20);
+                let dies_at = dice.random_bool(0.2).then(|| dice.random_range(0..most));
+                Act::Hear { who: dice.random_range(0..LISTENERS), most, dies_at }
+            }
+            90 | 91 => Act::Leave { who: dice.random_range(0..LISTENERS) },
+            92 => Act::Restart,
+            93 => Act::Reset,
+            94 => Act::Sweep,
+            95 => Act::Fail(dice.random_range(1..4)),
+            96 | 97 => Act::Cut(Cut::new(dice)),
+            _ => Act::Quiet,
+        };
+        acts.push(act);
+    }
+    acts
+}
+
+/// Leaves out whatever a failing story can do without: halves first, then less and less, then single steps until none can go.
+pub(super) async fn shrunk(mut acts: Vec<Act>, mut fails: impl AsyncFnMut(&[Act]) -> bool) -> Vec<Act> {
+    let mut size = acts.len().div_ceil(2);
+    loop {
+        let (mut at, mut less) = (0, false);
+        while at < acts.len() {
+            let mut without = acts.clone();
+            without.drain(at..(at + size).min(acts.len()));
+            if fails(&without).await {
+                (acts, less) = (without, true);
+            } else {
+                at += size;
+            }
+        }
+        if size == 1 && !less {
+            return acts;
+        }
+        size = size.div_ceil(2);
+    }
+}
