@@ -26,8 +26,12 @@ impl fmt::Display for AppError {
         match self {
             AppError::Config(text) | AppError::Start(text) => f.write_str(text),
             AppError::Listen { key, address, source } => {
-                write!(f, "{key}: cannot listen on {address}: {source}; --{} chooses another address", key.replace('_', "-"))
-            },
+                write!(
+                    f,
+                    "{key}: cannot listen on {address}: {source}; --{} chooses another address",
+                    key.replace('_', "-")
+                )
+            }
             AppError::Cut => f.write_str("streams were still open when drain_grace ended; they were cut"),
         }
     }

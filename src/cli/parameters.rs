@@ -322,7 +322,8 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
                 return Ok(());
             }
             let failure = Failure::new(Exit::Failed, format!("key missing: {}", missing.join(", ")));
-            Err(failure.remedy("put it back among the sealing keys and rotate again; without it those parameters are lost"))
+            Err(failure
+                .remedy("put it back among the sealing keys and rotate again; without it those parameters are lost"))
         }
     }
 }

@@ -158,8 +158,10 @@ impl Watching {
     fn refused(&self, status: Status) -> Failure {
         let (failure, path) = (Failure::from(status), &self.args.path);
         match failure.reason.as_str() {
-            "PATH_NOT_FOUND" => Failure::missing(path)
-                .remedy(format!("what is watched has to be there: `dropbox-connector mkdir {}` makes it", out::plain(path))),
+            "PATH_NOT_FOUND" => Failure::missing(path).remedy(format!(
+                "what is watched has to be there: `dropbox-connector mkdir {}` makes it",
+                out::plain(path)
+            )),
             _ => failure,
         }
     }

@@ -149,7 +149,7 @@ fn table(text: &str) -> Result<Map<String, Value>, Box<figment::Error>> {
 fn meaning(key: &str, error: &figment::Error) -> String {
     use figment::error::Kind;
     match &error.kind {
-        Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) => match wanted.to_string().as_str() {
+        Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) => match wanted.as_str() {
             "usize" | "u64" | "u32" => "must be a whole number".into(),
             wanted => format!("must be {wanted}"),
         },

@@ -16,9 +16,7 @@ const JWT_ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", 
 /// Both cannot be listened on. Port 0 is a free one each time.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let everywhere = |at: SocketAddr| at.ip().is_unspecified();
-    one.port() != 0
-        && one.port() == other.port()
-        && (one.ip() == other.ip() || everywhere(one) || everywhere(other))
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || everywhere(one) || everywhere(other))
 }
 
 impl Config {
@@ -92,9 +90,10 @@ impl Config {
             ("public_http_listen", public),
         ];
         for (index, (key, address)) in doors.iter().enumerate() {
-            let taken = doors[..index].iter().find(|(_, other)| other.zip(*address).is_some_and(|(a, b)| collide(a, b)));
+            let taken =
+                doors[..index].iter().find(|(_, other)| other.zip(*address).is_some_and(|(a, b)| collide(a, b)));
             if let Some((other, _)) = taken {
-                check(key, !read(&[other]), &format!("is the address of {other}, too: each needs a port of its own"));
+                check(key, !read(&[*other]), &format!("is the address of {other}, too: each needs a port of its own"));
             }
         }
         let reachable = !self.webhooks || !self.public_http_listen.is_empty();

@@ -294,7 +294,9 @@ pub(super) fn reauthorization(parameters: &Parameters, cause: &str) -> Fault {
     let message = match (cause, &parameters.missing_key) {
         ("not_yet_authorized", _) => format!("no Dropbox account is connected to application parameter {id} yet"),
         ("disconnected", _) => format!("application parameter {id} was disconnected from its Dropbox account"),
-        ("invalid_client", _) => format!("Dropbox does not accept the app key and secret of application parameter {id} (invalid_client)"),
+        ("invalid_client", _) => {
+            format!("Dropbox does not accept the app key and secret of application parameter {id} (invalid_client)")
+        }
         ("sealing_key_retired", Some(key)) => {
             format!("application parameter {id} is sealed with key {key}, which this server does not have")
         }

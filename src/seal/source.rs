@@ -141,6 +141,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_key_file_that_everybody_may_read_is_told_by_its_mode() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let of = |mode| {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("set");
+            KeySource::File(file.path().to_owned()).open_to_all()
+        };
+        assert_eq!([of(0o600), of(0o640), of(0o644)], [None, None, Some(0o644)]);
+    }
+
     #[tokio::test]
     async fn keys_come_from_the_environment() {
         let missing = KeyRing::from_source(KeySource::Environment("DROPBOX_CONNECTOR_NO_SUCH".into())).await;

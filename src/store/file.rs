@@ -165,7 +165,8 @@ fn read(path: &Path, now: SystemTime, looks: &mut Looks) -> Result<BTreeMap<Para
     let text = Zeroizing::new(read_text(path, "parameters_file", looks)?);
     // Whoever writes a file anew empties it first; all parameters gone at once is hardly ever meant.
     if text.is_empty() {
-        let text = format!("{} is empty, as one that is being written; a comment says that it is meant", path.display());
+        let text =
+            format!("{} is empty, as one that is being written; a comment says that it is meant", path.display());
         return Err(bad("parameters_file", text));
     }
     let json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
@@ -200,11 +201,12 @@ fn cause(error: &figment::Error) -> String {
     use figment::error::Kind;
     let place = if error.path.is_empty() { String::new() } else { format!("{}: ", error.path.join(".")) };
     match &error.kind {
-        // "TOML parse error at line 3, column 7", the line with a mark beneath it, and the cause.
+        // "TOML parse error at line 3, column 7", the line with a mark beneath it, and the causes.
         Kind::Message(text) => {
-            let (first, last) = (text.lines().next().unwrap_or_default(), text.trim_end().lines().last());
-            let last = last.filter(|last| *last != first).map(|last| format!(": {}", without_quotes(last)));
-            format!("{place}{}{}", without_quotes(first), last.unwrap_or_default())
+            let is_mark = |line: &&str| line.trim_start().starts_with('|') && line.contains('^');
+            let causes = text.lines().skip_while(|line| !is_mark(line)).skip(1);
+            let told: Vec<String> = text.lines().take(1).chain(causes).map(without_quotes).collect();
+            format!("{place}{}", told.join(": "))
         }
         Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) => format!("{place}must be {wanted}"),
         Kind::UnknownField(..) => format!("{place}only [[application_parameters]] stand in it"),
@@ -215,7 +217,7 @@ fn cause(error: &figment::Error) -> String {
 /// What a parser quotes may be a secret; single characters that it wants are not.
 fn without_quotes(text: &str) -> String {
     let mut told = String::new();
-    for (index, part) in text.split(['`', '"']).enumerate() {
+    for (index, part) in text.split('`').enumerate() {
         let quoted = index % 2 == 1;
         match quoted {
             true if part.chars().count() > 1 => told.push_str("(…)"),

@@ -139,8 +139,8 @@ async fn items_are_moved_copied_linked_found_and_told_by_commands() {
     let change = ["--allow", "billing", "--allow", "crm*", "--permission", "read", "--group", "money", "--json"];
     let (out, _) = ends(&house, 0, &[&["parameters", "update", PARAMETER][..], &change].concat());
     let told: Value = serde_json::from_str(&out).expect("JSON");
-    assert_eq!(told["policy"]["allowedPrincipals"], serde_json::json!(["billing", "crm*"]), "{told}");
-    assert_eq!(told["group"], "money");
+    assert_eq!(told["allowedPrincipals"], serde_json::json!(["billing", "crm*"]), "{told}");
+    assert_eq!((&told["permissions"], &told["group"]), (&serde_json::json!(["READ"]), &"money".into()), "{told}");
     let (out, _) = ends(&house, 0, &["parameters", "update", PARAMETER, "--path-prefix", "/pets", "--json"]);
     let told: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((&told["pathPrefix"], &told["group"]), (&"/pets".into(), &"money".into()), "what is not named stays");

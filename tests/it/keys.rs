@@ -120,7 +120,8 @@ async fn a_server_whose_key_is_not_the_stores_says_so_and_which_one_it_lacks() {
     let said = text(&output);
     assert!(said.contains(&format!("put the key {key} back")) && !said.contains("connect the"), "{said}");
     let mut run = Command::new(BINARY);
-    run.args(["parameters", "rotate", &store]).arg(format!("--sealing-key-file={}", other.sealing_keys_file().display()));
+    run.args(["parameters", "rotate", &store])
+        .arg(format!("--sealing-key-file={}", other.sealing_keys_file().display()));
     let output = run.output().expect("it runs");
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");

@@ -151,7 +151,9 @@ impl<'a> Story<'a> {
                     tally.bytes += file.size;
                     self.sent.insert(paths::key(&paths::join(FOLDER, &file.relative)), (file, hash));
                 }
-                Err(_) if file.has_changed() => drop(self.left_out.insert(&file.relative)),
+                Err(_) if file.has_changed() => {
+                    self.left_out.insert(&file.relative);
+                }
                 Err(failure) => told(&mut tally, &progress, file, failure),
             }
         }
@@ -214,9 +216,10 @@ impl<'a> Story<'a> {
         let url = made.shared_link.map(|link| link.url).unwrap_or_default();
         self.tell("linked", format_args!("{} is {url}", out::plain(&file.relative)));
         let source = Source::SharedLink(SharedLinkSource { url, ..Default::default() });
-        match compare(&self.client, file, source, &Meter::none()).await {
-            Err(failure) if !file.has_changed() => return Err(failure.about("through the link")),
-            _ => {}
+        if let Err(failure) = compare(&self.client, file, source, &Meter::none()).await
+            && !file.has_changed()
+        {
+            return Err(failure.about("through the link"));
         }
         let request = GetFileLinkRequest { path, kind: LinkKind::Temporary.into(), ..Default::default() };
         let made = repeated(Repeat::Free, async || self.client.data().get_file_link(request.clone()).await).await?;
@@ -253,7 +256,9 @@ impl<'a> Story<'a> {
                     tally.done += 1;
                     tally.bytes += read.bytes;
                 }
-                Err(_) if file.has_changed() => drop(self.left_out.insert(&file.relative)),
+                Err(_) if file.has_changed() => {
+                    self.left_out.insert(&file.relative);
+                }
                 Ok(_) => told(&mut tally, &progress, file, Failure::new(Exit::Damaged, "came without a hash to check")),
                 Err(failure) => told(&mut tally, &progress, file, failure),
             }

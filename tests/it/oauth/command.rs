@@ -151,7 +151,10 @@ async fn parameters_are_made_shown_given_a_new_secret_and_disconnected_by_comman
     house.control().set_app_secret("another");
     house.control().expire_access_tokens();
     let (_, err) = ends(&house, 1, &["parameters", "test", PARAMETER]);
-    assert!(err.contains("invalid_client") && err.contains("parameters secret") && !err.contains("connect again"), "{err}");
+    assert!(
+        err.contains("invalid_client") && err.contains("parameters secret") && !err.contains("connect again"),
+        "{err}"
+    );
     fs::write(house.folder.path().join("secret"), "another").expect("written");
     ends(&house, 0, &["parameters", "secret", PARAMETER, "--app-secret-file", "secret"]);
     ends(&house, 0, &["parameters", "test", PARAMETER]);
