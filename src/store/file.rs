@@ -209,7 +209,7 @@ fn cause(error: &figment::Error) -> String {
             format!("{place}{}", told.join(": "))
         }
         Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) => format!("{place}must be {wanted}"),
-        Kind::UnknownField(..) => format!("{place}only [[application_parameters]] stand in it"),
+        Kind::UnknownField(key, _) => format!("{key} is not taken: only [[application_parameters]] stand in it"),
         _ => format!("{place}only [[application_parameters]] stand in it, with their keys"),
     }
 }

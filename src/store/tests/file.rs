@@ -194,7 +194,7 @@ async fn what_is_wrong_with_a_file_is_told_by_line_and_cause_without_its_text() 
         ("[[application_parameters]]\nid = \"docs\"\nrefresh_token = \"hush", "line 3"),
         ("[[application_parameters]]\nrefresh_token = hush\n", "line 2"),
         ("application_parameters = \"hush\"\n", "application_parameters: must be"),
-        ("hush = 1\n", "only [[application_parameters]]"),
+        ("parameters = 1\n", "parameters is not taken: only [[application_parameters]]"),
     ] {
         let (_house, store) = with_file(text, "parameters.toml").await;
         let fault = store.err().unwrap();
