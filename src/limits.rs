@@ -253,6 +253,9 @@ pub const ACCOUNT_BODIES_MAX: usize = 48;
 pub const FAIR_SHARE: usize = 7;
 /// A stream that waits because of its parameter's bytes per second looks this often whether they were changed.
 pub const RATE_LOOK: Duration = Duration::from_secs(1);
+/// A commit that has its turn waits so long for a place among the requests in flight, and one that has a place for its turn;
+/// then it gives back what it has. Others wait no longer behind it, and two that each have what the other wants go on.
+pub const COMMIT_HOLD: Duration = Duration::from_secs(1);
 /// Calls waiting for one account before a further one is told that the connector is busy.
 pub const ACCOUNT_QUEUE_MAX: usize = 4096;
 /// Accounts whose queues are kept while nobody uses them: little is lost with one, and each is most of a KiB. A pause after a

@@ -355,22 +355,28 @@ impl Caller {
             if let Some(turn) = request.turn {
                 turn.take_up().await;
             }
-            let permit = match self.place_at_hand(request) {
-                Some(permit) => permit,
-                None => {
-                    request.turn.inspect(|turn| turn.lay_down());
-                    let permit = self.place(request).await?;
-                    // Whoever has the turn meanwhile waits for no place while it has it.
-                    if let Some(turn) = request.turn {
-                        turn.take_up().await;
-                    }
-                    permit
-                }
-            };
-            if !shared.lane.is_paused() {
+            if let Some(permit) = self.place_with_turn(request).await?
+                && !shared.lane.is_paused()
+            {
                 return Ok(permit);
             }
         }
+    }
+
+    /// A place for who has its turn, if it takes one. None: it took too long, and the turn was given to others meanwhile.
+    async fn place_with_turn(&self, request: &Request<'_>) -> Result<Option<Permit>> {
+        if let Some(permit) = self.place_at_hand(request) {
+            return Ok(Some(permit));
+        }
+        let Some(turn) = request.turn else { return self.place(request).await.map(Some) };
+        if let Ok(place) = tokio::time::timeout(limits::COMMIT_HOLD, self.place(request)).await {
+            return place.map(Some);
+        }
+        turn.lay_down();
+        let permit = self.place(request).await?;
+        // Whoever has the turn meanwhile may be waiting for just this place.
+        let again = tokio::time::timeout(limits::COMMIT_HOLD, turn.take_up()).await;
+        Ok(again.is_ok().then_some(permit))
     }
 
     /// A place that is free now, of the parameter and of the account.

@@ -16,6 +16,7 @@ use super::{
     Poll, Scope, Upstream,
     change::{Change, Entry, Told},
     expand::Portions,
+    inferred,
     poller::{self, Progress, Stage},
     schedule::{Desk, Ring, Seat},
     scope::{ResumePoint, new_epoch},
@@ -408,7 +409,7 @@ impl Feed {
             false => None,
         };
         let observed = self.clock.now();
-        let changes = poller::infer(&*self.upstream, &self.scope, page.entries).await?;
+        let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
         let bytes = changes.iter().map(|change| weight(written(change))).sum();
         let entries = changes.into_iter().enumerate().map(|(at, change)| {

@@ -11,6 +11,7 @@ mod ending;
 mod expand;
 mod feed;
 mod index;
+mod inferred;
 mod letters;
 mod loading;
 mod poller;

@@ -2,19 +2,22 @@
 //! one transaction together with the cursor. A crash between two steps loses nothing, within one repeats what nobody was
 //! told of. When to take a step is the feed's to say.
 
+mod lease;
+
 use std::{sync::Arc, time::Duration};
 
-use dropbox_sdk::types::files::{self, Metadata};
+use dropbox_sdk::types::files::Metadata;
 use futures::FutureExt as _;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Scope, Upstream,
-    change::{Basis, Change, ChangeKind, Entry, ItemKind, Told},
+    change::{Basis, Change, Entry, Told},
     ending,
     feed::Feed,
     index::Tree,
+    inferred::infer,
     loading,
     scope::{ResumePoint, new_epoch},
     seen::{Base, Seen},
@@ -22,9 +25,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{
-        EVENT_SLICE, FEED_RETRY, FEED_RETRY_MAX, INDEX_LOOK_EVERY, INDEX_ROUNDS_MAX, INFERRED_LOOKS_MAX, LIST_LIMIT_MAX,
-    },
+    limits::{EVENT_SLICE, FEED_RETRY, FEED_RETRY_MAX, INDEX_LOOK_EVERY, INDEX_ROUNDS_MAX, LIST_LIMIT_MAX},
     store::{DrainRow, IndexWrites, LogRow, Save, ScopeRow, Store},
 };
 
@@ -147,70 +148,6 @@ impl Poller {
             listing_rests_until: None,
             gone_after: 0,
         })
-    }
-
-    /// Takes the scope, or goes on holding it; false while another process polls it.
-    ///
-    /// # Errors
-    /// `STORE_UNAVAILABLE`.
-    pub(super) async fn lease(&mut self) -> Result<bool> {
-        self.lease_for(false).await
-    }
-
-    /// The same; `urgent`: also from a process that has parked it.
-    ///
-    /// # Errors
-    /// `STORE_UNAVAILABLE`.
-    pub(super) async fn lease_for(&mut self, urgent: bool) -> Result<bool> {
-        let (store, id, lease) = (self.store(), self.row.id, self.row.lease);
-        let taken = match urgent {
-            true => store.lease_parked_scope(id, lease).await?,
-            false => store.lease_scope(id, lease).await?,
-        };
-        self.held = taken.is_some();
-        let Some(row) = taken else { return Ok(false) };
-        if (row.lease, row.version) != (self.row.lease, self.row.version) {
-            // Another process was at it meanwhile.
-            match read_progress(&row.progress) {
-                Ok(progress) => self.progress = progress,
-                Err(fault) => {
-                    // A newer version has to go on with it.
-                    self.store().release_scope(row.id, row.lease).await?;
-                    return Err(fault);
-                }
-            }
-            self.news = true;
-            self.gone_after = 0;
-        }
-        self.row = row;
-        self.feed.publish(self.row.version, self.row.head, &self.progress, Vec::new());
-        Ok(true)
-    }
-
-    /// This process took the scope, and nothing says that it lost it.
-    pub(super) fn holds(&self) -> bool {
-        self.held
-    }
-
-    /// Gives the scope back; the other processes are told.
-    pub(super) async fn release(&self) {
-        if !self.store().is_shared() {
-            return;
-        }
-        if let Err(fault) = self.store().release_scope(self.row.id, self.row.lease).await {
-            tracing::debug!(%fault, "the lease of a scope was not given back; it runs out");
-        }
-        self.feed.tell_saved();
-    }
-
-    /// Keeps the scope without being at it.
-    pub(super) async fn park(&self, span: Duration) {
-        if !self.store().is_shared() {
-            return;
-        }
-        if let Err(fault) = self.store().park_scope(self.row.id, self.row.lease, span).await {
-            tracing::debug!(%fault, "the lease of a scope was not made longer; others may take it");
-        }
     }
 
     /// The log is up to date, whatever the index is at.
@@ -663,61 +600,4 @@ pub(super) fn read_progress(text: &str) -> Result<Progress> {
         let text = "a watched folder was last polled by a newer version of this program, which has to go on with it";
         Fault::new(Reason::StoreUnavailable, text).retry_after(FEED_RETRY).source(error)
     })
-}
-
-/// What entries say without an index. Files are looked up, a few of a page, to tell new from changed.
-///
-/// # Errors
-/// `CURSOR_RESET` if the watched folder itself was deleted meanwhile: what it held is not told one by one.
-pub(super) async fn infer(upstream: &dyn Upstream, scope: &Scope, entries: Vec<Metadata>) -> Result<Vec<Change>> {
-    let mut looks = if scope.raw { 0 } else { INFERRED_LOOKS_MAX };
-    let mut changes = Vec::with_capacity(entries.len());
-    let base = Base::of(&scope.path);
-    for item in entries {
-        let Some(seen) = Seen::of(item, &base) else { continue };
-        // The watched folder itself is no item in it.
-        if seen.path.is_empty() {
-            if let Metadata::Deleted(_) = seen.item {
-                return Err(Fault::new(Reason::CursorReset, "the watched folder was deleted"));
-            }
-            continue;
-        }
-        let id = seen.id().map(|id| format!("id:{id}"));
-        let item = seen.item;
-        let (kind, item_kind) = match &item {
-            Metadata::Deleted(_) => (ChangeKind::Deleted, ItemKind::Unknown),
-            Metadata::Folder(_) => (ChangeKind::Created, ItemKind::Folder),
-            Metadata::File(file) => {
-                let new = match (&file.path_lower, looks) {
-                    (Some(path), 1..) => {
-                        looks -= 1;
-                        // It may be gone again: then it is as well called changed.
-                        upstream.is_new(scope, path).await.unwrap_or(false)
-                    }
-                    _ => false,
-                };
-                (if new { ChangeKind::Created } else { ChangeKind::Updated }, ItemKind::File)
-            }
-        };
-        let kind = if scope.raw && kind != ChangeKind::Deleted { ChangeKind::Upserted } else { kind };
-        changes.push(Change {
-            kind,
-            basis: Basis::Inferred,
-            item_kind,
-            item,
-            id,
-            previous_path: None,
-            previous_rev: None,
-            before: None,
-            folder: None,
-        });
-    }
-    Ok(changes)
-}
-
-/// The items of a page of a listing, without the watched folder itself.
-pub(super) fn listed(scope: &Scope, entries: Vec<files::Metadata>) -> Vec<files::Metadata> {
-    let base = Base::of(&scope.path);
-    let seen = entries.into_iter().filter_map(|item| Seen::of(item, &base));
-    seen.filter(|seen| !seen.path.is_empty()).map(|seen| seen.item).collect()
 }

@@ -12,7 +12,7 @@ use super::{
     change::{Entry, Told},
     expand::Expanding,
     feed::{Behind, Feed, State},
-    poller,
+    inferred,
     scope::{CheckpointName, ResumePoint},
     upstream::Page,
 };
@@ -379,7 +379,7 @@ impl Watcher {
     }
 
     fn listed(&mut self, page: Page, count: u64) {
-        let items = poller::listed(&self.feed.scope, page.entries);
+        let items = inferred::listed(&self.feed.scope, page.entries);
         let count = count + items.len() as u64;
         if !items.is_empty() {
             let place = ResumePoint::at(page.cursor.clone());

@@ -20,6 +20,9 @@ async fn asks(house: &House, id: &str) {
     assert_eq!(status.code(), Code::NotFound, "{status:?}");
 }
 
+/// Of the 64 requests in flight of an account, those of one parameter alone.
+const ALONE: u64 = 56;
+
 /// `busy` and `modest`; a call of Dropbox's takes 300 ms.
 async fn tenants(busy: impl FnOnce(&mut pb::ApplicationParameter), own_account: bool) -> House {
     let house = start_bare(Default::default(), |_| {}).await;
@@ -72,7 +75,14 @@ async fn is_not_held_up(house: &House, mut calls: JoinSet<Result<(), Code>>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_on_one_account_does_not_hold_up_another() {
     let house = tenants(|_| {}, true).await;
-    let calls = flood(&house, 64).await;
+    let calls = flood(&house, ALONE).await;
+    is_not_held_up(&house, calls).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_one_parameter_does_not_hold_up_another_of_the_same_account() {
+    let house = tenants(|_| {}, false).await;
+    let calls = flood(&house, ALONE).await;
     is_not_held_up(&house, calls).await;
 }
 

@@ -312,7 +312,6 @@ async fn who_has_been_given_all_bytes_gets_its_proof_though_others_have_its_plac
         }
     }
     house.control().script([Rule::always(DOWNLOAD, Action::StallBody { after_bytes: 50_000 })]).expect("script");
-    let begun = Instant::now();
     let other = async {
         loop {
             match house.other_client().await.download_file(of("/file")).await {
@@ -322,7 +321,6 @@ async fn who_has_been_given_all_bytes_gets_its_proof_though_others_have_its_plac
         }
     };
     let _other = timeout(PATIENCE, other).await.expect("the place is given to others");
-    assert!(begun.elapsed() > Duration::from_secs(1), "it was not at its end yet: {:?}", begun.elapsed());
     let trailer = loop {
         match first.message().await.expect("it ends well").and_then(|message| message.payload).expect("a trailer") {
             Payload::Chunk(chunk) => got.extend_from_slice(&chunk.data),
