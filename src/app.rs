@@ -43,7 +43,7 @@ use self::{
 };
 pub use emulated::DEMO_PARAMETER;
 pub use error::AppError;
-pub use offline::{Imported, OnConflict, export, import, key_use, migrate, rotate};
+pub use offline::{Imported, OnConflict, check_parameters_file, export, import, key_use, migrate, rotate};
 
 /// A running connector.
 #[derive(Debug)]
@@ -106,6 +106,10 @@ impl App {
             (_, source) => KeyRing::from_source(source).await,
         };
         let keys = Arc::new(keys.map_err(|fault| key_fault(&fault, &config))?);
+        if let Some(mode) = config.key_source().open_to_all().filter(|_| !fleeting) {
+            let file = config.sealing_key_file.display();
+            tracing::warn!(%file, mode = format!("{mode:o}"), "everybody on this machine may read the sealing keys: chmod 600");
+        }
         let store_url = if fleeting { "sqlite::memory:" } else { &config.store_url };
         let opened = if config.store_migrate {
             Store::open(store_url, keys, clock.clone()).await

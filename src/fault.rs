@@ -190,6 +190,8 @@ struct Inner {
     resource: Option<Resource>,
     retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    /// Instead of the reason's, where more is known.
+    remedy: Option<String>,
 }
 
 /// One field of the request that is wrong.
@@ -221,6 +223,7 @@ impl Fault {
             resource: None,
             retry_after: None,
             source: None,
+            remedy: None,
         }))
     }
 
@@ -296,6 +299,18 @@ impl Fault {
         self
     }
 
+    /// What is to be done here, where that is not what the reason says.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.0.remedy = Some(remedy.into());
+        self
+    }
+
+    /// What is to be done about it.
+    pub fn remedy(&self) -> &str {
+        self.0.remedy.as_deref().unwrap_or_else(|| self.0.reason.remedy())
+    }
+
     pub fn reason(&self) -> Reason {
         self.0.reason
     }
@@ -340,7 +355,7 @@ impl fmt::Display for Fault {
 
 impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { reason, message, facts, violations, resource, retry_after, source } = &*self.0;
+        let Inner { reason, message, facts, violations, resource, retry_after, source, remedy } = &*self.0;
         f.debug_struct("Fault")
             .field("reason", reason)
             .field("message", message)
@@ -349,6 +364,7 @@ impl fmt::Debug for Fault {
             .field("resource", resource)
             .field("retry_after", retry_after)
             .field("source", source)
+            .field("remedy", remedy)
             .finish()
     }
 }

@@ -396,6 +396,8 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Between two looks at store, keys and buffers: readiness follows a failure within this time.
 pub const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Between two looks at what a missing sealing key has sealed: they read every application parameter.
+pub const MISSING_KEYS_LOOK: Duration = Duration::from_secs(60);
 /// Between two sweeps of expired uploads and request ids.
 pub const SWEEP: Duration = Duration::from_secs(600);
 /// Calls that are named one by one in the log when they are cut at the end; of more only the number is told.

@@ -256,7 +256,7 @@ impl KeyRing {
     /// `HANDLE_MALFORMED`, `HANDLE_NOT_YOURS`, `HANDLE_KEY_RETIRED`.
     pub fn open_handle<T: DeserializeOwned>(&self, kind: HandleKind, owner: &Owner<'_>, handle: &str) -> Result<T> {
         let malformed = || {
-            Fault::new(Reason::HandleMalformed, format!("this is not a {}, or it was damaged on the way", kind.name()))
+            Fault::new(Reason::HandleMalformed, format!("this is no {}, or it was damaged on the way", kind.name()))
                 .fact("handleKind", kind.name())
         };
         if handle.len() > kind.bytes_max() {

@@ -59,7 +59,7 @@ names! {
     WATCH_DELIVERED = Counter "dropboxconnector.watch.delivered" Count: "Events told to watches and pulls, by type.";
     WEBHOOK_CALLS = Counter "dropboxconnector.webhook.calls" Count: "Calls of the webhook address, by outcome: taken, wrong_signature, unknown_app, malformed, too_large, failed.";
     OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
-    KEYS_BROKEN = Gauge "dropboxconnector.keys.broken" Count: "1 while the sealing keys cannot be read again; those in memory hold.";
+    KEYS_BROKEN = Gauge "dropboxconnector.keys.broken" Count: "Sealing keys that the store needs and are missing, and one more while the keys cannot be read again; those in memory hold.";
     PARAMETERS_FILE_BROKEN = Gauge "dropboxconnector.parameters_file.broken" Count: "1 while the parameters file cannot be used; the last good one holds.";
     TLS_HANDSHAKES = Counter "dropboxconnector.tls.handshakes" Count: "TLS handshakes of the data and admin ports, by outcome.";
     TLS_CERTIFICATE_EXPIRY = Gauge "dropboxconnector.tls.certificate.expiry" Seconds: "Unix time at which the certificate in use expires.";

@@ -25,7 +25,13 @@ impl fmt::Display for AppError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AppError::Config(text) | AppError::Start(text) => f.write_str(text),
-            AppError::Listen { key, address, source } => write!(f, "{key}: cannot listen on {address}: {source}"),
+            AppError::Listen { key, address, source } => {
+                write!(
+                    f,
+                    "{key}: cannot listen on {address}: {source}; --{} chooses another address",
+                    key.replace('_', "-")
+                )
+            }
             AppError::Cut => f.write_str("streams were still open when drain_grace ended; they were cut"),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock},
     config::Config,
     fault::Result,
     seal::KeyRing,
@@ -27,20 +27,29 @@ pub async fn migrate(config: &Config, check_only: bool) -> Result<String, AppErr
     done.map_err(store_fault)
 }
 
-/// Seals with the present sealing key what older ones sealed. What was done, in words.
+/// Seals with the present sealing key what older ones sealed. What was done, in words, and the keys that were missing.
 ///
 /// # Errors
 /// A key ring or a store that cannot be used; a live server that does not have the key yet.
-pub async fn rotate(config: &Config) -> Result<String> {
+pub async fn rotate(config: &Config) -> Result<(String, Vec<String>)> {
     // Never a new store: its nothing would be rotated with success.
     let store = open(config, true).await?;
     let rotation = store.rotate_parameters().await;
     store.close().await;
-    let Rotation { parameters, resealed, current, changed_meanwhile, lost } = rotation?;
-    Ok(format!(
+    let Rotation { parameters, resealed, current, changed_meanwhile, lost, missing } = rotation?;
+    let told = format!(
         "{parameters} application parameters: {resealed} secrets sealed anew, {current} were sealed by the present key, \
          {changed_meanwhile} changed meanwhile, {lost} cannot be opened because their key is gone"
-    ))
+    );
+    Ok((told, missing.into_iter().collect()))
+}
+
+/// Whether the parameters file of a configuration can be used.
+///
+/// # Errors
+/// `INVALID_FIELD` naming `parameters_file`.
+pub fn check_parameters_file(config: &Config) -> Result<()> {
+    config.parameters_file().map_or(Ok(()), |file| store::check_parameters_file(file, SystemClock.now()))
 }
 
 /// Which process has which keys, what is sealed with them, and which key seals now.

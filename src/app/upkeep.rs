@@ -2,6 +2,7 @@
 //! certificates, the keys of issuers) read again. Each task ends with the process and harms nobody when it is cut.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,6 +21,7 @@ use crate::{
     limits,
     ready::Ready,
     seal::KeyRing,
+    store::Store,
     telemetry,
 };
 
@@ -79,11 +81,15 @@ impl Life {
         let (store, ready, ended) = (self.store.clone(), self.ready.clone(), self.ended.clone());
         self.background.spawn(async move {
             let mut asked = false;
+            let mut missing = Missing::default();
             loop {
                 let changed = tokio::select! {
                     changed = follow_keys(store.keys(), &ready, asked) => changed,
                     () = ended.cancelled() => return,
                 };
+                missing.look(&store, changed, &clock).await;
+                let broken = missing.keys.len() + usize::from(!ready.facts().keys);
+                metrics::gauge!(telemetry::KEYS_BROKEN).set(broken as f64);
                 if changed && let Err(fault) = store.check().await {
                     tracing::warn!(%fault, "which keys this process has was not told; it will be with the next heartbeat");
                 }
@@ -147,8 +153,43 @@ async fn follow_keys(keys: &KeyRing, ready: &Ready, asked: bool) -> bool {
         _ => {}
     }
     ready.set_keys(read.is_ok());
-    metrics::gauge!(telemetry::KEYS_BROKEN).set(if read.is_ok() { 0.0 } else { 1.0 });
     read.unwrap_or(false)
+}
+
+/// Keys that the store needs and the ring does not have.
+#[derive(Default)]
+struct Missing {
+    keys: BTreeMap<String, u64>,
+    looked_at: Option<SystemTime>,
+}
+
+impl Missing {
+    /// At start, with other keys, and now and then while some are missing: parameters may be deleted or made anew.
+    async fn look(&mut self, store: &Store, changed: bool, clock: &SharedClock) {
+        let now = clock.now();
+        let long_ago = |at: SystemTime| now.duration_since(at).unwrap_or_default() >= limits::MISSING_KEYS_LOOK;
+        if !changed && self.looked_at.is_some_and(|at| self.keys.is_empty() || !long_ago(at)) {
+            return;
+        }
+        match store.missing_keys().await {
+            Ok(keys) => {
+                for (key, parameters) in keys.iter().filter(|(key, _)| !self.keys.contains_key(*key)) {
+                    tracing::warn!(
+                        key,
+                        parameters,
+                        "a sealing key is missing: what it sealed cannot be opened, and these application parameters \
+                         cannot be used until it is put back"
+                    );
+                }
+                if keys.is_empty() && !self.keys.is_empty() {
+                    tracing::info!("no sealing key is missing any more");
+                }
+                (self.keys, self.looked_at) = (keys, Some(now));
+            }
+            // The next turn looks again.
+            Err(fault) => tracing::debug!(%fault, "whether a sealing key is missing could not be told"),
+        }
+    }
 }
 
 /// Takes a changed certificate, and says when the one that holds runs out.

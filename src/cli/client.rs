@@ -6,12 +6,18 @@ use std::{
     time::Duration,
 };
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity},
 };
+
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::api::v1::{
     Item, WalkFolderRequest, WalkSummary, dropbox_admin_connector_client::DropboxAdminConnectorClient,
@@ -29,6 +35,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Times a server that says nothing is greeted: one connection may break, two in a row tell.
+const GREETINGS: usize = 2;
 /// Times one call, or one stream that makes no headway, is tried again.
 pub const ATTEMPTS_MAX: u32 = 8;
 
@@ -170,13 +178,59 @@ pub async fn channel(server: &str, tls: &TlsArgs) -> Result<Channel> {
         let config = tls.config()?;
         endpoint = endpoint.tls_config(config).map_err(|error| Failure::usage(format!("{url}: {}", causes(&error))))?;
     }
-    endpoint.connect().await.map_err(|error| {
+    let channel = endpoint.connect().await.map_err(|error| {
         let remedy = match secure {
             true => "name the address with --server; --ca-file trusts a certificate of your own making",
             false => "start the server with `dropbox-connector serve`, or name it with --server",
         };
         Failure::new(Exit::Unavailable, format!("cannot reach {url}: {}", causes(&error))).remedy(remedy)
-    })
+    })?;
+    greet(&channel, &url, tls).await?;
+    Ok(channel)
+}
+
+/// Asks for the server's health, which needs no credential. One that closes the connection without a word, because only one
+/// of both speaks TLS or because it wants a certificate, would look like one whose connection broke, and be tried on and on.
+async fn greet(channel: &Channel, url: &str, tls: &TlsArgs) -> Result<()> {
+    for _ in 0..GREETINGS {
+        let mut health = HealthClient::new(channel.clone());
+        let asked = tokio::time::timeout(CONNECT_TIME_MAX, health.check(HealthCheckRequest::default()));
+        let Ok(Err(status)) = asked.await else { return Ok(()) };
+        let from_transport = std::error::Error::source(&status).is_some()
+            || matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Internal);
+        if !from_transport {
+            return Ok(());
+        }
+    }
+    if url.starts_with("https://") {
+        let remedy = match tls.cert_file {
+            None => "it may want a certificate of yours: --cert-file and --key-file",
+            Some(_) => "it may not take the certificate of --cert-file: see which authorities it trusts",
+        };
+        let text = format!("{url} closed the connection behind the TLS handshake");
+        return Err(Failure::new(Exit::Unavailable, text).remedy(remedy));
+    }
+    match speaks_tls(url).await {
+        Some(true) => Err(Failure::usage(format!("{url}: the server speaks TLS")).remedy(
+            "write https://; --ca-file trusts a certificate of your own making, --cert-file and --key-file show yours",
+        )),
+        // Whatever it is may pass.
+        _ => Ok(()),
+    }
+}
+
+/// Whether the answer to plaintext HTTP/2 is a TLS alert.
+async fn speaks_tls(url: &str) -> Option<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const ALERT: u8 = 21;
+    let url = url::Url::parse(url).ok()?;
+    let address = (url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port_or_known_default()?);
+    let looked = tokio::time::timeout(CONNECT_TIME_MAX, async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(PREFACE).await?;
+        stream.read_u8().await
+    });
+    Some(looked.await.ok()?.ok()? == ALERT)
 }
 
 /// What an error is made of, the outermost words left out where there are others.

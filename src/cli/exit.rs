@@ -124,6 +124,14 @@ impl From<Status> for Failure {
         let closed = broke || matches!(status.code(), Code::Cancelled | Code::Unknown);
         let unsaid_end = details.error_info().is_none() && closed;
         let exit = if unsaid_end { Exit::Unavailable } else { Exit::of(status.code()) };
+        // The server's words about Dropbox's answer name no path; what it is about stands beside them.
+        if let Some(about) = details.resource_info().filter(|about| about.resource_type == "dropbox.item")
+            && status.code() == Code::NotFound
+            && !about.resource_name.is_empty()
+            && !message.contains(&about.resource_name)
+        {
+            message = format!("{}: {message}", about.resource_name);
+        }
         let (reason, remedy) = match details.error_info() {
             Some(told) => (told.reason.clone(), told.metadata.get("remedy").cloned().unwrap_or_default()),
             None => (String::new(), unsaid(if unsaid_end { Code::Unknown } else { status.code() }).to_owned()),

@@ -383,23 +383,29 @@ pub async fn link(args: LinkArgs) -> Result<()> {
     }
     if args.temporary {
         let kind = LinkKind::Temporary.into();
-        let request = GetFileLinkRequest { path, kind, ..Default::default() };
-        let answer = repeated(Repeat::Free, async || client.data().get_file_link(request.clone()).await).await?;
+        let request = GetFileLinkRequest { path: path.clone(), kind, ..Default::default() };
+        let answer = repeated(Repeat::Free, async || client.data().get_file_link(request.clone()).await).await;
+        let answer = answer.map_err(|failure| nothing_there(failure, &path))?;
         let link = answer.link.unwrap_or_default();
         out::line(if args.json { json::link(&link).to_string() } else { link.url });
         return Ok(());
     }
     let request = CreateSharedLinkRequest {
-        path,
+        path: path.clone(),
         settings: settings(&args),
         // Settings that differ from those there are must not be passed over in silence.
         return_existing: settings(&args).is_none(),
         ..Default::default()
     };
     let repeat = if request.return_existing { Repeat::Free } else { Repeat::IfTold };
-    let answer = repeated(repeat, async || client.data().create_shared_link(request.clone()).await).await?;
+    let answer = repeated(repeat, async || client.data().create_shared_link(request.clone()).await).await;
+    let answer = answer.map_err(|failure| nothing_there(failure, &path))?;
     show_link(&args, &answer.shared_link.unwrap_or_default(), false);
     Ok(())
+}
+
+fn nothing_there(failure: Failure, path: &str) -> Failure {
+    if failure.reason == "PATH_NOT_FOUND" { Failure::missing(path) } else { failure }
 }
 
 fn settings(args: &LinkArgs) -> Option<SharedLinkSettings> {

@@ -94,6 +94,9 @@ pub fn parameter(parameter: &ApplicationParameter) -> Value {
         "proxy": parameter.proxy.as_ref().map(proxy).unwrap_or_default(),
         "account": parameter.account.as_ref().map(account_summary),
         "allowedPrincipals": parameter.policy.as_ref().map(|policy| &policy.allowed_principals),
+        "permissions": parameter.policy.as_ref().map(|policy| {
+            policy.permissions().map(|one| one.as_str_name().trim_start_matches("PERMISSION_")).collect::<Vec<_>>()
+        }),
         "createTime": parameter.create_time.as_ref().map(time),
         "updateTime": parameter.update_time.as_ref().map(time),
         "refreshTime": parameter.refresh_time.as_ref().map(time),

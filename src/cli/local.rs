@@ -35,6 +35,14 @@ pub struct Gathered {
     pub skipped: Vec<(PathBuf, String)>,
 }
 
+impl LocalFile {
+    /// It is not as it was found, or gone.
+    pub fn has_changed(&self) -> bool {
+        let now = fs::metadata(&self.path).ok();
+        now.is_none_or(|now| now.len() != self.size || now.modified().ok() != self.modified)
+    }
+}
+
 impl Gathered {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
@@ -127,6 +135,7 @@ pub fn expand(typed: &str) -> Result<Vec<PathBuf>> {
 /// `root` cannot be read. What beneath it cannot be read is skipped and told.
 pub fn gather(root: &Path, wanted: &Wanted, pruned: &dyn Fn(&Path, &OsStr) -> bool) -> Result<Gathered> {
     let mut gathered = Gathered::default();
+    let own = outputs();
     let mut folders = vec![(root.to_owned(), String::new())];
     while let Some((folder, relative)) = folders.pop() {
         let entries = match entries(&folder) {
@@ -144,7 +153,7 @@ pub fn gather(root: &Path, wanted: &Wanted, pruned: &dyn Fn(&Path, &OsStr) -> bo
                 spoken_for = true;
                 continue;
             }
-            match look(&path, &name) {
+            match look(&path, &name, &own) {
                 Err(why) => gathered.skipped.push((path, why)),
                 Ok((name, about)) => {
                     spoken_for = true;
@@ -190,7 +199,7 @@ fn entries(folder: &Path) -> io::Result<Vec<(PathBuf, std::ffi::OsString)>> {
     Ok(entries)
 }
 
-fn look<'a>(path: &Path, name: &'a OsStr) -> Result<(&'a str, fs::Metadata), String> {
+fn look<'a>(path: &Path, name: &'a OsStr, own: &[(u64, u64)]) -> Result<(&'a str, fs::Metadata), String> {
     let name = name.to_str().ok_or("the name is not UTF-8")?;
     let about = path.symlink_metadata().map_err(|error| error.to_string())?;
     if about.is_symlink() {
@@ -199,10 +208,40 @@ fn look<'a>(path: &Path, name: &'a OsStr) -> Result<(&'a str, fs::Metadata), Str
     if !about.is_dir() && !about.is_file() {
         return Err("neither file nor folder".into());
     }
+    if place(&about).is_some_and(|place| own.contains(&place)) {
+        return Err("what this command says is written to it".into());
+    }
     match paths::refusal(name) {
         Some(why) => Err(why.into()),
         None => Ok((name, about)),
     }
+}
+
+/// Device and inode, which say whether two names are one file.
+fn place(about: &fs::Metadata) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        about.is_file().then(|| (about.dev(), about.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = about;
+        None
+    }
+}
+
+/// The files that standard output and standard error go to: they grow while they are read.
+fn outputs() -> Vec<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd as _;
+        let (out, err) = (io::stdout(), io::stderr());
+        let ends = [out.as_fd().try_clone_to_owned(), err.as_fd().try_clone_to_owned()];
+        ends.into_iter().filter_map(|end| place(&fs::File::from(end.ok()?).metadata().ok()?)).collect()
+    }
+    #[cfg(not(unix))]
+    Vec::new()
 }
 
 /// Dropbox tells no upper from lower case, so of two names that differ in nothing else the first one goes.

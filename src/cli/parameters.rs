@@ -51,6 +51,12 @@ Example:
   dropbox-connector parameters network crm --proxy http://proxy.example:3128 --proxy-user me --proxy-password-file ./secret
   dropbox-connector parameters network crm --proxy none --connect-timeout 5s")]
     Network(SetNetworkArgs),
+    /// Change who may use it and for what, its folder, name or group; what is not given stays.
+    #[command(after_help = "\
+Example:
+  dropbox-connector parameters update crm --allow billing --allow 'spiffe://example.org/crm/*'
+  dropbox-connector parameters update crm --permission read --permission events --path-prefix /Invoices")]
+    Update(UpdateArgs),
     /// Try it at Dropbox as a data call would.
     Test(OneArgs),
     /// Revoke its grant at Dropbox and forget it. Its uploads and downloads under way end.
@@ -152,6 +158,31 @@ pub struct SetNetworkArgs {
     id: String,
     #[command(flatten)]
     network: NetworkArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("changes").required(true).multiple(true))]
+pub struct UpdateArgs {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Principal that may use it (exact, or ending in *), in place of those there are; may be repeated. '' is nobody.
+    #[arg(long, value_name = "NAME", group = "changes")]
+    allow: Vec<String>,
+    /// What they may do, in place of what they may now; may be repeated.
+    #[arg(long, value_enum, group = "changes")]
+    permission: Vec<Permitted>,
+    /// The only folder it can see; '' is all.
+    #[arg(long, value_name = "PATH", group = "changes")]
+    path_prefix: Option<String>,
+    /// Name for people.
+    #[arg(long, value_name = "TEXT", group = "changes")]
+    display_name: Option<String>,
+    /// Group it is listed under.
+    #[arg(long, value_name = "TEXT", group = "changes")]
+    group: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -274,6 +305,7 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
         },
         ParametersCommand::Export(args) => bundle::export(*args).await,
         ParametersCommand::Network(args) => set_network(args).await,
+        ParametersCommand::Update(args) => update(args).await,
         ParametersCommand::Test(args) => test(args).await,
         ParametersCommand::Disconnect(args) => disconnect(args).await,
         ParametersCommand::Secret(args) => set_secret(args).await,
@@ -284,8 +316,14 @@ pub async fn run(command: ParametersCommand) -> Result<()> {
             let config = super::server::load(&args.overrides)?;
             let told = crate::app::rotate(&config).await;
             let told = told.map_err(|fault| Failure::new(Exit::Failed, fault.message()))?;
+            let (told, missing) = told;
             out::line(told);
-            Ok(())
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let failure = Failure::new(Exit::Failed, format!("key missing: {}", missing.join(", ")));
+            Err(failure
+                .remedy("put it back among the sealing keys and rotate again; without it those parameters are lost"))
         }
     }
 }
@@ -471,6 +509,37 @@ async fn set_network(args: SetNetworkArgs) -> Result<()> {
             application_parameter_id: args.id,
             proxy,
             timeouts: Some(timeouts),
+            ..Default::default()
+        }),
+        update_mask: Some(FieldMask { paths }),
+        ..Default::default()
+    };
+    let admin = admin(&args.admin).await?;
+    let answer =
+        repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
+    show(&args.admin, answer.application_parameter)
+}
+
+async fn update(args: UpdateArgs) -> Result<()> {
+    let named = [
+        ("policy.allowed_principals", !args.allow.is_empty()),
+        ("policy.permissions", !args.permission.is_empty()),
+        ("path_prefix", args.path_prefix.is_some()),
+        ("display_name", args.display_name.is_some()),
+        ("group", args.group.is_some()),
+    ];
+    let paths = named.iter().filter(|(_, named)| *named).map(|(path, _)| (*path).to_owned()).collect();
+    let request = UpdateApplicationParameterRequest {
+        application_parameter: Some(ApplicationParameter {
+            application_parameter_id: args.id,
+            display_name: args.display_name.unwrap_or_default(),
+            group: args.group.unwrap_or_default(),
+            path_prefix: args.path_prefix.unwrap_or_default(),
+            policy: Some(ParameterPolicy {
+                allowed_principals: args.allow.into_iter().filter(|name| !name.is_empty()).collect(),
+                permissions: args.permission.iter().map(|one| Permission::from(*one).into()).collect(),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         update_mask: Some(FieldMask { paths }),

@@ -327,6 +327,14 @@ pub async fn config(command: ConfigCommand) -> Result<()> {
             {
                 problems.push(Problem { key: config.key_source().key().into(), origin: String::new(), text });
             }
+            if !problems.iter().any(|problem| problem.key == "parameters_file")
+                && let Err(fault) = app::check_parameters_file(&config)
+            {
+                let told = fault.violations().first();
+                let key = told.map_or("parameters_file", |told| &told.field).to_owned();
+                let text = told.map_or(fault.message(), |told| &told.description).to_owned();
+                problems.push(Problem { key, origin: config.parameters_file.display().to_string(), text });
+            }
             unusable(problems)?;
             out::note("the configuration can be used");
         }

@@ -147,7 +147,7 @@ pub async fn run(args: WatchArgs) -> Result<()> {
             None => return Ok(()),
             Some(status) => status,
         };
-        let Some(pause) = watching.pause(&status) else { return Err(status.into()) };
+        let Some(pause) = watching.pause(&status) else { return Err(watching.refused(status)) };
         tracing::debug!(?pause, %status, "the watch is taken up again");
         tokio::time::sleep(pause).await;
         watching.attempt += 1;
@@ -155,6 +155,17 @@ pub async fn run(args: WatchArgs) -> Result<()> {
 }
 
 impl Watching {
+    fn refused(&self, status: Status) -> Failure {
+        let (failure, path) = (Failure::from(status), &self.args.path);
+        match failure.reason.as_str() {
+            "PATH_NOT_FOUND" => Failure::missing(path).remedy(format!(
+                "what is watched has to be there: `dropbox-connector mkdir {}` makes it",
+                out::plain(path)
+            )),
+            _ => failure,
+        }
+    }
+
     /// One stream, to its end. `None`: as many events were told as were asked for.
     async fn stream(&mut self) -> Result<Option<Status>> {
         let mut stream = match self.client.data().watch_events(self.request()).await {

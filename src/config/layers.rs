@@ -149,7 +149,10 @@ fn table(text: &str) -> Result<Map<String, Value>, Box<figment::Error>> {
 fn meaning(key: &str, error: &figment::Error) -> String {
     use figment::error::Kind;
     match &error.kind {
-        Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) => format!("must be {wanted}"),
+        Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) => match wanted.as_str() {
+            "usize" | "u64" | "u32" => "must be a whole number".into(),
+            wanted => format!("must be {wanted}"),
+        },
         Kind::UnknownVariant(_, wanted) => format!("must be one of {}", wanted.join(", ")),
         Kind::UnknownField(field, wanted) => format!("`{field}` is none of {}", wanted.join(", ")),
         // The message quotes the text, and a password may be in it.

@@ -53,6 +53,7 @@ fn a_bad_value_is_refused_by_the_name_of_its_key() {
         ("data_listen = \"0.0.0.0:1\"", "data_listen"),
         ("dropbox_api_url = \"http://x\"", "dropbox_api_url"),
         ("append_mib = 6", "append_mib"),
+        ("admin_listen = \"127.0.0.1:50051\"", "admin_listen"),
         ("upload_idle = \"soon\"", "upload_idle"),
         ("auth_mode = \"token\"", "auth_tokens"),
         ("auth_mode = \"magic\"", "auth_mode"),

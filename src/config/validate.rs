@@ -13,6 +13,12 @@ use super::{
 /// What signed tokens may be signed with; all are asymmetric.
 const JWT_ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
+/// Both cannot be listened on. Port 0 is a free one each time.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let everywhere = |at: SocketAddr| at.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || everywhere(one) || everywhere(other))
+}
+
 impl Config {
     pub(super) fn validate(&self, said: &Layers, problems: &mut Vec<Problem>) {
         let unread: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
@@ -75,6 +81,21 @@ impl Config {
         let listed = self.public_http_listen.is_empty() || self.public_http_listen.parse::<SocketAddr>().is_ok();
         check("public_http_listen", listed, "must be an address like 0.0.0.0:8080, or empty");
         check("app_secret_file", self.app_secret_file().is_none() || !self.app_key.is_empty(), "needs app_key");
+        let public = self.public_http_listen.parse().ok();
+        let doors = [
+            ("data_listen", Some(self.data_listen)),
+            ("admin_listen", Some(self.admin_listen)),
+            ("probe_listen", Some(self.probe_listen)),
+            ("http_listen", Some(self.http_listen)),
+            ("public_http_listen", public),
+        ];
+        for (index, (key, address)) in doors.iter().enumerate() {
+            let taken =
+                doors[..index].iter().find(|(_, other)| other.zip(*address).is_some_and(|(a, b)| collide(a, b)));
+            if let Some((other, _)) = taken {
+                check(key, !read(&[*other]), &format!("is the address of {other}, too: each needs a port of its own"));
+            }
+        }
         let reachable = !self.webhooks || !self.public_http_listen.is_empty();
         check("webhooks", reachable, "nobody could call: they come in on public_http_listen, so set that");
         let guarded = !self.connect_page || self.i_know || self.http_listen.ip().is_loopback();

@@ -100,6 +100,9 @@ impl ItemPath {
                 (false, _) => Err(malformed("a namespace is not taken here; a name that begins so is written /ns:…")),
             };
         }
+        if text.is_empty() && !forms.root {
+            return Err(malformed("required: name what is meant"));
+        }
         let path = normal(text)?;
         if path.is_empty() && !forms.root {
             return Err(malformed("the root is not taken here"));

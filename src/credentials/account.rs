@@ -21,7 +21,7 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits::{BEARER_LEFT_MIN, BEARER_RENEW_AHEAD, RENEWAL_LEASE},
     secret::Secret,
-    store::{Grant, Lease, Parameters, Renewal, Store},
+    store::{AppSource, Grant, Lease, Parameters, Renewal, Store},
 };
 
 /// Between two looks at a row that another process is renewing.
@@ -291,11 +291,39 @@ pub(super) async fn refresh_token(
 /// The linked account must be connected again.
 pub(super) fn reauthorization(parameters: &Parameters, cause: &str) -> Fault {
     let id = parameters.id.as_str();
-    let message = match cause {
-        "not_yet_authorized" => format!("no Dropbox account is connected to application parameter {id} yet"),
+    let message = match (cause, &parameters.missing_key) {
+        ("not_yet_authorized", _) => format!("no Dropbox account is connected to application parameter {id} yet"),
+        ("disconnected", _) => format!("application parameter {id} was disconnected from its Dropbox account"),
+        ("invalid_client", _) => {
+            format!("Dropbox does not accept the app key and secret of application parameter {id} (invalid_client)")
+        }
+        ("sealing_key_retired", Some(key)) => {
+            format!("application parameter {id} is sealed with key {key}, which this server does not have")
+        }
         _ => format!("application parameter {id} must be authorized again ({cause})"),
     };
-    Fault::new(Reason::ReauthorizationRequired, message).fact("cause", cause).resource("application_parameter", id)
+    let fault =
+        Fault::new(Reason::ReauthorizationRequired, message).fact("cause", cause).resource("application_parameter", id);
+    match (cause, &parameters.missing_key) {
+        ("sealing_key_retired", Some(key)) => {
+            fault.fact("keyId", key).with_remedy(format!("put the key {key} back among the server's sealing keys"))
+        }
+        ("invalid_client", _) if parameters.of_file => {
+            fault.with_remedy("correct app_key and app_secret in the parameters file; it is read again by itself")
+        }
+        ("invalid_client", _) if parameters.settings.app_source == AppSource::SharedApp => {
+            fault.with_remedy("correct app_key and app_secret_file in the connector's configuration")
+        }
+        ("invalid_client", _) => fault.with_remedy(format!(
+            "give it the app's present secret: dropbox-connector parameters secret {id} --app-secret-file FILE, or \
+             UpdateApplicationParameter with app_secret"
+        )),
+        // What is read from a file cannot be connected: that is READ_ONLY_STORE.
+        _ if parameters.of_file => {
+            fault.with_remedy("put a new refresh token for it into the parameters file; it is read again by itself")
+        }
+        _ => fault,
+    }
 }
 
 pub(super) fn of_renewal(renewal: Renewal) -> Bearer {

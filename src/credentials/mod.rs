@@ -131,7 +131,7 @@ impl Resolver {
                 .fact("permission", "RAW"));
         }
         if !missing.is_empty() {
-            return Err(not_allowed(id, missing));
+            return Err(not_permitted(id, missing));
         }
         ready(parameters)?;
         let act_as = self.act_as(&entry, ask.act_as, ask.deadline).await?;
@@ -362,6 +362,8 @@ fn ready(parameters: &Parameters) -> Result<()> {
             Err(reauthorization(parameters, "shared_app_missing"))
         }
         State::Active => Ok(()),
+        // Every grant takes a number, and so does its end.
+        State::Pending if parameters.grant_number > 0 => Err(reauthorization(parameters, "disconnected")),
         State::Pending => Err(reauthorization(parameters, "not_yet_authorized")),
         State::ReauthorizationRequired => {
             Err(reauthorization(parameters, parameters.reauthorization_cause.as_deref().unwrap_or_default()))
@@ -429,6 +431,15 @@ fn not_allowed(id: &ParameterId, needed: Permissions) -> Fault {
     let permission = needed.iter().next().map_or("READ", Permission::name);
     Fault::new(Reason::CallerNotAllowed, format!("you may not use application parameter {id} for this"))
         .fact("permission", permission)
+}
+
+/// To a principal of the policy: it may know what is there, and what it lacks.
+fn not_permitted(id: &ParameterId, missing: Permissions) -> Fault {
+    let names: Vec<&str> = missing.iter().map(Permission::name).collect();
+    let names = names.join(" and ");
+    not_allowed(id, missing)
+        .with_message(format!("the policy of application parameter {id} lets you use it, but without {names}"))
+        .with_remedy(format!("have an administrator add {names} to policy.permissions of {id}"))
 }
 
 fn not_found(id: &ParameterId) -> Fault {

@@ -230,7 +230,7 @@ pub(super) fn failed(told: &Told<'_>) -> Markup {
         Reason::AccountMismatch => {
             "sign in at Dropbox with the account that is linked, or disconnect it here first and then connect the other one"
         }
-        reason => reason.remedy(),
+        _ => fault.remedy(),
     };
     let parameter = fault.get("applicationParameterId");
     frame(

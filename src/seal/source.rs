@@ -37,6 +37,16 @@ impl KeySource {
         }
     }
 
+    /// The mode of a key file that everybody on the machine may read or write.
+    pub fn open_to_all(&self) -> Option<u32> {
+        #[cfg(unix)]
+        if let KeySource::File(path) = self {
+            let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).ok()?) & 0o777;
+            return (mode & 0o007 != 0).then_some(mode);
+        }
+        None
+    }
+
     pub(super) async fn read(&self) -> Result<Zeroizing<String>> {
         match self {
             KeySource::File(path) => read_file(path),
@@ -129,6 +139,17 @@ mod tests {
             assert!(fault.message().contains(told), "{fault:?} does not tell {told}");
             assert!(!format!("{fault:?}").contains("hush"), "{fault:?}");
         }
+    }
+
+    #[test]
+    fn a_key_file_that_everybody_may_read_is_told_by_its_mode() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let of = |mode| {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("set");
+            KeySource::File(file.path().to_owned()).open_to_all()
+        };
+        assert_eq!([of(0o600), of(0o640), of(0o644)], [None, None, Some(0o644)]);
     }
 
     #[tokio::test]

@@ -26,7 +26,8 @@ use crate::{
 const LEFTOVER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const LEFTOVER_TIME_MAX: Duration = Duration::from_secs(1);
 
-const FIRST: &str =
+const FIRST: &str = "the first message must hold spec or resume_upload_id";
+const FIRST_TOO_LARGE: &str =
     "the first message must hold spec or resume_upload_id, and neither takes more than 64 KiB, decompressed";
 
 /// A message of an upload stream; the two RPCs have messages of their own with the same fields.
@@ -144,7 +145,7 @@ impl<M: Message> Frames<M> {
                 return Err(order("the stream is empty: send spec or resume_upload_id first"));
             }
             Some(message) => message.map_err(|status| match self.broken(&status) {
-                fault if fault.reason() == Reason::ChunkTooLarge => order(FIRST),
+                fault if fault.reason() == Reason::ChunkTooLarge => order(FIRST_TOO_LARGE),
                 fault => fault,
             })?,
         };

@@ -282,7 +282,7 @@ impl Mask {
                         known,
                         "update_mask",
                         "UNKNOWN_FIELD",
-                        "a path names no field of an application parameter",
+                        format!("{path} is no field of an application parameter"),
                     );
                 }
             }

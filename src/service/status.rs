@@ -290,7 +290,7 @@ impl Details {
             })
             .collect();
         if fault.retry_delay().is_none() {
-            metadata.insert("remedy".to_owned(), reason.remedy().to_owned());
+            metadata.insert("remedy".to_owned(), cut(fault.remedy(), FACT_BYTES_MAX).to_owned());
         }
         let about = fault.about();
         let subject =
@@ -310,7 +310,7 @@ impl Details {
                 violations: vec![pb::precondition_failure::Violation {
                     r#type: kind.to_owned(),
                     subject: cut(subject().unwrap_or_default(), FACT_BYTES_MAX).to_owned(),
-                    description: reason.remedy().to_owned(),
+                    description: fault.remedy().to_owned(),
                 }],
             }),
             quota: quota(reason).map(|metric| pb::QuotaFailure {

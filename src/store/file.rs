@@ -163,6 +163,12 @@ fn look(path: &Path) -> Look {
 
 fn read(path: &Path, now: SystemTime, looks: &mut Looks) -> Result<BTreeMap<ParameterId, Kept>> {
     let text = Zeroizing::new(read_text(path, "parameters_file", looks)?);
+    // Whoever writes a file anew empties it first; all parameters gone at once is hardly ever meant.
+    if text.is_empty() {
+        let text =
+            format!("{} is empty, as one that is being written; a comment says that it is meant", path.display());
+        return Err(bad("parameters_file", text));
+    }
     let json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
     // A parser's message may quote a line of the file, and with it a secret: only its place is told.
     let document: Document = if json {
@@ -171,8 +177,7 @@ fn read(path: &Path, now: SystemTime, looks: &mut Looks) -> Result<BTreeMap<Para
         })?
     } else {
         Figment::from(Toml::string(&text)).extract().map_err(|error| {
-            let place = error.path.join(".");
-            bad("parameters_file", format!("{}: not the expected TOML {place}", path.display()))
+            bad("parameters_file", format!("{}: not the expected TOML: {}", path.display(), cause(&error)))
         })?
     };
     let mut all = BTreeMap::new();
@@ -189,6 +194,38 @@ fn read(path: &Path, now: SystemTime, looks: &mut Looks) -> Result<BTreeMap<Para
         }
     }
     Ok(all)
+}
+
+/// What is wrong with TOML, and where: never the line itself, nor a value.
+fn cause(error: &figment::Error) -> String {
+    use figment::error::Kind;
+    let place = if error.path.is_empty() { String::new() } else { format!("{}: ", error.path.join(".")) };
+    match &error.kind {
+        // "TOML parse error at line 3, column 7", the line with a mark beneath it, and the causes.
+        Kind::Message(text) => {
+            let is_mark = |line: &&str| line.trim_start().starts_with('|') && line.contains('^');
+            let causes = text.lines().skip_while(|line| !is_mark(line)).skip(1);
+            let told: Vec<String> = text.lines().take(1).chain(causes).map(without_quotes).collect();
+            format!("{place}{}", told.join(": "))
+        }
+        Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) => format!("{place}must be {wanted}"),
+        Kind::UnknownField(key, _) => format!("{key} is not taken: only [[application_parameters]] stand in it"),
+        _ => format!("{place}only [[application_parameters]] stand in it, with their keys"),
+    }
+}
+
+/// What a parser quotes may be a secret; single characters that it wants are not.
+fn without_quotes(text: &str) -> String {
+    let mut told = String::new();
+    for (index, part) in text.split('`').enumerate() {
+        let quoted = index % 2 == 1;
+        match quoted {
+            true if part.chars().count() > 1 => told.push_str("(…)"),
+            true => told.push_str(&format!("`{part}`")),
+            false => told.push_str(part),
+        }
+    }
+    told
 }
 
 /// Of all that the file says about one.
@@ -274,6 +311,8 @@ fn parameters_of(
         grant_number: grant.as_ref().map_or(0, number_of),
         grant,
         reauthorization_cause: None,
+        missing_key: None,
+        of_file: true,
         granted_scopes: Vec::new(),
         account: account_id.map(|account_id| Account { account_id, ..Account::default() }),
         created_at: now,

@@ -68,6 +68,14 @@ use crate::{
 /// Changed parameters are told to processes this far behind.
 const CHANGES_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// Whether application parameters can be read from this file.
+///
+/// # Errors
+/// `INVALID_FIELD` naming `parameters_file`.
+pub fn check_parameters_file(path: &Path, now: SystemTime) -> Result<()> {
+    file::File::read(path, now).map(drop)
+}
+
 /// Everything that outlives the process. Clones share it.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);

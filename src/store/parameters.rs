@@ -481,6 +481,7 @@ impl Store {
         let id = ParameterId::of_row(&id);
         let name = row_name(&id, &uid);
         let mut cause: Option<String> = row.get("reauthorization_cause")?;
+        let mut missing_key = None;
         let mut open = |column: &'static str| -> Result<Option<Zeroizing<Vec<u8>>>> {
             let Some(blob) = row.get::<Option<Vec<u8>>>(column)? else { return Ok(None) };
             match self.open_column(&name, column, &blob) {
@@ -489,7 +490,10 @@ impl Store {
                     tracing::error!(parameter = %id, column, ?error, "a sealed column does not open");
                     cause = Some(match error {
                         Unsealable::Malformed => "sealed_column_damaged".to_owned(),
-                        Unsealable::KeyRetired { .. } => "sealing_key_retired".to_owned(),
+                        Unsealable::KeyRetired { key_id } => {
+                            missing_key = Some(key_id.into_boxed_str());
+                            "sealing_key_retired".to_owned()
+                        }
                     });
                     Ok(None)
                 }
@@ -512,6 +516,8 @@ impl Store {
             grant,
             grant_number: number("grant_number")?,
             reauthorization_cause: cause,
+            missing_key,
+            of_file: false,
             granted_scopes,
             account: account.map(|text| unknown::column::<Account>(&id, "account", text.as_bytes())).transpose()?,
             created_at: time(number("created_at")?),

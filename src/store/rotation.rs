@@ -2,7 +2,7 @@
 //! processes. Order for an operator: add the new key for opening everywhere, make it the first line everywhere, rotate, and
 //! keep the old key for opening at least 30 days, for handles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ParameterId, ROWS_MAX, Store,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What a rotation found and did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rotation {
     pub parameters: u64,
     /// Columns sealed anew.
@@ -28,6 +28,8 @@ pub struct Rotation {
     pub changed_meanwhile: u64,
     /// Columns whose key is gone.
     pub lost: u64,
+    /// Those keys.
+    pub missing: BTreeSet<String>,
 }
 
 /// Who can open what: the basis of a rotation.
@@ -58,6 +60,34 @@ impl Store {
                         *told.sealed.entry(key.to_owned()).or_default() += 1;
                     }
                 }
+            }
+        }
+    }
+
+    /// Keys that sealed something and are not in the ring, each with the number of application parameters that need it.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn missing_keys(&self) -> Result<BTreeMap<String, u64>> {
+        let mut missing = BTreeMap::new();
+        if self.0.file.is_some() {
+            return Ok(missing);
+        }
+        let there = self.0.keys.key_ids();
+        let mut after = String::new();
+        loop {
+            let rows = self.sealed_rows(&after).await?;
+            let Some(last) = rows.last() else { return Ok(missing) };
+            after = last.get("id")?;
+            for row in &rows {
+                let mut lacked = BTreeSet::new();
+                // A bearer is made anew from the grant.
+                for column in [APP_SECRET, PROXY_PASSWORD, GRANT] {
+                    let blob = row.get::<Option<Vec<u8>>>(column)?;
+                    let key = blob.as_deref().and_then(KeyRing::key_id_of);
+                    lacked.extend(key.filter(|key| !there.iter().any(|id| id == key)).map(str::to_owned));
+                }
+                lacked.into_iter().for_each(|key| *missing.entry(key).or_default() += 1);
             }
         }
     }
@@ -144,6 +174,7 @@ impl Store {
             }
             let Ok(plain) = self.open_column(bound_to, column, &old) else {
                 rotation.lost += 1;
+                rotation.missing.extend(KeyRing::key_id_of(&old).map(str::to_owned));
                 continue;
             };
             let new = self.seal_column(bound_to, column, &plain);

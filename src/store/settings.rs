@@ -79,6 +79,10 @@ pub struct Parameters {
     pub grant_number: i64,
     /// Set when Dropbox refused the grant: the cause it gave.
     pub reauthorization_cause: Option<String>,
+    /// The key that sealed its secrets and is not in the ring.
+    pub missing_key: Option<Box<str>>,
+    /// It comes from the parameters file, and only that can be changed.
+    pub of_file: bool,
     pub granted_scopes: Vec<String>,
     pub account: Option<Account>,
     pub created_at: SystemTime,

@@ -320,6 +320,9 @@ async fn rotation_reseals_every_column_once_every_process_has_the_key(old: House
     let only_old = old.second(KEY_1).await;
     let lost = only_old.parameters(&id("b")).await.unwrap().unwrap();
     assert_eq!(lost.reauthorization_cause.as_deref(), Some("sealing_key_retired"));
+    assert_eq!(lost.missing_key.as_deref(), Some("k2"));
+    assert_eq!(only_old.missing_keys().await.unwrap(), [("k2".to_owned(), 2)].into());
+    assert!(new.missing_keys().await.unwrap().is_empty());
     assert_eq!(old.keys.sealing_key_id(), "k1");
 }
 

@@ -79,6 +79,10 @@ async fn the_exit_code_and_the_line_tell_why_a_command_failed() {
     let (_, err) = ends(&house, 3, &["get", "/nothing"]);
     assert!(err.contains("/nothing"), "{err}");
     ends(&house, 3, &["ls", "/nothing"]);
+    for words in [&["watch", "/nothing"][..], &["link", "/nothing"], &["link", "--temporary", "/nothing"]] {
+        let (_, err) = ends(&house, 3, words);
+        assert!(err.contains("/nothing: there is nothing at this path"), "{words:?}: {err}");
+    }
     ends(&house, 3, &["put", "nothing", "/"]);
     ends(&house, 3, &["ls", "--parameter", "nobody"]);
     ends(&house, 2, &["put", "-r"]);
@@ -92,6 +96,15 @@ async fn the_exit_code_and_the_line_tell_why_a_command_failed() {
     let (_, err) = ends(&house, 6, &["ls", "--server", "http://127.0.0.1:1"]);
     assert!(err.contains("serve"), "{err}");
     ends(&house, 64, &["config", "check", "--append-mib", "6"]);
+    write(house.folder.path(), "broken.toml", b"[[application_parameters]]\nid = \"hush");
+    let (_, err) = ends(&house, 64, &["config", "check", "--emulator=true", "--parameters-file", "broken.toml"]);
+    assert!(err.contains("parameters_file: ") && err.contains("line 2") && !err.contains("hush"), "{err}");
+    let same = ["config", "check", "--emulator=true", "--data-listen=127.0.0.1:7001", "--admin-listen=127.0.0.1:7001"];
+    let (_, err) = ends(&house, 64, &same);
+    assert!(err.contains("admin_listen: is the address of data_listen, too"), "{err}");
+    let taken = format!("--data-listen={}", house.addresses.data);
+    let (_, err) = ends(&house, 1, &["serve", "--emulator", &taken]);
+    assert!(err.contains("--data-listen chooses another address"), "{err}");
     ends(&house, 0, &["health", "--probe-addr", &house.addresses.probe.to_string()]);
     ends(&house, 6, &["health", "--probe-addr", "127.0.0.1:1"]);
 }
@@ -122,6 +135,15 @@ async fn items_are_moved_copied_linked_found_and_told_by_commands() {
     let (out, _) = ends(&house, 0, &["parameters", "list"]);
     assert!(out.starts_with(&format!("{PARAMETER} ")) && out.contains("active"), "{out}");
     ends(&house, 0, &["parameters", "test", PARAMETER]);
+    ends(&house, 2, &["parameters", "update", PARAMETER]);
+    let change = ["--allow", "billing", "--allow", "crm*", "--permission", "read", "--group", "money", "--json"];
+    let (out, _) = ends(&house, 0, &[&["parameters", "update", PARAMETER][..], &change].concat());
+    let told: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(told["allowedPrincipals"], serde_json::json!(["billing", "crm*"]), "{told}");
+    assert_eq!((&told["permissions"], &told["group"]), (&serde_json::json!(["READ"]), &"money".into()), "{told}");
+    let (out, _) = ends(&house, 0, &["parameters", "update", PARAMETER, "--path-prefix", "/pets", "--json"]);
+    let told: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&told["pathPrefix"], &told["group"]), (&"/pets".into(), &"money".into()), "what is not named stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,8 +252,25 @@ fn the_demo_ends_well_on_a_folder_of_every_kind_of_file() {
     for skipped in ["desktop.ini", "ends in space ", "D0/F0"] {
         write(folder.path(), skipped, b"x");
     }
-    let output = Command::new(BINARY).arg("demo").arg(folder.path()).output().expect("it starts");
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(out.contains("(151 files") && out.contains("skipped    3") && out.contains("All well: 151 files"), "{out}");
+    // What it says goes to a file in the folder, and another one grows all the time.
+    let (log, growing) = (folder.path().join("demo.log"), folder.path().join("growing"));
+    let mut writer = fs::File::create(&growing).expect("made");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let status = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                std::io::Write::write_all(&mut writer, b"more").expect("written");
+                std::thread::yield_now();
+            }
+        });
+        let mut demo = Command::new(BINARY);
+        let status = demo.arg("demo").arg(folder.path()).stdout(fs::File::create(&log).expect("made")).status();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        status.expect("it starts")
+    });
+    let out = fs::read_to_string(&log).expect("what it said");
+    assert!(status.success(), "{out}");
+    assert!(out.contains("(152 files") && out.contains("skipped    4") && out.contains("All well: 151 files"), "{out}");
+    assert!(out.contains("1 file changed while read, left out: growing"), "{out}");
+    assert!(out.contains(&format!("{BINARY} connect mine")), "{out}");
 }

@@ -111,4 +111,9 @@ async fn a_server_that_wants_a_certificate_gets_ours() {
     assert_eq!(list(folder.path(), &server, &ours), (Some(0), String::new()));
     let (code, told) = list(folder.path(), &server, &ours[..2]);
     assert_eq!(code, Some(6), "{told}");
+    // At once: no repeat makes it better.
+    assert!(told.contains("behind the TLS handshake") && told.contains("--cert-file and --key-file"), "{told}");
+    let (code, told) = list(folder.path(), &server.replace("https://", "http://"), &[]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("the server speaks TLS") && told.contains("write https://"), "{told}");
 }

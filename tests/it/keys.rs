@@ -92,6 +92,43 @@ async fn keys_may_stand_in_the_environment_and_a_source_that_fails_is_named_at_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_key_is_not_the_stores_says_so_and_which_one_it_lacks() {
+    let emulator = Emulator::start(Default::default()).await.expect("emulator");
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = format!("--store-url=sqlite://{}", folder.path().join("store.db").display());
+    let mut first = tokio::task::block_in_place(|| Served::before(&emulator, &[&store, "--drain-delay=0s"]));
+    let admin = tokio::task::block_in_place(|| first.told("admin"));
+    let mut boss = pb::dropbox_admin_connector_client::DropboxAdminConnectorClient::connect(format!("http://{admin}"))
+        .await
+        .expect("connect");
+    crate::support::make_parameter(&mut boss, &emulator.account(), PARAMETER, |_| {}).await;
+    let key = first.sealing_keys().split(':').next().expect("its id").to_owned();
+    drop(boss);
+    first.terminate();
+    tokio::task::block_in_place(|| first.ended());
+
+    let mut other = tokio::task::block_in_place(|| Served::before(&emulator, &[&store]));
+    let (data, http) = tokio::task::block_in_place(|| (other.told("data"), other.told("http")));
+    until("it says so", || async { other.text().contains("a sealing key is missing") }).await;
+    let log = other.text();
+    let line = log.lines().find(|line| line.contains("a sealing key is missing")).expect("the line");
+    assert!(line.contains("WARN") && line.contains(&key) && line.contains("parameters=1"), "{line}");
+    let http = http.parse().expect("an address");
+    until("it is counted", || async { super::server::fetch(http, "/metrics").contains("keys_broken 1\n") }).await;
+    let mut run = Command::new(BINARY);
+    let output = run.args(["ls", "-p", PARAMETER, "--server", &format!("http://{data}")]).output().expect("it runs");
+    let said = text(&output);
+    assert!(said.contains(&format!("put the key {key} back")) && !said.contains("connect the"), "{said}");
+    let mut run = Command::new(BINARY);
+    run.args(["parameters", "rotate", &store])
+        .arg(format!("--sealing-key-file={}", other.sealing_keys_file().display()));
+    let output = run.output().expect("it runs");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("3 cannot be opened because their key is gone") && said.contains(&key), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_resealed_while_a_live_server_lacks_the_key_and_it_is_named() {
     let house = start().await;
     let mine = house.config().clone();

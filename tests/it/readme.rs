@@ -46,9 +46,8 @@ fn the_grpcurl_lines_of_the_demo_run_as_printed() {
     let printed = succeed(Command::new(BINARY).arg("demo").arg(folder.path()));
     let start = printed.find("  grpcurl ").expect("lines to run");
     let end = printed.find("or with this program").expect("their end");
-    let lines = printed[start..end].lines().map(|line| line.strip_prefix("  ").unwrap_or(line));
     let mut served = Served::start();
-    let script = lines.collect::<Vec<_>>().join("\n").replace("127.0.0.1:50051", &served.told("data"));
+    let script = printed[start..end].replace("127.0.0.1:50051", &served.told("data"));
     assert!(script.matches("grpcurl ").count() >= 9, "{script}");
     succeed(&mut shell(&script));
 }

@@ -58,6 +58,11 @@ async fn a_changed_file_is_followed_and_a_broken_one_is_not() {
     std::fs::write(&path, "[[application_parameters]\nnot toml").unwrap();
     assert!(store.parameter_changes(0).await.unwrap().is_empty());
     assert!(store.parameters(&id("docs")).await.unwrap().is_some());
+    // Whoever writes it anew empties it first.
+    std::fs::write(&path, "").unwrap();
+    assert!(store.parameter_changes(0).await.unwrap().is_empty());
+    assert_eq!(store.parameters_file_good(), Some(false));
+    assert!(store.parameters(&id("docs")).await.unwrap().is_some());
     std::fs::write(&path, GOOD.replace("REFRESH-clear", "another")).unwrap();
     let changes = store.parameter_changes(0).await.unwrap();
     assert_eq!(changes, [Change { seq: 0, id: id("docs"), uid: before.uid.to_string() }]);
@@ -180,4 +185,22 @@ async fn a_wrong_file_is_refused_by_the_place_of_the_mistake_and_shows_no_secret
         assert_eq!(fault.violations()[0].field, place, "{fault:?}");
         assert!(!format!("{fault:?}").contains("-clear"), "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_file_is_told_by_line_and_cause_without_its_text() {
+    for (text, told) in [
+        ("", "is empty"),
+        ("[[application_parameters]]\nid = \"docs\"\nrefresh_token = \"hush", "line 3"),
+        ("[[application_parameters]]\nrefresh_token = hush\n", "line 2"),
+        ("application_parameters = \"hush\"\n", "application_parameters: must be"),
+        ("parameters = 1\n", "parameters is not taken: only [[application_parameters]]"),
+    ] {
+        let (_house, store) = with_file(text, "parameters.toml").await;
+        let fault = store.err().unwrap();
+        assert!(fault.message().contains(told), "{fault} does not tell {told}");
+        assert!(!fault.message().ends_with("TOML: ") && !format!("{fault:?}").contains("hush"), "{fault:?}");
+    }
+    let (_house, store) = with_file("# none\n", "parameters.toml").await;
+    assert!(store.unwrap().list_parameters("", None, 9).await.unwrap().is_empty());
 }

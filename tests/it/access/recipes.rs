@@ -80,13 +80,15 @@ fn the_recipes_run_as_pasted() {
 fn a_static_token_made_by_the_recipe_opens_the_door() {
     let folder = tempfile::tempdir().unwrap();
     let blocks = blocks("### By static token");
-    run(&blocks[0], folder.path(), None);
-    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap().trim().to_owned();
-    let tokens = format!("--auth-tokens={}", read("billing.hash"));
-    let mut served = Served::start_with(&["--auth-mode=token", &tokens]);
-    let header = format!("authorization: Bearer {}", read("billing.token"));
-    let listed = succeed(tool("grpcurl").args(["-plaintext", "-H", &header, &served.told("data"), "list"]));
-    assert!(listed.contains("dropboxconnector.v1.DropboxConnector"), "{listed}");
+    let [make, start, call] = &blocks[..] else { panic!("{} blocks", blocks.len()) };
+    run(make, folder.path(), None);
+    // What the shell would put there.
+    let hashes = std::fs::read_to_string(folder.path().join("tokens.hashes")).unwrap();
+    let mut served = serve(&start.replace("\"$(cat tokens.hashes)\"", hashes.trim()), folder.path());
+    let told = run(call, folder.path(), Some(&mut served));
+    assert!(told.contains("\"created\": true") && told.ends_with("box/\n"), "{told}");
+    let bare = tool("grpcurl").args(["-plaintext", "-max-time", "10", &served.told("data"), "list"]).output().unwrap();
+    assert!(!bare.status.success(), "{}", text(&bare));
 }
 
 /// Check 13 in its own words is run by `tests/clients/run.sh` with the kubelet's package; this is the same door.

@@ -115,7 +115,7 @@ async fn what_is_done_and_refused_at_the_page_is_told_to_the_audit_log() {
         ["boss", "test", "p", "done", "-", "-"],
         ["boss", "ask_disconnect", "p", "done", "-", "-"],
         ["boss", "disconnect", "p", "done", "-", "-"],
-        ["boss", "test", "p", "failed", "REAUTHORIZATION_REQUIRED", "not_yet_authorized"],
+        ["boss", "test", "p", "failed", "REAUTHORIZATION_REQUIRED", "disconnected"],
         ["boss", "test", "-", "failed", "INVALID_FIELD", "-"],
         ["boss", "connect", "p", "done", "-", "-"],
         ["boss", "callback", "p", "failed", "AUTHORIZATION_DENIED", "access_denied"],

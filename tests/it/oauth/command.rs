@@ -150,11 +150,17 @@ async fn parameters_are_made_shown_given_a_new_secret_and_disconnected_by_comman
     ends(&house, 0, &["parameters", "test", PARAMETER]);
     house.control().set_app_secret("another");
     house.control().expire_access_tokens();
-    assert!(ends(&house, 1, &["parameters", "test", PARAMETER]).1.contains("invalid_client"));
+    let (_, err) = ends(&house, 1, &["parameters", "test", PARAMETER]);
+    assert!(
+        err.contains("invalid_client") && err.contains("parameters secret") && !err.contains("connect again"),
+        "{err}"
+    );
     fs::write(house.folder.path().join("secret"), "another").expect("written");
     ends(&house, 0, &["parameters", "secret", PARAMETER, "--app-secret-file", "secret"]);
     ends(&house, 0, &["parameters", "test", PARAMETER]);
     ends(&house, 0, &["parameters", "disconnect", PARAMETER]);
+    let (_, err) = ends(&house, 1, &["parameters", "test", PARAMETER]);
+    assert!(err.contains("was disconnected from its Dropbox account") && !err.contains(" yet"), "{err}");
     assert!(ends(&house, 0, &["parameters", "list"]).0.contains("pending"));
     let (_, err) = ends(&house, 0, &["parameters", "revoke", PARAMETER]);
     assert!(err.contains("no account was connected") && !err.contains("unlink"), "{err}");
