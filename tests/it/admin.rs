@@ -339,7 +339,7 @@ async fn a_rotated_key_opens_secrets_and_a_removed_one_retires_its_handles() {
     house.restart().await;
     std::fs::write(&file, format!("{}\n{old}\n", new.as_str())).expect("then it seals");
     house.restart().await;
-    let told = dropbox_connector::app::rotate(house.config()).await.expect("rotated beside the server");
+    let (told, _) = dropbox_connector::app::rotate(house.config()).await.expect("rotated beside the server");
     assert!(told.contains("1 application parameters") && !told.contains(" 0 secrets sealed anew"), "{told}");
     list(&house).await.expect("it still works");
     house.client().list_folder(next.clone()).await.expect("and so do old handles");
