@@ -212,9 +212,6 @@ pub const STORE_READERS: u32 = 4;
 /// Pages that each of them keeps, as SQLite counts it: 64 KiB. What is read often is kept as values, and the machine keeps
 /// the file.
 pub const STORE_READER_CACHE: &str = "-64";
-/// Pages that the one that writes keeps: 16 MiB, used only by large indexes. A page of changes touches some 2,000 pages there;
-/// with SQLite's own 2 MiB each of them would be written several times within one transaction.
-pub const STORE_WRITER_CACHE: &str = "-16000";
 /// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
 /// fit into a server's default of 100.
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;

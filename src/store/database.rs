@@ -25,7 +25,7 @@ use crate::{
     limits::{
         STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT, STORE_IDLE_TRUST,
         STORE_LOCK_RETRY, STORE_QUICK_CONNECTIONS, STORE_READER_CACHE, STORE_READERS, STORE_SERVER_CONNECTIONS,
-        STORE_TRANSACTION_IDLE_MAX, STORE_WRITER_CACHE,
+        STORE_TRANSACTION_IDLE_MAX,
     },
 };
 
@@ -244,8 +244,7 @@ impl Pools {
                 Box::pin(async move { Ok(sound) })
             })
         };
-        let durable = options.clone().synchronous(SqliteSynchronous::Full).pragma("cache_size", STORE_WRITER_CACHE);
-        let durable = pool(1).connect_with(durable).await?;
+        let durable = pool(1).connect_with(options.clone().synchronous(SqliteSynchronous::Full)).await?;
         // A database in memory is its connection.
         let (quick, readers) = if memory {
             (durable.clone(), durable.clone())
