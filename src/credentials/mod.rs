@@ -131,7 +131,7 @@ impl Resolver {
                 .fact("permission", "RAW"));
         }
         if !missing.is_empty() {
-            return Err(not_permitted(id, missing));
+            return Err(not_allowed(id, missing));
         }
         ready(parameters)?;
         let act_as = self.act_as(&entry, ask.act_as, ask.deadline).await?;
@@ -426,20 +426,15 @@ fn egress(parameters: &Parameters) -> Egress {
     Egress::Proxy(Arc::new(Proxy::new(kind, host, settings.port, login)))
 }
 
-/// The same words for "you may not" and "there is none".
+/// The same words for "you may not", "not for this" and "there is none": whoever lacks a right learns nothing of what exists.
 fn not_allowed(id: &ParameterId, needed: Permissions) -> Fault {
     let permission = needed.iter().next().map_or("READ", Permission::name);
     Fault::new(Reason::CallerNotAllowed, format!("you may not use application parameter {id} for this"))
         .fact("permission", permission)
-}
-
-/// To a principal of the policy: it may know what is there, and what it lacks.
-fn not_permitted(id: &ParameterId, missing: Permissions) -> Fault {
-    let names: Vec<&str> = missing.iter().map(Permission::name).collect();
-    let names = names.join(" and ");
-    not_allowed(id, missing)
-        .with_message(format!("the policy of application parameter {id} lets you use it, but without {names}"))
-        .with_remedy(format!("have an administrator add {names} to policy.permissions of {id}"))
+        .with_remedy(format!(
+            "have an administrator see that the policy of {id} has your principal in allowed_principals and {permission} in \
+             permissions"
+        ))
 }
 
 fn not_found(id: &ParameterId) -> Fault {
