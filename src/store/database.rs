@@ -263,11 +263,12 @@ impl Pools {
         answered(PgConnection::connect_with(&options)).await?.close().await?;
         // A session that its process has left in a transaction gives its locks back.
         // Every statement finds its rows by an index. Left alone the server plans by counts that are minutes old, and keeps the
-        // plan that it made while a table was empty: of one that has just grown it would go on reading the whole.
+        // plan that it made while a table was empty: of one that has just grown it would go on reading the whole. A plan that
+        // cannot do without what is off here (scopes are read one after the other) looks dear enough to be compiled: no.
         let bounds = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
              SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-             SET enable_material = off; SET plan_cache_mode = force_custom_plan",
+             SET enable_material = off; SET plan_cache_mode = force_custom_plan; SET jit = off",
             STORE_ANSWER_MAX.as_millis(),
             STORE_TRANSACTION_IDLE_MAX.as_millis()
         );

@@ -78,7 +78,9 @@ pub(super) async fn an_index_is_read_and_written_by_whole_keys_whatever_its_size
             let scanned = line.split_once("SCAN ").and_then(|(_, rest)| rest.split(' ').next());
             assert!(!scanned.is_some_and(|table| TABLES.contains(&table)), "{shown}");
             let joined = line.contains("Join") && (line.contains("Hash") || line.contains("Merge"));
-            assert!(!joined && !line.contains("Seq Scan") && !line.contains("AUTOMATIC"), "{shown}");
+            // Scopes are few, and swept one after the other.
+            let scans = line.contains("Seq Scan") && !line.contains("on event_scopes");
+            assert!(!joined && !scans && !line.contains("AUTOMATIC") && !line.contains("JIT"), "{shown}");
             let Some((_, condition)) = line.split_once("Index Cond: ").or_else(|| line.split_once("(scope=?")) else {
                 continue;
             };
