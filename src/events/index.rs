@@ -600,10 +600,16 @@ impl Tree {
     }
 
     fn unwait(&mut self, path: &str, with_all_under: bool) {
-        let under = format!("{path}/");
-        let is_it = |waiting: &str| waiting == path || (with_all_under && waiting.starts_with(&under));
-        if !self.waiting.is_empty() && (with_all_under || self.waiting.contains_key(path)) {
-            self.waiting.retain(|waiting, _| !is_it(waiting));
+        if !self.waiting.is_empty() {
+            self.waiting.remove(path);
+        }
+        if !self.waiting.is_empty() && with_all_under {
+            // `0` is the byte after `/`.
+            let under = self.waiting.range(format!("{path}/")..format!("{path}0"));
+            let under: Vec<String> = under.map(|(waiting, _)| waiting.clone()).collect();
+            for waiting in under {
+                self.waiting.remove(&waiting);
+            }
         }
         if self.waits_stored {
             self.writes.unwait.push((path.to_owned(), with_all_under));

@@ -30,7 +30,7 @@ use crate::{
 /// Entries of a page, as Dropbox gives them.
 const PAGE: usize = 2000;
 
-/// A folder of so many items: folders of twenty files, three deep, paths of 60 characters in the mean, every second name
+/// A folder of so many items: folders of twenty files, three deep, paths of 60 characters in the mean, every second file
 /// with capitals, ids without any order. After the listing it tells of one changed file at a time.
 struct Folder {
     items: usize,
@@ -53,26 +53,33 @@ impl Folder {
         Arc::new(Folder { items, dice, changes: AtomicU64::new(0), spent, path_bytes: AtomicUsize::new(0) })
     }
 
-    /// Number 0 of each 21 is the folder of the twenty that follow.
-    fn path(at: usize) -> String {
-        let folder = at / 21;
-        let top = format!("/W/Department {:03}/Project {:05}", folder / 100 % 1000, folder / 10 % 100_000);
-        match at % 21 {
-            0 => format!("{top}/Part {folder:06}"),
-            file if at.is_multiple_of(2) => format!("{top}/Part {folder:06}/scan {file:02} of {at:08}.pdf"),
-            file => format!("{top}/Part {folder:06}/Scan {file:02} of {at:08}.PDF"),
+    /// Its path, and whether it is a folder: of 2,111 items the first is a department of ten projects of ten parts of twenty
+    /// files, each behind what it lies in.
+    fn place(at: usize) -> (String, bool) {
+        let (department, at) = (at / 2111, at % 2111);
+        let top = format!("/W/Department {department:03}");
+        let Some(at) = at.checked_sub(1) else { return (top, true) };
+        let (project, at) = (at / 211, at % 211);
+        let project = format!("{top}/Project {project:05}");
+        let Some(at) = at.checked_sub(1) else { return (project, true) };
+        let (part, at) = (at / 21, at % 21);
+        let part = format!("{project}/Part {part:06}");
+        match at {
+            0 => (part, true),
+            file if file % 2 == 0 => (format!("{part}/scan {file:02} {department:04}.pdf"), false),
+            file => (format!("{part}/Scan {file:02} {department:04}.PDF"), false),
         }
     }
 
     fn show(&self, at: usize, rev: u64) -> Metadata {
-        let path = Folder::path(at);
+        let (path, is_folder) = Folder::place(at);
         self.path_bytes.fetch_add(path.len(), Ordering::Relaxed);
         let name = path.rsplit('/').next().unwrap().to_owned();
         // The same for an item each time it is shown, and without order from one item to the next.
         let mut own = StdRng::seed_from_u64(at as u64);
         let id =
             format!("id:{}", (0..22).map(|_| char::from(own.sample(rand::distr::Alphanumeric))).collect::<String>());
-        if at.is_multiple_of(21) {
+        if is_folder {
             let folder = files::FolderMetadata::new(name, id).with_path_lower(path.to_lowercase());
             return Metadata::Folder(folder.with_path_display(path));
         }
@@ -110,8 +117,8 @@ impl Upstream for Folder {
                 let changed = self.changes.load(Ordering::Relaxed) > 0;
                 let entries = if changed {
                     let rev = self.changes.fetch_add(1, Ordering::Relaxed);
-                    let folder = self.dice.lock().unwrap().random_range(0..self.items / 21);
-                    vec![self.show(folder * 21 + 7, rev)]
+                    let mut files = (0..).map(|_| self.dice.lock().unwrap().random_range(0..self.items));
+                    vec![self.show(files.find(|at| !Folder::place(*at).1).unwrap(), rev)]
                 } else {
                     Vec::new()
                 };
