@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     Outcome, fail,
-    process::{Bench, Connector, Emulator},
+    process::{Bench, Connector, Emulator, make_parameter},
     report::{Figure, Report},
 };
 
@@ -115,8 +115,9 @@ pub async fn quiet(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
     let emulator = bench.emulator().await?;
     let connector = bench.connector_with_webhooks(&emulator).await?;
     let accounts = make_accounts(&emulator).await?;
+    let admin = connector.admin().await?;
     stream::iter(&accounts)
-        .map(|account| connector.make_parameter_of(&emulator, &account.parameter, &account.refresh_token))
+        .map(|account| make_parameter(admin.clone(), &emulator, &account.parameter, &account.refresh_token))
         .buffer_unordered(HANDS)
         .try_collect::<Vec<()>>()
         .await?;

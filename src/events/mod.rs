@@ -19,6 +19,7 @@ mod schedule;
 mod scope;
 mod seen;
 mod shelf;
+mod token;
 mod upstream;
 mod watcher;
 

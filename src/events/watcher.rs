@@ -436,17 +436,13 @@ impl Watcher {
 
     /// Until the log has moved, or it is time to look again.
     async fn wait(&mut self) {
-        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Cursor(_));
-        let changed = self.state.changed();
-        if !looks {
-            let _ = changed.await;
+        if self.checkpoint.is_none() && !matches!(self.mode, Mode::Cursor(_)) {
+            let _ = self.state.changed().await;
             return;
         }
         let look = self.feed.clock.sleep(EVENT_FOLLOW);
-        tokio::select! {
-            _ = changed => {}
-            () = look => {}
-        }
+        // Boxed: most watchers never look by themselves, and keep no room for it.
+        futures::future::select(Box::pin(self.state.changed()), look).await;
     }
 
     /// A name is held by one stream.
