@@ -369,9 +369,13 @@ pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
 pub const STREAM_AGE_SPREAD: f64 = 0.2;
 /// Buffer of one watch: as good as none, for it is kept as long as the watch lives. Each message makes one of its own size.
 pub const WATCH_BUFFER_BYTES: usize = 64;
-/// Each event goes as a frame of its own: frames of less than 1 KiB are gathered and go out by the dozen, those of all watches
-/// of a connection together; events of one watch in one frame would be more than that and cost a write each.
-pub const WATCH_YIELD_BYTES: usize = 1;
+/// Events that are ready together are sent together up to this, as tonic does by default.
+pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
+/// The HTTP/2 library gathers frames of less than 1 KiB and writes them by the dozen, those of all watches of a connection
+/// together; each larger one is a write of its own.
+pub const FRAME_GATHERED_BYTES: usize = 1023;
+/// An event and the end of its batch, or a few of them, are cut into such frames; what is more than this is worth a write.
+pub const FRAMES_GATHERED_BYTES_MAX: usize = 4 * 1024;
 /// The beginning of a large frame, written together with the rest of it: the HTTP/2 library gives 1 KiB of it by itself.
 pub const WRITE_HELD_BYTES: usize = 2 * 1024;
 /// A watch that has a deadline ends so long before it, so that its last message arrives.
