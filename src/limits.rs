@@ -376,8 +376,8 @@ pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
 pub const FRAME_GATHERED_BYTES: usize = 1023;
 /// An event and the end of its batch, or a few of them, are cut into such frames; what is more than this is worth a write.
 pub const FRAMES_GATHERED_BYTES_MAX: usize = 4 * 1024;
-/// The beginning of a large frame, written together with the rest of it: the HTTP/2 library gives 1 KiB of it by itself.
-pub const WRITE_HELD_BYTES: usize = 2 * 1024;
+/// What a connection holds to write it at once: two buffers of the HTTP/2 library, each of 16 KiB.
+pub const WRITE_HELD_BYTES: usize = 32 * 1024;
 /// A watch that has a deadline ends so long before it, so that its last message arrives.
 pub const WATCH_END_AHEAD: Duration = Duration::from_secs(1);
 

@@ -40,7 +40,8 @@ pub struct Watcher {
     expanding: Option<Box<Expanding>>,
     /// It came back in the midst of that: the entry's number, and the row that was told last.
     within: Option<(i64, i64)>,
-    checkpoint: Option<Held>,
+    /// Boxed, as what few watchers have: thousands are kept.
+    checkpoint: Option<Box<Held>>,
 }
 
 /// What a turn of a watcher came to.
@@ -167,7 +168,7 @@ impl Watcher {
                         point
                     }
                 };
-                self.checkpoint = Some(Held { name, holder, looked_at: self.feed.clock.steady() });
+                self.checkpoint = Some(Box::new(Held { name, holder, looked_at: self.feed.clock.steady() }));
                 self.go_to(point).await
             }
         }

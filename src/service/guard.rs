@@ -120,8 +120,8 @@ where
                     return Ok(told(status::refusal(&fault, &request_id), &request_id));
                 }
             };
-            let entered = layer.open_calls.enter(&call, begun);
-            handle(request, call, inner, begun, entered).await
+            let entered = layer.open_calls.enter(&call);
+            handle(request, call, inner, entered).await
         })
     }
 }
@@ -140,7 +140,6 @@ async fn handle<S>(
     mut request: Request<Body>,
     call: Call,
     mut inner: S,
-    begun: Instant,
     entered: Entered,
 ) -> Result<Response<Body>, Infallible>
 where
@@ -157,7 +156,7 @@ where
     }
     request.extensions_mut().insert(call.clone());
     let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
-    let end = End { call: call.clone(), begun, code: OnceLock::new(), _entered: entered };
+    let end = End { call: call.clone(), code: OnceLock::new(), _entered: entered };
     async move {
         let response = match call.deadline() {
             None => inner.call(request).await?,
@@ -209,6 +208,7 @@ impl GuardLayer {
             principal,
             request_id: request_id.to_owned(),
             remote,
+            begun: now,
             deadline,
             parameter_metadata,
             coding: Coding::of(headers),
@@ -399,7 +399,6 @@ impl http_body::Body for Watched {
 /// Tells how the call ended, when the last of it is gone.
 struct End {
     call: Call,
-    begun: Instant,
     code: OnceLock<Code>,
     _entered: Entered,
 }
@@ -430,10 +429,10 @@ impl Drop for End {
         // Without a status the caller has left.
         let code = self.code.get().copied().unwrap_or(Code::Cancelled);
         let facts = self.call.facts();
-        record(&facts.rpc, code, self.begun);
+        record(&facts.rpc, code, facts.begun);
         audit::ended(facts, code, name_of(code));
         let reason = facts.reason.get().map(|reason| reason.name());
-        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(facts.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         macro_rules! told {
             ($level:ident) => {
                 tracing::$level!(

@@ -30,13 +30,16 @@ pub struct Peer {
 }
 
 /// One connection. It says that it does not write several pieces at once, so that the HTTP/2 library gathers small frames in
-/// its buffer: what a thousand watches are told goes out a dozen events a write instead of one. Of large frames the library
-/// then writes the beginning by itself; that is held here until the rest comes, or is to go out, and both are one write.
+/// its buffer; and what it writes is held until everybody else who is ready had a turn, for most of them are streams of the
+/// same connection: what a thousand watches are told goes out a dozen events a write instead of one. Of large frames the
+/// library writes the beginning by itself, which is held until the rest comes: both are one write, and wait for nobody.
 #[derive(Debug)]
 pub struct Connection {
     stream: Wire,
     peer: Peer,
     held: Vec<u8>,
+    /// Others had a turn since something is held.
+    waited: bool,
 }
 
 #[derive(Debug)]
@@ -70,11 +73,11 @@ macro_rules! on_wire {
 impl Connection {
     fn plain(tcp: TcpStream) -> Connection {
         let peer = Peer { remote: tcp.peer_addr().ok(), certificate: Certificate::None };
-        Connection { stream: Wire::Plain(tcp), peer, held: Vec::new() }
+        Connection { stream: Wire::Plain(tcp), peer, held: Vec::new(), waited: false }
     }
 
     pub(super) fn over_tls(stream: TlsStream<TcpStream>, peer: Peer) -> Connection {
-        Connection { stream: Wire::Tls(Box::new(stream)), peer, held: Vec::new() }
+        Connection { stream: Wire::Tls(Box::new(stream)), peer, held: Vec::new(), waited: false }
     }
 
     /// Writes what is held, alone.
@@ -87,7 +90,7 @@ impl Connection {
             self.held.drain(..written);
         }
         // Most connections are quiet, and keep no room.
-        self.held = Vec::new();
+        (self.held, self.waited) = (Vec::new(), false);
         Poll::Ready(Ok(()))
     }
 
@@ -133,6 +136,7 @@ impl AsyncWrite for Connection {
             let of_held = written.min(self.held.len());
             self.held.drain(..of_held);
             if written > of_held {
+                self.waited = false;
                 return Poll::Ready(Ok(written - of_held));
             }
         }
@@ -140,6 +144,11 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() && !std::mem::replace(&mut self.waited, true) {
+            // A task that wakes itself comes last of those that are ready.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         ready!(self.as_mut().poll_held(context))?;
         on_wire!(self, poll_flush(context))
     }

@@ -43,7 +43,8 @@ pub(super) struct Watch {
     watcher: Watcher,
     taste: Taste,
     jail: [u8; 8],
-    settling: Option<Settling>,
+    /// Boxed, as what few watches have: thousands are kept.
+    settling: Option<Box<Settling>>,
     /// Made, not sent yet.
     ready: VecDeque<Encoded>,
     /// Behind everything that was made.
@@ -97,7 +98,7 @@ impl Watch {
         let overdue = call.deadline().map(|deadline| deadline - end_ahead(deadline));
         Watch {
             jail: jail_mark(audience.jail().prefix()),
-            settling: (!plan.settle.is_zero()).then(|| Settling::new(plan.settle)),
+            settling: (!plan.settle.is_zero()).then(|| Box::new(Settling::new(plan.settle))),
             ready: VecDeque::new(),
             place: Place::Point(watcher.point()),
             told_of_batch: false,
@@ -189,7 +190,7 @@ impl Watch {
             }
             Happening::CursorReset { resync, cause, point } => {
                 // What happened before it is not told behind it.
-                let waiting = self.settling.as_mut().map(Settling::all);
+                let waiting = self.settling.as_deref_mut().map(Settling::all);
                 self.tell_settled(waiting.unwrap_or_default())?;
                 let resync = resync == Resync::Differences;
                 (point, Payload::CursorReset(api::CursorReset { reason: cause, resync }))
@@ -227,7 +228,7 @@ impl Watch {
             return Ok(());
         }
         let payload = Payload::BatchEnd(api::BatchEnd {});
-        if let Some(floor) = self.settling.as_ref().and_then(Settling::floor) {
+        if let Some(floor) = self.settling.as_deref().and_then(Settling::floor) {
             self.say(&floor, payload);
         } else if let Some(bytes) = self.shared(&entry, || Some(payload))? {
             self.ready.push_back(Encoded::ready(bytes));
@@ -297,14 +298,14 @@ impl Watch {
                 observed_time: Some(convert::timestamp(observed_time)),
                 lag: Some(convert::duration(lag)),
             };
-            if self.settling.as_ref().is_none_or(Settling::is_empty) {
+            if self.settling.as_deref().is_none_or(Settling::is_empty) {
                 self.place = Place::Point(self.watcher.point());
             }
             let token = self.floor()?;
             self.say(&token, Payload::Heartbeat(heartbeat));
             self.spoke_at = now;
         }
-        let due = self.settling.as_ref().and_then(Settling::next_due);
+        let due = self.settling.as_deref().and_then(Settling::next_due);
         let next = (self.spoke_at + self.heartbeat).min(self.ends_at);
         self.set_timer(due.map_or(next, |due| due.min(next)));
         Ok(())
@@ -316,7 +317,7 @@ impl Watch {
     }
 
     fn wake_by_next_due(&mut self) {
-        if let Some(due) = self.settling.as_ref().and_then(Settling::next_due)
+        if let Some(due) = self.settling.as_deref().and_then(Settling::next_due)
             && due < self.timer_at
         {
             self.set_timer(due);
@@ -339,7 +340,7 @@ impl Watch {
 
     /// The token behind which nothing is left untold.
     fn floor(&self) -> Result<Arc<str>> {
-        let waiting = self.settling.as_ref().and_then(Settling::floor);
+        let waiting = self.settling.as_deref().and_then(Settling::floor);
         waiting.map_or_else(|| self.sealed(&self.place), Ok)
     }
 
