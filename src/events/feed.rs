@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Poll, Scope, Upstream,
+    building::Building,
     change::{Change, Entry, Told},
     expand::Portions,
     inferred,
@@ -45,6 +46,7 @@ pub(super) struct Feed {
     walks: tokio::sync::Mutex<Walks>,
     /// When it began here, by steady time.
     pub(super) born: Duration,
+    pub(super) building: Building,
     /// What all feeds of the process share.
     desk: Arc<Desk>,
     seat: Mutex<Seat>,
@@ -139,6 +141,7 @@ impl Feed {
             }),
             portions: Portions::default(),
             born,
+            building: Building::default(),
             desk,
             seat: Mutex::default(),
             bell: Notify::new(),
@@ -225,6 +228,7 @@ impl Feed {
                 return false;
             }
             state.version = version;
+            self.building.stands(progress.is_indexed());
             let changed = state.head != head || state.cursor.as_ref() != cursor;
             if changed {
                 (state.head, state.cursor) = (head, cursor.cloned());
