@@ -18,7 +18,7 @@ use super::{
     change::{Change, Entry, Told},
     expand::Portions,
     inferred,
-    poller::{self, Progress, Stage},
+    poller::{self, Progress},
     schedule::{Desk, Ring, Seat},
     scope::{ResumePoint, new_epoch},
     shelf::Shelf,
@@ -221,7 +221,7 @@ impl Feed {
     pub(super) fn publish(&self, version: i64, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
         self.tidy();
-        let cursor = progress.cursor.as_ref().filter(|_| progress.stage == Stage::Idle);
+        let cursor = progress.cursor.as_ref().filter(|_| progress.is_settled());
         // Whoever goes on holding a scope publishes it again and again: that wakes nobody.
         self.state.send_if_modified(|state| {
             if version < state.version {

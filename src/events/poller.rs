@@ -62,8 +62,8 @@ pub(super) enum Phase {
 pub(super) struct Progress {
     /// Dropbox's, behind the last page that was saved.
     pub(super) cursor: Option<Arc<str>>,
-    pub(super) stage: Stage,
-    /// Before the drain under way.
+    stage: Stage,
+    /// Before the drain under way, or the one that an index is to begin with.
     from: Option<Arc<str>>,
     drain: i64,
     mark: i64,
@@ -153,7 +153,7 @@ impl Poller {
 
     /// The log is up to date, whatever the index is at.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.progress.cursor.is_some() && self.progress.stage == Stage::Idle && !self.news
+        self.progress.cursor.is_some() && self.progress.is_settled() && !self.news
     }
 
     pub(super) fn cursor(&self) -> Option<Arc<str>> {
@@ -257,9 +257,9 @@ impl Poller {
         progress.stage = if page.has_more { Stage::Draining } else { Stage::Ending };
         let indexed = progress.is_indexed();
         if page.entries.is_empty() && was_idle && !page.has_more {
-            let mut progress = Progress { cursor: progress.cursor, ..self.progress.clone() };
+            let mut progress = Progress { cursor: progress.cursor, from: None, ..self.progress.clone() };
             if progress.phase == Phase::Joining {
-                progress.stand();
+                self.stand(&mut progress);
             }
             return match progress == self.progress {
                 true => Ok(Step::Worked),
@@ -451,15 +451,24 @@ impl Poller {
 
     /// A drain that was not told is over. If the log told nothing since a drain of the index's own began, the index is past the
     /// log: the next drain of the log goes into both, and then the index stands.
-    fn after_index_drain(&self, progress: &mut Progress) {
+    fn after_index_drain(&mut self, progress: &mut Progress) {
         progress.other_stage = Stage::Idle;
         match progress.phase {
-            Phase::Joining => progress.stand(),
+            Phase::Joining => self.stand(progress),
             _ if self.overtaken => {
                 (progress.phase, progress.rounds) = (Phase::Catching, progress.rounds.saturating_add(1))
             }
             _ => progress.phase = Phase::Joining,
         }
+    }
+
+    /// The index is what the log has told so far: from here on it makes the log, by a drain from its own cursor. What that
+    /// one finds is told behind where the log is now.
+    fn stand(&mut self, progress: &mut Progress) {
+        (progress.from, progress.cursor) = (progress.cursor.take(), progress.other.take());
+        (progress.phase, progress.rounds) = (Phase::Standing, 0);
+        progress.begin_drain();
+        self.news = true;
     }
 
     /// Dropbox forgot the cursor, or the folder is not there any more.
@@ -535,7 +544,7 @@ impl Poller {
             cursor_from: from.to_string(),
             cursor_to: draft.cursor_to.as_ref().map(ToString::to_string),
         });
-        if progress.stage == Stage::Idle {
+        if draft.cursor_to.is_some() {
             progress.from = None;
         }
         if draft.forget_log {
@@ -576,16 +585,13 @@ impl Progress {
         matches!(self.phase, Phase::Standing | Phase::Comparing)
     }
 
-    fn begin_drain(&mut self) {
-        (self.drain, self.mark, self.told) = (self.drain + 1, rand::rng().random(), false);
+    /// The log is where its cursor is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.stage == Stage::Idle && self.from.is_none()
     }
 
-    /// The index is what the log has told so far: from here on it makes the log, by a drain from its own cursor. What that
-    /// one finds is told behind where the log is now.
-    fn stand(&mut self) {
-        (self.from, self.cursor) = (self.cursor.take(), self.other.take());
-        (self.phase, self.stage, self.rounds) = (Phase::Standing, Stage::Draining, 0);
-        self.begin_drain();
+    fn begin_drain(&mut self) {
+        (self.drain, self.mark, self.told) = (self.drain + 1, rand::rng().random(), false);
     }
 }
 

@@ -282,6 +282,9 @@ async fn an_index_stands_soon_while_somebody_writes_before_every_step() {
         let name = format!("busy-{seed}");
         let mut story = Story::begin(seed, &name, &stage.store, &stage.clock, false).await;
         story.take(&Act::Cut(Cut::new(&mut dice))).await;
+        // Pages that hold more than is written meanwhile: of less nobody could keep up with it.
+        let page = dice.random_range(8..30);
+        story.oracle.dropbox.control().switch(|switches| switches.delta_page = Some(page));
         for _ in 0..dice.random_range(0..40) {
             story.oracle.act(&Deed::new(&mut dice));
         }

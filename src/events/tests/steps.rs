@@ -167,7 +167,8 @@ pub(super) fn is_replaced(happenings: &[Happening]) -> bool {
 pub(super) async fn names(house: &House, feed: &Feed) -> Vec<String> {
     let id = feed.row().await.unwrap().id;
     let rows = house.store.index_children(id, crate::store::INDEX_ROOT, 0, 100).await.unwrap();
-    rows.into_iter().map(|row| row.name).collect()
+    let names: std::collections::BTreeSet<String> = rows.into_iter().map(|row| row.name).collect();
+    names.into_iter().collect()
 }
 
 #[tokio::test]
