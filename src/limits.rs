@@ -399,6 +399,11 @@ pub const MISSING_KEYS_LOOK: Duration = Duration::from_secs(60);
 pub const SWEEP: Duration = Duration::from_secs(600);
 /// Calls that are named one by one in the log when they are cut at the end; of more only the number is told.
 pub const CUT_CALLS_TOLD_MAX: usize = 100;
+/// Who has been told all there was on a connection has so long, without a byte from it, to take it and leave: a caller that
+/// reads sends windows. A drain waits for it, and drains have 25 s.
+pub const FAREWELL_IDLE: Duration = Duration::from_secs(5);
+/// And so long in all: what the sockets hold, some 6 MiB, at 20 KiB/s.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(300);
 /// What connections that were cut get to fall apart, so that nothing of theirs is left at Dropbox.
 pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// What probes and metrics get to finish at the end.

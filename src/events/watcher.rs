@@ -17,6 +17,7 @@ use super::{
     upstream::Page,
 };
 use crate::{
+    apart::apart,
     fault::{Fault, Reason, Result},
     limits::EVENT_FOLLOW,
     store::Store,
@@ -326,7 +327,7 @@ impl Watcher {
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
-            Mode::Listing { cursor, count } => match self.feed.list(cursor.as_ref()).await {
+            Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
                 Ok(page) => {
                     self.listed(page, count);
                     Ok(Worked::More)
@@ -358,7 +359,7 @@ impl Watcher {
         if !self.state.borrow_and_update().hot {
             return Ok(Worked::Waits);
         }
-        let page = match self.feed.drain(&cursor).await {
+        let page = match self.feed.drain(cursor).await {
             Ok(page) => page,
             Err(fault) => return self.reset(fault),
         };
@@ -456,7 +457,9 @@ impl Watcher {
         if now.saturating_sub(held.looked_at) < EVENT_FOLLOW {
             return Ok(());
         }
-        let found = self.feed.store.checkpoint(&self.feed.scope.uid, held.name.as_str()).await;
+        let (feed, name) = (self.feed.clone(), held.name.clone());
+        // With a connection of the store in hand.
+        let found = apart(async move { feed.store.checkpoint(&feed.scope.uid, name.as_str()).await }).await;
         held.looked_at = now;
         match found {
             Ok(Some(found)) if found.holder != held.holder => {
@@ -534,7 +537,7 @@ impl Drop for Watcher {
 }
 
 /// The place of now: the end of the log where that is up to date, else a new cursor.
-pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
+pub(super) async fn now(feed: &Arc<Feed>) -> Result<ResumePoint> {
     let state = feed.state();
     if let (true, Some(cursor)) = (state.hot, state.cursor) {
         let head = state.head;
