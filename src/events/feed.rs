@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) hot: bool,
     /// When Dropbox was last asked for the last thing that is told, by steady time.
     pub(super) fresh_at: Option<Duration>,
+    /// When it was last read what another process has saved that polls the folder, by steady time.
+    pub(super) followed_at: Option<Duration>,
     /// A longpoll is out: Dropbox would say if there were anything.
     pub(super) listening: bool,
     pub(super) ended: Option<Arc<Ended>>,
@@ -106,7 +108,7 @@ struct Tail {
 #[derive(Debug)]
 pub(super) struct Drained {
     from: Arc<str>,
-    pub(super) next: Arc<str>,
+    pub(super) next: ResumePoint,
     pub(super) has_more: bool,
     pub(super) entries: Arc<[Arc<Entry>]>,
     /// The last page alone: the end of the log, if that is exactly where this page ends.
@@ -195,8 +197,9 @@ impl Feed {
         self.known_id().into_iter().for_each(|id| self.desk.outbox.saved(id));
     }
 
-    pub(super) fn tell_looked(&self) {
-        self.known_id().into_iter().for_each(|id| self.desk.outbox.looked(id));
+    /// Nobody is known to have asked Dropbox since then.
+    pub(super) fn is_overdue(&self, since: Option<Duration>) -> bool {
+        since.is_some_and(|since| self.state.borrow().fresh_at < Some(since))
     }
 
     pub(super) fn newest(&self) -> i64 {
@@ -273,11 +276,20 @@ impl Feed {
 
     /// What another process has saved meanwhile, and how long that one still has the scope; None: it is not there any more.
     pub(super) async fn look(&self) -> Result<Option<Duration>> {
-        let Some(Followed { version, head, progress, held }) = self.store.followed_scope(self.id()?).await? else {
+        let asked_at = self.clock.steady();
+        let Some(Followed { version, head, progress, held, looked }) = self.store.followed_scope(self.id()?).await?
+        else {
             return Ok(None);
         };
         // Of what a newer version is at the log alone is of use.
         self.publish(version, head, &poller::read_progress(&progress).unwrap_or_default(), Vec::new());
+        if !held.is_zero() {
+            let fresh_at = looked.map(|looked| asked_at.saturating_sub(looked));
+            self.state.send_if_modified(|state| {
+                (state.followed_at, state.fresh_at) = (Some(asked_at), state.fresh_at.max(fresh_at));
+                false
+            });
+        }
         Ok(Some(held))
     }
 
@@ -368,6 +380,31 @@ impl Feed {
         Some(entries)
     }
 
+    /// Whether somebody who comes back to a place that the log does not hold may have been told a drain in part of which no
+    /// cursor of Dropbox leads on (`delicate.rs`).
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(super) async fn is_delicate(&self, place: &ResumePoint) -> Result<bool> {
+        if place.unsettled {
+            return Ok(true);
+        }
+        // Entries without an index are Dropbox's own words.
+        if self.scope.raw {
+            return Ok(false);
+        }
+        if self.store.is_shared() {
+            self.look().await?;
+        }
+        let head = self.state.borrow().head;
+        match place.told_to() {
+            (epoch, sequence) if epoch == head.epoch => Ok(head.delicate > sequence),
+            (epoch, sequence) => {
+                Ok(head.delicate > 0 || self.store.was_delicate(&self.scope.key(), epoch, sequence).await?)
+            }
+        }
+    }
+
     /// Whether the log holds what is behind this place.
     pub(super) async fn holds(&self, point: &ResumePoint) -> Result<bool> {
         let known = self.has(point).await?;
@@ -408,18 +445,19 @@ impl Feed {
             // The last page of a drain may be older than what happened since: it is asked once more.
             false => None,
         };
-        let observed = self.clock.now();
+        let (observed, head) = (self.clock.now(), self.state.borrow().head);
         let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
         let bytes = changes.iter().map(|change| weight(written(change))).sum();
         let entries = changes.into_iter().enumerate().map(|(at, change)| {
             // Whoever has all of the page goes on behind it.
             let cursor = if at + 1 == last { page.cursor.clone() } else { cursor.clone() };
-            Arc::new(Entry::new(ResumePoint::at(cursor), observed, Told::Change(Box::new(change)), false))
+            let place = ResumePoint::beside(cursor, head);
+            Arc::new(Entry::new(place, observed, Told::Change(Box::new(change)), false))
         });
         let found = Arc::new(Drained {
             from: cursor.clone(),
-            next: page.cursor.clone(),
+            next: ResumePoint::beside(page.cursor.clone(), head),
             has_more: page.has_more,
             entries: entries.collect(),
             joins,

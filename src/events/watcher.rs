@@ -183,6 +183,10 @@ impl Watcher {
             };
         }
         point.within = point.within.filter(|_| self.options.expand);
+        let is_held = point.listed.is_none() && self.feed.holds(&point).await?;
+        if !is_held && self.feed.is_delicate(&point).await? {
+            return self.reset(forgotten()).map(drop);
+        }
         self.mode = match point.listed {
             Some(count) if point.whole => {
                 self.last = point.clone();
@@ -190,13 +194,12 @@ impl Watcher {
                 return Ok(());
             }
             Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
-            None if self.feed.holds(&point).await? => {
+            None if is_held => {
                 self.within = point.within.map(|row| (point.sequence, row));
                 // The entry itself is read again.
                 let sequence = point.sequence - i64::from(self.within.is_some());
                 Mode::Log { epoch: point.epoch, sequence }
             }
-            None if point.unsettled => return self.reset(forgotten()).map(drop),
             None => Mode::Cursor(point.cursor.clone()),
         };
         if point.listed.is_none() {
@@ -316,12 +319,12 @@ impl Watcher {
         }
         self.hold().await?;
         if let Some(expanding) = &mut self.expanding {
-            if !expanding.read(&self.feed).await? {
-                // With what came behind it: Dropbox tells all that again.
-                self.mode = Mode::Cursor(self.last.cursor.clone());
-                (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
+            if expanding.read(&self.feed).await? {
+                return Ok(Worked::More);
             }
-            return Ok(Worked::More);
+            // With what came behind it: all that is told otherwise.
+            (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
+            return self.leave_log().await;
         }
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
@@ -346,10 +349,18 @@ impl Watcher {
             return ended.map_or(Ok(Worked::Waits), |ended| Err(ended.fault()));
         }
         match self.feed.behind(sequence).await? {
-            Behind::Swept if self.last.unsettled => return self.reset(forgotten()),
-            Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
+            Behind::Swept => return self.leave_log().await,
             Behind::Entries(entries) => self.take(epoch, entries),
         }
+        Ok(Worked::More)
+    }
+
+    /// What is behind its place is not in the log any more.
+    async fn leave_log(&mut self) -> Result<Worked> {
+        if self.feed.is_delicate(&self.last).await? {
+            return self.reset(forgotten());
+        }
+        self.mode = Mode::Cursor(self.last.cursor.clone());
         Ok(Worked::More)
     }
 
@@ -365,10 +376,10 @@ impl Watcher {
         (self.entries, self.told) = (page.entries.clone(), 0);
         self.mode = match page.joins {
             Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
-            None => Mode::Cursor(page.next.clone()),
+            None => Mode::Cursor(page.next.cursor.clone()),
         };
         if page.entries.is_empty() {
-            self.last = ResumePoint::at(page.next.clone());
+            self.last = page.next.clone();
         }
         if page.has_more || page.joins.is_some() || !page.entries.is_empty() {
             return Ok(Worked::More);
@@ -382,7 +393,7 @@ impl Watcher {
         let items = inferred::listed(&self.feed.scope, page.entries);
         let count = count + items.len() as u64;
         if !items.is_empty() {
-            let place = ResumePoint::at(page.cursor.clone());
+            let place = ResumePoint::beside(page.cursor.clone(), self.feed.state().head);
             let point = ResumePoint { listed: Some(count), whole: !page.has_more, ..place };
             self.ready.push_back(Happening::Snapshot { items, point });
         }
@@ -394,7 +405,7 @@ impl Watcher {
     }
 
     fn listed_whole(&mut self, cursor: Arc<str>, count: u64) {
-        let point = ResumePoint::at(cursor.clone());
+        let point = ResumePoint::beside(cursor.clone(), self.feed.state().head);
         self.ready.push_back(Happening::SnapshotEnd { count, point: point.clone() });
         self.ready.push_back(Happening::Ready(point));
         self.mode = Mode::Cursor(cursor);
@@ -519,10 +530,14 @@ impl Watcher {
         }
     }
 
-    /// When Dropbox was last asked for what the log has now, by steady time; None: not since this process follows the folder.
+    /// When Dropbox was last asked for what the log has now, or another process that polls it what it has saved, by steady
+    /// time; None: not since this process follows the folder.
     pub fn looked_at(&self) -> Option<Duration> {
         let state = self.state.borrow();
-        if state.hot && state.listening { Some(self.feed.clock.steady()) } else { state.fresh_at }
+        if state.hot && state.listening {
+            return Some(self.feed.clock.steady());
+        }
+        state.fresh_at.max(state.followed_at)
     }
 }
 
@@ -536,8 +551,8 @@ impl Drop for Watcher {
 /// The place of now: the end of the log where that is up to date, else a new cursor.
 pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
     let state = feed.state();
+    let head = state.head;
     if let (true, Some(cursor)) = (state.hot, state.cursor) {
-        let head = state.head;
         return Ok(ResumePoint {
             epoch: head.epoch,
             sequence: head.newest,
@@ -545,7 +560,7 @@ pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
             ..ResumePoint::at(cursor)
         });
     }
-    Ok(ResumePoint::at(feed.latest().await?))
+    Ok(ResumePoint::beside(feed.latest().await?, head))
 }
 
 /// Keeps a place under a name; None forgets the name.
