@@ -536,7 +536,7 @@ pub const EVENT_SLICE: usize = 2000;
 pub const EXPAND_PORTION: usize = 500;
 /// Folders in each other: a path has at most some 4,096 characters, a name one at least.
 pub const INDEX_DEPTH_MAX: usize = 4096;
-/// Rounds at once in which a new index is brought to the place of the log; after that one with each news.
+/// Rounds at once in which a new index is brought to the place of the log; as many again with the next news.
 pub const INDEX_ROUNDS_MAX: u32 = 8;
 /// While an index is built, what changed meanwhile is looked at this often: watchers do not wait for the index.
 pub const INDEX_LOOK_EVERY: Duration = Duration::from_secs(1);

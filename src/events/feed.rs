@@ -563,12 +563,28 @@ impl Ended {
 }
 
 /// What an entry takes in memory: itself, and of the length it has as JSON at most its texts, its token and its wire bytes.
-pub(super) fn weight(body_bytes: usize) -> usize {
+fn weight(body_bytes: usize) -> usize {
     size_of::<Entry>() + size_of::<Change>() + 3 * body_bytes
 }
 
-pub(super) fn written(value: &impl serde::Serialize) -> usize {
-    serde_json::to_vec(value).map_or(0, |text| text.len())
+/// Its length as JSON.
+fn written(value: &impl serde::Serialize) -> usize {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value).map_or(0, |()| length.0)
+}
+
+/// Counts what is written, and keeps none of it.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {
