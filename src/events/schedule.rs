@@ -132,7 +132,7 @@ pub(super) enum Rest {
     Unwatched,
 }
 
-enum Take {
+pub(super) enum Take {
     Work(Arc<Feed>),
     Over(Arc<Feed>),
     Wait(Option<Duration>),
@@ -357,7 +357,7 @@ impl Desk {
         self.plan().in_turn > 0
     }
 
-    fn take(&self) -> Take {
+    pub(super) fn take(&self) -> Take {
         let now = self.clock.steady();
         let mut plan = self.plan();
         if plan.due.first_key_value().is_some_and(|((at, _), _)| *at <= now)

@@ -62,6 +62,14 @@ enum Mode {
     Listing { cursor: Option<Arc<str>>, count: u64 },
 }
 
+/// Why a watcher begins with a snapshot.
+#[derive(Debug, Clone, Copy)]
+enum Anew {
+    CursorReset,
+    /// The log does not go back to its place, and Dropbox's cursor alone does not lead on from it.
+    LogOver,
+}
+
 #[derive(Debug)]
 struct Held {
     name: CheckpointName,
@@ -185,7 +193,7 @@ impl Watcher {
         point.within = point.within.filter(|_| self.options.expand);
         let is_held = point.listed.is_none() && self.feed.holds(&point).await?;
         if !is_held && self.feed.is_delicate(&point).await? {
-            return self.reset(forgotten()).map(drop);
+            return self.begin_anew(Anew::LogOver).map(drop);
         }
         self.mode = match point.listed {
             Some(count) if point.whole => {
@@ -358,7 +366,7 @@ impl Watcher {
     /// What is behind its place is not in the log any more.
     async fn leave_log(&mut self) -> Result<Worked> {
         if self.feed.is_delicate(&self.last).await? {
-            return self.reset(forgotten());
+            return self.begin_anew(Anew::LogOver);
         }
         self.mode = Mode::Cursor(self.last.cursor.clone());
         Ok(Worked::More)
@@ -420,7 +428,9 @@ impl Watcher {
             }
             Told::BatchEnd => Happening::BatchEnd(entry),
             Told::Resynced => Happening::Ready(entry.point.clone()),
-            Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => return Err(expired()),
+            Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => {
+                return Err(expired(Anew::CursorReset));
+            }
             Told::Unknown => return Err(Fault::bug("an entry that was to be passed over is told")),
             Told::CursorReset { cause } => {
                 let (cause, point) = (cause.clone(), entry.point.clone());
@@ -434,10 +444,18 @@ impl Watcher {
         if fault.reason() != Reason::CursorReset {
             return Err(fault);
         }
+        self.begin_anew(Anew::CursorReset)
+    }
+
+    fn begin_anew(&mut self, why: Anew) -> Result<Worked> {
         if self.options.on_reset == OnReset::Fail {
-            return Err(expired());
+            return Err(expired(why));
         }
-        let cause = "cursor_reset".to_owned();
+        let cause = match why {
+            Anew::CursorReset => "cursor_reset",
+            Anew::LogOver => "log_swept",
+        };
+        let cause = cause.to_owned();
         // Whoever comes back with this place is told so again, and gets the snapshot from its beginning.
         let point = ResumePoint { listed: Some(0), ..ResumePoint::at("".into()) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
@@ -574,6 +592,10 @@ fn forgotten() -> Fault {
     Fault::new(Reason::CursorReset, "Dropbox forgot the cursor of this folder")
 }
 
-fn expired() -> Fault {
-    Fault::new(Reason::ResumeTokenExpired, "Dropbox forgot the cursor of this folder; what changed cannot be told")
+fn expired(why: Anew) -> Fault {
+    let text = match why {
+        Anew::CursorReset => "Dropbox forgot the cursor of this folder; what changed cannot be told",
+        Anew::LogOver => "the log of this folder does not go back to this token; what changed cannot be told in full",
+    };
+    Fault::new(Reason::ResumeTokenExpired, text)
 }
