@@ -56,6 +56,8 @@ pub(super) enum Worked {
 enum Mode {
     /// In the log of this epoch, behind this sequence.
     Log { epoch: i64, sequence: i64 },
+    /// At a place that the log does not hold: it is seen to how it goes on from there. Ready was said, or not.
+    Beside { said: bool },
     /// Older than the log.
     Cursor(Arc<str>),
     /// In a listing of its own; None: it begins.
@@ -191,30 +193,39 @@ impl Watcher {
             };
         }
         point.within = point.within.filter(|_| self.options.expand);
-        let is_held = point.listed.is_none() && self.feed.holds(&point).await?;
-        if !is_held && self.feed.is_delicate(&point).await? {
-            return self.begin_anew(Anew::LogOver).map(drop);
+        self.last = point.clone();
+        if point.listed.is_some() || !self.feed.holds(&point).await? {
+            self.mode = Mode::Beside { said: false };
+            return self.go_on_beside(false).await.map(drop);
         }
-        self.mode = match point.listed {
-            Some(count) if point.whole => {
-                self.last = point.clone();
-                self.listed_whole(point.cursor, count);
-                return Ok(());
-            }
-            Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
-            None if is_held => {
-                self.within = point.within.map(|row| (point.sequence, row));
-                // The entry itself is read again.
-                let sequence = point.sequence - i64::from(self.within.is_some());
-                Mode::Log { epoch: point.epoch, sequence }
-            }
-            None => Mode::Cursor(point.cursor.clone()),
-        };
-        if point.listed.is_none() {
-            self.ready.push_back(Happening::Ready(point.clone()));
-        }
-        self.last = point;
+        self.within = point.within.map(|row| (point.sequence, row));
+        // The entry itself is read again.
+        let sequence = point.sequence - i64::from(self.within.is_some());
+        self.mode = Mode::Log { epoch: point.epoch, sequence };
+        self.ready.push_back(Happening::Ready(point));
         Ok(())
+    }
+
+    /// From its last place, which the log does not hold; `said`: that it is ready.
+    async fn go_on_beside(&mut self, said: bool) -> Result<Worked> {
+        self.state.borrow_and_update();
+        match self.feed.is_delicate(&self.last).await? {
+            None => return Ok(Worked::Waits),
+            Some(true) => return self.begin_anew(Anew::LogOver),
+            Some(false) => {}
+        }
+        let point = self.last.clone();
+        match point.listed {
+            Some(count) if point.whole => self.listed_whole(point.cursor, count),
+            Some(count) => self.mode = Mode::Listing { cursor: Some(point.cursor), count },
+            None => {
+                self.mode = Mode::Cursor(point.cursor.clone());
+                if !said {
+                    self.ready.push_back(Happening::Ready(point));
+                }
+            }
+        }
+        Ok(Worked::More)
     }
 
     /// The next thing to tell. Cancel-safe: what was not returned is returned by the next call.
@@ -332,10 +343,12 @@ impl Watcher {
             }
             // With what came behind it: all that is told otherwise.
             (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
-            return self.leave_log().await;
+            self.mode = Mode::Beside { said: true };
+            return Ok(Worked::More);
         }
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
+            Mode::Beside { said } => self.go_on_beside(said).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
             Mode::Listing { cursor, count } => match self.feed.list(cursor.as_ref()).await {
                 Ok(page) => {
@@ -357,18 +370,9 @@ impl Watcher {
             return ended.map_or(Ok(Worked::Waits), |ended| Err(ended.fault()));
         }
         match self.feed.behind(sequence).await? {
-            Behind::Swept => return self.leave_log().await,
+            Behind::Swept => self.mode = Mode::Beside { said: true },
             Behind::Entries(entries) => self.take(epoch, entries),
         }
-        Ok(Worked::More)
-    }
-
-    /// What is behind its place is not in the log any more.
-    async fn leave_log(&mut self) -> Result<Worked> {
-        if self.feed.is_delicate(&self.last).await? {
-            return self.begin_anew(Anew::LogOver);
-        }
-        self.mode = Mode::Cursor(self.last.cursor.clone());
         Ok(Worked::More)
     }
 
@@ -465,7 +469,7 @@ impl Watcher {
 
     /// Until the log has moved, or it is time to look again.
     async fn wait(&mut self) {
-        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Cursor(_));
+        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Beside { .. } | Mode::Cursor(_));
         let changed = self.state.changed();
         if !looks {
             let _ = changed.await;
@@ -515,7 +519,7 @@ impl Watcher {
                 let state = self.state.borrow();
                 state.head.epoch == *epoch && state.head.newest <= *sequence && state.ended.is_none()
             }
-            Mode::Cursor(_) | Mode::Listing { .. } => false,
+            Mode::Beside { .. } | Mode::Cursor(_) | Mode::Listing { .. } => false,
         };
         let expanded = self.expanding.as_deref().is_none_or(Expanding::is_over);
         at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()

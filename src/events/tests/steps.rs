@@ -496,10 +496,17 @@ async fn whoever_may_have_been_told_a_move_without_the_deletions_behind_it_goes_
     house.script.says("c 1", "d 4", "c 2", false);
     poller.news = true;
     assert_eq!(poller.step().await.unwrap(), Step::Worked);
+    let mut waits = Vec::new();
     for place in &beside {
-        assert!(begins_anew(&house, &feed, place).await, "the drain goes on: {place:?}");
+        let mut watcher = house.watcher(&feed, Start::After(place.clone())).await;
+        assert!(told(&mut watcher).await.is_empty(), "it turns out when the drain is over: {place:?}");
+        assert_eq!(watcher.point(), *place);
+        waits.push(watcher);
     }
     work(&feed, &mut poller).await;
+    for mut watcher in waits {
+        assert!(is_replaced(&told(&mut watcher).await));
+    }
     let heard = told(&mut first).await;
     let kind = |one: &Happening| match one {
         Happening::Event(entry) => entry.change().map(|change| change.kind),
@@ -521,8 +528,14 @@ async fn whoever_may_have_been_told_a_move_without_the_deletions_behind_it_goes_
     assert!(!begins_anew(&house, &feed, &behind).await);
     assert!(begins_anew(&house, &feed, &ResumePoint::at("c 2".into())).await);
     // The next drain moves the folder as it is; then the log grows old.
-    house.script.says("c 2", "-x, y/ 1", "c 3", false);
-    news(&feed, &mut poller).await;
+    house.script.says("c 2", "-x, y/ 1", "c 3", true);
+    poller.news = true;
+    assert_eq!(poller.step().await.unwrap(), Step::Worked);
+    let mut waits = house.watcher(&feed, Start::After(behind.clone())).await;
+    assert!(told(&mut waits).await.is_empty());
+    work(&feed, &mut poller).await;
+    let heard = told(&mut waits).await;
+    assert!(matches!(heard[0], Happening::Ready(_)) && !is_replaced(&heard), "{heard:?}");
     assert!(!begins_anew(&house, &feed, &behind).await);
     house.clock.advance(EVENT_LOG_AGE + Duration::from_secs(1)).await;
     house.store.sweep_events().await.unwrap();
