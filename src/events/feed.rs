@@ -108,6 +108,7 @@ struct Tail {
 #[derive(Debug)]
 pub(super) struct Drained {
     from: Arc<str>,
+    asked_at: Instant,
     pub(super) next: ResumePoint,
     pub(super) has_more: bool,
     pub(super) entries: Arc<[Arc<Entry>]>,
@@ -387,8 +388,8 @@ impl Feed {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub(super) async fn is_delicate(&self, place: &ResumePoint) -> Result<Option<bool>> {
-        if place.unsettled || std::env::var_os("NODELICATE").is_some() {
-            return Ok(Some(place.unsettled));
+        if place.unsettled {
+            return Ok(Some(true));
         }
         // Entries without an index are Dropbox's own words.
         if self.scope.raw {
@@ -431,15 +432,20 @@ impl Feed {
         Ok(self.store.log_mark(self.id()?, point.sequence).await? == Some(point.mark))
     }
 
-    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
+    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer. That there is nothing is
+    /// good for whoever asked before Dropbox was: a listing shows what is newer than its cursor, and whoever has read that
+    /// would join the log before it.
     pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
+        let came_at = Instant::now();
         let drained = &mut self.walks.lock().await.drained;
         // That there was nothing is good while the log is where it was met.
         let log = self.state();
         drained.retain(|page| page.has_more || !page.entries.is_empty() || page.joins == Some(log.head));
-        if let Some(found) = drained.find(|page| page.from == *cursor) {
+        let is_good = |page: &Arc<Drained>| page.has_more || !page.entries.is_empty() || page.asked_at >= came_at;
+        if let Some(found) = drained.find(|page| page.from == *cursor && is_good(page)) {
             return Ok(found);
         }
+        let asked_at = Instant::now();
         let page = self.upstream.go_on(&self.scope, cursor).await?;
         let joins = match page.entries.is_empty() && !page.has_more {
             true => self.joins(log).await?,
@@ -458,6 +464,7 @@ impl Feed {
         });
         let found = Arc::new(Drained {
             from: cursor.clone(),
+            asked_at,
             next: ResumePoint::beside(page.cursor.clone(), head),
             has_more: page.has_more,
             entries: entries.collect(),
