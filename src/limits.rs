@@ -399,6 +399,11 @@ pub const MISSING_KEYS_LOOK: Duration = Duration::from_secs(60);
 pub const SWEEP: Duration = Duration::from_secs(600);
 /// Calls that are named one by one in the log when they are cut at the end; of more only the number is told.
 pub const CUT_CALLS_TOLD_MAX: usize = 100;
+/// Who has been told all there was on a connection has so long, without a byte from it, to take it and leave: a caller that
+/// reads sends windows. A drain waits for it, and drains have 25 s.
+pub const FAREWELL_IDLE: Duration = Duration::from_secs(5);
+/// And so long in all: what the sockets hold, some 6 MiB, at 20 KiB/s.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(300);
 /// What connections that were cut get to fall apart, so that nothing of theirs is left at Dropbox.
 pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// What probes and metrics get to finish at the end.
@@ -536,7 +541,8 @@ pub const EVENT_SLICE: usize = 2000;
 pub const EXPAND_PORTION: usize = 500;
 /// Folders in each other: a path has at most some 4,096 characters, a name one at least.
 pub const INDEX_DEPTH_MAX: usize = 4096;
-/// Rounds at once in which a new index is brought to the place of the log; as many again with the next news.
+/// Drains of a new index between whose pages the log is looked at; the next one is left alone until it is over, else it might
+/// never get past the log.
 pub const INDEX_ROUNDS_MAX: u32 = 8;
 /// While an index is built, what changed meanwhile is looked at this often: watchers do not wait for the index.
 pub const INDEX_LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -556,6 +562,11 @@ pub const POLL_TURN: Duration = Duration::from_secs(30);
 pub const FEEDS_AT_WORK_MAX: usize = 256;
 /// With webhooks a scope is asked by itself only this often, give or take a fifth: the net under lost notifications.
 pub const SAFETY_POLL: Duration = Duration::from_secs(10 * 60);
+/// An index is built on for so long after its last watcher left, for whoever pulls comes back. What there is of it by then is
+/// kept, and goes on with the next pull: a folder that nobody comes back to costs no more than that.
+pub const INDEX_UNWATCHED: Duration = Duration::from_secs(10 * 60);
+/// So many of one process at once: half of the feeds that may begin at once are left to those that somebody waits for.
+pub const INDEXES_UNWATCHED_MAX: usize = 32;
 /// A feed whose last watcher left stays this long: most come back.
 pub const FEED_LINGER: Duration = Duration::from_secs(30);
 /// Begins of feeds are spread: behind the first ones there is one in this time, 5 minutes for 10,000.

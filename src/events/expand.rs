@@ -19,6 +19,7 @@ use super::{
     seen::{FILE, FOLDER, how_shared},
 };
 use crate::{
+    apart::apart,
     clock::{dropbox_time, from_unix_seconds},
     fault::{Fault, Result},
     limits::{EXPAND_PORTION, INDEX_DEPTH_MAX},
@@ -104,9 +105,10 @@ impl Expanding {
     }
 
     /// Reads on; false: the log has swept the entry.
-    pub(super) async fn read(&mut self, feed: &Feed) -> Result<bool> {
-        let before = self.portion.as_deref();
-        let Some(portion) = feed.portion(&self.entry, self.after, before).await? else { return Ok(false) };
+    pub(super) async fn read(&mut self, feed: &Arc<Feed>) -> Result<bool> {
+        let (feed, entry, after, before) = (feed.clone(), self.entry.clone(), self.after, self.portion.clone());
+        let reading = apart(async move { feed.portion(&entry, after, before.as_deref()).await });
+        let Some(portion) = reading.await? else { return Ok(false) };
         self.after = Some(portion.last);
         (self.portion, self.told) = (Some(portion), 0);
         Ok(true)

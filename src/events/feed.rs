@@ -14,16 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Poll, Scope, Upstream,
+    building::Building,
     change::{Change, Entry, Told},
     expand::Portions,
     inferred,
-    poller::{self, Progress, Stage},
+    poller::{self, Progress},
     schedule::{Desk, Ring, Seat},
     scope::{ResumePoint, new_epoch},
     shelf::Shelf,
     upstream::Page,
 };
 use crate::{
+    apart::apart,
     clock::SharedClock,
     fault::{Fault, Reason, Result},
     limits::{EVENT_CHUNK, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, FEED_RETRY, SNAPSHOT_ITEMS_MAX},
@@ -45,6 +47,7 @@ pub(super) struct Feed {
     walks: tokio::sync::Mutex<Walks>,
     /// When it began here, by steady time.
     pub(super) born: Duration,
+    pub(super) building: Building,
     /// What all feeds of the process share.
     desk: Arc<Desk>,
     seat: Mutex<Seat>,
@@ -142,6 +145,7 @@ impl Feed {
             }),
             portions: Portions::default(),
             born,
+            building: Building::default(),
             desk,
             seat: Mutex::default(),
             bell: Notify::new(),
@@ -222,13 +226,14 @@ impl Feed {
     pub(super) fn publish(&self, version: i64, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
         self.tidy();
-        let cursor = progress.cursor.as_ref().filter(|_| progress.stage == Stage::Idle);
+        let cursor = progress.cursor.as_ref().filter(|_| progress.is_settled());
         // Whoever goes on holding a scope publishes it again and again: that wakes nobody.
         self.state.send_if_modified(|state| {
             if version < state.version {
                 return false;
             }
             state.version = version;
+            self.building.stands(progress.is_indexed());
             let changed = state.head != head || state.cursor.as_ref() != cursor;
             if changed {
                 (state.head, state.cursor) = (head, cursor.cloned());
@@ -339,12 +344,17 @@ impl Feed {
     // ---- by those who watch ----
 
     /// Entries behind a sequence, one at least if there are any.
-    pub(super) async fn behind(&self, sequence: i64) -> Result<Behind> {
+    pub(super) async fn behind(self: &Arc<Self>, sequence: i64) -> Result<Behind> {
         let epoch = self.state.borrow().head.epoch;
         if let Some(entries) = self.in_memory(epoch, sequence) {
             return Ok(Behind::Entries(entries));
         }
         metrics::counter!(crate::telemetry::WATCH_DETACHED).increment(1);
+        let feed = self.clone();
+        apart(async move { feed.chunk_behind(epoch, sequence).await }).await
+    }
+
+    async fn chunk_behind(&self, epoch: i64, sequence: i64) -> Result<Behind> {
         // One reads, the others find what it read.
         let mut chunks = self.chunks.lock().await;
         let fits = |entry: &Arc<Entry>| entry.point.epoch == epoch && entry.point.sequence == sequence + 1;
@@ -435,7 +445,12 @@ impl Feed {
     /// The next page behind a cursor of a watcher's own; those who ask the same share one answer. That there is nothing is
     /// good for whoever asked before Dropbox was: a listing shows what is newer than its cursor, and whoever has read that
     /// would join the log before it.
-    pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
+    pub(super) async fn drain(self: &Arc<Self>, cursor: Arc<str>) -> Result<Arc<Drained>> {
+        let feed = self.clone();
+        apart(async move { feed.drain_behind(&cursor).await }).await
+    }
+
+    async fn drain_behind(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
         let came_at = Instant::now();
         let drained = &mut self.walks.lock().await.drained;
         // That there was nothing is good while the log is where it was met.
@@ -490,8 +505,12 @@ impl Feed {
 
     /// A page of a watcher's own listing; those who list at once share one walk. The first page is good for whoever asked
     /// before Dropbox was: nobody is shown what was there before they came.
-    pub(super) async fn list(&self, cursor: Option<&Arc<str>>) -> Result<Page> {
-        let came_at = Instant::now();
+    pub(super) async fn list(self: &Arc<Self>, cursor: Option<Arc<str>>) -> Result<Page> {
+        let (feed, came_at) = (self.clone(), Instant::now());
+        apart(async move { feed.list_behind(cursor.as_ref(), came_at).await }).await
+    }
+
+    async fn list_behind(&self, cursor: Option<&Arc<str>>, came_at: Instant) -> Result<Page> {
         let listed = &mut self.walks.lock().await.listed;
         let is_it = |page: &Arc<Listed>| page.from.as_ref() == cursor && (cursor.is_some() || page.asked_at >= came_at);
         if let Some(found) = listed.find(is_it) {
@@ -507,14 +526,18 @@ impl Feed {
         Ok(page)
     }
 
-    pub(super) async fn latest(&self) -> Result<Arc<str>> {
-        // Thousands may begin to watch at once.
-        let _place = self.desk.asking.acquire().await;
-        let _turn = self.walks.lock().await;
-        self.upstream.latest(&self.scope).await
+    pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<str>> {
+        let feed = self.clone();
+        apart(async move {
+            // Thousands may begin to watch at once.
+            let _place = feed.desk.asking.acquire().await;
+            let _turn = feed.walks.lock().await;
+            feed.upstream.latest(&feed.scope).await
+        })
+        .await
     }
 
-    /// The turn of whoever polls.
+    /// The turn of whoever polls, in a task that nobody holds up.
     pub(super) async fn turn(&self) -> impl Drop + use<'_> {
         self.walks.lock().await
     }

@@ -17,6 +17,7 @@ use super::{
     upstream::Page,
 };
 use crate::{
+    apart::apart,
     fault::{Fault, Reason, Result},
     limits::EVENT_FOLLOW,
     store::Store,
@@ -350,7 +351,7 @@ impl Watcher {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Beside { said } => self.go_on_beside(said).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
-            Mode::Listing { cursor, count } => match self.feed.list(cursor.as_ref()).await {
+            Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
                 Ok(page) => {
                     self.listed(page, count);
                     Ok(Worked::More)
@@ -381,7 +382,7 @@ impl Watcher {
         if !self.state.borrow_and_update().hot {
             return Ok(Worked::Waits);
         }
-        let page = match self.feed.drain(&cursor).await {
+        let page = match self.feed.drain(cursor).await {
             Ok(page) => page,
             Err(fault) => return self.reset(fault),
         };
@@ -489,7 +490,9 @@ impl Watcher {
         if now.saturating_sub(held.looked_at) < EVENT_FOLLOW {
             return Ok(());
         }
-        let found = self.feed.store.checkpoint(&self.feed.scope.uid, held.name.as_str()).await;
+        let (feed, name) = (self.feed.clone(), held.name.clone());
+        // With a connection of the store in hand.
+        let found = apart(async move { feed.store.checkpoint(&feed.scope.uid, name.as_str()).await }).await;
         held.looked_at = now;
         match found {
             Ok(Some(found)) if found.holder != held.holder => {
@@ -571,7 +574,7 @@ impl Drop for Watcher {
 }
 
 /// The place of now: the end of the log where that is up to date, else a new cursor.
-pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
+pub(super) async fn now(feed: &Arc<Feed>) -> Result<ResumePoint> {
     let state = feed.state();
     let head = state.head;
     if let (true, Some(cursor)) = (state.hot, state.cursor) {

@@ -184,13 +184,7 @@ impl Store {
         self.take_scope(id, held, true, None).await
     }
 
-    async fn take_scope(
-        &self,
-        id: i64,
-        held: i64,
-        parked: bool,
-        looked: Option<Duration>,
-    ) -> Result<Option<ScopeRow>> {
+    async fn take_scope(&self, id: i64, held: i64, parked: bool, looked: Option<Duration>) -> Result<Option<ScopeRow>> {
         let now = self.fleet_now(&self.0.pools.durable).await?;
         let until = now + millis_of(EVENT_LEASE);
         // A lease that lasts longer than one that is renewed is parked.
@@ -288,7 +282,8 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn log_head(&self, scope: i64) -> Result<Option<(LogHead, String)>> {
-        let sql = "SELECT epoch, newest, newest_mark, swept, delicate, judged, progress FROM event_scopes WHERE id = $1";
+        let sql =
+            "SELECT epoch, newest, newest_mark, swept, delicate, judged, progress FROM event_scopes WHERE id = $1";
         let row = query(sql).bind(scope).fetch_optional(&self.0.pools.readers).await?;
         row.as_ref().map(|row| Ok((log_head(row)?, row.get("progress")?))).transpose()
     }
