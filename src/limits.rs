@@ -520,6 +520,9 @@ pub const EVENT_FOLLOW: Duration = Duration::from_secs(1);
 /// A webhook call that reached a process which does not poll the folder is left to the one that does for so long; then that
 /// one is taken to be dead. Far above what a notification takes, below the second within which a change is to be told.
 pub const EVENT_RING_GRACE: Duration = Duration::from_millis(500);
+/// Folders that one drain moved are remembered by their paths, so many: it is looked whether anything leaves one of them in the
+/// same drain. Behind more of them whatever leaves any place counts.
+pub const DRAIN_MOVES_MAX: usize = 32;
 /// Between two letters to the other processes: what happens meanwhile goes out as one.
 pub const EVENT_LETTERS_EVERY: Duration = Duration::from_millis(50);
 /// PostgreSQL takes fewer than 8,000 bytes in a notification.
@@ -532,6 +535,8 @@ pub const EVENT_RUNG_MAX: usize = 10_000;
 pub const EVENT_RUNG_NAME_BYTES_MAX: usize = 128;
 /// A scope nobody watches keeps its index and cursor this long.
 pub const SCOPE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Of a scope that was swept it is known this long which of its tokens must not be led on by their cursor: some 100 bytes each.
+pub const SCOPE_PAST_KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A checkpoint nobody uses is kept this long.
 pub const CHECKPOINT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Items of one snapshot message (API-DESIGN a.10).

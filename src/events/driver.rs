@@ -106,7 +106,7 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
             Ok(Turn::UpToDate) => {}
             Ok(Turn::Elsewhere(held)) => {
                 // Its watchers may drain cursors of their own: the log goes on where it is now.
-                feed.set_hot(Some(feed.clock.steady()));
+                feed.set_hot(None);
                 return End::Rest(Rest::Elsewhere(held));
             }
             Ok(Turn::Unwatched) => return End::Rest(Rest::Unwatched),
@@ -115,9 +115,6 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
         }
         feed.set_hot(poller.looked_at);
         hub.desk.up_to_date(feed);
-        if hub.parts.webhooks {
-            feed.tell_looked();
-        }
         let longpolled = match ahead(hub, feed) {
             Ahead::Rest { wait, in_turn } => return End::Rest(Rest::For { wait, in_turn }),
             Ahead::Longpoll(_one) => {
@@ -147,16 +144,19 @@ fn failed(hub: &Inside, feed: &Feed, fault: Fault) -> End {
 }
 
 async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller, orders: Orders) -> Result<Turn> {
+    let mut urgent = orders.urgent;
     if feed.store.is_shared() && !orders.holds && !poller.holds() {
         let Some(held) = feed.look().await? else { return Ok(Turn::Gone) };
+        let rests = rests(feed);
+        urgent |= rests.is_zero() || feed.is_overdue(orders.rung_at);
         // Whoever is at work is left to it, whoever only keeps the scope gives way to who has reason to look.
-        let gives_way = orders.urgent && held > EVENT_LEASE;
+        let gives_way = urgent && held > EVENT_LEASE;
         if !held.is_zero() && !gives_way {
-            return Ok(Turn::Elsewhere(held));
+            return Ok(Turn::Elsewhere(if rests.is_zero() { held } else { held.min(rests) }));
         }
     }
     let mut renewed_at = feed.clock.steady();
-    if !poller.lease_for(orders.urgent).await? {
+    if !poller.lease_for(urgent).await? {
         return elsewhere(feed).await;
     }
     let mut unwatched = None;
@@ -185,6 +185,13 @@ async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller, orders: Orders) ->
             renewed_at = now;
         }
     }
+}
+
+/// For so long nobody who watches here wants Dropbox to be asked again, by whichever process.
+fn rests(feed: &Feed) -> Duration {
+    let Some(Poll::Interval(interval)) = feed.wished() else { return Duration::MAX };
+    let looked = feed.state().fresh_at.map(|at| feed.clock.steady().saturating_sub(at));
+    looked.map_or(Duration::ZERO, |looked| interval.saturating_sub(looked))
 }
 
 async fn elsewhere(feed: &Feed) -> Result<Turn> {
@@ -241,7 +248,7 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<Option<Duration>> 
             }
             () = &mut index_rested => return Ok(None),
             () = feed.clock.sleep(EVENT_LEASE_RENEW), if feed.store.is_shared() => {
-                if !poller.lease().await? {
+                if !poller.lease_listening().await? {
                     return Ok(None);
                 }
             }

@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) hot: bool,
     /// When Dropbox was last asked for the last thing that is told, by steady time.
     pub(super) fresh_at: Option<Duration>,
+    /// When it was last read what another process has saved that polls the folder, by steady time.
+    pub(super) followed_at: Option<Duration>,
     /// A longpoll is out: Dropbox would say if there were anything.
     pub(super) listening: bool,
     pub(super) ended: Option<Arc<Ended>>,
@@ -109,7 +111,8 @@ struct Tail {
 #[derive(Debug)]
 pub(super) struct Drained {
     from: Arc<str>,
-    pub(super) next: Arc<str>,
+    asked_at: Instant,
+    pub(super) next: ResumePoint,
     pub(super) has_more: bool,
     pub(super) entries: Arc<[Arc<Entry>]>,
     /// The last page alone: the end of the log, if that is exactly where this page ends.
@@ -201,8 +204,9 @@ impl Feed {
         self.known_id().into_iter().for_each(|id| self.desk.outbox.saved(id));
     }
 
-    pub(super) fn tell_looked(&self) {
-        self.known_id().into_iter().for_each(|id| self.desk.outbox.looked(id));
+    /// Nobody is known to have asked Dropbox since then.
+    pub(super) fn is_overdue(&self, since: Option<Duration>) -> bool {
+        since.is_some_and(|since| self.state.borrow().fresh_at < Some(since))
     }
 
     pub(super) fn newest(&self) -> i64 {
@@ -280,11 +284,20 @@ impl Feed {
 
     /// What another process has saved meanwhile, and how long that one still has the scope; None: it is not there any more.
     pub(super) async fn look(&self) -> Result<Option<Duration>> {
-        let Some(Followed { version, head, progress, held }) = self.store.followed_scope(self.id()?).await? else {
+        let asked_at = self.clock.steady();
+        let Some(Followed { version, head, progress, held, looked }) = self.store.followed_scope(self.id()?).await?
+        else {
             return Ok(None);
         };
         // Of what a newer version is at the log alone is of use.
         self.publish(version, head, &poller::read_progress(&progress).unwrap_or_default(), Vec::new());
+        if !held.is_zero() {
+            let fresh_at = looked.map(|looked| asked_at.saturating_sub(looked));
+            self.state.send_if_modified(|state| {
+                (state.followed_at, state.fresh_at) = (Some(asked_at), state.fresh_at.max(fresh_at));
+                false
+            });
+        }
         Ok(Some(held))
     }
 
@@ -380,6 +393,32 @@ impl Feed {
         Some(entries)
     }
 
+    /// Whether somebody who comes back to a place that the log does not hold may have been told a drain in part from which no
+    /// cursor of Dropbox leads on (`delicate.rs`); None: that turns out when the drain under way is over. Whoever was told to
+    /// begin anew and comes back with the same place is told so again.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(super) async fn is_delicate(&self, place: &ResumePoint) -> Result<Option<bool>> {
+        if place.unsettled {
+            return Ok(Some(true));
+        }
+        // Entries without an index are Dropbox's own words.
+        if self.scope.raw {
+            return Ok(Some(false));
+        }
+        if self.store.is_shared() {
+            self.look().await?;
+        }
+        let State { head, cursor, .. } = self.state();
+        let (epoch, sequence) = place.told_to();
+        let may_be = head.delicate > if epoch == head.epoch { sequence } else { 0 };
+        if may_be || epoch == head.epoch {
+            return Ok(if may_be && cursor.is_none() { None } else { Some(may_be) });
+        }
+        self.store.was_delicate(&self.scope.key(), epoch, sequence).await.map(Some)
+    }
+
     /// Whether the log holds what is behind this place.
     pub(super) async fn holds(&self, point: &ResumePoint) -> Result<bool> {
         let known = self.has(point).await?;
@@ -405,38 +444,45 @@ impl Feed {
         Ok(self.store.log_mark(self.id()?, point.sequence).await? == Some(point.mark))
     }
 
-    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
+    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer. That there is nothing is
+    /// good for whoever asked before Dropbox was: a listing shows what is newer than its cursor, and whoever has read that
+    /// would join the log before it.
     pub(super) async fn drain(self: &Arc<Self>, cursor: Arc<str>) -> Result<Arc<Drained>> {
         let feed = self.clone();
         apart(async move { feed.drain_behind(&cursor).await }).await
     }
 
     async fn drain_behind(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
+        let came_at = Instant::now();
         let drained = &mut self.walks.lock().await.drained;
         // That there was nothing is good while the log is where it was met.
         let log = self.state();
         drained.retain(|page| page.has_more || !page.entries.is_empty() || page.joins == Some(log.head));
-        if let Some(found) = drained.find(|page| page.from == *cursor) {
+        let is_good = |page: &Arc<Drained>| page.has_more || !page.entries.is_empty() || page.asked_at >= came_at;
+        if let Some(found) = drained.find(|page| page.from == *cursor && is_good(page)) {
             return Ok(found);
         }
+        let asked_at = Instant::now();
         let page = self.upstream.go_on(&self.scope, cursor).await?;
         let joins = match page.entries.is_empty() && !page.has_more {
             true => self.joins(log).await?,
             // The last page of a drain may be older than what happened since: it is asked once more.
             false => None,
         };
-        let observed = self.clock.now();
+        let (observed, head) = (self.clock.now(), self.state.borrow().head);
         let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
         let bytes = changes.iter().map(|change| weight(written(change))).sum();
         let entries = changes.into_iter().enumerate().map(|(at, change)| {
             // Whoever has all of the page goes on behind it.
             let cursor = if at + 1 == last { page.cursor.clone() } else { cursor.clone() };
-            Arc::new(Entry::new(ResumePoint::at(cursor), observed, Told::Change(Box::new(change)), false))
+            let place = ResumePoint::beside(cursor, head);
+            Arc::new(Entry::new(place, observed, Told::Change(Box::new(change)), false))
         });
         let found = Arc::new(Drained {
             from: cursor.clone(),
-            next: page.cursor.clone(),
+            asked_at,
+            next: ResumePoint::beside(page.cursor.clone(), head),
             has_more: page.has_more,
             entries: entries.collect(),
             joins,

@@ -1,6 +1,6 @@
-//! What processes on one store tell each other of watched folders: which scopes have new entries, which were looked after,
-//! and which accounts a webhook named. A letter is a hint and no more; whoever misses one finds out by looking. Those of one
-//! moment go out together, and none is longer than a notification may be.
+//! What processes on one store tell each other of watched folders: which scopes have new entries, and which accounts a
+//! webhook named. A letter is a hint and no more; whoever misses one finds out by looking. Those of one moment go out
+//! together, and none is longer than a notification may be.
 
 use std::{
     collections::BTreeSet,
@@ -20,9 +20,6 @@ struct Letter {
     /// Scopes whose log or lease is another one now.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     saved: BTreeSet<i64>,
-    /// Scopes for which Dropbox was asked.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    looked: BTreeSet<i64>,
     /// Accounts that have news.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     rung: BTreeSet<String>,
@@ -54,10 +51,6 @@ impl Outbox {
 
     pub(super) fn saved(&self, scope: i64) {
         self.write(|letter| _ = letter.saved.insert(scope));
-    }
-
-    pub(super) fn looked(&self, scope: i64) {
-        self.write(|letter| _ = letter.looked.insert(scope));
     }
 
     pub(super) fn rung(&self, accounts: &[String]) {
@@ -93,7 +86,6 @@ impl Letter {
         };
         // 19 digits, a sign and a comma.
         self.saved.iter().for_each(|scope| put(21, &mut |letter| _ = letter.saved.insert(*scope)));
-        self.looked.iter().for_each(|scope| put(21, &mut |letter| _ = letter.looked.insert(*scope)));
         for name in self.rung {
             // As JSON a control character has six bytes.
             put(6 * name.len() + 3, &mut |letter| _ = letter.rung.insert(name.clone()));
@@ -153,7 +145,6 @@ impl Inside {
         if *letter.from == *self.parts.store.replica() {
             return;
         }
-        self.ring_scopes(&letter.looked, Ring::Looked);
         self.ring_scopes(&letter.saved, Ring::Saved);
         if letter.all {
             self.ring_all(Ring::Webhook);
@@ -170,7 +161,6 @@ mod tests {
     fn whatever_is_pending_goes_out_in_letters_that_fit_and_nothing_is_lost() {
         let outbox = Outbox::new(true);
         (0..2000).for_each(|n| outbox.saved(i64::MIN + n));
-        (0..500).for_each(|n| outbox.looked(n));
         let names: Vec<String> = (0..400).map(|n| format!("dbid:{}\u{1}{n}", "A".repeat(40))).collect();
         outbox.rung(&names);
         outbox.rung(&["x".repeat(EVENT_RUNG_NAME_BYTES_MAX + 1)]);
@@ -182,11 +172,10 @@ mod tests {
             let letter: Letter = serde_json::from_str(letter).unwrap();
             assert_eq!(*letter.from, *replica);
             told.saved.extend(letter.saved);
-            told.looked.extend(letter.looked);
             told.rung.extend(letter.rung);
             assert!(!letter.all);
         }
-        assert_eq!((told.saved.len(), told.looked.len()), (2000, 500));
+        assert_eq!(told.saved.len(), 2000);
         assert_eq!(told.rung, names.into_iter().collect());
         assert!(outbox.take(&replica).is_empty(), "nothing is said twice");
     }

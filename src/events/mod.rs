@@ -7,6 +7,7 @@
 
 mod building;
 mod change;
+mod delicate;
 mod driver;
 mod ending;
 mod expand;
@@ -176,8 +177,12 @@ impl Hub {
             Some(feed) => watcher::now(&feed).await,
             // Nobody watches: a place needs no feed.
             None => {
+                let head = self.0.parts.store.log_head_of(&scope.key()).await?;
                 let cursor = self.0.parts.upstream.latest(scope).await?;
-                Ok(ResumePoint::at(cursor))
+                Ok(match head {
+                    Some(head) => ResumePoint::beside(cursor, head),
+                    None => ResumePoint::at(cursor),
+                })
             }
         }
     }
@@ -230,7 +235,7 @@ impl Hub {
         let row = feed.row().await?;
         // Where another process polls, its log goes on from what is there.
         if store.is_shared() && feed.look().await?.is_some_and(|held| !held.is_zero()) {
-            feed.set_hot(Some(feed.clock.steady()));
+            feed.set_hot(None);
         }
         let has_cursor = feed.state().cursor.is_some();
         let mut feeds = self.0.held();

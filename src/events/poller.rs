@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Scope, Upstream,
     change::{Basis, Change, Entry, Told},
+    delicate::Midst,
     ending,
     feed::Feed,
     index::Tree,
@@ -77,6 +78,8 @@ pub(super) struct Progress {
     rounds: u32,
     next: i64,
     stamp: i64,
+    /// What the drain under way has moved.
+    midst: Midst,
     /// What a newer version of this program has added; it is written back as it was.
     #[serde(flatten)]
     newer: serde_json::Map<String, serde_json::Value>,
@@ -527,6 +530,7 @@ impl Poller {
         let mut head = self.row.head;
         let (mut log, mut entries) = (Vec::new(), Vec::new());
         for (told, ends) in draft.told {
+            progress.midst.tell(&told, head);
             head.newest += 1;
             head.newest_mark = progress.mark;
             let body = serde_json::to_string(&told)
@@ -547,6 +551,7 @@ impl Poller {
         if draft.cursor_to.is_some() {
             progress.from = None;
         }
+        head.delicate = progress.midst.judge(head, progress.is_settled());
         if draft.forget_log {
             (head.swept, head.newest_mark) = (head.newest, 0);
         }
@@ -561,6 +566,7 @@ impl Poller {
             log,
             index: draft.index,
             forget_log: draft.forget_log,
+            looked: self.looked().filter(|_| progress.cursor.is_some() && progress.is_settled() && !self.news),
         };
         if !self.store().save_events(&save).await? {
             self.held = false;

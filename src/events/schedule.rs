@@ -75,6 +75,8 @@ pub(super) struct Seat {
     again: bool,
     /// There is reason to take the scope from a process that has parked it.
     urgent: bool,
+    /// Webhooks rang while another process had the scope, from the first that may not have been heeded to the last.
+    calls: Option<(Duration, Duration)>,
     /// A webhook is why it works.
     rung: bool,
     /// This process polls the scope.
@@ -103,8 +105,6 @@ pub(super) enum Ring {
     Watcher,
     /// Another process has saved something, or given the scope back.
     Saved,
-    /// Another process has asked Dropbox.
-    Looked,
 }
 
 /// What a worker begins with.
@@ -113,6 +113,8 @@ pub(super) struct Orders {
     /// This process polled the scope last.
     pub(super) holds: bool,
     pub(super) urgent: bool,
+    /// Whoever has the scope should have looked since then.
+    pub(super) rung_at: Option<Duration>,
     /// Somebody rang since the work began.
     pub(super) again: bool,
 }
@@ -132,7 +134,7 @@ pub(super) enum Rest {
     Unwatched,
 }
 
-enum Take {
+pub(super) enum Take {
     Work(Arc<Feed>),
     Over(Arc<Feed>),
     Wait(Option<Duration>),
@@ -190,24 +192,20 @@ impl Desk {
         let at = match why {
             Ring::Webhook => {
                 seat.rung = true;
-                seat.urgent |= elsewhere;
                 // The one who polls it was told, too.
-                if elsewhere { now + EVENT_RING_GRACE } else { now }
+                if elsewhere {
+                    let (first, _) = seat.calls.unwrap_or((now, now));
+                    seat.calls = Some((first, now));
+                    first + EVENT_RING_GRACE
+                } else {
+                    now
+                }
             }
             Ring::Watcher => {
                 seat.urgent = true;
                 now
             }
             Ring::Saved => now,
-            Ring::Looked => {
-                if elsewhere {
-                    (seat.wake, seat.urgent, seat.rung) = (None, false, false);
-                    if let Place::Due(..) = seat.place {
-                        plan.put(feed, &mut seat);
-                    }
-                }
-                return;
-            }
         };
         match seat.place {
             Place::Away => return,
@@ -268,7 +266,9 @@ impl Desk {
         let _plan = self.plan();
         let mut seat = feed.seat();
         let (again, urgent) = (std::mem::take(&mut seat.again), std::mem::take(&mut seat.urgent));
-        Orders { holds: seat.holds, urgent, again }
+        let due = self.clock.steady().saturating_sub(EVENT_RING_GRACE);
+        let rung_at = seat.calls.map(|(first, _)| first).filter(|first| *first <= due);
+        Orders { holds: seat.holds, urgent, rung_at, again }
     }
 
     /// A worker has brought the log up to date: the next feed may begin.
@@ -294,6 +294,7 @@ impl Desk {
         seat.not_before = now;
         match rest {
             Rest::For { wait, in_turn } => {
+                seat.calls = None;
                 seat.next_poll = now + wait;
                 seat.in_turn = in_turn;
                 plan.in_turn += usize::from(in_turn);
@@ -305,6 +306,18 @@ impl Desk {
             }
             Rest::Elsewhere(held) => {
                 seat.holds = false;
+                // Those that were heeded are forgotten. The others are looked after once more: in time, or, where that is over
+                // and the one who has the scope is at work, when its lease ends.
+                seat.calls = seat.calls.filter(|(_, last)| feed.is_overdue(Some(*last)));
+                if let Some((first, last)) = &mut seat.calls {
+                    if !feed.is_overdue(Some(*first)) {
+                        *first = *last;
+                    }
+                    let due = *first + EVENT_RING_GRACE;
+                    if due > now {
+                        seat.wake = Some(seat.wake.map_or(due, |wake| wake.min(due)));
+                    }
+                }
                 // Whoever is just about to save is not asked all the time.
                 seat.next_poll = now + held.max(EVENT_RING_GRACE / 10);
             }
@@ -361,7 +374,7 @@ impl Desk {
         self.plan().in_turn > 0
     }
 
-    fn take(&self) -> Take {
+    pub(super) fn take(&self) -> Take {
         let now = self.clock.steady();
         let mut plan = self.plan();
         if plan.due.first_key_value().is_some_and(|((at, _), _)| *at <= now)

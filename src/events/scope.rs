@@ -10,7 +10,7 @@ use crate::{
     dropbox::{ActAs, Root},
     fault::{Fault, Reason, Result},
     seal::{HandleKind, KeyRing, Owner},
-    store::{ParameterId, Parameters},
+    store::{LogHead, ParameterId, Parameters},
 };
 
 /// One folder as one application parameter sees it.
@@ -133,6 +133,10 @@ pub struct ResumePoint {
     /// lead on from it. Only the log does.
     #[serde(rename = "d", default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) unsettled: bool,
+    /// Of a place that is not in the log: epoch and number of the log's newest entry when it was given. Whoever goes on from
+    /// it is told nothing of the log that is older.
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub(super) known: Option<(i64, i64)>,
 }
 
 /// A place with what it is bound to: what a token says. As JSON only in tokens of versions before (`token.rs`).
@@ -166,7 +170,18 @@ impl ResumePoint {
             whole: false,
             within: None,
             unsettled: false,
+            known: None,
         }
+    }
+
+    /// A place that Dropbox alone knows, given while the log was there.
+    pub(super) fn beside(cursor: Arc<str>, head: LogHead) -> ResumePoint {
+        ResumePoint { known: Some((head.epoch, head.newest)), ..ResumePoint::at(cursor) }
+    }
+
+    /// Epoch and number of the entry behind which the log may have told something to whoever has this place.
+    pub(super) fn told_to(&self) -> (i64, i64) {
+        self.known.unwrap_or((self.epoch, self.sequence))
     }
 
     /// # Errors

@@ -39,10 +39,14 @@ struct Packed {
     within: Option<i64>,
     #[prost(bool, tag = "12")]
     unsettled: bool,
+    #[prost(sfixed64, optional, tag = "13")]
+    known_epoch: Option<i64>,
+    #[prost(int64, optional, tag = "14")]
+    known_sequence: Option<i64>,
 }
 
 pub(super) fn write(bound: &Bound) -> Vec<u8> {
-    let ResumePoint { epoch, sequence, mark, cursor, listed, whole, within, unsettled } = &bound.point;
+    let ResumePoint { epoch, sequence, mark, cursor, listed, whole, within, unsettled, known } = &bound.point;
     let (packed, rest) = packed(cursor);
     let message = Packed {
         binding: bound.binding.to_vec(),
@@ -57,6 +61,8 @@ pub(super) fn write(bound: &Bound) -> Vec<u8> {
         whole: *whole,
         within: *within,
         unsettled: *unsettled,
+        known_epoch: known.map(|(epoch, _)| epoch),
+        known_sequence: known.map(|(_, sequence)| sequence),
     };
     let mut bytes = Vec::with_capacity(1 + message.encoded_len());
     bytes.push(PACKED);
@@ -88,6 +94,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Bound> {
             whole: packed.whole,
             within: packed.within,
             unsettled: packed.unsettled,
+            known: packed.known_epoch.zip(packed.known_sequence),
         },
     })
 }
@@ -116,6 +123,7 @@ mod tests {
             whole: true,
             within: Some(0),
             unsettled: true,
+            known: Some((i64::MIN, 3)),
             ..ResumePoint::at(cursor.into())
         };
         Bound { binding: [7; 16], path: "/Buchhaltung/Süd".into(), recursive: true, point }

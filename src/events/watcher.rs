@@ -58,10 +58,20 @@ pub(super) enum Worked {
 enum Mode {
     /// In the log of this epoch, behind this sequence.
     Log { epoch: i64, sequence: i64 },
+    /// At a place that the log does not hold: it is seen to how it goes on from there. Ready was said, or not.
+    Beside { said: bool },
     /// Older than the log.
     Cursor(Arc<str>),
     /// In a listing of its own; None: it begins.
     Listing { cursor: Option<Arc<str>>, count: u64 },
+}
+
+/// Why a watcher begins with a snapshot.
+#[derive(Debug, Clone, Copy)]
+enum Anew {
+    CursorReset,
+    /// The log does not go back to its place, and Dropbox's cursor alone does not lead on from it.
+    LogOver,
 }
 
 #[derive(Debug)]
@@ -185,27 +195,40 @@ impl Watcher {
             };
         }
         point.within = point.within.filter(|_| self.options.expand);
-        self.mode = match point.listed {
-            Some(count) if point.whole => {
-                self.last = point.clone();
-                self.listed_whole(point.cursor, count);
-                return Ok(());
-            }
-            Some(count) => Mode::Listing { cursor: Some(point.cursor.clone()), count },
-            None if self.feed.holds(&point).await? => {
-                self.within = point.within.map(|row| (point.sequence, row));
-                // The entry itself is read again.
-                let sequence = point.sequence - i64::from(self.within.is_some());
-                Mode::Log { epoch: point.epoch, sequence }
-            }
-            None if point.unsettled => return self.reset(forgotten()).map(drop),
-            None => Mode::Cursor(point.cursor.clone()),
-        };
-        if point.listed.is_none() {
-            self.ready.push_back(Happening::Ready(point.clone()));
+        self.last = point.clone();
+        if point.listed.is_some() || !self.feed.holds(&point).await? {
+            self.mode = Mode::Beside { said: false };
+            return self.go_on_beside(false).await.map(drop);
         }
-        self.last = point;
+        self.within = point.within.map(|row| (point.sequence, row));
+        // The entry itself is read again.
+        let sequence = point.sequence - i64::from(self.within.is_some());
+        self.mode = Mode::Log { epoch: point.epoch, sequence };
+        self.ready.push_back(Happening::Ready(point));
         Ok(())
+    }
+
+    /// From its last place, which the log does not hold; `said`: that it is ready.
+    async fn go_on_beside(&mut self, said: bool) -> Result<Worked> {
+        self.state.borrow_and_update();
+        let (feed, place) = (self.feed.clone(), self.last.clone());
+        match apart(async move { feed.is_delicate(&place).await }).await? {
+            None => return Ok(Worked::Waits),
+            Some(true) => return self.begin_anew(Anew::LogOver),
+            Some(false) => {}
+        }
+        let point = self.last.clone();
+        match point.listed {
+            Some(count) if point.whole => self.listed_whole(point.cursor, count),
+            Some(count) => self.mode = Mode::Listing { cursor: Some(point.cursor), count },
+            None => {
+                self.mode = Mode::Cursor(point.cursor.clone());
+                if !said {
+                    self.ready.push_back(Happening::Ready(point));
+                }
+            }
+        }
+        Ok(Worked::More)
     }
 
     /// The next thing to tell. Cancel-safe: what was not returned is returned by the next call.
@@ -318,15 +341,17 @@ impl Watcher {
         }
         self.hold().await?;
         if let Some(expanding) = &mut self.expanding {
-            if !expanding.read(&self.feed).await? {
-                // With what came behind it: Dropbox tells all that again.
-                self.mode = Mode::Cursor(self.last.cursor.clone());
-                (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
+            if expanding.read(&self.feed).await? {
+                return Ok(Worked::More);
             }
+            // With what came behind it: all that is told otherwise.
+            (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
+            self.mode = Mode::Beside { said: true };
             return Ok(Worked::More);
         }
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
+            Mode::Beside { said } => self.go_on_beside(said).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
             Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
                 Ok(page) => {
@@ -348,8 +373,7 @@ impl Watcher {
             return ended.map_or(Ok(Worked::Waits), |ended| Err(ended.fault()));
         }
         match self.feed.behind(sequence).await? {
-            Behind::Swept if self.last.unsettled => return self.reset(forgotten()),
-            Behind::Swept => self.mode = Mode::Cursor(self.last.cursor.clone()),
+            Behind::Swept => self.mode = Mode::Beside { said: true },
             Behind::Entries(entries) => self.take(epoch, entries),
         }
         Ok(Worked::More)
@@ -367,10 +391,10 @@ impl Watcher {
         (self.entries, self.told) = (page.entries.clone(), 0);
         self.mode = match page.joins {
             Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
-            None => Mode::Cursor(page.next.clone()),
+            None => Mode::Cursor(page.next.cursor.clone()),
         };
         if page.entries.is_empty() {
-            self.last = ResumePoint::at(page.next.clone());
+            self.last = page.next.clone();
         }
         if page.has_more || page.joins.is_some() || !page.entries.is_empty() {
             return Ok(Worked::More);
@@ -384,7 +408,7 @@ impl Watcher {
         let items = inferred::listed(&self.feed.scope, page.entries);
         let count = count + items.len() as u64;
         if !items.is_empty() {
-            let place = ResumePoint::at(page.cursor.clone());
+            let place = ResumePoint::beside(page.cursor.clone(), self.feed.state().head);
             let point = ResumePoint { listed: Some(count), whole: !page.has_more, ..place };
             self.ready.push_back(Happening::Snapshot { items, point });
         }
@@ -396,7 +420,7 @@ impl Watcher {
     }
 
     fn listed_whole(&mut self, cursor: Arc<str>, count: u64) {
-        let point = ResumePoint::at(cursor.clone());
+        let point = ResumePoint::beside(cursor.clone(), self.feed.state().head);
         self.ready.push_back(Happening::SnapshotEnd { count, point: point.clone() });
         self.ready.push_back(Happening::Ready(point));
         self.mode = Mode::Cursor(cursor);
@@ -411,7 +435,9 @@ impl Watcher {
             }
             Told::BatchEnd => Happening::BatchEnd(entry),
             Told::Resynced => Happening::Ready(entry.point.clone()),
-            Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => return Err(expired()),
+            Told::CursorReset { .. } if self.options.on_reset == OnReset::Fail => {
+                return Err(expired(Anew::CursorReset));
+            }
             Told::Unknown => return Err(Fault::bug("an entry that was to be passed over is told")),
             Told::CursorReset { cause } => {
                 let (cause, point) = (cause.clone(), entry.point.clone());
@@ -425,10 +451,18 @@ impl Watcher {
         if fault.reason() != Reason::CursorReset {
             return Err(fault);
         }
+        self.begin_anew(Anew::CursorReset)
+    }
+
+    fn begin_anew(&mut self, why: Anew) -> Result<Worked> {
         if self.options.on_reset == OnReset::Fail {
-            return Err(expired());
+            return Err(expired(why));
         }
-        let cause = "cursor_reset".to_owned();
+        let cause = match why {
+            Anew::CursorReset => "cursor_reset",
+            Anew::LogOver => "log_swept",
+        };
+        let cause = cause.to_owned();
         // Whoever comes back with this place is told so again, and gets the snapshot from its beginning.
         let point = ResumePoint { listed: Some(0), ..ResumePoint::at("".into()) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
@@ -438,7 +472,7 @@ impl Watcher {
 
     /// Until the log has moved, or it is time to look again.
     async fn wait(&mut self) {
-        if self.checkpoint.is_none() && !matches!(self.mode, Mode::Cursor(_)) {
+        if self.checkpoint.is_none() && matches!(self.mode, Mode::Log { .. } | Mode::Listing { .. }) {
             let _ = self.state.changed().await;
             return;
         }
@@ -486,7 +520,7 @@ impl Watcher {
                 let state = self.state.borrow();
                 state.head.epoch == *epoch && state.head.newest <= *sequence && state.ended.is_none()
             }
-            Mode::Cursor(_) | Mode::Listing { .. } => false,
+            Mode::Beside { .. } | Mode::Cursor(_) | Mode::Listing { .. } => false,
         };
         let expanded = self.expanding.as_deref().is_none_or(Expanding::is_over);
         at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()
@@ -519,10 +553,14 @@ impl Watcher {
         }
     }
 
-    /// When Dropbox was last asked for what the log has now, by steady time; None: not since this process follows the folder.
+    /// When Dropbox was last asked for what the log has now, or another process that polls it what it has saved, by steady
+    /// time; None: not since this process follows the folder.
     pub fn looked_at(&self) -> Option<Duration> {
         let state = self.state.borrow();
-        if state.hot && state.listening { Some(self.feed.clock.steady()) } else { state.fresh_at }
+        if state.hot && state.listening {
+            return Some(self.feed.clock.steady());
+        }
+        state.fresh_at.max(state.followed_at)
     }
 }
 
@@ -536,8 +574,8 @@ impl Drop for Watcher {
 /// The place of now: the end of the log where that is up to date, else a new cursor.
 pub(super) async fn now(feed: &Arc<Feed>) -> Result<ResumePoint> {
     let state = feed.state();
+    let head = state.head;
     if let (true, Some(cursor)) = (state.hot, state.cursor) {
-        let head = state.head;
         return Ok(ResumePoint {
             epoch: head.epoch,
             sequence: head.newest,
@@ -545,7 +583,7 @@ pub(super) async fn now(feed: &Arc<Feed>) -> Result<ResumePoint> {
             ..ResumePoint::at(cursor)
         });
     }
-    Ok(ResumePoint::at(feed.latest().await?))
+    Ok(ResumePoint::beside(feed.latest().await?, head))
 }
 
 /// Keeps a place under a name; None forgets the name.
@@ -559,6 +597,10 @@ fn forgotten() -> Fault {
     Fault::new(Reason::CursorReset, "Dropbox forgot the cursor of this folder")
 }
 
-fn expired() -> Fault {
-    Fault::new(Reason::ResumeTokenExpired, "Dropbox forgot the cursor of this folder; what changed cannot be told")
+fn expired(why: Anew) -> Fault {
+    let text = match why {
+        Anew::CursorReset => "Dropbox forgot the cursor of this folder; what changed cannot be told",
+        Anew::LogOver => "the log of this folder does not go back to this token; what changed cannot be told in full",
+    };
+    Fault::new(Reason::ResumeTokenExpired, text)
 }

@@ -1,9 +1,12 @@
 //! Items to change: folders made, items copied, moved, deleted. Each commit waits for its turn at the write gate, and an
 //! answer that was lost is looked up before anything is said.
 
+use std::time::Instant;
+
 use dbxcase::dbx_str_lowercase;
 use dropbox_sdk::types::files;
 use rand::RngCore as _;
+use tracing::Instrument as _;
 
 use super::{
     call::{Call, Refused},
@@ -21,6 +24,7 @@ use crate::{
     dropbox::{Repeat, Turn, routes},
     engine::verify,
     fault::{Fault, Reason, Result},
+    limits,
 };
 
 /// The RPCs that change items.
@@ -295,6 +299,22 @@ impl Step<'_> {
         self.run_in(&held, from, to).await
     }
 
+    /// Whatever ends the caller's own time, a deadline or a pause that Dropbox asks for and no call waits for, is waited for.
+    async fn run_patiently(&self, from: &str, to: &str) -> Result<files::Metadata> {
+        let end = Instant::now() + limits::DEADLINE_MAX;
+        let site = self.site.until(end);
+        let step = Step { site: &site, ..*self };
+        loop {
+            let fault = match step.run(from, to).await {
+                Ok(moved) => return Ok(moved),
+                Err(fault) => fault,
+            };
+            let wait = fault.retry_delay().map(|told| told.max(limits::BUSY_RETRY));
+            let Some(wait) = wait.filter(|wait| Instant::now() + *wait < end) else { return Err(fault) };
+            site.door().clock.sleep(wait).await;
+        }
+    }
+
     async fn run_in(&self, held: &Turn, from: &str, to: &str) -> Result<files::Metadata> {
         let arg = files::RelocationArg::new(from.to_owned(), to.to_owned())
             .with_autorename(self.autorename)
@@ -306,7 +326,8 @@ impl Step<'_> {
     }
 }
 
-/// Dropbox has no case-only rename: the item goes over a name beside it. If the second step fails it is put back.
+/// Dropbox has no case-only rename: the item goes over a name beside it. A task of its own takes both steps, also if the
+/// caller leaves, and a drain waits for it: between them the item has a name that nobody gave it.
 async fn rename_case(step: &Step<'_>, from: &str, to: &str) -> Result<files::Metadata> {
     if let files::Metadata::Folder(folder) = step.source
         && folder.sharing_info.as_ref().is_some_and(|info| info.shared_folder_id.is_some())
@@ -317,21 +338,27 @@ async fn rename_case(step: &Step<'_>, from: &str, to: &str) -> Result<files::Met
     let mut stamp = [0u8; 4];
     rand::rng().fill_bytes(&mut stamp);
     let aside = format!("{to}.{}.tmp", hex::encode(stamp));
-    let there = Step { autorename: false, ..*step };
-    let parked = there.run(from, &aside).await?;
-    let back = Step { source: &parked, ..there };
-    let fault = match back.run(&aside, to).await {
-        Ok(moved) => return Ok(moved),
-        Err(fault) => fault,
+    let (site, source, transfer) = (step.site.clone(), step.source.clone(), step.transfer);
+    let (from, to) = (from.to_owned(), to.to_owned());
+    let both = async move {
+        let there = Step { site: &site, source: &source, autorename: false, transfer };
+        let parked = there.run(&from, &aside).await?;
+        let back = Step { source: &parked, ..there };
+        let fault = match back.run_patiently(&aside, &to).await {
+            Ok(moved) => return Ok(moved),
+            Err(fault) => fault,
+        };
+        let home = paths(&source).1.unwrap_or(&from);
+        match back.run_patiently(&aside, home).await {
+            Ok(_) => Err(fault),
+            Err(_) => Err(Fault::new(Reason::OutcomeUnknown, "the item was set aside and could not be put back")
+                .fact("currentPath", &aside)
+                .resource("dropbox.item", &aside)
+                .source(fault)),
+        }
     };
-    let home = paths(step.source).1.unwrap_or(from);
-    match back.run(&aside, home).await {
-        Ok(_) => Err(fault),
-        Err(_) => Err(Fault::new(Reason::OutcomeUnknown, "the item was set aside and could not be put back")
-            .fact("currentPath", &aside)
-            .resource("dropbox.item", &aside)
-            .source(fault)),
-    }
+    let both = step.site.door().tasks.spawn(Box::pin(both.in_current_span()));
+    both.await.unwrap_or_else(|_| Err(Fault::bug("a rename's task ended without an answer")))
 }
 
 #[cfg(test)]

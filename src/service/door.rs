@@ -218,6 +218,14 @@ impl Site {
         Site(Arc::new(inside))
     }
 
+    /// The same with time until then, whatever its caller has left.
+    #[must_use]
+    pub fn until(&self, end: Instant) -> Site {
+        let mut inside = (*self.0).clone();
+        inside.opened.caller = inside.opened.caller.with_deadline(Some(end));
+        Site(Arc::new(inside))
+    }
+
     pub fn jail(&self) -> &Jail {
         &self.0.jail
     }

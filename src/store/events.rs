@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, Result},
-    limits::{CHECKPOINT_KEPT, EVENT_LEASE, EVENT_LOG_AGE, EVENT_LOG_ROWS, SCOPE_KEPT},
+    limits::{CHECKPOINT_KEPT, EVENT_LEASE, EVENT_LOG_AGE, EVENT_LOG_ROWS, SCOPE_KEPT, SCOPE_PAST_KEPT},
 };
 
 /// A watched folder as the store has it.
@@ -37,6 +37,8 @@ pub struct LogHead {
     pub newest_mark: i64,
     /// The highest sequence that was swept.
     pub swept: i64,
+    /// The newest entry of the newest drain that must not be left in its midst but for this log; 0: there was none.
+    pub delicate: i64,
 }
 
 /// A scope that another process may hold.
@@ -47,6 +49,8 @@ pub struct Followed {
     pub progress: String,
     /// For so long; zero: it is free, or this process's.
     pub held: Duration,
+    /// So long ago Dropbox had nothing that the log has not; None: nobody has said.
+    pub looked: Option<Duration>,
 }
 
 /// One entry of a log.
@@ -98,6 +102,8 @@ pub struct Save {
     pub index: IndexWrites,
     /// The log begins anew: what is in it is forgotten.
     pub forget_log: bool,
+    /// The log has all that Dropbox had so long ago; None: there is more to come.
+    pub looked: Option<Duration>,
 }
 
 /// A place kept under a name.
@@ -143,7 +149,7 @@ impl Store {
         let row = query(
             "INSERT INTO event_scopes (scope_key, uid, touched_at, epoch, progress) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (scope_key) DO UPDATE SET touched_at = excluded.touched_at
-             RETURNING id, lease, version, epoch, newest, newest_mark, swept, progress",
+             RETURNING id, lease, version, epoch, newest, newest_mark, swept, delicate, judged, progress",
         );
         let row = row.bind(key).bind(uid).bind(self.now_millis()).bind(epoch).bind(progress);
         scope_row(&row.fetch_one(&self.0.pools.durable).await?)
@@ -159,7 +165,15 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn lease_scope(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
-        self.take_scope(id, held, false).await
+        self.take_scope(id, held, false, None).await
+    }
+
+    /// The same, for whoever knows that the log has all that Dropbox has.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn lease_scope_at_rest(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
+        self.take_scope(id, held, false, Some(Duration::ZERO)).await
     }
 
     /// The same, also from a process that has parked it: whoever is at work is not disturbed.
@@ -167,32 +181,37 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn lease_parked_scope(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
-        self.take_scope(id, held, true).await
+        self.take_scope(id, held, true, None).await
     }
 
-    async fn take_scope(&self, id: i64, held: i64, parked: bool) -> Result<Option<ScopeRow>> {
+    async fn take_scope(&self, id: i64, held: i64, parked: bool, looked: Option<Duration>) -> Result<Option<ScopeRow>> {
         let now = self.fleet_now(&self.0.pools.durable).await?;
         let until = now + millis_of(EVENT_LEASE);
         // A lease that lasts longer than one that is renewed is parked.
         let row = query(
             "UPDATE event_scopes SET lease = CASE WHEN lease = $5 AND lease_holder = $2 THEN lease ELSE lease + 1 END, lease_holder = $2,
-             lease_until = $3, touched_at = $6
+             lease_until = $3, touched_at = $6, looked_at = CASE WHEN $9 < 0 THEN looked_at ELSE $4 - $9 END
              WHERE id = $1 AND (lease_until <= $4 OR lease_holder = $2 OR $7 = 0 OR ($8 = 1 AND lease_until > $3))
-             RETURNING id, lease, version, epoch, newest, newest_mark, swept, progress",
+             RETURNING id, lease, version, epoch, newest, newest_mark, swept, delicate, judged, progress",
         );
         let row = row.bind(id).bind(&*self.0.replica).bind(until).bind(now).bind(held);
         let row = row.bind(self.now_millis()).bind(i64::from(self.is_shared())).bind(i64::from(parked));
+        let row = row.bind(ago(looked));
         row.fetch_optional(&self.0.pools.durable).await?.as_ref().map(scope_row).transpose()
     }
 
-    /// Goes on holding a scope without being at it: nobody need poll it before `span` is over and a lease more.
+    /// Goes on holding a scope without being at it: nobody need poll it before `span` is over and a lease more. So long ago
+    /// Dropbox had nothing that the log has not.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn park_scope(&self, id: i64, lease: i64, span: Duration) -> Result<()> {
-        let until = self.fleet_now(&self.0.pools.durable).await? + millis_of(span) + millis_of(EVENT_LEASE);
-        let sql = "UPDATE event_scopes SET lease_until = $4 WHERE id = $1 AND lease = $2 AND lease_holder = $3";
-        let row = query(sql).bind(id).bind(lease).bind(&*self.0.replica).bind(until);
+    pub async fn park_scope(&self, id: i64, lease: i64, span: Duration, looked: Option<Duration>) -> Result<()> {
+        let now = self.fleet_now(&self.0.pools.durable).await?;
+        let until = now + millis_of(span) + millis_of(EVENT_LEASE);
+        let sql = "UPDATE event_scopes SET lease_until = $4,
+                   looked_at = CASE WHEN $6 < 0 THEN looked_at ELSE $5 - $6 END
+                   WHERE id = $1 AND lease = $2 AND lease_holder = $3";
+        let row = query(sql).bind(id).bind(lease).bind(&*self.0.replica).bind(until).bind(now).bind(ago(looked));
         row.execute(&self.0.pools.durable).await.map(drop)
     }
 
@@ -213,12 +232,16 @@ impl Store {
         #[cfg(test)]
         kill::here()?;
         let mut tx = self.0.pools.durable.begin().await?;
-        let mine = query(
-            "UPDATE event_scopes SET version = version + 1, epoch = $4, newest = $5, newest_mark = $6, progress = $7
+        let mine = query(self.said((
+            "UPDATE event_scopes SET version = version + 1, epoch = $4, newest = $5, newest_mark = $6, progress = $7,
+             delicate = $8, judged = $5 WHERE id = $1 AND lease = $2 AND version = $3 AND $9 = $9",
+            "UPDATE event_scopes SET version = version + 1, epoch = $4, newest = $5, newest_mark = $6, progress = $7,
+             delicate = $8, judged = $5, looked_at = CASE WHEN $9 < 0 THEN looked_at ELSE store_now() - $9 END
              WHERE id = $1 AND lease = $2 AND version = $3",
-        );
+        )));
         let mine = mine.bind(save.scope).bind(save.lease).bind(save.version).bind(save.head.epoch);
         let mine = mine.bind(save.head.newest).bind(save.head.newest_mark).bind(&save.progress);
+        let mine = mine.bind(save.head.delicate).bind(ago(save.looked));
         if mine.execute(&mut tx).await? == 0 {
             tx.rollback().await?;
             return Ok(false);
@@ -259,7 +282,8 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn log_head(&self, scope: i64) -> Result<Option<(LogHead, String)>> {
-        let sql = "SELECT epoch, newest, newest_mark, swept, progress FROM event_scopes WHERE id = $1";
+        let sql =
+            "SELECT epoch, newest, newest_mark, swept, delicate, judged, progress FROM event_scopes WHERE id = $1";
         let row = query(sql).bind(scope).fetch_optional(&self.0.pools.readers).await?;
         row.as_ref().map(|row| Ok((log_head(row)?, row.get("progress")?))).transpose()
     }
@@ -270,9 +294,10 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     pub async fn followed_scope(&self, scope: i64) -> Result<Option<Followed>> {
         let sql = self.said((
-            "SELECT version, epoch, newest, newest_mark, swept, progress, 0 AS held FROM event_scopes
-             WHERE id = $1 AND $2 = $2",
-            "SELECT version, epoch, newest, newest_mark, swept, progress,
+            "SELECT version, epoch, newest, newest_mark, swept, delicate, judged, progress, 0 AS held, -1 AS looked
+             FROM event_scopes WHERE id = $1 AND $2 = $2",
+            "SELECT version, epoch, newest, newest_mark, swept, delicate, judged, progress,
+             CASE WHEN looked_at = 0 THEN -1 ELSE GREATEST(store_now() - looked_at, 0) END AS looked,
              CASE WHEN lease_holder = $2 THEN 0 ELSE GREATEST(lease_until - store_now(), 0) END AS held
              FROM event_scopes WHERE id = $1",
         ));
@@ -280,9 +305,34 @@ impl Store {
         let read = |row: &Row| {
             let held: i64 = row.get("held")?;
             let held = Duration::from_millis(held.try_into().unwrap_or(0));
-            Ok(Followed { version: row.get("version")?, head: log_head(row)?, progress: row.get("progress")?, held })
+            let looked = row.get::<i64>("looked")?.try_into().ok().map(Duration::from_millis);
+            let (version, progress) = (row.get("version")?, row.get("progress")?);
+            Ok(Followed { version, head: log_head(row)?, progress, held, looked })
         };
         row.as_ref().map(read).transpose()
+    }
+
+    /// The end of the log of the scope with this key, if there is one.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn log_head_of(&self, key: &str) -> Result<Option<LogHead>> {
+        let sql = "SELECT epoch, newest, newest_mark, swept, delicate, judged FROM event_scopes WHERE scope_key = $1";
+        let row = query(sql).bind(key).fetch_optional(&self.0.pools.readers).await?;
+        row.as_ref().map(log_head).transpose()
+    }
+
+    /// Whether, behind this place in an earlier life of a scope, a drain was told that must not be left in its midst. Of a
+    /// place in a life that is not known every life counts.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn was_delicate(&self, key: &str, epoch: i64, sequence: i64) -> Result<bool> {
+        let sql = "SELECT scope FROM event_scopes_past
+                   WHERE scope_key = $1 AND delicate > CASE WHEN epoch = $2 THEN $3 ELSE 0 END AND scope >=
+                   COALESCE((SELECT MAX(scope) FROM event_scopes_past WHERE scope_key = $1 AND epoch = $2), 0) LIMIT 1";
+        let row = query(sql).bind(key).bind(epoch).bind(sequence).fetch_optional(&self.0.pools.readers).await?;
+        Ok(row.is_some())
     }
 
     /// Entries behind a sequence, oldest first; None when some of them were swept.
@@ -383,6 +433,8 @@ impl Store {
         swept.scopes = self.sweep_scopes(now - millis_of(SCOPE_KEPT)).await?;
         let sql = "DELETE FROM event_checkpoints WHERE touched_at <= $1";
         swept.checkpoints = query(sql).bind(now - millis_of(CHECKPOINT_KEPT)).execute(&self.0.pools.durable).await?;
+        let sql = "DELETE FROM event_scopes_past WHERE swept_at <= $1";
+        query(sql).bind(now - millis_of(SCOPE_PAST_KEPT)).execute(&self.0.pools.durable).await?;
         Ok(swept)
     }
 
@@ -416,10 +468,20 @@ impl Store {
     /// sweep that was cut is taken up again.
     async fn sweep_scopes(&self, before: i64) -> Result<u64> {
         let now = self.fleet_now(&self.0.pools.durable).await?;
+        // Tokens live on: whether one of them may be led on by its cursor has to be known for as long.
+        let mut tx = self.0.pools.durable.begin().await?;
+        let sql = "INSERT INTO event_scopes_past (scope, scope_key, epoch, delicate, swept_at)
+                   SELECT id, scope_key, epoch, CASE WHEN judged = newest THEN delicate ELSE newest END, $4
+                   FROM event_scopes WHERE touched_at <= $1 AND lease_until <= $2 AND scope_key NOT LIKE 'swept-%'
+                   ORDER BY id LIMIT $3
+                   ON CONFLICT (scope) DO UPDATE SET delicate = excluded.delicate, swept_at = excluded.swept_at";
+        let past = query(sql).bind(before).bind(now).bind(ROWS_MAX).bind(self.now_millis());
+        past.execute(&mut tx).await?;
         let sql = "UPDATE event_scopes SET scope_key = 'swept-' || id, lease = lease + 1, lease_holder = ''
-                   WHERE id IN (SELECT id FROM event_scopes WHERE touched_at <= $1 AND lease_until <= $2 LIMIT $3)
+                   WHERE id IN (SELECT scope FROM event_scopes_past) AND touched_at <= $1 AND lease_until <= $2
                    RETURNING id";
-        let rows = query(sql).bind(before).bind(now).bind(ROWS_MAX).fetch_all(&self.0.pools.durable).await?;
+        let rows = query(sql).bind(before).bind(now).fetch_all(&mut tx).await?;
+        tx.commit().await?;
         for row in &rows {
             let id: i64 = row.get("id")?;
             for sql in [
@@ -451,12 +513,21 @@ impl Store {
 }
 
 fn log_head(row: &Row) -> Result<LogHead> {
+    let newest = row.get("newest")?;
+    // What a process of an older version told is not known: any of it may be delicate.
+    let is_judged = row.get::<i64>("judged")? == newest;
     Ok(LogHead {
         epoch: row.get("epoch")?,
-        newest: row.get("newest")?,
+        newest,
         newest_mark: row.get("newest_mark")?,
         swept: row.get("swept")?,
+        delicate: if is_judged { row.get("delicate")? } else { newest },
     })
+}
+
+/// As statements take it: milliseconds, or -1.
+fn ago(looked: Option<Duration>) -> i64 {
+    looked.map_or(-1, millis_of)
 }
 
 fn scope_row(row: &Row) -> Result<ScopeRow> {

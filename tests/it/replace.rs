@@ -251,3 +251,31 @@ async fn comes_back_behind_a_pause(seconds: u64, rules: impl IntoIterator<Item =
     assert_eq!((reason(&limited).as_str(), fact(&limited, "replacedRev")), ("RATE_LIMITED", None), "{limited:?}");
     assert_eq!(read(&house, "/new.txt").as_deref(), Some("/new.txt"));
 }
+
+#[tokio::test]
+async fn a_case_only_rename_is_ended_behind_a_pause_that_no_call_waits_for_though_its_caller_has_left() {
+    for leaves in [false, true] {
+        let clock = ManualClock::new(SystemClock.now());
+        let house = start_in(Options::default(), Arc::new(clock.clone()), |_| {}).await;
+        house.make_parameter(PARAMETER, |_| {}).await;
+        upload(&house, spec("/old.txt"), b"old").await.expect("upload");
+        let pause = Rule::nth("files/move_v2", 2, Action::TooManyRequests { retry_after: Some(120) });
+        house.control().script([pause]).expect("rules");
+        let mut client = house.client();
+        let moving = tokio::spawn(async move { client.move_item(onto("/old.txt", "/OLD.TXT")).await });
+        until("the pause is asked for", async || house.control().standing().iter().all(|rule| rule.fired == 1)).await;
+        assert_eq!(read(&house, "/old.txt"), None, "it is aside");
+        if leaves {
+            moving.abort();
+        }
+        until("it has its new name", async || {
+            clock.advance(Duration::from_secs(1)).await;
+            read(&house, "/old.txt").as_deref() == Some("old")
+        })
+        .await;
+        if !leaves {
+            let moved = moving.await.expect("no panic").expect("renamed").into_inner();
+            assert_eq!(moved.item.expect("an item").name, "OLD.TXT");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Poller, read_progress};
-use crate::fault::Result;
+use crate::{fault::Result, store::ScopeRow};
 
 impl Poller {
     /// Takes the scope, or goes on holding it; false while another process polls it.
@@ -24,6 +24,19 @@ impl Poller {
             true => store.lease_parked_scope(id, lease).await?,
             false => store.lease_scope(id, lease).await?,
         };
+        self.take(taken).await
+    }
+
+    /// Goes on holding the scope while a longpoll is out: Dropbox would say if it had more than the log has.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(in crate::events) async fn lease_listening(&mut self) -> Result<bool> {
+        let taken = self.store().lease_scope_at_rest(self.row.id, self.row.lease).await?;
+        self.take(taken).await
+    }
+
+    async fn take(&mut self, taken: Option<ScopeRow>) -> Result<bool> {
         self.held = taken.is_some();
         let Some(row) = taken else { return Ok(false) };
         if (row.lease, row.version) != (self.row.lease, self.row.version) {
@@ -42,6 +55,11 @@ impl Poller {
         self.row = row;
         self.feed.publish(self.row.version, self.row.head, &self.progress, Vec::new());
         Ok(true)
+    }
+
+    /// So long ago Dropbox was asked what changed.
+    pub(super) fn looked(&self) -> Option<Duration> {
+        self.looked_at.map(|at| self.feed.clock.steady().saturating_sub(at))
     }
 
     /// This process took the scope, and nothing says that it lost it.
@@ -65,7 +83,8 @@ impl Poller {
         if !self.store().is_shared() {
             return;
         }
-        if let Err(fault) = self.store().park_scope(self.row.id, self.row.lease, span).await {
+        let looked = self.looked().filter(|_| self.is_at_rest());
+        if let Err(fault) = self.store().park_scope(self.row.id, self.row.lease, span, looked).await {
             tracing::debug!(%fault, "the lease of a scope was not made longer; others may take it");
         }
     }

@@ -5,8 +5,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::emulator::{DeltaOrder, control::Control};
 
-/// Of everything as it is told, of everything one by one, of some.
-const LISTENERS: usize = 3;
+/// Of everything as it is told, of everything one by one, of some, and one that seldom keeps its place.
+const LISTENERS: usize = 4;
 
 /// One step of a story.
 #[derive(Debug, Clone)]

@@ -18,11 +18,12 @@ use crate::{
     events::{
         CheckpointName, Happening, Hub, News, Options, Page, Parts, Poll, ResumePoint, Scope, Start, Upstream, Watcher,
         feed::Feed,
+        schedule::{Desk, Orders, Rest, Ring, Take},
     },
     fault::{Fault, Reason, Result},
     limits::{
-        FEED_LINGER, FEED_RETRY, FEED_RETRY_MAX, FEED_SPREAD, FEEDS_AT_ONCE, FEEDS_AT_WORK_MAX, INDEX_UNWATCHED,
-        INDEXES_UNWATCHED_MAX, LONGPOLLS_MAX, POLL_TURN, RING_GAP_MAX, SAFETY_POLL,
+        EVENT_LEASE, EVENT_RING_GRACE, FEED_LINGER, FEED_RETRY, FEED_RETRY_MAX, FEED_SPREAD, FEEDS_AT_ONCE,
+        FEEDS_AT_WORK_MAX, INDEX_UNWATCHED, INDEXES_UNWATCHED_MAX, LONGPOLLS_MAX, POLL_TURN, RING_GAP_MAX, SAFETY_POLL,
     },
     seal::KeyRing,
     store::{ParameterId, Store},
@@ -533,5 +534,67 @@ async fn a_webhook_call_that_comes_while_nobody_watches_is_followed_when_somebod
     let _watcher = house.watch(scope("/in")).await;
     house.rest().await;
     assert_eq!(asked(), before + 1);
+    house.end().await;
+}
+
+/// Takes the feed to work on it, if it is due by now; what the worker is to know.
+fn taken(desk: &Desk, feed: &Feed) -> Option<Orders> {
+    match desk.take() {
+        Take::Work(_) => Some(desk.orders(feed)),
+        Take::Over(_) | Take::Wait(_) => None,
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_reached_a_process_that_follows_is_seen_to_until_somebody_has_asked_dropbox_behind_it() {
+    let house = House::new(true).await;
+    let clock = house.clock.clone();
+    let desk = Desk::new(Arc::new(clock.clone()), true, true);
+    let store = house.hub.0.parts.store.clone();
+    let feed = Feed::of(Arc::new(scope("/in")), store, house.dropbox.clone(), desk.clone());
+    feed.wish(1, Some(Poll::Longpoll));
+    let parked = || desk.rest(&feed, Rest::Elsewhere(SAFETY_POLL), false);
+    let heard_that_it_looked = || feed.set_hot(Some(clock.steady()));
+    desk.begin(&feed, true);
+    assert!(taken(&desk, &feed).is_some());
+    parked();
+    clock.advance(FEED_SPREAD * 2).await;
+    assert!(taken(&desk, &feed).is_none(), "another process has it for ten minutes");
+    // One that is heeded in time.
+    desk.ring(&feed, Ring::Webhook);
+    clock.advance(EVENT_RING_GRACE / 2).await;
+    assert!(taken(&desk, &feed).is_none(), "it is left to the other one");
+    heard_that_it_looked();
+    // What that one saved is read.
+    desk.ring(&feed, Ring::Saved);
+    assert_eq!(taken(&desk, &feed).and_then(|orders| orders.rung_at), None);
+    parked();
+    clock.advance(EVENT_RING_GRACE * 2).await;
+    assert!(taken(&desk, &feed).is_none(), "it was heeded");
+    // Of two, the first is heeded; then the other process dies.
+    desk.ring(&feed, Ring::Webhook);
+    clock.advance(EVENT_RING_GRACE / 2).await;
+    heard_that_it_looked();
+    clock.advance(EVENT_RING_GRACE / 4).await;
+    let second = clock.steady();
+    desk.ring(&feed, Ring::Webhook);
+    desk.ring(&feed, Ring::Saved);
+    assert_eq!(taken(&desk, &feed).and_then(|orders| orders.rung_at), None);
+    parked();
+    clock.advance(EVENT_RING_GRACE / 2).await;
+    assert!(taken(&desk, &feed).is_none(), "the second one has its own time");
+    clock.advance(EVENT_RING_GRACE / 2).await;
+    let orders = taken(&desk, &feed).expect("nobody looked in time");
+    assert_eq!(orders.rung_at, Some(second));
+    assert!(feed.is_overdue(orders.rung_at));
+    // It is at work, and dies at that: its lease is waited for, and the call is not forgotten.
+    desk.rest(&feed, Rest::Elsewhere(EVENT_LEASE), false);
+    clock.advance(EVENT_LEASE - Duration::from_millis(1)).await;
+    assert!(taken(&desk, &feed).is_none(), "whoever is at work is not looked at all the time");
+    clock.advance(Duration::from_millis(1)).await;
+    assert_eq!(taken(&desk, &feed).and_then(|orders| orders.rung_at), Some(second));
+    desk.rest(&feed, Rest::For { wait: SAFETY_POLL, in_turn: false }, false);
+    clock.advance(EVENT_LEASE).await;
+    assert!(taken(&desk, &feed).is_none());
     house.end().await;
 }

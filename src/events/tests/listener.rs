@@ -92,6 +92,9 @@ pub(super) struct Listener {
     picture: Picture,
     watcher: Option<Watcher>,
     token: Option<Arc<str>>,
+    /// It keeps its place behind every so many messages.
+    keeps_every: usize,
+    heard: usize,
     /// What is told twice is known by its id, and is the same.
     told: HashMap<String, String>,
     trace: bool,
@@ -110,8 +113,14 @@ impl Listener {
         Listener::new(Picture::OneByOne(Flat::new(SOME[which])), trace)
     }
 
+    /// It hears much again that it has applied before, and not always in the same words.
+    pub fn seldom_at_rest(trace: bool) -> Listener {
+        Listener { keeps_every: 7, ..Listener::whole(trace) }
+    }
+
     fn new(picture: Picture, trace: bool) -> Listener {
-        Listener { picture, watcher: None, token: None, told: HashMap::new(), trace }
+        let told = HashMap::new();
+        Listener { picture, watcher: None, token: None, keeps_every: 1, heard: 0, told, trace }
     }
 
     pub fn fall(&mut self) {
@@ -172,7 +181,10 @@ impl Listener {
                 self.watcher = None;
                 return false;
             }
-            self.token = Some(token);
+            self.heard += 1;
+            if self.heard.is_multiple_of(self.keeps_every) {
+                self.token = Some(token);
+            }
         }
         false
     }

@@ -60,8 +60,12 @@ impl Story {
         };
         let (feed, poller) = open(&scope, store, &oracle).await;
         let some = usize::try_from(seed % 4).unwrap();
-        let listeners =
-            vec![Listener::whole(trace), Listener::of_everything_one_by_one(trace), Listener::of_some(some, trace)];
+        let listeners = vec![
+            Listener::whole(trace),
+            Listener::of_everything_one_by_one(trace),
+            Listener::of_some(some, trace),
+            Listener::seldom_at_rest(trace),
+        ];
         Story {
             oracle,
             store: store.clone(),

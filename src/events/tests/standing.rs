@@ -317,6 +317,7 @@ async fn a_scope_that_an_older_version_was_catching_up_goes_on_and_loses_nothing
             log: Vec::new(),
             index: Default::default(),
             forget_log: false,
+            looked: None,
         };
         assert!(house.store.save_events(&save).await.unwrap());
         let (feed, mut poller) = house.feed(scope()).await;

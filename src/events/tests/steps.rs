@@ -15,12 +15,13 @@ use crate::{
     clock::ManualClock,
     credentials::Ending,
     events::{
-        Happening, Hub, News, Options, Page, Parts, ResumePoint, Resync, Scope, Start, Upstream, Watcher,
+        ChangeKind, Happening, Hub, News, OnReset, Options, Page, Parts, ResumePoint, Resync, Scope, Start, Upstream,
+        Watcher,
         feed::Feed,
         poller::{Poller, Step},
     },
     fault::{Fault, Reason, Result},
-    limits::{EVENT_LOG_AGE, FEED_RETRY_MAX, INDEX_LOOK_EVERY},
+    limits::{EVENT_LOG_AGE, FEED_RETRY_MAX, INDEX_LOOK_EVERY, SCOPE_KEPT},
     seal::KeyRing,
     store::{DrainRow, LogRow, ParameterId, Save, Store},
 };
@@ -454,6 +455,7 @@ async fn what_a_newer_version_wrote_is_passed_over_kept_or_left_to_it() {
         log: bodies.into_iter().enumerate().map(entry).collect(),
         index: Default::default(),
         forget_log: false,
+        looked: None,
     };
     assert!(house.store.save_events(&save).await.unwrap());
     assert!(feed.look().await.unwrap().is_some());
@@ -483,4 +485,119 @@ async fn what_a_newer_version_wrote_is_passed_over_kept_or_left_to_it() {
     assert_eq!(feed.state().head.newest, row.head.newest);
     let fault = poller.lease().await.unwrap_err();
     assert!(fault.reason() == Reason::StoreUnavailable && fault.retry_delay().is_some(), "{fault:?}");
+}
+
+/// A folder `a` with `b` in it, of which an index stands.
+async fn standing(house: &House) -> (Arc<Feed>, Poller) {
+    house.script.says("list", "a/ 1, a/b 2", "list 1", false);
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    assert_eq!(names(house, &feed).await, ["a"]);
+    (feed, poller)
+}
+
+async fn begins_anew(house: &House, feed: &Arc<Feed>, place: &ResumePoint) -> bool {
+    let mut watcher = house.watcher(feed, Start::After(place.clone())).await;
+    is_replaced(&told(&mut watcher).await)
+}
+
+#[tokio::test]
+async fn whoever_may_have_been_told_a_move_without_the_deletions_behind_it_goes_on_in_the_log_or_begins_anew() {
+    let house = House::new().await;
+    let (feed, mut poller) = standing(&house).await;
+    let at_start = house.watcher(&feed, Start::Now).await.point();
+    let mut first = house.watcher(&feed, Start::Snapshot).await;
+    let beside: Vec<_> = told(&mut first).await.iter().map(|one| one.point().clone()).collect();
+    assert_eq!(beside.len(), 3, "items, the end of them, ready");
+    // `b` is deleted, then `a` is moved to `x`: the index has `b` in it until the drain is over.
+    house.script.says("list 1", "-a, -a/b, x/ 1", "c 1", true);
+    house.script.says("c 1", "d 4", "c 2", false);
+    poller.news = true;
+    assert_eq!(poller.step().await.unwrap(), Step::Worked);
+    let mut waits = Vec::new();
+    for place in &beside {
+        let mut watcher = house.watcher(&feed, Start::After(place.clone())).await;
+        assert!(told(&mut watcher).await.is_empty(), "it turns out when the drain is over: {place:?}");
+        assert_eq!(watcher.point(), *place);
+        waits.push(watcher);
+    }
+    work(&feed, &mut poller).await;
+    for mut watcher in waits {
+        assert!(is_replaced(&told(&mut watcher).await));
+    }
+    let heard = told(&mut first).await;
+    let kind = |one: &Happening| match one {
+        Happening::Event(entry) => entry.change().map(|change| change.kind),
+        _ => None,
+    };
+    let kinds: Vec<_> = heard.iter().filter_map(kind).collect();
+    assert_eq!(kinds, [ChangeKind::Moved, ChangeKind::Created, ChangeKind::Deleted], "{heard:?}");
+    let (moved, end) = (heard[0].point().clone(), heard[3].point().clone());
+    for place in &beside {
+        assert!(begins_anew(&house, &feed, place).await, "{place:?}");
+    }
+    // The log goes on from every place of its own.
+    for (place, left) in [(&at_start, 4), (&moved, 3), (&end, 0)] {
+        let mut watcher = house.watcher(&feed, Start::After(place.clone())).await;
+        assert_eq!(told(&mut watcher).await.len(), left + 1, "{place:?}");
+    }
+    // A place that was given behind it, and one of which nobody knows when it was.
+    let behind = ResumePoint::beside("c 2".into(), feed.state().head);
+    assert!(!begins_anew(&house, &feed, &behind).await);
+    assert!(begins_anew(&house, &feed, &ResumePoint::at("c 2".into())).await);
+    // The next drain moves the folder as it is; then the log grows old.
+    house.script.says("c 2", "-x, y/ 1", "c 3", true);
+    poller.news = true;
+    assert_eq!(poller.step().await.unwrap(), Step::Worked);
+    let mut waits = house.watcher(&feed, Start::After(behind.clone())).await;
+    assert!(told(&mut waits).await.is_empty());
+    work(&feed, &mut poller).await;
+    let heard = told(&mut waits).await;
+    assert!(matches!(heard[0], Happening::Ready(_)) && !is_replaced(&heard), "{heard:?}");
+    assert!(!begins_anew(&house, &feed, &behind).await);
+    house.clock.advance(EVENT_LOG_AGE + Duration::from_secs(1)).await;
+    house.store.sweep_events().await.unwrap();
+    drop((feed, poller));
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    assert!(!feed.holds(&end).await.unwrap());
+    assert!(!begins_anew(&house, &feed, &end).await && !begins_anew(&house, &feed, &behind).await);
+    for place in beside.iter().chain([&at_start, &moved]) {
+        assert!(begins_anew(&house, &feed, place).await, "{place:?}");
+    }
+    let fail = Options { on_reset: OnReset::Fail, ..Options::default() };
+    let refused = Watcher::begin(feed.clone(), 1, Start::After(at_start.clone()), fail).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::ResumeTokenExpired);
+    assert!(refused.message().contains("log"), "{refused}");
+    // Nobody watches for long: what is known of its tokens outlives the scope.
+    house.clock.advance(SCOPE_KEPT + Duration::from_secs(1)).await;
+    assert_eq!(house.store.sweep_events().await.unwrap().scopes, 1);
+    drop((feed, poller));
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    assert!(begins_anew(&house, &feed, &at_start).await && begins_anew(&house, &feed, &beside[2]).await);
+    assert!(!begins_anew(&house, &feed, &end).await && !begins_anew(&house, &feed, &behind).await);
+}
+
+#[tokio::test]
+async fn a_watcher_in_the_midst_of_a_folder_that_the_log_has_swept_begins_anew() {
+    let house = House::new().await;
+    let (feed, mut poller) = standing(&house).await;
+    let expand = Options { expand: true, ..Options::default() };
+    let mut watcher = Watcher::begin(feed.clone(), 1, Start::Now, expand).await.unwrap();
+    house.script.says("list 1", "-a, x/ 1, x/b 2", "c 1", false);
+    news(&feed, &mut poller).await;
+    assert!(matches!(watcher.try_next().await.unwrap(), Some(Happening::Ready(_))));
+    let folder = watcher.try_next().await.unwrap().unwrap();
+    assert_eq!(folder.point().within, Some(0));
+    house.clock.advance(EVENT_LOG_AGE + Duration::from_secs(1)).await;
+    house.script.says("c 1", "d 4", "c 2", false);
+    news(&feed, &mut poller).await;
+    house.store.sweep_events().await.unwrap();
+    drop((feed, poller));
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    let again = Start::After(folder.point().clone());
+    let mut again = Watcher::begin(feed.clone(), 1, again, expand).await.unwrap();
+    assert!(is_replaced(&told(&mut again).await));
 }

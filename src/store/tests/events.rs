@@ -1,7 +1,7 @@
 //! Watched folders: leases, steps, logs, indexes, checkpoints.
 
 use super::*;
-use crate::limits::{EVENT_LEASE, EVENT_LOG_AGE, EVENT_LOG_ROWS, SCOPE_KEPT};
+use crate::limits::{EVENT_LEASE, EVENT_LOG_AGE, EVENT_LOG_ROWS, SCOPE_KEPT, SCOPE_PAST_KEPT};
 
 fn save(row: &ScopeRow, log: &[i64]) -> Save {
     let newest = log.last().copied().unwrap_or(row.head.newest);
@@ -23,6 +23,7 @@ fn save(row: &ScopeRow, log: &[i64]) -> Save {
         log: log.iter().map(entry).collect(),
         index: IndexWrites::default(),
         forget_log: false,
+        looked: None,
     }
 }
 
@@ -84,26 +85,36 @@ pub(super) async fn a_scope_is_parked_and_gives_way_to_who_has_reason_but_not_wh
     let quiet = Duration::from_secs(600);
     if !house.store.is_shared() {
         // A SQLite file has one server: nobody waits for anybody.
-        house.store.park_scope(made.id, mine.lease, quiet).await.unwrap();
+        house.store.park_scope(made.id, mine.lease, quiet, None).await.unwrap();
         assert!(held(&second).await.is_zero() && second.lease_scope(made.id, 0).await.unwrap().is_some());
         return;
     }
     assert_eq!((held(&second).await, held(&house.store).await), (EVENT_LEASE, Duration::ZERO));
     assert_eq!(second.lease_parked_scope(made.id, 0).await.unwrap(), None, "it is at work");
-    house.store.park_scope(made.id, mine.lease, quiet).await.unwrap();
-    assert_eq!(held(&second).await, quiet + EVENT_LEASE);
+    let looked = async |store: &Store| store.followed_scope(made.id).await.unwrap().unwrap().looked;
+    assert_eq!(looked(&second).await, None, "nobody has said");
+    let moment = Duration::from_secs(5);
+    house.store.park_scope(made.id, mine.lease, quiet, Some(moment)).await.unwrap();
+    assert_eq!((held(&second).await, looked(&second).await), (quiet + EVENT_LEASE, Some(moment)));
     house.pass(quiet / 2).await;
+    assert_eq!(looked(&second).await, Some(moment + quiet / 2));
     assert_eq!(second.lease_scope(made.id, 0).await.unwrap(), None, "without reason it is left");
     let own = house.store.lease_scope(made.id, 0).await.unwrap().expect("it is this process's");
     assert!(own.lease > mine.lease, "every taking has a number of its own");
-    house.store.park_scope(made.id, mine.lease, quiet).await.unwrap();
+    house.store.park_scope(made.id, mine.lease, quiet, Some(moment)).await.unwrap();
     assert_eq!(held(&second).await, EVENT_LEASE, "an old number parks nothing");
-    house.store.park_scope(made.id, own.lease, quiet).await.unwrap();
+    assert_eq!(looked(&second).await, Some(moment + quiet / 2), "and says nothing");
+    house.store.lease_scope_at_rest(made.id, own.lease).await.unwrap().expect("it is this process's");
+    assert_eq!(looked(&second).await, Some(Duration::ZERO));
+    house.pass(moment).await;
+    house.store.park_scope(made.id, own.lease, quiet, None).await.unwrap();
+    assert_eq!(looked(&second).await, Some(moment));
     let theirs = second.lease_parked_scope(made.id, 0).await.unwrap().expect("there is reason");
     assert!(!house.store.save_events(&save(&own, &[1])).await.unwrap(), "it was taken");
-    assert!(second.save_events(&save(&theirs, &[1])).await.unwrap());
+    assert!(second.save_events(&Save { looked: Some(moment * 2), ..save(&theirs, &[1]) }).await.unwrap());
     let followed = house.store.followed_scope(made.id).await.unwrap().unwrap();
     assert_eq!((followed.version, followed.head.newest), (theirs.version + 1, 1));
+    assert_eq!(followed.looked, Some(moment * 2));
 }
 
 pub(super) async fn a_log_is_read_behind_a_place_and_swept_by_age_and_number(house: House) {
@@ -216,7 +227,11 @@ pub(super) async fn what_nobody_watches_is_forgotten(house: House) {
     let made = store.scope("key", "uid", 5, "{}").await.unwrap();
     let mine = store.lease_scope(made.id, 0).await.unwrap().unwrap();
     let index = IndexWrites { put: vec![row(1, 0, "", "root", 1)], ..IndexWrites::default() };
-    assert!(store.save_events(&Save { index, ..save(&mine, &[1]) }).await.unwrap());
+    let step = save(&mine, &[1, 2, 3]);
+    let head = LogHead { delicate: 2, ..step.head };
+    assert!(store.save_events(&Save { index, head, ..step }).await.unwrap());
+    assert_eq!(store.log_head_of("key").await.unwrap(), Some(head));
+    assert_eq!(store.log_head_of("another").await.unwrap(), None);
     house.pass(SCOPE_KEPT - Duration::from_secs(1)).await;
     assert_eq!(store.sweep_events().await.unwrap().scopes, 0);
     store.scope("other", "uid", 5, "{}").await.unwrap();
@@ -227,6 +242,20 @@ pub(super) async fn what_nobody_watches_is_forgotten(house: House) {
     let again = store.scope("key", "uid", 8, "{}").await.unwrap();
     assert_eq!((again.head.newest, again.head.epoch), (0, 8));
     assert!(again.id > made.id, "what belonged to the old one cannot come back");
+    // Of its tokens it is known whether a drain behind them was delicate; of those of which nothing is known as well.
+    let was_delicate = async |epoch, sequence| store.was_delicate("key", epoch, sequence).await.unwrap();
+    assert_eq!((was_delicate(5, 1).await, was_delicate(5, 2).await, was_delicate(7, 9).await), (true, false, true));
+    assert!(!store.was_delicate("other", 5, 0).await.unwrap());
+    // What a process of an older version told may be anything.
+    house.sql("UPDATE event_scopes SET newest = 6 WHERE scope_key = 'key'").await;
+    assert_eq!(store.log_head_of("key").await.unwrap().unwrap().delicate, 6);
+    house.pass(SCOPE_KEPT + Duration::from_secs(2)).await;
+    assert_eq!(store.sweep_events().await.unwrap().scopes, 2);
+    assert!(was_delicate(5, 2).await, "the life behind it was");
+    assert!(was_delicate(8, 5).await && !was_delicate(8, 6).await);
+    house.pass(SCOPE_PAST_KEPT).await;
+    store.sweep_events().await.unwrap();
+    assert!(!was_delicate(5, 1).await);
 }
 
 pub(super) async fn what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it(house: House) {

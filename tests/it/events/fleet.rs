@@ -214,3 +214,41 @@ async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when
     assert_eq!(path(&there.change().await), "/in/more");
     assert_eq!(house.control().counter(LATEST).calls, cursors, "it went on with the cursor that was saved");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_follows_knows_when_dropbox_was_asked_and_asks_where_its_watcher_wants_it_sooner() {
+    let house = fleet().await;
+    // Dropbox knows no address to call: it is asked every ten minutes.
+    let (first, second) = (Replica::start(&house, true).await, Replica::start(&house, true).await);
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let mut here = first.watch(|asked| asked.heartbeat_interval = seconds(5)).await;
+    let heard_all = async |watch: &mut Watch| loop {
+        if let Payload::Heartbeat(beat) = watch.payload().await {
+            let at = beat.observed_time.expect("a time");
+            return at.seconds as f64 + f64::from(at.nanos) / 1e9;
+        }
+    };
+    heard_all(&mut here).await;
+    // It comes long after Dropbox was asked, and hears of that moment.
+    let mut there = second.watch(|asked| asked.heartbeat_interval = seconds(5)).await;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (at_first, at_second) = (heard_all(&mut here).await, heard_all(&mut there).await);
+        // The first may have asked once more meanwhile, for its index.
+        if (at_first - at_second).abs() < 2.0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{at_first} at the one that asks, {at_second} at the one that follows");
+    }
+    let mut hasty = second
+        .watch(|asked| {
+            asked.poll_mode = pb::PollMode::Interval.into();
+            asked.poll_interval = seconds(5);
+        })
+        .await;
+    drop(there);
+    put(&house, "/in/a", "x");
+    assert_eq!(path(&hasty.change().await), "/in/a");
+    assert_eq!(path(&here.change().await), "/in/a");
+    assert_eq!(house.control().counter(LONGPOLL).calls, 0);
+}
