@@ -59,8 +59,8 @@ enum Mode {
     Log { epoch: i64, sequence: i64 },
     /// At a place that the log does not hold: it is seen to how it goes on from there. Ready was said, or not.
     Beside { said: bool },
-    /// Older than the log.
-    Cursor(Arc<str>),
+    /// Older than the log; `listed`: it is the cursor of a listing that was just read.
+    Cursor { cursor: Arc<str>, listed: bool },
     /// In a listing of its own; None: it begins.
     Listing { cursor: Option<Arc<str>>, count: u64 },
 }
@@ -220,7 +220,7 @@ impl Watcher {
             Some(count) if point.whole => self.listed_whole(point.cursor, count),
             Some(count) => self.mode = Mode::Listing { cursor: Some(point.cursor), count },
             None => {
-                self.mode = Mode::Cursor(point.cursor.clone());
+                self.mode = Mode::Cursor { cursor: point.cursor.clone(), listed: false };
                 if !said {
                     self.ready.push_back(Happening::Ready(point));
                 }
@@ -350,7 +350,7 @@ impl Watcher {
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Beside { said } => self.go_on_beside(said).await,
-            Mode::Cursor(cursor) => self.drain(cursor).await,
+            Mode::Cursor { cursor, listed } => self.drain(cursor, listed).await,
             Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
                 Ok(page) => {
                     self.listed(page, count);
@@ -377,19 +377,19 @@ impl Watcher {
         Ok(Worked::More)
     }
 
-    async fn drain(&mut self, cursor: Arc<str>) -> Result<Worked> {
+    async fn drain(&mut self, cursor: Arc<str>, listed: bool) -> Result<Worked> {
         // While the log itself is behind, the two cannot meet.
         if !self.state.borrow_and_update().hot {
             return Ok(Worked::Waits);
         }
-        let page = match self.feed.drain(cursor).await {
+        let page = match self.feed.drain(cursor, listed).await {
             Ok(page) => page,
             Err(fault) => return self.reset(fault),
         };
         (self.entries, self.told) = (page.entries.clone(), 0);
         self.mode = match page.joins {
             Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
-            None => Mode::Cursor(page.next.cursor.clone()),
+            None => Mode::Cursor { cursor: page.next.cursor.clone(), listed },
         };
         if page.entries.is_empty() {
             self.last = page.next.clone();
@@ -421,7 +421,7 @@ impl Watcher {
         let point = ResumePoint::beside(cursor.clone(), self.feed.state().head);
         self.ready.push_back(Happening::SnapshotEnd { count, point: point.clone() });
         self.ready.push_back(Happening::Ready(point));
-        self.mode = Mode::Cursor(cursor);
+        self.mode = Mode::Cursor { cursor, listed: true };
     }
 
     fn tell(&mut self, entry: Arc<Entry>) -> Result<Happening> {
@@ -470,7 +470,7 @@ impl Watcher {
 
     /// Until the log has moved, or it is time to look again.
     async fn wait(&mut self) {
-        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Beside { .. } | Mode::Cursor(_));
+        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Beside { .. } | Mode::Cursor { .. });
         let changed = self.state.changed();
         if !looks {
             let _ = changed.await;
@@ -522,7 +522,7 @@ impl Watcher {
                 let state = self.state.borrow();
                 state.head.epoch == *epoch && state.head.newest <= *sequence && state.ended.is_none()
             }
-            Mode::Beside { .. } | Mode::Cursor(_) | Mode::Listing { .. } => false,
+            Mode::Beside { .. } | Mode::Cursor { .. } | Mode::Listing { .. } => false,
         };
         let expanded = self.expanding.as_deref().is_none_or(Expanding::is_over);
         at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()
