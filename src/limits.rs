@@ -371,6 +371,13 @@ pub const STREAM_AGE_SPREAD: f64 = 0.2;
 pub const WATCH_BUFFER_BYTES: usize = 64;
 /// Events that are ready together are sent together up to this, as tonic does by default.
 pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
+/// The HTTP/2 library gathers frames of less than 1 KiB and writes them by the dozen, those of all watches of a connection
+/// together; each larger one is a write of its own.
+pub const FRAME_GATHERED_BYTES: usize = 1023;
+/// An event and the end of its batch, or a few of them, are cut into such frames; what is more than this is worth a write.
+pub const FRAMES_GATHERED_BYTES_MAX: usize = 4 * 1024;
+/// What a connection holds to write it at once: two buffers of the HTTP/2 library, each of 16 KiB.
+pub const WRITE_HELD_BYTES: usize = 32 * 1024;
 /// A watch that has a deadline ends so long before it, so that its last message arrives.
 pub const WATCH_END_AHEAD: Duration = Duration::from_secs(1);
 

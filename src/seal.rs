@@ -236,9 +236,17 @@ impl KeyRing {
     /// # Errors
     /// `INVALID_FIELD` if it would be longer than its bound (4 KiB; upload ids 3.25 KiB).
     pub fn seal_handle<T: Serialize>(&self, kind: HandleKind, owner: &Owner<'_>, value: &T) -> Result<String> {
-        let mut plaintext = Zeroizing::new(owner_tag(owner).to_vec());
-        serde_json::to_writer(&mut *plaintext, value)
-            .map_err(|error| Fault::bug("a handle could not be written").source(error))?;
+        let json = serde_json::to_vec(value);
+        let json = json.map_err(|error| Fault::bug("a handle could not be written").source(error))?;
+        self.seal_handle_bytes(kind, owner, &Zeroizing::new(json))
+    }
+
+    /// The same for one that says what it says in fewer bytes.
+    ///
+    /// # Errors
+    /// As [`KeyRing::seal_handle`].
+    pub fn seal_handle_bytes(&self, kind: HandleKind, owner: &Owner<'_>, bytes: &[u8]) -> Result<String> {
+        let plaintext = Zeroizing::new([&owner_tag(owner)[..], bytes].concat());
         let handle = URL_SAFE_NO_PAD.encode(self.seal("handle", &kind.associated(), &plaintext));
         if handle.len() > kind.bytes_max() {
             return Err(Fault::new(
@@ -255,16 +263,20 @@ impl KeyRing {
     /// # Errors
     /// `HANDLE_MALFORMED`, `HANDLE_NOT_YOURS`, `HANDLE_KEY_RETIRED`.
     pub fn open_handle<T: DeserializeOwned>(&self, kind: HandleKind, owner: &Owner<'_>, handle: &str) -> Result<T> {
-        let malformed = || {
-            Fault::new(Reason::HandleMalformed, format!("this is no {}, or it was damaged on the way", kind.name()))
-                .fact("handleKind", kind.name())
-        };
+        serde_json::from_slice(&self.open_handle_bytes(kind, owner, handle)?).map_err(|_| kind.malformed())
+    }
+
+    /// What was given to [`KeyRing::seal_handle_bytes`].
+    ///
+    /// # Errors
+    /// As [`KeyRing::open_handle`].
+    pub fn open_handle_bytes(&self, kind: HandleKind, owner: &Owner<'_>, handle: &str) -> Result<Zeroizing<Vec<u8>>> {
         if handle.len() > kind.bytes_max() {
-            return Err(malformed());
+            return Err(kind.malformed());
         }
-        let blob = URL_SAFE_NO_PAD.decode(handle).map_err(|_| malformed())?;
-        let plaintext = self.open("handle", &kind.associated(), &blob).map_err(|error| match error {
-            Unsealable::Malformed => malformed(),
+        let blob = URL_SAFE_NO_PAD.decode(handle).map_err(|_| kind.malformed())?;
+        let mut plaintext = self.open("handle", &kind.associated(), &blob).map_err(|error| match error {
+            Unsealable::Malformed => kind.malformed(),
             Unsealable::KeyRetired { key_id } => Fault::new(
                 Reason::HandleKeyRetired,
                 format!("the {} was sealed by a key that this server no longer has", kind.name()),
@@ -272,7 +284,7 @@ impl KeyRing {
             .fact("handleKind", kind.name())
             .fact("keyId", key_id),
         })?;
-        let (tag, json) = plaintext.split_at_checked(OWNER_BYTES).ok_or_else(malformed)?;
+        let tag = plaintext.get(..OWNER_BYTES).ok_or_else(|| kind.malformed())?;
         if tag != owner_tag(owner) {
             return Err(Fault::new(
                 Reason::HandleNotYours,
@@ -280,7 +292,8 @@ impl KeyRing {
             )
             .fact("handleKind", kind.name()));
         }
-        serde_json::from_slice(json).map_err(|_| malformed())
+        plaintext.drain(..OWNER_BYTES);
+        Ok(plaintext)
     }
 }
 
@@ -298,6 +311,12 @@ impl HandleKind {
             HandleKind::Job => "job id",
             HandleKind::Resume => "resume token",
         }
+    }
+
+    /// Of what is none, or was damaged.
+    pub fn malformed(self) -> Fault {
+        Fault::new(Reason::HandleMalformed, format!("this is no {}, or it was damaged on the way", self.name()))
+            .fact("handleKind", self.name())
     }
 
     fn associated(self) -> [&'static [u8]; 2] {

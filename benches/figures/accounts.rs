@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     Outcome, fail,
-    process::{Bench, Connector, Emulator},
+    process::{Bench, Connector, Emulator, make_parameter},
     report::{Figure, Report},
 };
 
@@ -72,12 +72,14 @@ async fn open(connector: &Connector, accounts: &[Account], tokens: Option<&[Stri
             };
             let (mut client, tell, ready) = (client.clone(), tell.clone(), ready.clone());
             running.push(tasks.spawn(async move {
-                let Ok(stream) = client.watch_events(request).await else { return };
-                let mut stream = stream.into_inner();
+                let mut stream = match client.watch_events(request).await {
+                    Ok(stream) => stream.into_inner(),
+                    Err(refused) => return drop(ready.send(Err(refused.to_string())).await),
+                };
                 while let Ok(Some(message)) = stream.message().await {
                     let message = message.into_plain();
                     match message.payload {
-                        Some(Payload::Ready(_)) => _ = ready.send((number, message.resume_token)).await,
+                        Some(Payload::Ready(_)) => _ = ready.send(Ok((number, message.resume_token))).await,
                         Some(Payload::Change(_)) => _ = tell.send((number, Instant::now())).await,
                         _ => {}
                     }
@@ -88,7 +90,8 @@ async fn open(connector: &Connector, accounts: &[Account], tokens: Option<&[Stri
     let mut tokens = vec![String::new(); accounts.len()];
     for open in 0..accounts.len() {
         match tokio::time::timeout(PATIENCE, readies.recv()).await {
-            Ok(Some((number, token))) => tokens[number] = token,
+            Ok(Some(Ok((number, token)))) => tokens[number] = token,
+            Ok(Some(Err(refused))) => return fail(format!("a watch was refused: {refused}")),
             _ => return fail(format!("{open} of {} watches began", accounts.len())),
         }
     }
@@ -115,8 +118,9 @@ pub async fn quiet(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
     let emulator = bench.emulator().await?;
     let connector = bench.connector_with_webhooks(&emulator).await?;
     let accounts = make_accounts(&emulator).await?;
+    let admin = connector.admin().await?;
     stream::iter(&accounts)
-        .map(|account| connector.make_parameter_of(&emulator, &account.parameter, &account.refresh_token))
+        .map(|account| make_parameter(admin.clone(), &emulator, &account.parameter, &account.refresh_token))
         .buffer_unordered(HANDS)
         .try_collect::<Vec<()>>()
         .await?;

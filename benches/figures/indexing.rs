@@ -1,11 +1,7 @@
 //! The index of a large watched folder: how fast it is built, what it holds in memory and in the store, what the move of half
 //! of it takes, and what one change costs beside one in a small folder.
 
-use std::{
-    fs,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use dropbox_connector::api::{
     Encoded,
@@ -13,10 +9,12 @@ use dropbox_connector::api::{
     v1::{self as api, EventBasis, EventType},
 };
 use serde_json::json;
+use sqlx::Connection as _;
 use tonic::Streaming;
 
 use crate::{
     Outcome, fail,
+    postgres::Server,
     process::{Bench, Connector, Emulator, PARAMETER},
     report::{Figure, Report},
 };
@@ -42,15 +40,46 @@ struct Scope {
     changes: usize,
 }
 
+/// What a run of either store is called, and what it has to reach.
+struct Store {
+    indexing: &'static str,
+    rate: (&'static str, f64),
+    memory: &'static str,
+    bytes: (&'static str, &'static str, f64),
+    change: &'static str,
+    moved: &'static str,
+}
+
+const SQLITE: Store = Store {
+    indexing: "a watched folder of 1,000,000 files, mean path 61: first indexing (SQLite)",
+    rate: ("≥ 40,000 items/s", 40_000.0),
+    memory: "the same (SQLite): peak memory growth",
+    bytes: ("the same: bytes of the SQLite file for each item", "≤ 200", 200.0),
+    change: "a change there (SQLite): CPU, ÷ a change in a folder of 100 files",
+    moved: "a move of 500,000 of them (SQLite): peak memory growth",
+};
+
+const POSTGRES: Store = Store {
+    indexing: "a watched folder of 1,000,000 files, mean path 61: first indexing (PostgreSQL)",
+    rate: ("≥ 20,000 items/s", 20_000.0),
+    memory: "the same (PostgreSQL): peak memory growth",
+    bytes: ("the same: bytes of the PostgreSQL table with its indexes for each item", "≤ 320", 320.0),
+    change: "a change there (PostgreSQL): CPU, ÷ a change in a folder of 100 files",
+    moved: "a move of 500,000 of them (PostgreSQL): peak memory growth",
+};
+
 impl Scope {
     /// Seeds both collections; nothing is watched yet.
-    async fn seeded(bench: &mut Bench, each: u64) -> Outcome<(Emulator, Connector)> {
+    async fn seeded(bench: &mut Bench, each: u64, server: Option<&Server>) -> Outcome<(Emulator, Connector)> {
         let emulator = bench.emulator().await?;
         for folder in [FIRST, SECOND] {
             let generate = json!({ "folder": folder, "files": each, "bytes": 8, "per_folder": PER_FOLDER });
             emulator.control("seed", Some(json!({ "generate": generate }))).await?;
         }
-        let connector = bench.connector(&emulator).await?;
+        let connector = match server {
+            Some(server) => bench.connector_at(&emulator, &server.database().await).await?,
+            None => bench.connector(&emulator).await?,
+        };
         Ok((emulator, connector))
     }
 
@@ -112,37 +141,64 @@ impl Scope {
         }
         Ok((self.connector.process.cpu_seconds()? - cpu) / CHANGES as f64 * 1e3)
     }
+
+    /// What the store takes on the disk: the whole file, or the table with its indexes.
+    async fn bytes(&self, server: Option<&Server>) -> Outcome<f64> {
+        let url = &self.connector.house.store;
+        let bytes: i64 = match server {
+            Some(_) => {
+                let mut store = sqlx::PgConnection::connect(url).await?;
+                sqlx::query_scalar("SELECT pg_total_relation_size('index_items')").fetch_one(&mut store).await?
+            }
+            None => {
+                let mut store = sqlx::SqliteConnection::connect(url).await?;
+                let sql = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+                sqlx::query_scalar(sql).fetch_one(&mut store).await?
+            }
+        };
+        Ok(bytes as f64)
+    }
 }
 
-pub async fn index(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
-    let (emulator, connector) = Scope::seeded(bench, SMALL).await?;
+/// With an embedded store, or with a database of this server.
+pub async fn index(bench: &mut Bench, report: &mut Report, server: Option<&Server>) -> Outcome<()> {
+    let names = if server.is_some() { POSTGRES } else { SQLITE };
+    let (emulator, connector) = Scope::seeded(bench, SMALL, server).await?;
     let mut small = Scope::watched(emulator, connector).await?;
     small.indexed().await?;
     let small_cost = small.cost().await?;
     drop(small);
 
-    let (emulator, connector) = Scope::seeded(bench, LARGE).await?;
+    let (emulator, connector) = Scope::seeded(bench, LARGE, server).await?;
     let before = connector.process.resident_mib()?;
     let mut large = Scope::watched(emulator, connector).await?;
+    let cpu = large.connector.process.cpu_seconds()?;
     let seconds = large.indexed().await?;
-    let items = 2 * LARGE + 2 * LARGE / PER_FOLDER + 2;
-    let rate = items as f64 / seconds;
+    let cpu = large.connector.process.cpu_seconds()? - cpu;
+    let items = (2 * LARGE + 2 * LARGE / PER_FOLDER + 2) as f64;
+    let rate = items / seconds;
     let growth = large.connector.process.peak_mib()? - before;
     report.add(Figure {
-        name: "a watched folder of 1,000,000 files, mean path 61: first indexing",
-        target: "≥ 40,000 items/s",
-        measured: format!("{rate:.0} items/s ({seconds:.1} s, SQLite, emulator on the same cores; n=1)"),
-        holds: Some(rate >= 40_000.0),
+        name: names.indexing,
+        target: names.rate.0,
+        measured: format!(
+            "{rate:.0} items/s ({seconds:.1} s, the emulator on the same cores, connector's CPU {:.1} µs an item; n=1)",
+            cpu / items * 1e6
+        ),
+        holds: Some(rate >= names.rate.1),
     });
     report.add(Figure {
-        name: "the same: peak memory growth",
+        name: names.memory,
         target: "≤ 64 MiB",
         measured: format!("{growth:.1} MiB ({before:.0} MiB before; n=1)"),
         holds: Some(growth <= 64.0),
     });
+    let bytes = large.bytes(server).await? / items;
+    let (name, target, most) = names.bytes;
+    report.add(Figure { name, target, measured: format!("{bytes:.0}"), holds: Some(bytes <= most) });
     let large_cost = large.cost().await?;
     report.add(Figure {
-        name: "a change there: CPU, ÷ a change in a folder of 100 files",
+        name: names.change,
         target: "≤ 2",
         measured: format!(
             "{:.2} × ({large_cost:.2} ms ÷ {small_cost:.2} ms, {CHANGES} changes each)",
@@ -154,8 +210,8 @@ pub async fn index(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
     large.connector.process.forget_peak()?;
     let before = large.connector.process.resident_mib()?;
     let begin = Instant::now();
-    let argument = json!({ "from_path": FIRST, "to_path": MOVED });
-    large.emulator.call("files/move_v2", &argument.to_string()).await?;
+    // Dropbox's API moves 10,000 items at once and no more; people with its own programs move what they like.
+    large.emulator.control("seed", Some(json!({ "moves": [{ "from": FIRST, "to": MOVED }] }))).await?;
     let event = large.event().await?;
     if event.change_type() != EventType::Moved {
         return fail(format!("the move was told as {event:?}"));
@@ -164,26 +220,10 @@ pub async fn index(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
     large.change().await?;
     let growth = large.connector.process.peak_mib()? - before;
     report.add(Figure {
-        name: "a move of 500,000 of them: peak memory growth",
+        name: names.moved,
         target: "≤ 64 MiB",
         measured: format!("{growth:.1} MiB; told after {seconds:.1} s as one event (n=1)"),
         holds: Some(growth <= 64.0),
-    });
-
-    let store = large.connector.house.store.clone();
-    let id = large.connector.process.id();
-    // Its own end folds the log of the database into the file.
-    Command::new("kill").args(["-TERM", &id.to_string()]).status()?;
-    let until = Instant::now() + PATIENCE;
-    while fs::exists(store.with_extension("db-wal"))? && Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let bytes = fs::metadata(&store)?.len() as f64 / items as f64;
-    report.add(Figure {
-        name: "the same: bytes of the store's file for each item",
-        target: "≤ 200",
-        measured: format!("{bytes:.0} (SQLite)"),
-        holds: Some(bytes <= 200.0),
     });
     Ok(())
 }

@@ -11,6 +11,9 @@ mod calls;
 #[expect(dead_code, reason = "a bench of its own, with its own main")]
 mod content_hash;
 mod indexing;
+#[path = "../../tests/it/support/postgres.rs"]
+#[allow(dead_code, reason = "tests use the rest")]
+mod postgres;
 mod process;
 mod report;
 mod start;
@@ -34,9 +37,21 @@ pub fn say(text: &str) {
 }
 
 /// Names of the parts, as they may be given on the command line.
-const PARTS: [&str; 13] = [
-    "hash", "upload", "download", "memory", "many", "stalled", "unary", "walk", "watchers", "events", "index",
-    "accounts", "start",
+const PARTS: [&str; 14] = [
+    "hash",
+    "upload",
+    "download",
+    "memory",
+    "many",
+    "stalled",
+    "unary",
+    "walk",
+    "watchers",
+    "events",
+    "index",
+    "index-postgres",
+    "accounts",
+    "start",
 ];
 
 fn main() -> ExitCode {
@@ -98,7 +113,11 @@ async fn measure(arguments: &[String]) -> Outcome<()> {
         watches::single(&mut bench, &mut report).await?;
     }
     if wanted("index") {
-        indexing::index(&mut bench, &mut report).await?;
+        indexing::index(&mut bench, &mut report, None).await?;
+    }
+    if wanted("index-postgres") {
+        let server = postgres::Server::start();
+        indexing::index(&mut bench, &mut report, Some(&server)).await?;
     }
     if wanted("accounts") {
         accounts::quiet(&mut bench, &mut report).await?;

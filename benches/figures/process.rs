@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TICKS_PER_SECOND: f64 = 100.0;
 
 pub type Client = DropboxConnectorClient<Channel>;
+pub type Admin = DropboxAdminConnectorClient<Channel>;
 
 /// A child that does not outlive its handle.
 #[derive(Debug)]
@@ -170,8 +171,18 @@ impl Bench {
         Ok(connector)
     }
 
+    /// The same with a store of its own, a fresh database of a server.
+    pub async fn connector_at(&mut self, emulator: &Emulator, store: &str) -> Outcome<Connector> {
+        self.connector_in(emulator, store.to_owned(), &[]).await
+    }
+
     async fn connector_with(&mut self, emulator: &Emulator, flags: &[String]) -> Outcome<Connector> {
-        let house = House { store: self.path("store.db"), keys: self.path("keys"), log: self.path("connector.log") };
+        let store = format!("sqlite://{}?mode=rwc", self.path("store.db").display());
+        self.connector_in(emulator, store, flags).await
+    }
+
+    async fn connector_in(&mut self, emulator: &Emulator, store: String, flags: &[String]) -> Outcome<Connector> {
+        let house = House { store, keys: self.path("keys"), log: self.path("connector.log") };
         let made = Command::new(env!("CARGO_BIN_EXE_dropbox-connector"))
             .args(["keys", "generate"])
             .arg(&house.keys)
@@ -244,7 +255,8 @@ impl Emulator {
 /// What a connector keeps.
 #[derive(Debug, Clone)]
 pub struct House {
-    pub store: PathBuf,
+    /// Its URL.
+    pub store: String,
     keys: PathBuf,
     log: PathBuf,
 }
@@ -273,7 +285,7 @@ impl Connector {
         for listener in ["data-listen", "admin-listen", "probe-listen", "http-listen"] {
             option(listener, "127.0.0.1:0");
         }
-        option("store-url", &format!("sqlite://{}?mode=rwc", house.store.display()));
+        option("store-url", &house.store);
         option("sealing-key-file", &house.keys.display().to_string());
         option("dropbox-api-url", &emulator.api);
         option("dropbox-content-url", &emulator.content);
@@ -310,30 +322,12 @@ impl Connector {
     }
 
     async fn make_parameter(&self, emulator: &Emulator) -> Outcome<()> {
-        self.make_parameter_of(emulator, PARAMETER, &emulator.refresh_token).await
+        make_parameter(self.admin().await?, emulator, PARAMETER, &emulator.refresh_token).await
     }
 
-    /// A parameter of any account.
-    pub async fn make_parameter_of(&self, emulator: &Emulator, id: &str, refresh_token: &str) -> Outcome<()> {
-        let mut admin = DropboxAdminConnectorClient::connect(format!("http://{}", self.admin)).await?;
-        let parameter = api::ApplicationParameter {
-            app_key: emulator.app_key.clone(),
-            app_secret: emulator.app_secret.clone(),
-            ..Default::default()
-        };
-        admin
-            .create_application_parameter(api::CreateApplicationParameterRequest {
-                application_parameter_id: id.to_owned(),
-                application_parameter: Some(parameter),
-            })
-            .await?;
-        admin
-            .import_credentials(api::ImportCredentialsRequest {
-                application_parameter_id: id.to_owned(),
-                credential: Some(Credential::RefreshToken(refresh_token.to_owned())),
-            })
-            .await?;
-        Ok(())
+    /// A connection to its admin service.
+    pub async fn admin(&self) -> Outcome<Admin> {
+        Ok(Admin::connect(format!("http://{}", self.admin)).await?)
     }
 
     /// Asks `/ready` until it answers 200.
@@ -354,6 +348,28 @@ impl Connector {
         }
         fail("the connector did not become ready".to_owned())
     }
+}
+
+/// A parameter of any account.
+pub async fn make_parameter(mut admin: Admin, emulator: &Emulator, id: &str, refresh_token: &str) -> Outcome<()> {
+    let parameter = api::ApplicationParameter {
+        app_key: emulator.app_key.clone(),
+        app_secret: emulator.app_secret.clone(),
+        ..Default::default()
+    };
+    admin
+        .create_application_parameter(api::CreateApplicationParameterRequest {
+            application_parameter_id: id.to_owned(),
+            application_parameter: Some(parameter),
+        })
+        .await?;
+    admin
+        .import_credentials(api::ImportCredentialsRequest {
+            application_parameter_id: id.to_owned(),
+            credential: Some(Credential::RefreshToken(refresh_token.to_owned())),
+        })
+        .await?;
+    Ok(())
 }
 
 /// An HTTP/1.1 client without TLS, as bare as it gets.

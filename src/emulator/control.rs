@@ -55,6 +55,16 @@ pub struct Seed {
     pub folders: Vec<String>,
     pub files: Vec<SeedFile>,
     pub generate: Option<Generate>,
+    /// Made last. However much it is, unlike by a call: so somebody moves it who has Dropbox's own programs.
+    pub moves: Vec<SeedMove>,
+}
+
+/// One entry that goes elsewhere with all that is in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedMove {
+    pub from: String,
+    pub to: String,
 }
 
 /// One file. Exactly one of `text`, `base64` and `bytes` says what is in it.
@@ -365,6 +375,16 @@ impl Control {
         }
         for file in seed.files.iter().cloned().chain(generated.into_iter().flatten()) {
             self.put(&account, &file)?;
+        }
+        for SeedMove { from, to } in &seed.moves {
+            let mut tree = self.0.tree();
+            let home = tree.account(&account).expect("just looked up").home;
+            let place = |path: &str| tree.locate(home, path).map_err(|_| refused(path));
+            let (there, goes) = (place(from)?, place(to)?);
+            if tree.node(there.namespace, &there.key).is_none() {
+                return invalid(format!("{from}: is not there"));
+            }
+            tree.relocate_any(&there, &goes, false).map_err(|_| refused(to))?;
         }
         Ok(())
     }

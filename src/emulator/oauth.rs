@@ -28,8 +28,8 @@ use crate::clock::SharedClock;
 const TOKEN_LIFE: Duration = Duration::from_secs(14_400);
 /// A code is to be traded at once.
 const CODE_LIFE: Duration = Duration::from_secs(600);
-/// Tokens, codes and grants held at once; the oldest make room.
-const BOOK_MAX: usize = 10_000;
+/// Tokens, codes and grants held at once; the oldest make room. Ten thousand accounts have a grant and a few tokens each.
+const BOOK_MAX: usize = 50_000;
 
 /// The app every emulator knows from the start.
 const DEFAULT_APP_KEY: &str = "emulatorappkey0";

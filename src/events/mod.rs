@@ -21,6 +21,7 @@ mod schedule;
 mod scope;
 mod seen;
 mod shelf;
+mod token;
 mod upstream;
 mod watcher;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::token;
 use crate::{
     dropbox::{ActAs, Root},
     fault::{Fault, Reason, Result},
@@ -74,8 +75,9 @@ impl Scope {
     /// Its name in the store. With the linked account: a parameter that is linked to another one keeps its uid, and what was
     /// told of the former account is nothing to who watches the new one.
     pub(super) fn key(&self) -> String {
-        // A process of an older version keeps less of each item: its index is not taken over, and swept when it is gone.
-        let mode = if self.raw { "raw" } else { "full2" };
+        // A process of an older version keeps items in other words: its index is not taken over, nor this one by it, and it is
+        // swept when it is gone.
+        let mode = if self.raw { "raw" } else { "full3" };
         let whole = Sha256::new_with_prefix(self.binding()).chain_update(self.linked.as_bytes()).finalize();
         format!("{}-{mode}", hex::encode(&whole[..16]))
     }
@@ -137,17 +139,18 @@ pub struct ResumePoint {
     pub(super) known: Option<(i64, i64)>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Bound {
+/// A place with what it is bound to: what a token says. As JSON only in tokens of versions before (`token.rs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Bound {
     #[serde(rename = "b")]
-    binding: [u8; 16],
+    pub(super) binding: [u8; 16],
     /// The folder, for those who come with the token alone.
     #[serde(rename = "p")]
-    path: Arc<str>,
+    pub(super) path: Arc<str>,
     #[serde(rename = "r", default)]
-    recursive: bool,
+    pub(super) recursive: bool,
     #[serde(flatten)]
-    point: ResumePoint,
+    pub(super) point: ResumePoint,
 }
 
 /// A new life of a log. Positive: it also stands in event ids.
@@ -186,7 +189,7 @@ impl ResumePoint {
     pub fn seal(&self, keys: &KeyRing, scope: &Scope) -> Result<Arc<str>> {
         let Scope { path, recursive, .. } = scope;
         let bound = Bound { binding: scope.binding(), path: path.clone(), recursive: *recursive, point: self.clone() };
-        let token = keys.seal_handle(HandleKind::Resume, &scope.owner(), &bound);
+        let token = keys.seal_handle_bytes(HandleKind::Resume, &scope.owner(), &token::write(&bound));
         Ok(token
             .map_err(|fault| Fault::bug("Dropbox's cursor does not fit into a token").source(fault.to_string()))?
             .into())
@@ -217,12 +220,13 @@ impl ResumePoint {
 
 impl Bound {
     fn open(keys: &KeyRing, owner: &Owner<'_>, token: &str) -> Result<Bound> {
-        keys.open_handle(HandleKind::Resume, owner, token).map_err(|fault| match fault.reason() {
+        let bytes = keys.open_handle_bytes(HandleKind::Resume, owner, token).map_err(|fault| match fault.reason() {
             Reason::HandleNotYours => Bound::mismatch(
                 "the resume token was given for another application parameter or another linked account",
             ),
             _ => fault,
-        })
+        })?;
+        token::read(&bytes).ok_or_else(|| HandleKind::Resume.malformed())
     }
 
     fn mismatch(text: &str) -> Fault {

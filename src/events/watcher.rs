@@ -41,7 +41,8 @@ pub struct Watcher {
     expanding: Option<Box<Expanding>>,
     /// It came back in the midst of that: the entry's number, and the row that was told last.
     within: Option<(i64, i64)>,
-    checkpoint: Option<Held>,
+    /// Boxed, as what few watchers have: thousands are kept.
+    checkpoint: Option<Box<Held>>,
 }
 
 /// What a turn of a watcher came to.
@@ -178,7 +179,7 @@ impl Watcher {
                         point
                     }
                 };
-                self.checkpoint = Some(Held { name, holder, looked_at: self.feed.clock.steady() });
+                self.checkpoint = Some(Box::new(Held { name, holder, looked_at: self.feed.clock.steady() }));
                 self.go_to(point).await
             }
         }
@@ -470,17 +471,14 @@ impl Watcher {
 
     /// Until the log has moved, or it is time to look again.
     async fn wait(&mut self) {
-        let looks = self.checkpoint.is_some() || matches!(self.mode, Mode::Beside { .. } | Mode::Cursor { .. });
-        let changed = self.state.changed();
-        if !looks {
-            let _ = changed.await;
+        let beside = matches!(self.mode, Mode::Beside { .. } | Mode::Cursor { .. });
+        if self.checkpoint.is_none() && !beside {
+            let _ = self.state.changed().await;
             return;
         }
         let look = self.feed.clock.sleep(EVENT_FOLLOW);
-        tokio::select! {
-            _ = changed => {}
-            () = look => {}
-        }
+        // Boxed: most watchers never look by themselves, and keep no room for it.
+        futures::future::select(Box::pin(self.state.changed()), look).await;
     }
 
     /// A name is held by one stream.

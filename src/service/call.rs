@@ -30,6 +30,7 @@ pub struct Facts {
     pub principal: Principal,
     pub request_id: String,
     pub remote: Option<SocketAddr>,
+    pub begun: Instant,
     /// When the call must have ended. Unary calls always have one.
     pub deadline: Option<Instant>,
     /// `x-application-parameter-id`, if it was sent.

@@ -174,6 +174,33 @@ fn named_parameter(call: &Call, field: &str) -> Result<ParameterId> {
     ParameterId::new(id)
 }
 
+/// Who is told something: what is left of a site when only that is to be done. Thousands of watches keep one each.
+pub struct Audience {
+    jail: Jail,
+    parameters: Arc<Parameters>,
+    /// The root was chosen by us, so that it may be chosen again.
+    resolver: Option<Arc<Resolver>>,
+}
+
+impl Audience {
+    pub fn jail(&self) -> &Jail {
+        &self.jail
+    }
+
+    /// A fault as this caller may see it.
+    pub fn told(&self, fault: Fault) -> Fault {
+        if let (Reason::PathRootChanged, Some(resolver)) = (fault.reason(), &self.resolver) {
+            // The next call asks Dropbox again.
+            resolver.forget_root(&self.parameters.id);
+        }
+        let fault = self.jail.told(fault);
+        if fault.get("applicationParameterId").is_some() {
+            return fault;
+        }
+        fault.fact("applicationParameterId", self.parameters.id.as_str())
+    }
+}
+
 impl Site {
     pub fn caller(&self) -> &Caller {
         &self.0.opened.caller
@@ -245,15 +272,13 @@ impl Site {
 
     /// A fault as this caller may see it.
     pub fn told(&self, fault: Fault) -> Fault {
-        if fault.reason() == Reason::PathRootChanged && self.root_is_ours() {
-            // The next call asks Dropbox again.
-            self.0.door.resolver.forget_root(&self.parameters().id);
-        }
-        let fault = self.0.jail.told(fault);
-        if fault.get("applicationParameterId").is_some() {
-            return fault;
-        }
-        fault.fact("applicationParameterId", self.0.opened.parameters.id.as_str())
+        self.audience().told(fault)
+    }
+
+    /// For a stream that goes on telling and asks nothing more of Dropbox.
+    pub fn audience(&self) -> Audience {
+        let resolver = self.root_is_ours().then(|| self.0.door.resolver.clone());
+        Audience { jail: self.jail().clone(), parameters: self.parameters().clone(), resolver }
     }
 
     /// The root was chosen by us and not by the caller, so that we may choose again.

@@ -31,7 +31,7 @@ use crate::{
     access::{self, Authenticator, Certificate, Class, Permission, Principal},
     api,
     fault::{Fault, Reason, Result},
-    limits::{DEADLINE_MAX, DRAINING_RETRY, UNARY_DEADLINE_DEFAULT},
+    limits::{DEADLINE_MAX, DRAINING_RETRY, FRAME_GATHERED_BYTES, FRAMES_GATHERED_BYTES_MAX, UNARY_DEADLINE_DEFAULT},
 };
 
 const REQUEST_ID: &str = "x-request-id";
@@ -48,6 +48,8 @@ const ANSWERED_IN_STREAMS: [&str; 4] = ["UploadFileDuplex", "DownloadFile", "Wal
 const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
 /// Streams of answers that end when their application parameter may not be used any more.
 const READING_STREAMS: [&str; 3] = ["DownloadFile", "WalkFolder", "WatchEvents"];
+/// Answers of which thousands go out at once.
+const GATHERED: &str = "WatchEvents";
 /// Answers that compress well and are not file content.
 const COMPRESSED: [&str; 7] = [
     "ListFolder",
@@ -118,8 +120,8 @@ where
                     return Ok(told(status::refusal(&fault, &request_id), &request_id));
                 }
             };
-            let entered = layer.open_calls.enter(&call, begun);
-            handle(request, call, inner, begun, entered).await
+            let entered = layer.open_calls.enter(&call);
+            handle(request, call, inner, entered).await
         })
     }
 }
@@ -138,7 +140,6 @@ async fn handle<S>(
     mut request: Request<Body>,
     call: Call,
     mut inner: S,
-    begun: Instant,
     entered: Entered,
 ) -> Result<Response<Body>, Infallible>
 where
@@ -155,7 +156,7 @@ where
     }
     request.extensions_mut().insert(call.clone());
     let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
-    let end = End { call: call.clone(), begun, code: OnceLock::new(), _entered: entered };
+    let end = End { call: call.clone(), code: OnceLock::new(), _entered: entered };
     async move {
         let response = match call.deadline() {
             None => inner.call(request).await?,
@@ -207,6 +208,7 @@ impl GuardLayer {
             principal,
             request_id: request_id.to_owned(),
             remote,
+            begun: now,
             deadline,
             parameter_metadata,
             coding: Coding::of(headers),
@@ -309,7 +311,9 @@ fn watch(mut response: Response<Body>, call: &Call, end: End) -> Response<Body> 
     let reads = READING_STREAMS.contains(&call.method());
     let ending = call.facts().ending.get().filter(|_| reads).cloned();
     let taken_away = ending.map(|ending| Doze::new(ending.ended()));
-    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, taken_away, end }))
+    let gathers = call.method() == GATHERED;
+    let rest = bytes::Bytes::new();
+    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, taken_away, end, gathers, rest }))
 }
 
 /// The answer's body: ended at the deadline, its status seen for the log line.
@@ -320,6 +324,16 @@ struct Watched {
     /// The application parameter may not be used any more.
     taken_away: Option<Doze<Fault>>,
     end: End,
+    /// Its frames are small, and go out with those of others (`listener.rs`).
+    gathers: bool,
+    /// Of a message that is too large for that and was cut.
+    rest: bytes::Bytes,
+}
+
+impl Watched {
+    fn piece(&mut self) -> bytes::Bytes {
+        self.rest.split_to(self.rest.len().min(FRAME_GATHERED_BYTES))
+    }
 }
 
 impl http_body::Body for Watched {
@@ -331,6 +345,10 @@ impl http_body::Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
+        if !this.rest.is_empty() {
+            // Before anything that may end it: half a message is none.
+            return Poll::Ready(Some(Ok(Frame::data(this.piece()))));
+        }
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         let late = this.overdue.as_mut().is_some_and(|overdue| overdue.as_mut().poll(context).is_ready());
         let late = late.then(|| too_late(&this.end.call));
@@ -351,6 +369,11 @@ impl http_body::Body for Watched {
         let mut frame = ready!(Pin::new(inner).poll_frame(context));
         match &mut frame {
             Some(Ok(frame)) => {
+                let cut = FRAME_GATHERED_BYTES + 1..=FRAMES_GATHERED_BYTES_MAX;
+                if let Some(data) = frame.data_mut().filter(|data| this.gathers && cut.contains(&data.len())) {
+                    this.rest = std::mem::take(data);
+                    *data = this.rest.split_to(FRAME_GATHERED_BYTES);
+                }
                 if let Some(trailers) = frame.trailers_mut()
                     && let Some(code) = trailers.get("grpc-status")
                 {
@@ -365,7 +388,7 @@ impl http_body::Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
+        self.rest.is_empty() && self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -376,7 +399,6 @@ impl http_body::Body for Watched {
 /// Tells how the call ended, when the last of it is gone.
 struct End {
     call: Call,
-    begun: Instant,
     code: OnceLock<Code>,
     _entered: Entered,
 }
@@ -407,10 +429,10 @@ impl Drop for End {
         // Without a status the caller has left.
         let code = self.code.get().copied().unwrap_or(Code::Cancelled);
         let facts = self.call.facts();
-        record(&facts.rpc, code, self.begun);
+        record(&facts.rpc, code, facts.begun);
         audit::ended(facts, code, name_of(code));
         let reason = facts.reason.get().map(|reason| reason.name());
-        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(facts.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         macro_rules! told {
             ($level:ident) => {
                 tracing::$level!(

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use super::call::Call;
@@ -16,7 +15,7 @@ pub struct OpenCalls(Arc<Mutex<List>>);
 #[derive(Debug, Default)]
 struct List {
     next: u64,
-    calls: BTreeMap<u64, (Call, Instant)>,
+    calls: BTreeMap<u64, Call>,
 }
 
 /// A place on the list, left when dropped.
@@ -27,25 +26,25 @@ pub(super) struct Entered {
 }
 
 impl OpenCalls {
-    pub(super) fn enter(&self, call: &Call, begun: Instant) -> Entered {
+    pub(super) fn enter(&self, call: &Call) -> Entered {
         let mut list = self.list();
         let number = list.next;
         list.next += 1;
-        list.calls.insert(number, (call.clone(), begun));
+        list.calls.insert(number, call.clone());
         Entered { calls: self.clone(), number }
     }
 
     /// Names in the log what is still under way and will be cut.
     pub fn tell(&self) {
         let list = self.list();
-        for (call, begun) in list.calls.values().take(CUT_CALLS_TOLD_MAX) {
+        for call in list.calls.values().take(CUT_CALLS_TOLD_MAX) {
             let facts = call.facts();
             tracing::warn!(
                 rpc = facts.rpc,
                 request_id = facts.request_id,
                 principal = facts.principal.name(),
                 parameter = facts.parameter.get().map(String::as_str),
-                seconds = begun.elapsed().as_secs(),
+                seconds = facts.begun.elapsed().as_secs(),
                 "cut: still under way when drain_grace ended"
             );
         }

@@ -2,6 +2,8 @@
 //! read and written in a handful of statements, whatever its size: lists go in as JSON, which each of the two databases
 //! unpacks in its own words (`index_sql.rs`). Which rows to write is decided elsewhere (`events/index.rs`).
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -9,6 +11,7 @@ use super::{
     database::{On, Pool, Row, Tx, query},
     facts::{self, Facts},
     index_sql::{self as sql, Words},
+    item_id,
 };
 use crate::fault::{Fault, Result};
 
@@ -58,8 +61,16 @@ struct Written<'a> {
     n: i64,
     p: i64,
     m: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
     d: Option<&'a str>,
+    /// Of a form that is not packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     i: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    a: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     r: Option<&'a str>,
     /// In hexadecimal.
     f: Option<String>,
@@ -73,13 +84,16 @@ struct Written<'a> {
 impl<'a> Written<'a> {
     fn of(row: &'a IndexRow, until: i64) -> Written<'a> {
         let rev = row.rev.as_deref();
+        let halves = row.id.as_deref().and_then(item_id::halves);
         let packed = row.facts.as_ref().map(|facts| hex::encode(facts::pack(rev, row.hash.as_deref(), facts)));
         Written {
             n: row.n,
             p: row.parent,
             m: &row.name,
             d: row.display.as_deref(),
-            i: row.id.as_deref(),
+            i: row.id.as_deref().filter(|_| halves.is_none()),
+            a: halves.map(|(a, _)| a),
+            b: halves.map(|(_, b)| b),
             r: rev.filter(|_| packed.is_none()),
             f: packed,
             k: row.kind,
@@ -100,6 +114,15 @@ pub struct WaitingRow {
     pub id: Option<String>,
     #[serde(rename = "b")]
     pub body: String,
+}
+
+/// The same as the statement that writes it takes it.
+#[derive(Serialize)]
+struct Waits<'a> {
+    #[serde(flatten)]
+    row: &'a WaitingRow,
+    x: Option<i64>,
+    y: Option<i64>,
 }
 
 /// What one transaction changes in an index, in the order of the fields.
@@ -148,7 +171,20 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn index_by_id(&self, scope: i64, ids: &[&str]) -> Result<Vec<IndexRow>> {
-        self.index_rows(sql::BY_ID, scope, json(&ids)?).await
+        let mut keys: Vec<i64> = ids.iter().filter_map(|id| item_id::halves(id)).map(|(_, key)| key).collect();
+        let others: Vec<&str> = ids.iter().copied().filter(|id| item_id::halves(id).is_none()).collect();
+        let mut found = Vec::new();
+        if !keys.is_empty() {
+            keys.sort_unstable();
+            keys.dedup();
+            let asked: HashSet<&str> = ids.iter().copied().collect();
+            found = self.index_rows(sql::BY_KEY, scope, json(&keys)?).await?;
+            found.retain(|row| row.id.as_deref().is_some_and(|id| asked.contains(id)));
+        }
+        if !others.is_empty() {
+            found.extend(self.index_rows(sql::BY_ID, scope, json(&others)?).await?);
+        }
+        Ok(found)
     }
 
     /// The rows of these numbers and all above them.
@@ -165,9 +201,7 @@ impl Store {
     /// `STORE_UNAVAILABLE`.
     #[cfg(test)]
     pub async fn index_children(&self, scope: i64, parent: i64, after: i64, most: usize) -> Result<Vec<IndexRow>> {
-        let sql = "SELECT n, parent, name, display, id, rev, facts, kind, stamp, gone, since FROM index_items
-                   WHERE scope = $1 AND parent = $2 AND n > $3 ORDER BY n LIMIT $4";
-        let rows = query(sql).bind(scope).bind(parent).bind(after).bind(most as i64);
+        let rows = query(sql::CHILDREN).bind(scope).bind(parent).bind(after).bind(most as i64);
         rows.fetch_all(&self.0.pools.readers).await?.iter().map(item).collect()
     }
 
@@ -271,7 +305,11 @@ impl Store {
         }
         if !writes.wait.is_empty() {
             let sql = self.said(sql::WAIT);
-            query(sql).bind(scope).bind(json(&writes.wait)?).execute(&mut *tx).await?;
+            let waits = writes.wait.iter().map(|row| {
+                let halves = row.id.as_deref().and_then(item_id::halves);
+                Waits { row, x: halves.map(|(a, _)| a), y: halves.map(|(_, b)| b) }
+            });
+            query(sql).bind(scope).bind(json(&waits.collect::<Vec<_>>())?).execute(&mut *tx).await?;
         }
         if !writes.sweep.is_empty() {
             let sweeps: Vec<_> = writes.sweep.iter().map(|&(n, s)| Sweep { n, s }).collect();
@@ -305,12 +343,16 @@ pub(super) fn item(row: &Row) -> Result<IndexRow> {
         Some(unpacked) => (unpacked.rev, unpacked.hash, Some(unpacked.facts)),
         None => (row.get("rev")?, None, None),
     };
+    let id = match (row.get("id_a")?, row.get("id_b")?) {
+        (Some(a), Some(b)) => Some(item_id::whole(a, b)),
+        _ => row.get("id")?,
+    };
     Ok(IndexRow {
         n: row.get("n")?,
         parent: row.get("parent")?,
         name: row.get("name")?,
         display: row.get("display")?,
-        id: row.get("id")?,
+        id,
         rev,
         hash,
         facts,

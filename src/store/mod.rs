@@ -10,6 +10,7 @@ mod file;
 mod index;
 mod index_past;
 mod index_sql;
+mod item_id;
 mod parameters;
 mod place;
 mod proxy;

@@ -16,6 +16,7 @@ pub(in crate::emulator) use self::{
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -465,8 +466,12 @@ impl Tree {
         dropbox_time(self.clock.now())
     }
 
+    /// As Dropbox's are: a mark, which is this one in its documentation, and a number, 16 bytes in all.
     fn new_id(&mut self) -> String {
-        format!("id:{}", self.random(22))
+        const MARK: u64 = 0x6b86_b273_ff34_fce1;
+        self.sequence += 1;
+        let bytes = ((u128::from(MARK) << 64) | u128::from(self.sequence)).to_be_bytes();
+        format!("id:{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))
     }
 
     /// Grows with every write, so a newer rev is a greater one.

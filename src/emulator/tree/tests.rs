@@ -112,6 +112,20 @@ fn a_new_name_is_the_first_that_is_free() {
 }
 
 #[test]
+fn what_no_call_may_move_at_once_somebody_with_dropboxs_programs_may() {
+    let (mut tree, home) = tree();
+    for number in 0..10_001 {
+        put(&mut tree, home, &format!("/many/{number}"), "");
+    }
+    let at = |tree: &Tree, path: &str| tree.locate(home, path).expect("sound");
+    let (from, to) = (at(&tree, "/many"), at(&tree, "/elsewhere"));
+    assert_eq!(tree.relocate(&from, &to, false), Err(WriteProblem::TooManyFiles));
+    assert_eq!(tree.copy(&from, &to, false, u64::MAX), Err(WriteProblem::TooManyFiles));
+    tree.relocate_any(&from, &to, false).expect("moved");
+    assert!(tree.node(home, &at(&tree, "/elsewhere/10000").key).is_some());
+}
+
+#[test]
 fn a_folder_moves_copies_and_goes_with_all_that_is_under_it() {
     let (mut tree, home) = tree();
     let inner = put(&mut tree, home, "/A/B/c", "1");

@@ -199,6 +199,14 @@ impl Tree {
 
     /// Moves an entry with all that is under it; ids stay.
     pub fn relocate(&mut self, from: &Place, to: &Place, autorename: bool) -> Fit {
+        if self.is_many(from) {
+            return Err(WriteProblem::TooManyFiles);
+        }
+        self.relocate_any(from, to, autorename)
+    }
+
+    /// The same however much it is: what calls may not do, people with Dropbox's own programs may.
+    pub fn relocate_any(&mut self, from: &Place, to: &Place, autorename: bool) -> Fit {
         let display = self.target(from, to, autorename)?;
         if from.namespace != to.namespace && self.has_mounts(from) {
             return Err(WriteProblem::NestShared);
@@ -229,6 +237,9 @@ impl Tree {
         if self.has_mounts(from) {
             return Err(WriteProblem::CopyShared);
         }
+        if self.is_many(from) {
+            return Err(WriteProblem::TooManyFiles);
+        }
         let display = self.target(from, to, autorename)?;
         let nodes: Vec<Node> = self.under(from.namespace, &from.key).map(|(_, node)| node.clone()).collect();
         let more: u64 = nodes.iter().filter_map(Node::file).map(|file| file.content.size()).sum();
@@ -255,15 +266,17 @@ impl Tree {
         }
     }
 
+    /// More than a call may move or copy.
+    fn is_many(&self, from: &Place) -> bool {
+        self.under(from.namespace, &from.key).count() > RELOCATED_MAX
+    }
+
     /// The checks before a move or copy; where it will go.
     fn target(&self, from: &Place, to: &Place, autorename: bool) -> Result<String, WriteProblem> {
         if from.namespace == to.namespace && from.key != to.key && paths::within(&to.key, &from.key) {
             return Err(WriteProblem::IntoItself);
         }
         self.check_fit(to)?;
-        if self.under(from.namespace, &from.key).count() > RELOCATED_MAX {
-            return Err(WriteProblem::TooManyFiles);
-        }
         match self.node(to.namespace, &to.key) {
             None => Ok(to.display.clone()),
             Some(_) if autorename => Ok(self.free_name(to.namespace, &to.display, false)),

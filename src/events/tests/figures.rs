@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use dropbox_sdk::types::files::{self, Metadata};
 use futures::{FutureExt as _, future::BoxFuture};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -77,8 +78,7 @@ impl Folder {
         let name = path.rsplit('/').next().unwrap().to_owned();
         // The same for an item each time it is shown, and without order from one item to the next.
         let mut own = StdRng::seed_from_u64(at as u64);
-        let id =
-            format!("id:{}", (0..22).map(|_| char::from(own.sample(rand::distr::Alphanumeric))).collect::<String>());
+        let id = format!("id:{}", URL_SAFE_NO_PAD.encode(own.random::<[u8; 16]>()));
         if is_folder {
             let folder = files::FolderMetadata::new(name, id).with_path_lower(path.to_lowercase());
             return Metadata::Folder(folder.with_path_display(path));

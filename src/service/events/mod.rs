@@ -87,7 +87,7 @@ impl Events {
         });
         let (site, watcher) = begun.await?;
         let taste = Taste { base: watcher.scope().path.clone(), ..wants.clone() };
-        Ok(Watch::new(self, call, site, watcher, taste, &plan, place).answers())
+        Ok(Watch::new(self, call, site.audience(), watcher, taste, &plan, place).answers())
     }
 
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {

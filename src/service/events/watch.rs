@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dropbox_sdk::types::files;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
@@ -30,7 +30,7 @@ use crate::{
     events::{Entry, Happening, ResumePoint, Resync, Watcher},
     fault::{Fault, Reason, Result},
     limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX, STREAM_AGE_SPREAD},
-    service::{call::Call, door::Site, doze::Doze, items::Answers, pages},
+    service::{call::Call, door::Audience, doze::Doze, items::Answers, pages},
 };
 
 /// Items of one message of a snapshot.
@@ -39,11 +39,12 @@ const SNAPSHOT_ITEMS_MAX: usize = 500;
 pub(super) struct Watch {
     events: Arc<Events>,
     call: Call,
-    site: Site,
+    audience: Audience,
     watcher: Watcher,
     taste: Taste,
     jail: [u8; 8],
-    settling: Option<Settling>,
+    /// Boxed, as what few watches have: thousands are kept.
+    settling: Option<Box<Settling>>,
     /// Made, not sent yet.
     ready: VecDeque<Encoded>,
     /// Behind everything that was made.
@@ -83,7 +84,7 @@ impl Watch {
     pub fn new(
         events: &Arc<Events>,
         call: Call,
-        site: Site,
+        audience: Audience,
         watcher: Watcher,
         taste: Taste,
         plan: &WatchPlan,
@@ -96,8 +97,8 @@ impl Watch {
         let timer_at = ends_at.min(now + heartbeat);
         let overdue = call.deadline().map(|deadline| deadline - end_ahead(deadline));
         Watch {
-            jail: jail_mark(site.jail().prefix()),
-            settling: (!plan.settle.is_zero()).then(|| Settling::new(plan.settle)),
+            jail: jail_mark(audience.jail().prefix()),
+            settling: (!plan.settle.is_zero()).then(|| Box::new(Settling::new(plan.settle))),
             ready: VecDeque::new(),
             place: Place::Point(watcher.point()),
             told_of_batch: false,
@@ -113,7 +114,7 @@ impl Watch {
             _permit: permit,
             events: events.clone(),
             call,
-            site,
+            audience,
             watcher,
             taste,
         }
@@ -140,7 +141,7 @@ impl Watch {
             }
             if let Some(fault) = self.end.take() {
                 self.ended = true;
-                return Some(Err(self.call.refusal(&self.site.told(fault))));
+                return Some(Err(self.call.refusal(&self.audience.told(fault))));
             }
             if self.ended {
                 return None;
@@ -189,7 +190,7 @@ impl Watch {
             }
             Happening::CursorReset { resync, cause, point } => {
                 // What happened before it is not told behind it.
-                let waiting = self.settling.as_mut().map(Settling::all);
+                let waiting = self.settling.as_deref_mut().map(Settling::all);
                 self.tell_settled(waiting.unwrap_or_default())?;
                 let resync = resync == Resync::Differences;
                 (point, Payload::CursorReset(api::CursorReset { reason: cause, resync }))
@@ -206,14 +207,14 @@ impl Watch {
         let Some(change) = entry.change().filter(|change| self.taste.wants(change)) else { return Ok(()) };
         if self.settling.is_some() {
             let before = self.sealed(&before)?;
-            let Some(told) = told::change_event(&entry, change, self.site.jail()) else { return Ok(()) };
+            let Some(told) = told::change_event(&entry, change, self.audience.jail()) else { return Ok(()) };
             let now = self.events.door.clock.steady();
             let due = self.settling.as_mut().map(|settling| settling.take(told, before, now));
             self.tell_settled(due.unwrap_or_default())?;
             self.wake_by_next_due();
             return Ok(());
         }
-        let told = || told::change_event(&entry, change, self.site.jail()).map(Payload::Change);
+        let told = || told::change_event(&entry, change, self.audience.jail()).map(Payload::Change);
         let Some(bytes) = self.shared(&entry, told)? else { return Ok(()) };
         self.told_of_batch = true;
         self.events.count(told::change_type(change.kind));
@@ -227,7 +228,7 @@ impl Watch {
             return Ok(());
         }
         let payload = Payload::BatchEnd(api::BatchEnd {});
-        if let Some(floor) = self.settling.as_ref().and_then(Settling::floor) {
+        if let Some(floor) = self.settling.as_deref().and_then(Settling::floor) {
             self.say(&floor, payload);
         } else if let Some(bytes) = self.shared(&entry, || Some(payload))? {
             self.ready.push_back(Encoded::ready(bytes));
@@ -257,7 +258,7 @@ impl Watch {
         let before = self.floor()?;
         self.place = Place::Point(point);
         let token = self.floor()?;
-        let jail = self.site.jail();
+        let jail = self.audience.jail();
         let wanted = items.into_iter().filter(|item| self.taste.wants_item(item));
         let mut items = wanted.filter_map(|item| convert::items::item(item, jail)).peekable();
         let mut messages = Vec::new();
@@ -297,14 +298,14 @@ impl Watch {
                 observed_time: Some(convert::timestamp(observed_time)),
                 lag: Some(convert::duration(lag)),
             };
-            if self.settling.as_ref().is_none_or(Settling::is_empty) {
+            if self.settling.as_deref().is_none_or(Settling::is_empty) {
                 self.place = Place::Point(self.watcher.point());
             }
             let token = self.floor()?;
             self.say(&token, Payload::Heartbeat(heartbeat));
             self.spoke_at = now;
         }
-        let due = self.settling.as_ref().and_then(Settling::next_due);
+        let due = self.settling.as_deref().and_then(Settling::next_due);
         let next = (self.spoke_at + self.heartbeat).min(self.ends_at);
         self.set_timer(due.map_or(next, |due| due.min(next)));
         Ok(())
@@ -316,7 +317,7 @@ impl Watch {
     }
 
     fn wake_by_next_due(&mut self) {
-        if let Some(due) = self.settling.as_ref().and_then(Settling::next_due)
+        if let Some(due) = self.settling.as_deref().and_then(Settling::next_due)
             && due < self.timer_at
         {
             self.set_timer(due);
@@ -339,7 +340,7 @@ impl Watch {
 
     /// The token behind which nothing is left untold.
     fn floor(&self) -> Result<Arc<str>> {
-        let waiting = self.settling.as_ref().and_then(Settling::floor);
+        let waiting = self.settling.as_deref().and_then(Settling::floor);
         waiting.map_or_else(|| self.sealed(&self.place), Ok)
     }
 
@@ -366,13 +367,12 @@ impl Watch {
 fn interrupt(events: &Events, timer_at: Duration, overdue: Option<Instant>) -> Doze<Interrupt> {
     let clock = &events.door.clock;
     let (draining, timer) = (events.draining.clone(), clock.sleep(timer_at.saturating_sub(clock.steady())));
+    // Few watches have a deadline: the others keep no room for its timer.
+    let overdue: BoxFuture<'static, ()> = match overdue {
+        Some(at) => Box::pin(tokio::time::sleep_until(at.into())),
+        None => Box::pin(std::future::pending()),
+    };
     Doze::new(async move {
-        let overdue = async {
-            match overdue {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = draining.cancelled() => Interrupt::Draining,

@@ -161,18 +161,23 @@ pub(super) async fn an_index_is_a_tree_that_is_read_by_place_and_by_id(house: Ho
         assert!(store.save_events(&Save { drain: None, index, ..save(&mine, &[]) }).await.unwrap());
         mine.version += 1;
     };
+    // Ids as Dropbox gives them, and others.
+    let (long, other) = ("a4ayc_80_OEAAAAAAAAAXw", "a4ayc_80_OEAAAAAAAAAXg");
     let put = vec![
         row(1, 0, "", "root", 1),
         row(2, 1, "a", "A", 1),
         row(3, 2, "b'\"%", "B", 1),
         row(4, 3, "c", "C", 0),
-        row(5, 1, "c", "D", 0),
+        row(5, 1, "c", long, 0),
     ];
     write(IndexWrites { put: put.clone(), ..IndexWrites::default() }).await;
     let numbers = |rows: Vec<IndexRow>| rows.iter().map(|row| row.n).collect::<std::collections::BTreeSet<_>>();
     let found = store.index_at(made.id, &[(1, "a"), (2, "b'\"%"), (2, "c"), (3, "c")]).await.unwrap();
     assert_eq!(numbers(found), [2, 3, 4].into());
-    assert_eq!(store.index_by_id(made.id, &["B", "nobody"]).await.unwrap(), [put[2].clone()]);
+    assert_eq!(store.index_by_id(made.id, &["B", "nobody", other]).await.unwrap(), [put[2].clone()]);
+    assert_eq!(store.index_by_id(made.id, &[other, long]).await.unwrap(), [put[4].clone()]);
+    let both = store.index_by_id(made.id, &[long, "A", long]).await.unwrap();
+    assert_eq!(numbers(both), [2, 5].into());
     assert_eq!(numbers(store.index_upwards(made.id, &[4]).await.unwrap()), [1, 2, 3, 4].into());
     assert_eq!(numbers(store.index_children(made.id, 1, 2, 9).await.unwrap()), [5].into());
     assert_eq!(store.index_size(made.id).await.unwrap(), 4, "without the folder itself");
@@ -184,9 +189,11 @@ pub(super) async fn an_index_is_a_tree_that_is_read_by_place_and_by_id(house: Ho
     assert_eq!(gone, [(2, Some(3)), (3, Some(3)), (4, Some(10))]);
     // What waits is dropped by its path, and with what lies under it.
     let wait = |path: &str, id: &str| WaitingRow { path: path.into(), id: Some(id.into()), body: "{}".into() };
-    let wait = vec![wait("a", "x"), wait("a/b", "B"), wait("a-b", "y"), wait("a0", "z")];
+    let wait = vec![wait("a", "x"), wait("a/b", "B"), wait("a-b", other), wait("a0", "z"), wait("z", long)];
     write(IndexWrites { wait, ..IndexWrites::default() }).await;
     let paths = |rows: Vec<WaitingRow>| rows.into_iter().map(|row| row.path).collect::<Vec<_>>();
+    assert_eq!(paths(store.waiting(made.id, true, 9).await.unwrap()), ["a/b", "z"]);
+    write(IndexWrites { unwait_ids: vec![long.into()], ..IndexWrites::default() }).await;
     assert_eq!(paths(store.waiting(made.id, true, 9).await.unwrap()), ["a/b"]);
     assert_eq!(store.waiting_at(made.id, &["a-b", "q"]).await.unwrap(), ["a-b"]);
     write(IndexWrites { unwait: vec![("a".into(), true), ("a0".into(), false)], ..IndexWrites::default() }).await;

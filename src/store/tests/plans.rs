@@ -11,6 +11,7 @@ use crate::store::{
 const STATEMENTS: &[(&str, Words, &str)] = &[
     ("AT", sql::AT, "nl"),
     ("BY_ID", sql::BY_ID, "nl"),
+    ("BY_KEY", sql::BY_KEY, "nl"),
     ("UPWARDS", sql::UPWARDS, "nl"),
     ("GONE", sql::GONE, "nnn"),
     ("WAITING_AT", sql::WAITING_AT, "nl"),
@@ -52,8 +53,8 @@ async fn plan(store: &Store, words: Words, bound: &str) -> Vec<String> {
 
 /// Rows that no statistics know of; so many that reading a scope whole is not the cheapest by any guess.
 const GROWN: &[&str] = &[
-    "INSERT INTO index_items (scope, n, parent, name, id, kind, stamp)
-     SELECT 1, n, n / 20, 'n' || n, 'i' || n, 0, n FROM g",
+    "INSERT INTO index_items (scope, n, parent, name, id, id_a, id_b, kind, stamp)
+     SELECT 1, n, n / 20, 'n' || n, 'i' || n, n, n, 0, n FROM g",
     "INSERT INTO index_past (scope, n, parent, name, kind, since, until) SELECT 1, n, n / 20, 'n' || n, 0, 0, n FROM g",
     "INSERT INTO event_waiting (scope, path, id, body) SELECT 1, 'n' || n, 'i' || n, '{}' FROM g",
     "INSERT INTO event_drains (scope, drain, mark, cursor_from) SELECT 1, n, 0, '' FROM g",
