@@ -172,7 +172,7 @@ impl Feed {
     /// Its row in the store, made if there is none.
     pub(super) async fn row(&self) -> Result<ScopeRow> {
         // Thousands may come back at once, and who waits too long for a connection of the store's is refused.
-        let _place = self.desk.asking.acquire().await;
+        let _place = self.desk.coming.acquire().await;
         let progress = serde_json::to_string(&Progress::default())
             .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
         let row = self.store.scope(&self.scope.key(), &self.scope.uid, new_epoch(), &progress).await?;
