@@ -172,7 +172,7 @@ impl Feed {
     /// Its row in the store, made if there is none.
     pub(super) async fn row(&self) -> Result<ScopeRow> {
         // Thousands may come back at once, and who waits too long for a connection of the store's is refused.
-        let _place = self.desk.asking.acquire().await;
+        let _place = self.desk.coming.acquire().await;
         let progress = serde_json::to_string(&Progress::default())
             .map_err(|error| Fault::bug("progress cannot be written as JSON").source(error))?;
         let row = self.store.scope(&self.scope.key(), &self.scope.uid, new_epoch(), &progress).await?;
@@ -444,21 +444,22 @@ impl Feed {
         Ok(self.store.log_mark(self.id()?, point.sequence).await? == Some(point.mark))
     }
 
-    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer. That there is nothing is
-    /// good for whoever asked before Dropbox was: a listing shows what is newer than its cursor, and whoever has read that
-    /// would join the log before it.
-    pub(super) async fn drain(self: &Arc<Self>, cursor: Arc<str>) -> Result<Arc<Drained>> {
+    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer. `listed`: it is the cursor of
+    /// a listing that this watcher has just read. Such a listing shows what is newer than its cursor, so that there was
+    /// nothing behind that before is no answer: it would join the log before what it has.
+    pub(super) async fn drain(self: &Arc<Self>, cursor: Arc<str>, listed: bool) -> Result<Arc<Drained>> {
         let feed = self.clone();
-        apart(async move { feed.drain_behind(&cursor).await }).await
+        apart(async move { feed.drain_behind(&cursor, listed).await }).await
     }
 
-    async fn drain_behind(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
+    async fn drain_behind(&self, cursor: &Arc<str>, listed: bool) -> Result<Arc<Drained>> {
         let came_at = Instant::now();
         let drained = &mut self.walks.lock().await.drained;
         // That there was nothing is good while the log is where it was met.
         let log = self.state();
         drained.retain(|page| page.has_more || !page.entries.is_empty() || page.joins == Some(log.head));
-        let is_good = |page: &Arc<Drained>| page.has_more || !page.entries.is_empty() || page.asked_at >= came_at;
+        let tells = |page: &Arc<Drained>| page.has_more || !page.entries.is_empty();
+        let is_good = |page: &Arc<Drained>| !listed || tells(page) || page.asked_at >= came_at;
         if let Some(found) = drained.find(|page| page.from == *cursor && is_good(page)) {
             return Ok(found);
         }

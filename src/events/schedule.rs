@@ -37,6 +37,8 @@ pub(super) struct Desk {
     pub(super) outbox: Outbox,
     /// Watchers that ask for the place of now.
     pub(super) asking: Semaphore,
+    /// Those that ask the store for their row: nobody waits for Dropbox with such a place in hand.
+    pub(super) coming: Semaphore,
     /// Bytes of the tails of all logs.
     pub(super) tails_bytes: Arc<AtomicUsize>,
 }
@@ -151,6 +153,7 @@ impl Desk {
             born: Newcomers::default(),
             outbox: Outbox::new(shared),
             asking: Semaphore::new(FEEDS_AT_ONCE),
+            coming: Semaphore::new(FEEDS_AT_ONCE),
             tails_bytes: Arc::default(),
         })
     }

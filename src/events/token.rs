@@ -123,7 +123,7 @@ mod tests {
             whole: true,
             within: Some(0),
             unsettled: true,
-            known: Some((i64::MIN, 3)),
+            known: Some((i64::MIN + 3, 70_001)),
             ..ResumePoint::at(cursor.into())
         };
         Bound { binding: [7; 16], path: "/Buchhaltung/Süd".into(), recursive: true, point }
@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn a_place_with_a_cursor_of_two_hundred_letters_takes_less_than_two_hundred_and_fifty_bytes() {
-        let bound = Bound { path: "/accounting/incoming documents".into(), ..bound(&"AAHx".repeat(50)) };
+        let mut bound = Bound { path: "/accounting/incoming documents".into(), ..bound(&"AAHx".repeat(50)) };
+        // An entry of the log says its own number and no other.
+        bound.point.known = None;
         assert!(write(&bound).len() < 250, "{}", write(&bound).len());
     }
 

@@ -60,8 +60,8 @@ enum Mode {
     Log { epoch: i64, sequence: i64 },
     /// At a place that the log does not hold: it is seen to how it goes on from there. Ready was said, or not.
     Beside { said: bool },
-    /// Older than the log.
-    Cursor(Arc<str>),
+    /// Older than the log; `listed`: it is the cursor of a listing that was just read.
+    Cursor { cursor: Arc<str>, listed: bool },
     /// In a listing of its own; None: it begins.
     Listing { cursor: Option<Arc<str>>, count: u64 },
 }
@@ -222,7 +222,7 @@ impl Watcher {
             Some(count) if point.whole => self.listed_whole(point.cursor, count),
             Some(count) => self.mode = Mode::Listing { cursor: Some(point.cursor), count },
             None => {
-                self.mode = Mode::Cursor(point.cursor.clone());
+                self.mode = Mode::Cursor { cursor: point.cursor.clone(), listed: false };
                 if !said {
                     self.ready.push_back(Happening::Ready(point));
                 }
@@ -352,7 +352,7 @@ impl Watcher {
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Beside { said } => self.go_on_beside(said).await,
-            Mode::Cursor(cursor) => self.drain(cursor).await,
+            Mode::Cursor { cursor, listed } => self.drain(cursor, listed).await,
             Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
                 Ok(page) => {
                     self.listed(page, count);
@@ -379,19 +379,19 @@ impl Watcher {
         Ok(Worked::More)
     }
 
-    async fn drain(&mut self, cursor: Arc<str>) -> Result<Worked> {
+    async fn drain(&mut self, cursor: Arc<str>, listed: bool) -> Result<Worked> {
         // While the log itself is behind, the two cannot meet.
         if !self.state.borrow_and_update().hot {
             return Ok(Worked::Waits);
         }
-        let page = match self.feed.drain(cursor).await {
+        let page = match self.feed.drain(cursor, listed).await {
             Ok(page) => page,
             Err(fault) => return self.reset(fault),
         };
         (self.entries, self.told) = (page.entries.clone(), 0);
         self.mode = match page.joins {
             Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
-            None => Mode::Cursor(page.next.cursor.clone()),
+            None => Mode::Cursor { cursor: page.next.cursor.clone(), listed },
         };
         if page.entries.is_empty() {
             self.last = page.next.clone();
@@ -423,7 +423,7 @@ impl Watcher {
         let point = ResumePoint::beside(cursor.clone(), self.feed.state().head);
         self.ready.push_back(Happening::SnapshotEnd { count, point: point.clone() });
         self.ready.push_back(Happening::Ready(point));
-        self.mode = Mode::Cursor(cursor);
+        self.mode = Mode::Cursor { cursor, listed: true };
     }
 
     fn tell(&mut self, entry: Arc<Entry>) -> Result<Happening> {
@@ -472,7 +472,8 @@ impl Watcher {
 
     /// Until the log has moved, or it is time to look again.
     async fn wait(&mut self) {
-        if self.checkpoint.is_none() && matches!(self.mode, Mode::Log { .. } | Mode::Listing { .. }) {
+        let beside = matches!(self.mode, Mode::Beside { .. } | Mode::Cursor { .. });
+        if self.checkpoint.is_none() && !beside {
             let _ = self.state.changed().await;
             return;
         }
@@ -520,7 +521,7 @@ impl Watcher {
                 let state = self.state.borrow();
                 state.head.epoch == *epoch && state.head.newest <= *sequence && state.ended.is_none()
             }
-            Mode::Beside { .. } | Mode::Cursor(_) | Mode::Listing { .. } => false,
+            Mode::Beside { .. } | Mode::Cursor { .. } | Mode::Listing { .. } => false,
         };
         let expanded = self.expanding.as_deref().is_none_or(Expanding::is_over);
         at_end && expanded && self.ready.is_empty() && self.told >= self.entries.len()

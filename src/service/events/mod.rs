@@ -127,6 +127,8 @@ impl Events {
                     if watcher.is_caught_up() && looked && (!patient || !answer.taken.is_empty() || plan.wait.is_zero())
                     {
                         more = false;
+                        // Behind what the log has by now, whatever the way to it was.
+                        token = self.hub.seal(&scope, &watcher.point())?;
                         break;
                     }
                     let happening = tokio::select! {
