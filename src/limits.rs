@@ -129,6 +129,12 @@ pub const BATCH_ANSWER_DEFAULT: Duration = Duration::from_millis(150);
 pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(2);
 /// Callers that were answered together are expected to come again together within half an answer's time, but not beyond this.
 pub const BATCH_RETURN_MAX: Duration = Duration::from_millis(250);
+/// Deletions, folders, moves and copies go as a job from so many waiting ones on: a job is asked after, which takes as long as some
+/// of them.
+pub const JOB_ENTRIES_MIN: usize = 4;
+/// A job is asked after first after this, then after twice as long each time, up to the maximum: each question is a call.
+pub const JOB_POLL_FIRST: Duration = Duration::from_millis(500);
+pub const JOB_POLL_MAX: Duration = Duration::from_secs(10);
 /// Sessions made ahead for a group, at least: one call makes as many.
 pub const BATCH_SESSIONS_MIN: usize = 8;
 /// A group that has nothing to do keeps its sessions this long.

@@ -32,8 +32,11 @@ fn doubt(fault: &Fault) -> Doubt {
     }
 }
 
-/// It certainly did not happen: the same request may be sent again.
+/// It certainly did not happen: the same request may be sent again. Unless it may happen yet, as a job nobody knows the id of.
 fn not_done(fault: Fault) -> Fault {
+    if fault.get("mayHappenYet").is_some() {
+        return fault;
+    }
     Fault::new(Reason::DropboxUnavailable, "Dropbox did not answer, and the change did not happen")
         .retry_after(BUSY_RETRY)
         .source(fault)

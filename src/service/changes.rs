@@ -18,8 +18,8 @@ use crate::{
         items::{self as convert, Relocation, paths},
         path::Jail,
     },
-    dropbox::{Repeat, Turn, routes},
-    engine::verify,
+    dropbox::{Turn, routes},
+    engine::{crowd::Change, verify},
     fault::{Fault, Reason, Result},
 };
 
@@ -45,9 +45,11 @@ impl Changes {
                     Ok(api::CreateFolderResponse { item: Some(item), created })
                 };
                 let arg = files::CreateFolderArg::new(place.clone()).with_autorename(request.autorename);
-                let repeat = if request.autorename { Repeat::Never } else { Repeat::Verify };
-                let fault = match site.write(&[&place], &routes::CREATE_FOLDER.repeating(repeat), &arg).await {
-                    Ok(made) => return told(made.metadata, true),
+                let fault = match site.change(&[&place], Change::CreateFolder(arg)).await {
+                    Ok(files::Metadata::Folder(made)) => return told(made, true),
+                    Ok(_) => {
+                        return Err(Fault::new(Reason::DropboxProtocol, "Dropbox made something else than a folder"));
+                    }
                     Err(fault) if request.autorename => return Err(fault),
                     Err(fault) => fault,
                 };
@@ -112,6 +114,8 @@ impl Changes {
                 let gate = gate_path(&before, &place);
                 let outcome = if request.permanent {
                     site.write(&[gate], &routes::PERMANENTLY_DELETE, &arg).await
+                } else if goes_with_others(&before, &place) {
+                    site.change(&[gate], Change::Delete(arg)).await.map(|_| ())
                 } else {
                     site.write(&[gate], &routes::DELETE, &arg).await.map(|_| ())
                 };
@@ -125,6 +129,11 @@ impl Changes {
             })
             .await
     }
+}
+
+/// A folder may hold much, and an id does not tell whether its path meets another's: these go by themselves.
+fn goes_with_others(item: &files::Metadata, place: &str) -> bool {
+    matches!(item, files::Metadata::File(_)) && !place.starts_with("id:")
 }
 
 /// The rev to delete with, if the item is of a kind that may be deleted.
@@ -185,15 +194,22 @@ async fn copy(site: &Site, request: &api::CopyItemRequest, wanted: &Relocation) 
     let target = replace::target(site, &source, &to, wanted).await?;
     let arg = files::RelocationArg::new(from.clone(), to.clone()).with_autorename(wanted.autorename);
     // A copy takes the lock of its target; the source is only read.
-    let held = site.turn(&[gate_path(&source, &from), &to]).await?;
-    let copied = async || match site.caller().commit(&held, &routes::COPY, &arg).await {
-        Ok(made) => Ok(made.value.metadata),
+    let gates = [gate_path(&source, &from), to.as_str()];
+    let settled = async |outcome| match outcome {
+        Ok(made) => Ok(made),
         Err(fault) if wanted.autorename => Err(fault),
         Err(fault) => verify::copied(site.caller(), &source, &to, fault).await,
     };
+    let copied = async |held: &Turn| {
+        settled(site.caller().commit(held, &routes::COPY, &arg).await.map(|made| made.value.metadata)).await
+    };
     let copy = match &target {
-        None => copied().await?,
-        Some(target) => replace::with(site, &held, target, &to, copied).await?,
+        None if goes_with_others(&source, &from) => settled(site.change(&gates, Change::Copy(arg)).await).await?,
+        None => copied(&site.turn(&gates).await?).await?,
+        Some(target) => {
+            let held = site.turn(&gates).await?;
+            replace::with(site, &held, target, &to, async || copied(&held).await).await?
+        }
     };
     Ok(api::CopyItemResponse {
         item: Some(convert::item_at(copy, site.jail(), &request.to_path)?),
@@ -273,6 +289,7 @@ async fn relocate(site: &Site, request: &api::MoveItemRequest, wanted: &Relocati
             replace::with(site, &held, target, &to, async || step.run_in(&held, &from, &to).await).await?
         }
         None if only_case && here.is_some() => rename_case(&step, &from, &to).await?,
+        None if goes_with_others(&source, &from) => step.run_with_others(&from, &to).await?,
         None => step.run(&from, &to).await?,
     };
     Ok(api::MoveItemResponse {
@@ -296,11 +313,25 @@ impl Step<'_> {
     }
 
     async fn run_in(&self, held: &Turn, from: &str, to: &str) -> Result<files::Metadata> {
-        let arg = files::RelocationArg::new(from.to_owned(), to.to_owned())
+        let arg = self.arg(from, to);
+        let moved = self.site.caller().commit(held, &routes::MOVE, &arg).await;
+        self.settled(moved.map(|moved| moved.value.metadata)).await
+    }
+
+    async fn run_with_others(&self, from: &str, to: &str) -> Result<files::Metadata> {
+        let gates = [gate_path(self.source, from), to];
+        self.settled(self.site.change(&gates, Change::Move(self.arg(from, to))).await).await
+    }
+
+    fn arg(&self, from: &str, to: &str) -> files::RelocationArg {
+        files::RelocationArg::new(from.to_owned(), to.to_owned())
             .with_autorename(self.autorename)
-            .with_allow_ownership_transfer(self.transfer);
-        match self.site.caller().commit(held, &routes::MOVE, &arg).await {
-            Ok(moved) => Ok(moved.value.metadata),
+            .with_allow_ownership_transfer(self.transfer)
+    }
+
+    async fn settled(&self, moved: Result<files::Metadata>) -> Result<files::Metadata> {
+        match moved {
+            Ok(moved) => Ok(moved),
             Err(fault) => verify::moved(self.site.caller(), self.source, fault).await,
         }
     }
