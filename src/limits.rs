@@ -124,7 +124,7 @@ pub const BATCH_GATHER_MIN: Duration = Duration::from_millis(20);
 pub const BATCH_GATHER_MAX: Duration = Duration::from_secs(1);
 /// What an answer is taken to last before there was one.
 pub const BATCH_ANSWER_DEFAULT: Duration = Duration::from_millis(150);
-/// Uploads have stopped coming when none came for four times as long as lay between them, and for this long at least: tasks of
+/// Uploads have stopped coming when none came for eight times as long as lay between them, and for this long at least: tasks of
 /// one machine do not run to the millisecond.
 pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(2);
 /// Callers that were answered together are expected to come again together within half an answer's time, but not beyond this.
@@ -135,6 +135,12 @@ pub const JOB_ENTRIES_MIN: usize = 4;
 /// A job is asked after first after this, then after twice as long each time, up to the maximum: each question is a call.
 pub const JOB_POLL_FIRST: Duration = Duration::from_millis(500);
 pub const JOB_POLL_MAX: Duration = Duration::from_secs(10);
+pub const BATCH_SILENCE: u32 = 8;
+pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(5);
+/// Callers that were answered together are expected to come again together within an answer's time, but not beyond this.
+pub const BATCH_RETURN_MAX: Duration = Duration::from_millis(500);
+/// Sessions are made ahead for so many requests like the last ones, so that few of them wait for theirs.
+pub const BATCH_SESSIONS_AHEAD: usize = 4;
 /// Sessions made ahead for a group, at least: one call makes as many.
 pub const BATCH_SESSIONS_MIN: usize = 8;
 /// A group that has nothing to do keeps its sessions this long.

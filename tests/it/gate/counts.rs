@@ -59,7 +59,7 @@ async fn a_thousand_files_at_once_are_twelve_requests_and_one_bad_path_among_the
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_files_of_64_callers_are_80_requests() {
-    let house = slow_house(200).await;
+    let house = slow_house(400).await;
     let one = async |caller: usize| {
         for n in (caller..1000).step_by(64) {
             let bytes = file(n);

@@ -175,8 +175,7 @@ impl Driver {
             let state = self.group.lock();
             (state.queued.len(), state.coming)
         };
-        // Enough for those that are known, and for two requests like the last ones, so that none waits for its sessions.
-        let wanted = (queued + coming).max(2 * self.peak);
+        let wanted = (queued + coming).max(limits::BATCH_SESSIONS_AHEAD * self.peak);
         let wanted = wanted.clamp(limits::BATCH_SESSIONS_MIN, limits::BATCH_ENTRIES_MAX);
         let busy = queued > 0 || self.appends > 0;
         let short = self.sessions.len() < queued || (busy && self.sessions.len() < self.peak);
@@ -207,7 +206,7 @@ impl Driver {
             return Due::At(returning.map_or(gathered, |returning| returning.until.min(gathered)));
         }
         let between = (last_at - first.since) / u32::try_from(queued - 1).unwrap_or(u32::MAX).max(1);
-        let silent = last_at + (between * 4).max(limits::BATCH_SILENCE_MIN);
+        let silent = last_at + (between * limits::BATCH_SILENCE).max(limits::BATCH_SILENCE_MIN);
         if silent <= now { Due::Now } else { Due::At(silent.min(gathered)) }
     }
 
@@ -336,7 +335,7 @@ impl Driver {
             closed.entry.again_at = Some(now + step.min(limits::BACKOFF_STEP_MAX).mul_f64(rand::random()));
             self.ready.push(closed);
         }
-        let within = (self.answers.usual() / 2).min(limits::BATCH_RETURN_MAX);
+        let within = self.answers.usual().min(limits::BATCH_RETURN_MAX);
         self.returning = Some(Returning { last: self.group.lock().count + told.len() as u64, until: now + within });
         for (entry, told) in told {
             entry.tell(told);
