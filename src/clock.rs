@@ -142,6 +142,16 @@ pub fn dropbox_time(at: SystemTime) -> String {
     stamp.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Whole seconds since 1970, negative before.
+pub fn unix_seconds(at: SystemTime) -> i64 {
+    jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH).as_second()
+}
+
+/// The other way round. What no calendar has is 1970.
+pub fn from_unix_seconds(seconds: i64) -> SystemTime {
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).into()
+}
+
 /// Reads `2026-01-02T03:04:05Z`; `None` for anything that is not a time.
 pub fn from_dropbox_time(text: &str) -> Option<SystemTime> {
     text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
@@ -157,6 +167,15 @@ mod tests {
         assert_eq!(dropbox_time(at), "2026-01-02T03:04:05Z");
         assert_eq!(from_dropbox_time("2026-01-02T03:04:05Z"), Some(at - Duration::from_millis(900)));
         assert_eq!(from_dropbox_time("yesterday"), None);
+    }
+
+    #[test]
+    fn seconds_are_counted_from_1970_both_ways() {
+        for seconds in [0, 1_767_323_045, -86_400] {
+            assert_eq!(unix_seconds(from_unix_seconds(seconds)), seconds);
+        }
+        assert_eq!(from_unix_seconds(7), SystemTime::UNIX_EPOCH + Duration::from_secs(7));
+        assert_eq!(from_unix_seconds(i64::MAX), SystemTime::UNIX_EPOCH);
     }
 
     #[tokio::test]

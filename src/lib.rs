@@ -15,6 +15,7 @@
 //! `tests/it/rooms.rs` holds these arrows.
 
 pub mod access;
+pub mod apart;
 pub mod api;
 pub mod app;
 pub mod cli;

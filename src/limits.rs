@@ -126,19 +126,16 @@ pub const BATCH_GATHER_MAX: Duration = Duration::from_secs(1);
 pub const BATCH_ANSWER_DEFAULT: Duration = Duration::from_millis(150);
 /// Uploads have stopped coming when none came for eight times as long as lay between them, and for this long at least: tasks of
 /// one machine do not run to the millisecond.
-pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(2);
-/// Callers that were answered together are expected to come again together within half an answer's time, but not beyond this.
-pub const BATCH_RETURN_MAX: Duration = Duration::from_millis(250);
+pub const BATCH_SILENCE: u32 = 8;
+pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(5);
+/// Callers that were answered together are expected to come again together within an answer's time, but not beyond this.
+pub const BATCH_RETURN_MAX: Duration = Duration::from_millis(500);
 /// Deletions, folders, moves and copies go as a job from so many waiting ones on: a job is asked after, which takes as long as some
 /// of them.
 pub const JOB_ENTRIES_MIN: usize = 4;
 /// A job is asked after first after this, then after twice as long each time, up to the maximum: each question is a call.
 pub const JOB_POLL_FIRST: Duration = Duration::from_millis(500);
 pub const JOB_POLL_MAX: Duration = Duration::from_secs(10);
-pub const BATCH_SILENCE: u32 = 8;
-pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(5);
-/// Callers that were answered together are expected to come again together within an answer's time, but not beyond this.
-pub const BATCH_RETURN_MAX: Duration = Duration::from_millis(500);
 /// Sessions are made ahead for so many requests like the last ones, so that few of them wait for theirs.
 pub const BATCH_SESSIONS_AHEAD: usize = 4;
 /// Sessions made ahead for a group, at least: one call makes as many.
@@ -439,6 +436,11 @@ pub const MISSING_KEYS_LOOK: Duration = Duration::from_secs(60);
 pub const SWEEP: Duration = Duration::from_secs(600);
 /// Calls that are named one by one in the log when they are cut at the end; of more only the number is told.
 pub const CUT_CALLS_TOLD_MAX: usize = 100;
+/// Who has been told all there was on a connection has so long, without a byte from it, to take it and leave: a caller that
+/// reads sends windows. A drain waits for it, and drains have 25 s.
+pub const FAREWELL_IDLE: Duration = Duration::from_secs(5);
+/// And so long in all: what the sockets hold, some 6 MiB, at 20 KiB/s.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(300);
 /// What connections that were cut get to fall apart, so that nothing of theirs is left at Dropbox.
 pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// What probes and metrics get to finish at the end.
@@ -571,7 +573,7 @@ pub const EVENT_SLICE: usize = 2000;
 pub const EXPAND_PORTION: usize = 500;
 /// Folders in each other: a path has at most some 4,096 characters, a name one at least.
 pub const INDEX_DEPTH_MAX: usize = 4096;
-/// Rounds at once in which a new index is brought to the place of the log; after that one with each news.
+/// Rounds at once in which a new index is brought to the place of the log; as many again with the next news.
 pub const INDEX_ROUNDS_MAX: u32 = 8;
 /// While an index is built, what changed meanwhile is looked at this often: watchers do not wait for the index.
 pub const INDEX_LOOK_EVERY: Duration = Duration::from_secs(1);

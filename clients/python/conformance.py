@@ -154,7 +154,6 @@ def a_watch_sees_what_happens_and_misses_nothing_while_the_connector_is_killed(s
         put(f"probe-{number}")
         if change(call).change.basis == events.EVENT_BASIS_INDEX:
             break
-        time.sleep(0.1)
     put("a")
     expect(told(change(call)) == "CREATED /a", "no creation")
     move = items_pb2.MoveItemRequest(

@@ -1,10 +1,10 @@
 //! Work of more than one Dropbox call: uploads, downloads, walks and the write gate.
 //! What only computes (hashing, cutting, filtering) stands in files of its own without I/O.
 
-mod apart;
 pub mod blocks;
 pub mod content_hash;
 pub mod crowd;
+mod disjoint;
 pub mod download;
 pub mod filter;
 pub mod gate;

@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// A listing under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Walk {
     caller: Caller,
     next: Next,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Next {
     Begin(Box<ListFolderArg>),
     Continue(String),

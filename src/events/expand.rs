@@ -8,7 +8,6 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use dropbox_sdk::types::files::{self, Metadata};
@@ -20,7 +19,8 @@ use super::{
     seen::{FILE, FOLDER, how_shared},
 };
 use crate::{
-    clock::dropbox_time,
+    apart::apart,
+    clock::{dropbox_time, from_unix_seconds},
     fault::{Fault, Result},
     limits::{EXPAND_PORTION, INDEX_DEPTH_MAX},
     store::IndexRow,
@@ -105,9 +105,10 @@ impl Expanding {
     }
 
     /// Reads on; false: the log has swept the entry.
-    pub(super) async fn read(&mut self, feed: &Feed) -> Result<bool> {
-        let before = self.portion.as_deref();
-        let Some(portion) = feed.portion(&self.entry, self.after, before).await? else { return Ok(false) };
+    pub(super) async fn read(&mut self, feed: &Arc<Feed>) -> Result<bool> {
+        let (feed, entry, after, before) = (feed.clone(), self.entry.clone(), self.after, self.portion.clone());
+        let reading = apart(async move { feed.portion(&entry, after, before.as_deref()).await });
+        let Some(portion) = reading.await? else { return Ok(false) };
         self.after = Some(portion.last);
         (self.portion, self.told) = (Some(portion), 0);
         Ok(true)
@@ -250,7 +251,7 @@ fn item(kind: ChangeKind, row: &IndexRow, lower: String, display: String) -> Met
         folder.sharing_info = row.rev.as_deref().map(how_shared);
         return Metadata::Folder(folder);
     };
-    let time = |seconds: i64| dropbox_time(at(seconds));
+    let time = |seconds: i64| dropbox_time(from_unix_seconds(seconds));
     let (client, server) = (time(facts.client_modified), time(facts.server_modified));
     let rev = row.rev.clone().unwrap_or_default();
     let mut file = files::FileMetadata::new(name, id, client, server, rev, facts.size)
@@ -259,10 +260,4 @@ fn item(kind: ChangeKind, row: &IndexRow, lower: String, display: String) -> Met
         .with_is_downloadable(facts.is_downloadable);
     file.content_hash.clone_from(&row.hash);
     Metadata::File(file)
-}
-
-fn at(seconds: i64) -> SystemTime {
-    let span = Duration::from_secs(seconds.unsigned_abs());
-    let at = if seconds < 0 { UNIX_EPOCH.checked_sub(span) } else { UNIX_EPOCH.checked_add(span) };
-    at.unwrap_or(UNIX_EPOCH)
 }

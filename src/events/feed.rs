@@ -24,6 +24,7 @@ use super::{
     upstream::Page,
 };
 use crate::{
+    apart::apart,
     clock::SharedClock,
     fault::{Fault, Reason, Result},
     limits::{EVENT_CHUNK, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, FEED_RETRY, SNAPSHOT_ITEMS_MAX},
@@ -326,12 +327,17 @@ impl Feed {
     // ---- by those who watch ----
 
     /// Entries behind a sequence, one at least if there are any.
-    pub(super) async fn behind(&self, sequence: i64) -> Result<Behind> {
+    pub(super) async fn behind(self: &Arc<Self>, sequence: i64) -> Result<Behind> {
         let epoch = self.state.borrow().head.epoch;
         if let Some(entries) = self.in_memory(epoch, sequence) {
             return Ok(Behind::Entries(entries));
         }
         metrics::counter!(crate::telemetry::WATCH_DETACHED).increment(1);
+        let feed = self.clone();
+        apart(async move { feed.chunk_behind(epoch, sequence).await }).await
+    }
+
+    async fn chunk_behind(&self, epoch: i64, sequence: i64) -> Result<Behind> {
         // One reads, the others find what it read.
         let mut chunks = self.chunks.lock().await;
         let fits = |entry: &Arc<Entry>| entry.point.epoch == epoch && entry.point.sequence == sequence + 1;
@@ -394,7 +400,12 @@ impl Feed {
     }
 
     /// The next page behind a cursor of a watcher's own; those who ask the same share one answer.
-    pub(super) async fn drain(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
+    pub(super) async fn drain(self: &Arc<Self>, cursor: Arc<str>) -> Result<Arc<Drained>> {
+        let feed = self.clone();
+        apart(async move { feed.drain_behind(&cursor).await }).await
+    }
+
+    async fn drain_behind(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
         let drained = &mut self.walks.lock().await.drained;
         // That there was nothing is good while the log is where it was met.
         let log = self.state();
@@ -444,8 +455,12 @@ impl Feed {
 
     /// A page of a watcher's own listing; those who list at once share one walk. The first page is good for whoever asked
     /// before Dropbox was: nobody is shown what was there before they came.
-    pub(super) async fn list(&self, cursor: Option<&Arc<str>>) -> Result<Page> {
-        let came_at = Instant::now();
+    pub(super) async fn list(self: &Arc<Self>, cursor: Option<Arc<str>>) -> Result<Page> {
+        let (feed, came_at) = (self.clone(), Instant::now());
+        apart(async move { feed.list_behind(cursor.as_ref(), came_at).await }).await
+    }
+
+    async fn list_behind(&self, cursor: Option<&Arc<str>>, came_at: Instant) -> Result<Page> {
         let listed = &mut self.walks.lock().await.listed;
         let is_it = |page: &Arc<Listed>| page.from.as_ref() == cursor && (cursor.is_some() || page.asked_at >= came_at);
         if let Some(found) = listed.find(is_it) {
@@ -461,14 +476,18 @@ impl Feed {
         Ok(page)
     }
 
-    pub(super) async fn latest(&self) -> Result<Arc<str>> {
-        // Thousands may begin to watch at once.
-        let _place = self.desk.asking.acquire().await;
-        let _turn = self.walks.lock().await;
-        self.upstream.latest(&self.scope).await
+    pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<str>> {
+        let feed = self.clone();
+        apart(async move {
+            // Thousands may begin to watch at once.
+            let _place = feed.desk.asking.acquire().await;
+            let _turn = feed.walks.lock().await;
+            feed.upstream.latest(&feed.scope).await
+        })
+        .await
     }
 
-    /// The turn of whoever polls.
+    /// The turn of whoever polls, in a task that nobody holds up.
     pub(super) async fn turn(&self) -> impl Drop + use<'_> {
         self.walks.lock().await
     }
@@ -525,12 +544,28 @@ impl Ended {
 }
 
 /// What an entry takes in memory: itself, and of the length it has as JSON at most its texts, its token and its wire bytes.
-pub(super) fn weight(body_bytes: usize) -> usize {
+fn weight(body_bytes: usize) -> usize {
     size_of::<Entry>() + size_of::<Change>() + 3 * body_bytes
 }
 
-pub(super) fn written(value: &impl serde::Serialize) -> usize {
-    serde_json::to_vec(value).map_or(0, |text| text.len())
+/// Its length as JSON.
+fn written(value: &impl serde::Serialize) -> usize {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value).map_or(0, |()| length.0)
+}
+
+/// Counts what is written, and keeps none of it.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn entry(epoch: i64, row: ReadRow) -> Result<Arc<Entry>> {

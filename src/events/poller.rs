@@ -206,7 +206,12 @@ impl Poller {
             }
             (Phase::Listing, _) => self.listing(progress.other.clone()).await,
             (Phase::Catching, _) if progress.probing => self.listing(progress.other.clone()).await,
-            (Phase::Catching | Phase::Standing | Phase::Comparing, _) => Ok(Step::Idle),
+            (Phase::Catching, _) => {
+                // With the next news it is tried as often again: one try would find that very news, each time.
+                self.progress.rounds = 0;
+                Ok(Step::Idle)
+            }
+            (Phase::Standing | Phase::Comparing, _) => Ok(Step::Idle),
         }
     }
 

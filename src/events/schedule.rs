@@ -269,7 +269,7 @@ impl Desk {
         Orders { holds: seat.holds, urgent, again }
     }
 
-    /// A worker has brought the log up to date: the next feed may begin, and whoever follows is told that somebody looked.
+    /// A worker has brought the log up to date: the next feed may begin.
     pub(super) fn up_to_date(&self, feed: &Feed) {
         let mut plan = self.plan();
         let mut seat = feed.seat();
@@ -280,7 +280,7 @@ impl Desk {
         }
     }
 
-    /// A worker is done with it; `found`: something was told. Gives how long it will be left alone after a failure.
+    /// A worker is done with it; `found`: something was told.
     pub(super) fn rest(&self, feed: &Arc<Feed>, rest: Rest, found: bool) {
         let now = self.clock.steady();
         let mut plan = self.plan();

@@ -1,11 +1,11 @@
 //! One entry of a delta as the index sees it: its place below the watched folder, and what of it is compared. Pure.
 
-use std::{collections::HashMap, time::UNIX_EPOCH};
+use std::collections::HashMap;
 
 use dropbox_sdk::types::files::{self, Metadata};
 
 use crate::{
-    clock::from_dropbox_time,
+    clock::{from_dropbox_time, unix_seconds},
     store::{Facts, WaitingRow},
 };
 
@@ -77,14 +77,11 @@ impl Seen {
     /// Size and times of a file.
     pub(super) fn facts(&self) -> Option<Facts> {
         let Metadata::File(file) = &self.item else { return None };
-        let seconds = |text: &str| match from_dropbox_time(text)?.duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_secs()).ok(),
-            Err(before) => i64::try_from(before.duration().as_secs()).ok().map(|seconds| -seconds),
-        };
+        let seconds = |text: &str| from_dropbox_time(text).map_or(0, unix_seconds);
         Some(Facts {
             size: file.size,
-            server_modified: seconds(&file.server_modified).unwrap_or(0),
-            client_modified: seconds(&file.client_modified).unwrap_or(0),
+            server_modified: seconds(&file.server_modified),
+            client_modified: seconds(&file.client_modified),
             is_downloadable: file.is_downloadable,
         })
     }

@@ -326,7 +326,7 @@ impl Watcher {
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Cursor(cursor) => self.drain(cursor).await,
-            Mode::Listing { cursor, count } => match self.feed.list(cursor.as_ref()).await {
+            Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
                 Ok(page) => {
                     self.listed(page, count);
                     Ok(Worked::More)
@@ -358,7 +358,7 @@ impl Watcher {
         if !self.state.borrow_and_update().hot {
             return Ok(Worked::Waits);
         }
-        let page = match self.feed.drain(&cursor).await {
+        let page = match self.feed.drain(cursor).await {
             Ok(page) => page,
             Err(fault) => return self.reset(fault),
         };
@@ -534,7 +534,7 @@ impl Drop for Watcher {
 }
 
 /// The place of now: the end of the log where that is up to date, else a new cursor.
-pub(super) async fn now(feed: &Feed) -> Result<ResumePoint> {
+pub(super) async fn now(feed: &Arc<Feed>) -> Result<ResumePoint> {
     let state = feed.state();
     if let (true, Some(cursor)) = (state.hot, state.cursor) {
         let head = state.head;

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     access::Permissions,
+    apart::apart,
     api::v1 as api,
     convert::items::{self as convert, Listing, WalkPlan},
     engine::walk::{Walk, WalkPage},
@@ -121,7 +122,10 @@ impl Walker {
     /// Reads the next page; `page` stays empty at the end.
     async fn next_page(&mut self) -> Result<()> {
         let given = std::mem::take(&mut self.skip);
-        self.page = self.walk.page().await?.map(|mut page| {
+        let mut walk = self.walk.clone();
+        let (page, walk) = apart(async move { Ok((walk.page().await?, walk)) }).await?;
+        self.walk = walk;
+        self.page = page.map(|mut page| {
             let from = std::mem::replace(&mut self.cursor, page.cursor.clone());
             page.entries.drain(..given.min(page.entries.len()));
             Page { from, given, page }

@@ -27,7 +27,7 @@ pub(super) fn column<T: DeserializeOwned>(id: &ParameterId, name: &str, text: &[
 /// over.
 ///
 /// # Errors
-/// As [`column`].
+/// As [`column()`].
 pub(super) fn settings(id: &ParameterId, text: &str) -> Result<Settings> {
     let settings: Settings = column(id, "settings", text.as_bytes())?;
     let row: Value = column(id, "settings", text.as_bytes())?;

@@ -75,8 +75,11 @@ impl Watch {
     }
 
     async fn next(&mut self) -> Result<WatchEventsResponse, Status> {
-        let message = tokio::time::timeout(PATIENCE, self.stream.message()).await.expect("a message in time")?;
-        let message = message.expect("a watch ends with a status").into_plain();
+        tokio::time::timeout(PATIENCE, self.message()).await.expect("a message in time")
+    }
+
+    async fn message(&mut self) -> Result<WatchEventsResponse, Status> {
+        let message = self.stream.message().await?.expect("a watch ends with a status").into_plain();
         assert!(!message.resume_token.is_empty(), "a token is on every message: {message:?}");
         self.token.clone_from(&message.resume_token);
         Ok(message)
@@ -88,21 +91,24 @@ impl Watch {
 
     /// The next change, whatever comes before it.
     async fn change(&mut self) -> pb::ChangeEvent {
-        let told = async {
-            loop {
-                if let Payload::Change(change) = self.payload().await {
-                    return change;
-                }
-            }
-        };
-        // Heartbeats go on for ever.
-        tokio::time::timeout(PATIENCE, told).await.expect("a change in time")
+        self.changes(1).await.remove(0)
     }
 
     async fn changes(&mut self, count: usize) -> Vec<pb::ChangeEvent> {
         let mut changes = Vec::with_capacity(count);
         while changes.len() < count {
-            changes.push(self.change().await);
+            let next = async {
+                loop {
+                    if let Some(Payload::Change(change)) = self.message().await.expect("no end yet").payload {
+                        return change;
+                    }
+                }
+            };
+            // Heartbeats go on for ever.
+            let Ok(change) = tokio::time::timeout(PATIENCE, next).await else {
+                panic!("{} of {count} changes in time, the last: {:#?}", changes.len(), changes.last());
+            };
+            changes.push(change);
         }
         changes
     }

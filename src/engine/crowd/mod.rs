@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    apart::Paths,
+    disjoint::Paths,
     gate::{Gates, NamespaceKey, latest},
 };
 use crate::{

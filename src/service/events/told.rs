@@ -1,14 +1,12 @@
 //! A change as one caller is told it: whether they want it, and how the proto says it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use dropbox_sdk::types::files;
 
 use crate::{
     api::v1 as api,
+    clock::from_unix_seconds,
     convert::{
         events::{Terms, Types},
         items::{self, paths},
@@ -73,14 +71,9 @@ impl Taste {
 fn measures(before: &Before) -> Measures {
     Measures {
         size: Some(before.size),
-        server_modified: time(before.server_modified),
-        client_modified: time(before.client_modified),
+        server_modified: Some(from_unix_seconds(before.server_modified)),
+        client_modified: Some(from_unix_seconds(before.client_modified)),
     }
-}
-
-fn time(seconds: i64) -> Option<SystemTime> {
-    let span = Duration::from_secs(seconds.unsigned_abs());
-    if seconds < 0 { UNIX_EPOCH.checked_sub(span) } else { UNIX_EPOCH.checked_add(span) }
 }
 
 fn path(item: &files::Metadata) -> &str {

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::Entry;
-use crate::engine::apart::Paths;
+use crate::engine::disjoint::Paths;
 
 /// An upload whose bytes are at Dropbox, in a closed session.
 pub(super) struct Closed {
