@@ -200,10 +200,9 @@ impl Driver {
         if full || gathered <= now || self.shared.blocks.waiting() > 0 {
             return Due::Now;
         }
-        let returning = self.returning.as_ref().filter(|returning| now < returning.until);
-        let missing = returning.map_or(0, |returning| returning.last.saturating_sub(state.count));
-        if state.coming + missing as usize > queued {
-            return Due::At(returning.map_or(gathered, |returning| returning.until.min(gathered)));
+        let (missing, until) = self.missing(now, state.count);
+        if state.coming + missing > queued {
+            return Due::At(if missing > 0 { until.min(gathered) } else { gathered });
         }
         let between = (last_at - first.since) / u32::try_from(queued - 1).unwrap_or(u32::MAX).max(1);
         let silent = last_at + (between * limits::BATCH_SILENCE).max(limits::BATCH_SILENCE_MIN);
@@ -243,7 +242,20 @@ impl Driver {
         });
     }
 
-    /// Commits wait for bytes that are under way if those are of more uploads, for as long as an answer takes.
+    /// How many callers that were answered together have not come again yet, and until when they are expected. `count`: the
+    /// entries that ever came.
+    fn missing(&self, now: Instant, count: u64) -> (usize, Instant) {
+        match &self.returning {
+            Some(returning) if now < returning.until => {
+                (usize::try_from(returning.last.saturating_sub(count)).unwrap_or(usize::MAX), returning.until)
+            }
+            _ => (0, now),
+        }
+    }
+
+    /// Commits wait for uploads that are on their way if those are more, for as long as two answers take: their bytes' and, where
+    /// the callers have to come again first, the one before. So those who were parted once go together again, and two turns are
+    /// one.
     fn finish_due(&self, now: Instant) -> Due {
         if self.gate != Gate::Idle || self.ready.is_empty() {
             return Due::Unknown;
@@ -257,12 +269,16 @@ impl Driver {
             let next = self.ready.iter().filter_map(|closed| closed.entry.again_at).min();
             return next.map_or(Due::Unknown, Due::At);
         };
-        let others = self.appending + self.group.lock().queued.len();
-        let waited = oldest + self.answers.usual().min(limits::BATCH_GATHER_MAX);
-        match count >= others || count >= self.turn_max || waited <= now {
-            true => Due::Now,
-            false => Due::At(waited),
+        let (queued, ever) = {
+            let state = self.group.lock();
+            (state.queued.len(), state.count)
+        };
+        let (missing, until) = self.missing(now, ever);
+        let waited = oldest + (self.answers.usual() * 2).min(limits::BATCH_GATHER_MAX);
+        if count >= self.appending + queued + missing || count >= self.turn_max || waited <= now {
+            return Due::Now;
         }
+        Due::At(if missing > 0 { until.min(waited) } else { waited })
     }
 
     fn ask_for_turn(&mut self) {
