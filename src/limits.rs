@@ -573,7 +573,8 @@ pub const EVENT_SLICE: usize = 2000;
 pub const EXPAND_PORTION: usize = 500;
 /// Folders in each other: a path has at most some 4,096 characters, a name one at least.
 pub const INDEX_DEPTH_MAX: usize = 4096;
-/// Rounds at once in which a new index is brought to the place of the log; as many again with the next news.
+/// Drains of a new index between whose pages the log is looked at; the next one is left alone until it is over, else it might
+/// never get past the log.
 pub const INDEX_ROUNDS_MAX: u32 = 8;
 /// While an index is built, what changed meanwhile is looked at this often: watchers do not wait for the index.
 pub const INDEX_LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -593,6 +594,11 @@ pub const POLL_TURN: Duration = Duration::from_secs(30);
 pub const FEEDS_AT_WORK_MAX: usize = 256;
 /// With webhooks a scope is asked by itself only this often, give or take a fifth: the net under lost notifications.
 pub const SAFETY_POLL: Duration = Duration::from_secs(10 * 60);
+/// An index is built on for so long after its last watcher left, for whoever pulls comes back. What there is of it by then is
+/// kept, and goes on with the next pull: a folder that nobody comes back to costs no more than that.
+pub const INDEX_UNWATCHED: Duration = Duration::from_secs(10 * 60);
+/// So many of one process at once: half of the feeds that may begin at once are left to those that somebody waits for.
+pub const INDEXES_UNWATCHED_MAX: usize = 32;
 /// A feed whose last watcher left stays this long: most come back.
 pub const FEED_LINGER: Duration = Duration::from_secs(30);
 /// Begins of feeds are spread: behind the first ones there is one in this time, 5 minutes for 10,000.

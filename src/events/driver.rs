@@ -25,6 +25,8 @@ enum Turn {
     UpToDate,
     /// Another process polls, for so long at least.
     Elsewhere(Duration),
+    /// Nobody watches, and the index is not to be built on now.
+    Unwatched,
     /// The store has no such scope any more.
     Gone,
 }
@@ -85,7 +87,7 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
     loop {
         let orders = hub.desk.orders(feed);
         let wished = feed.wished();
-        if wished.is_none() {
+        if wished.is_none() && feed.is_built() {
             // It is given back for those who watch elsewhere: for that it has to be in hand.
             if feed.store.is_shared() && orders.holds && !poller.holds() {
                 let _ = poller.lease().await;
@@ -100,13 +102,14 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
             None => hub.at_work.clone().acquire_owned().await.ok(),
         };
         poller.news |= orders.again;
-        match work(feed, poller, orders).await {
+        match work(hub, feed, poller, orders).await {
             Ok(Turn::UpToDate) => {}
             Ok(Turn::Elsewhere(held)) => {
                 // Its watchers may drain cursors of their own: the log goes on where it is now.
                 feed.set_hot(Some(feed.clock.steady()));
                 return End::Rest(Rest::Elsewhere(held));
             }
+            Ok(Turn::Unwatched) => return End::Rest(Rest::Unwatched),
             Ok(Turn::Gone) => return End::Over(None),
             Err(fault) => return failed(hub, feed, fault),
         }
@@ -143,7 +146,7 @@ fn failed(hub: &Inside, feed: &Feed, fault: Fault) -> End {
     End::Rest(Rest::Failed(wait))
 }
 
-async fn work(feed: &Feed, poller: &mut Poller, orders: Orders) -> Result<Turn> {
+async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller, orders: Orders) -> Result<Turn> {
     if feed.store.is_shared() && !orders.holds && !poller.holds() {
         let Some(held) = feed.look().await? else { return Ok(Turn::Gone) };
         // Whoever is at work is left to it, whoever only keeps the scope gives way to who has reason to look.
@@ -156,7 +159,17 @@ async fn work(feed: &Feed, poller: &mut Poller, orders: Orders) -> Result<Turn> 
     if !poller.lease_for(orders.urgent).await? {
         return elsewhere(feed).await;
     }
+    let mut unwatched = None;
     loop {
+        // Whoever pulls comes back: the index is built on for them, for a while.
+        if feed.wished().is_none() && !feed.is_built() {
+            unwatched = unwatched.or_else(|| hub.unwatched.try_acquire().ok());
+            if unwatched.is_none() || hub.desk.has_lingered(feed) {
+                return Ok(Turn::Unwatched);
+            }
+        } else {
+            unwatched = None;
+        }
         match poller.step().await? {
             // Nobody waits for an index that is being built.
             Step::Worked if poller.is_at_rest() => feed.set_hot(poller.looked_at),
@@ -180,19 +193,22 @@ async fn elsewhere(feed: &Feed) -> Result<Turn> {
 
 fn ahead<'a>(hub: &'a Inside, feed: &Feed) -> Ahead<'a> {
     let wished = feed.wished();
+    // An index that could not be built is tried again.
+    let index = feed.index_rests().unwrap_or(Duration::MAX);
     if hub.parts.webhooks {
         let wait = match wished {
             Some(Poll::Interval(interval)) => interval.min(SAFETY_POLL),
             _ => SAFETY_POLL.mul_f64(rand::rng().random_range(0.8..1.2)),
         };
-        return Ahead::Rest { wait, in_turn: false };
+        return Ahead::Rest { wait: wait.min(index), in_turn: false };
     }
     match wished {
-        None => Ahead::Rest { wait: Duration::ZERO, in_turn: false },
-        Some(Poll::Interval(interval)) => Ahead::Rest { wait: interval, in_turn: false },
+        None if feed.is_built() => Ahead::Rest { wait: Duration::ZERO, in_turn: false },
+        None => Ahead::Rest { wait: POLL_TURN.min(index), in_turn: false },
+        Some(Poll::Interval(interval)) => Ahead::Rest { wait: interval.min(index), in_turn: false },
         Some(Poll::Longpoll) => match hub.longpolls.try_acquire() {
             Ok(place) => Ahead::Longpoll(place),
-            Err(_) => Ahead::Rest { wait: POLL_TURN, in_turn: true },
+            Err(_) => Ahead::Rest { wait: POLL_TURN.min(index), in_turn: true },
         },
     }
 }
@@ -202,6 +218,14 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<Option<Duration>> 
     let Some(cursor) = poller.cursor() else { return Ok(None) };
     let asking = feed.upstream.longpoll(&feed.scope, &cursor, LONGPOLL_WAIT);
     let mut asking = std::pin::pin!(asking);
+    let index = feed.index_rests();
+    let index_rested = async {
+        match index {
+            Some(span) => feed.clock.sleep(span).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut index_rested = std::pin::pin!(index_rested);
     let answer = loop {
         tokio::select! {
             answer = &mut asking => break answer,
@@ -215,6 +239,7 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<Option<Duration>> 
                     return Ok(None);
                 }
             }
+            () = &mut index_rested => return Ok(None),
             () = feed.clock.sleep(EVENT_LEASE_RENEW), if feed.store.is_shared() => {
                 if !poller.lease().await? {
                     return Ok(None);

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Poll, Scope, Upstream,
+    building::Building,
     change::{Change, Entry, Told},
     expand::Portions,
     inferred,
-    poller::{self, Progress, Stage},
+    poller::{self, Progress},
     schedule::{Desk, Ring, Seat},
     scope::{ResumePoint, new_epoch},
     shelf::Shelf,
@@ -46,6 +47,7 @@ pub(super) struct Feed {
     walks: tokio::sync::Mutex<Walks>,
     /// When it began here, by steady time.
     pub(super) born: Duration,
+    pub(super) building: Building,
     /// What all feeds of the process share.
     desk: Arc<Desk>,
     seat: Mutex<Seat>,
@@ -140,6 +142,7 @@ impl Feed {
             }),
             portions: Portions::default(),
             born,
+            building: Building::default(),
             desk,
             seat: Mutex::default(),
             bell: Notify::new(),
@@ -219,13 +222,14 @@ impl Feed {
     pub(super) fn publish(&self, version: i64, head: LogHead, progress: &Progress, entries: Vec<(Arc<Entry>, usize)>) {
         self.keep(entries);
         self.tidy();
-        let cursor = progress.cursor.as_ref().filter(|_| progress.stage == Stage::Idle);
+        let cursor = progress.cursor.as_ref().filter(|_| progress.is_settled());
         // Whoever goes on holding a scope publishes it again and again: that wakes nobody.
         self.state.send_if_modified(|state| {
             if version < state.version {
                 return false;
             }
             state.version = version;
+            self.building.stands(progress.is_indexed());
             let changed = state.head != head || state.cursor.as_ref() != cursor;
             if changed {
                 (state.head, state.cursor) = (head, cursor.cloned());

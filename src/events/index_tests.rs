@@ -236,6 +236,7 @@ fn story(seed: u64) {
         for change in &changes {
             mirror.apply(change);
         }
+        mirror.end_batch();
         assert_eq!(mirror.nodes, truth.nodes(), "seed {seed}, told: {}", told(&changes));
     }
 }

@@ -5,6 +5,7 @@
 //! Delivery is at least once and in order per scope. A watcher's place is a [`ResumePoint`]; whoever comes back with it
 //! goes on behind it: in the log if the log still holds it, else from Dropbox's cursor inside it, else by a resync.
 
+mod building;
 mod change;
 mod driver;
 mod ending;
@@ -47,7 +48,7 @@ pub use watcher::{Happening, Resync, Watcher};
 
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{BUSY_RETRY, FEEDS_AT_WORK_MAX, LONGPOLLS_MAX},
+    limits::{BUSY_RETRY, FEEDS_AT_WORK_MAX, INDEXES_UNWATCHED_MAX, LONGPOLLS_MAX},
     store::Store,
 };
 
@@ -63,6 +64,8 @@ struct Inside {
     /// Feeds that ask or write at once.
     at_work: Arc<Semaphore>,
     longpolls: Semaphore,
+    /// Indexes that are built while nobody watches.
+    unwatched: Semaphore,
     /// Those who work.
     shifts: TaskTracker,
 }
@@ -138,6 +141,7 @@ impl Hub {
             desk,
             at_work: Arc::new(Semaphore::new(FEEDS_AT_WORK_MAX)),
             longpolls: Semaphore::new(LONGPOLLS_MAX),
+            unwatched: Semaphore::new(INDEXES_UNWATCHED_MAX),
             shifts: TaskTracker::new(),
             parts,
         });

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{EVENT_SLICE, FEED_RETRY, FEED_RETRY_MAX, INDEX_LOOK_EVERY, INDEX_ROUNDS_MAX, LIST_LIMIT_MAX},
+    limits::{EVENT_SLICE, FEED_RETRY, INDEX_LOOK_EVERY, INDEX_ROUNDS_MAX, LIST_LIMIT_MAX},
     store::{DrainRow, IndexWrites, LogRow, Save, ScopeRow, Store},
 };
 
@@ -46,8 +46,10 @@ pub(super) enum Phase {
     None,
     /// It is built from a listing; the log goes on without it.
     Listing,
-    /// It is brought to where the log is, without telling.
+    /// It is brought past the log, without telling.
     Catching,
+    /// One drain of the log goes into it, too.
+    Joining,
     /// The log is made by it.
     Standing,
     /// After a reset it is compared with a new listing.
@@ -60,20 +62,18 @@ pub(super) enum Phase {
 pub(super) struct Progress {
     /// Dropbox's, behind the last page that was saved.
     pub(super) cursor: Option<Arc<str>>,
-    pub(super) stage: Stage,
-    /// Before the drain under way.
+    stage: Stage,
+    /// Before the drain under way, or the one that an index is to begin with.
     from: Option<Arc<str>>,
     drain: i64,
     mark: i64,
     /// This drain told something.
     told: bool,
-    pub(super) phase: Phase,
+    phase: Phase,
     /// Of the listing that builds the index.
     other: Option<Arc<str>>,
     other_stage: Stage,
-    /// While catching up: whose turn it is, whether the index found nothing so far, and how often both were asked.
-    probing: bool,
-    quiet: bool,
+    /// Drains of the index's own that the log may have passed.
     rounds: u32,
     next: i64,
     stamp: i64,
@@ -103,9 +103,10 @@ pub(super) struct Poller {
     pub(super) news: bool,
     /// When Dropbox was last asked what changed, by steady time.
     pub(super) looked_at: Option<Duration>,
-    /// The listing that builds the index failed, so often, and is left alone until then.
-    listing_failures: u32,
-    listing_rests_until: Option<Duration>,
+    /// The log told something since the index's drain under way began: it may have passed it.
+    overtaken: bool,
+    /// The log was asked last: the index comes next, however often somebody rings.
+    index_is_next: bool,
     /// While a drain ends: rows up to this number are still needed by moves.
     gone_after: i64,
 }
@@ -144,15 +145,15 @@ impl Poller {
             held: false,
             news: true,
             looked_at: None,
-            listing_failures: 0,
-            listing_rests_until: None,
+            overtaken: true,
+            index_is_next: false,
             gone_after: 0,
         })
     }
 
     /// The log is up to date, whatever the index is at.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.progress.cursor.is_some() && self.progress.stage == Stage::Idle && !self.news
+        self.progress.cursor.is_some() && self.progress.is_settled() && !self.news
     }
 
     pub(super) fn cursor(&self) -> Option<Arc<str>> {
@@ -187,56 +188,36 @@ impl Poller {
         if progress.cursor.is_none() && progress.phase != Phase::Comparing {
             return self.begin().await;
         }
-        if progress.stage == Stage::Ending {
-            return self.end(false).await;
+        let joining = progress.phase == Phase::Joining;
+        if progress.stage == Stage::Ending || (joining && progress.other_stage == Stage::Ending) {
+            return self.end().await;
         }
-        if progress.stage == Stage::Draining || self.news {
+        if progress.stage == Stage::Draining || self.news || joining {
             return self.page().await;
         }
-        if self.scope().raw {
+        if self.scope().raw || progress.is_indexed() || self.feed.index_rests().is_some() {
             return Ok(Step::Idle);
         }
-        match (progress.phase, progress.other_stage) {
-            (Phase::None | Phase::Listing | Phase::Catching, _) if self.listing_rests() => Ok(Step::Idle),
-            (Phase::None, _) => self.listing(None).await,
-            (Phase::Listing | Phase::Catching, Stage::Ending) => self.end(true).await,
-            (Phase::Listing, _) if self.is_look_due() => {
+        match progress.other_stage {
+            Stage::Ending => self.end().await,
+            _ if progress.phase != Phase::None && self.is_look_due() => {
                 self.news = true;
                 Ok(Step::Worked)
             }
-            (Phase::Listing, _) => self.listing(progress.other.clone()).await,
-            (Phase::Catching, _) if progress.probing => self.listing(progress.other.clone()).await,
-            (Phase::Catching, _) => {
-                // With the next news it is tried as often again: one try would find that very news, each time.
-                self.progress.rounds = 0;
-                Ok(Step::Idle)
-            }
-            (Phase::Standing | Phase::Comparing, _) => Ok(Step::Idle),
+            _ => self.listing(progress.other.clone()).await,
         }
     }
 
-    /// Whoever watches does not wait for the index.
+    /// Whoever watches does not wait for the index, unless the log got ahead of it so often.
     fn is_look_due(&self) -> bool {
+        let Progress { rounds, other_stage, .. } = self.progress;
+        if self.index_is_next || (rounds >= INDEX_ROUNDS_MAX && other_stage == Stage::Draining) {
+            return false;
+        }
         let rang = self.feed.bell.notified().now_or_never().is_some();
         let now = self.feed.clock.steady();
         let looked = |at| now.saturating_sub(at) < INDEX_LOOK_EVERY;
         rang || !self.looked_at.is_some_and(looked)
-    }
-
-    fn listing_rests(&self) -> bool {
-        self.listing_rests_until.is_some_and(|until| until > self.feed.clock.steady())
-    }
-
-    /// Dropbox does not give the next page for the index. That is no fault of the log, which goes on without it.
-    fn rest_from_listing(&mut self, fault: &Fault) -> Step {
-        let wait =
-            (FEED_RETRY * 2u32.saturating_pow(self.listing_failures)).max(fault.retry_delay().unwrap_or_default());
-        let wait = wait.min(FEED_RETRY_MAX);
-        self.listing_failures = (self.listing_failures + 1).min(6);
-        self.listing_rests_until = Some(self.feed.clock.steady() + wait);
-        let wait_ms = wait.as_millis();
-        tracing::warn!(%fault, wait_ms, "the index of a watched folder could not be built; it is tried again");
-        Step::Idle
     }
 
     async fn ask(&self, cursor: Option<&Arc<str>>) -> Result<Page> {
@@ -258,6 +239,7 @@ impl Poller {
     /// The next page of what the log is made of.
     async fn page(&mut self) -> Result<Step> {
         let asked_at = self.feed.clock.steady();
+        self.index_is_next = true;
         let page = match self.ask(self.progress.cursor.as_ref()).await {
             Ok(page) => page,
             Err(fault) => return self.reset_by(fault).await,
@@ -268,22 +250,23 @@ impl Poller {
         let mut progress = self.progress.clone();
         if progress.from.is_none() {
             progress.from = progress.cursor.clone();
-            (progress.drain, progress.mark, progress.told) = (progress.drain + 1, rand::rng().random(), false);
+            progress.begin_drain();
         }
         let was_idle = progress.stage == Stage::Idle;
         progress.cursor = Some(page.cursor.clone());
         progress.stage = if page.has_more { Stage::Draining } else { Stage::Ending };
-        let indexed = matches!(progress.phase, Phase::Standing | Phase::Comparing);
+        let indexed = progress.is_indexed();
         if page.entries.is_empty() && was_idle && !page.has_more {
-            let mut progress = Progress { cursor: progress.cursor, ..self.progress.clone() };
-            self.after_log_drain(&mut progress);
+            let mut progress = Progress { cursor: progress.cursor, from: None, ..self.progress.clone() };
+            if progress.phase == Phase::Joining {
+                self.stand(&mut progress);
+            }
             return match progress == self.progress {
                 true => Ok(Step::Worked),
                 false => self.save(progress, Draft::default()).await,
             };
         }
-        // What the log tells now the index may not have: they are not at one place.
-        progress.quiet = false;
+        self.overtaken = true;
         let mut draft = Draft::default();
         if indexed {
             let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
@@ -299,6 +282,7 @@ impl Poller {
             }
         } else {
             // Without an index Dropbox's words are guessed at.
+            let joint = (progress.phase == Phase::Joining).then(|| page.entries.clone());
             match infer(self.upstream(), self.scope(), page.entries).await {
                 Ok(changes) => {
                     draft.told = changes.into_iter().map(|change| (Told::Change(Box::new(change)), false)).collect();
@@ -306,8 +290,14 @@ impl Poller {
                 Err(fault) if fault.reason() == Reason::CursorReset => return self.compare("folder_deleted").await,
                 Err(fault) => return Err(fault),
             }
+            let joins = joint.is_some();
+            if let Some(entries) = joint {
+                (_, _, draft.index) = self.apply(entries, Basis::Index, &mut progress).await?;
+            }
             if !page.has_more {
                 self.finish(&mut progress, &mut draft);
+                // What waits in the index is settled before anything else is asked.
+                progress.other_stage = if joins { Stage::Ending } else { progress.other_stage };
             }
         }
         progress.told |= !draft.told.is_empty();
@@ -316,20 +306,27 @@ impl Poller {
 
     /// The next page of the listing that builds the index, or of what changed since it ended: nothing is told of it.
     async fn listing(&mut self, cursor: Option<Arc<str>>) -> Result<Step> {
+        self.index_is_next = false;
+        if self.progress.other_stage == Stage::Idle {
+            self.overtaken = false;
+        }
         let page = match self.ask(cursor.as_ref()).await {
             Ok(page) => page,
             Err(fault) if fault.reason() == Reason::CursorReset => return self.build_anew().await,
             Err(fault) if fault.reason() == Reason::PathNotFound => return self.reset_by(fault).await,
-            Err(fault) => return Ok(self.rest_from_listing(&fault)),
+            // That is no fault of the log, which goes on without an index.
+            Err(fault) => {
+                self.feed.rest_from_index(&fault);
+                return Ok(Step::Idle);
+            }
         };
-        (self.listing_failures, self.listing_rests_until) = (0, None);
+        self.feed.index_goes_on();
         let mut progress = self.progress.clone();
         if progress.phase == Phase::None {
             // What a forgotten index left behind has to be gone first: it has the same ids.
             while self.store().empty_index_trash(self.row.id).await? {}
             (progress.phase, progress.next, progress.stamp) = (Phase::Listing, 0, 0);
         }
-        progress.quiet &= page.entries.is_empty();
         progress.other = Some(page.cursor.clone());
         progress.other_stage = if page.has_more { Stage::Draining } else { Stage::Ending };
         let (tree, _, index) = self.apply(page.entries, Basis::Index, &mut progress).await?;
@@ -355,7 +352,7 @@ impl Poller {
         let base = Base::of(&self.scope().path);
         let entries: Vec<Seen> = entries.into_iter().filter_map(|item| Seen::of(item, &base)).collect();
         let mut tree = Tree::new(base, basis, progress.next, progress.stamp);
-        if matches!(progress.phase, Phase::Standing | Phase::Comparing) {
+        if progress.is_indexed() {
             tree.log_behind(self.row.head.newest);
         }
         if progress.next > 0 {
@@ -368,13 +365,15 @@ impl Poller {
     }
 
     /// One portion of the end of a drain.
-    async fn end(&mut self, silent: bool) -> Result<Step> {
+    async fn end(&mut self) -> Result<Step> {
         let (store, id) = (self.store().clone(), self.row.id);
         if store.empty_index_trash(id).await? {
             return Ok(Step::Worked);
         }
         let mut progress = self.progress.clone();
-        let indexed = silent || matches!(progress.phase, Phase::Standing | Phase::Comparing);
+        // A drain of the index's own, or one that went into it beside the log.
+        let silent = progress.stage != Stage::Ending;
+        let indexed = silent || progress.is_indexed();
         let (moves, gone) = match indexed {
             true => {
                 (store.waiting(id, true, EVENT_SLICE).await?, store.index_gone(id, self.gone_after, EVENT_SLICE).await?)
@@ -448,27 +447,28 @@ impl Poller {
         }
         draft.cursor_to.clone_from(&progress.cursor);
         (progress.stage, progress.told) = (Stage::Idle, false);
-        self.after_log_drain(progress);
     }
 
-    fn after_log_drain(&self, progress: &mut Progress) {
-        if progress.phase != Phase::Catching || progress.probing {
-            return;
-        }
-        (progress.probing, progress.quiet) = (true, true);
-    }
-
+    /// A drain that was not told is over. If the log told nothing since a drain of the index's own began, the index is past the
+    /// log: the next drain of the log goes into both, and then the index stands.
     fn after_index_drain(&mut self, progress: &mut Progress) {
         progress.other_stage = Stage::Idle;
-        if progress.phase == Phase::Catching && progress.probing && progress.quiet {
-            // The log was brought up to date just before, and nothing has changed since: both are at one place.
-            stand(progress);
-            return;
+        match progress.phase {
+            Phase::Joining => self.stand(progress),
+            _ if self.overtaken => {
+                (progress.phase, progress.rounds) = (Phase::Catching, progress.rounds.saturating_add(1))
+            }
+            _ => progress.phase = Phase::Joining,
         }
-        (progress.phase, progress.probing) = (Phase::Catching, false);
-        progress.rounds += 1;
-        // Where it changes all the time it is tried again with the next news.
-        self.news = progress.rounds <= INDEX_ROUNDS_MAX;
+    }
+
+    /// The index is what the log has told so far: from here on it makes the log, by a drain from its own cursor. What that
+    /// one finds is told behind where the log is now.
+    fn stand(&mut self, progress: &mut Progress) {
+        (progress.from, progress.cursor) = (progress.cursor.take(), progress.other.take());
+        (progress.phase, progress.rounds) = (Phase::Standing, 0);
+        progress.begin_drain();
+        self.news = true;
     }
 
     /// Dropbox forgot the cursor, or the folder is not there any more.
@@ -487,7 +487,7 @@ impl Poller {
         tracing::info!(cause, "a watched folder is compared anew");
         let mut progress = self.progress.clone();
         self.gone_after = 0;
-        if !matches!(progress.phase, Phase::Standing | Phase::Comparing) {
+        if !progress.is_indexed() {
             // What happened meanwhile cannot be found out: this log is over, and whoever reads it begins with a snapshot.
             progress = Progress { cursor: None, stage: Stage::Idle, from: None, ..forgotten(&progress) };
             self.row.head.epoch = new_epoch();
@@ -544,7 +544,7 @@ impl Poller {
             cursor_from: from.to_string(),
             cursor_to: draft.cursor_to.as_ref().map(ToString::to_string),
         });
-        if progress.stage == Stage::Idle {
+        if draft.cursor_to.is_some() {
             progress.from = None;
         }
         if draft.forget_log {
@@ -579,10 +579,20 @@ impl Poller {
     }
 }
 
-/// Index and log are at one place: from here on the log is made by the index.
-fn stand(progress: &mut Progress) {
-    progress.cursor = progress.other.take();
-    (progress.phase, progress.probing, progress.quiet, progress.rounds) = (Phase::Standing, false, false, 0);
+impl Progress {
+    /// The log is made by it, or by a listing that is compared with it.
+    pub(super) fn is_indexed(&self) -> bool {
+        matches!(self.phase, Phase::Standing | Phase::Comparing)
+    }
+
+    /// The log is where its cursor is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.stage == Stage::Idle && self.from.is_none()
+    }
+
+    fn begin_drain(&mut self) {
+        (self.drain, self.mark, self.told) = (self.drain + 1, rand::rng().random(), false);
+    }
 }
 
 /// Without its index.
@@ -591,8 +601,6 @@ fn forgotten(progress: &Progress) -> Progress {
         phase: Phase::None,
         other: None,
         other_stage: Stage::Idle,
-        probing: false,
-        quiet: false,
         rounds: 0,
         next: 0,
         stamp: 0,
@@ -601,8 +609,13 @@ fn forgotten(progress: &Progress) -> Progress {
 }
 
 pub(super) fn read_progress(text: &str) -> Result<Progress> {
-    serde_json::from_str(text).map_err(|error| {
+    let mut progress: Progress = serde_json::from_str(text).map_err(|error| {
         let text = "a watched folder was last polled by a newer version of this program, which has to go on with it";
         Fault::new(Reason::StoreUnavailable, text).retry_after(FEED_RETRY).source(error)
-    })
+    })?;
+    // In older versions: that the index and the log were found at one place. What is done here does not keep it true.
+    for word in ["probing", "quiet"] {
+        progress.newer.remove(word);
+    }
+    Ok(progress)
 }

@@ -18,7 +18,9 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
-    limits::{EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, RING_GAP, RING_GAP_MAX},
+    limits::{
+        EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, INDEX_UNWATCHED, POLL_TURN, RING_GAP, RING_GAP_MAX,
+    },
 };
 
 /// What all feeds of a process share.
@@ -233,7 +235,7 @@ impl Desk {
         let mut seat = feed.seat();
         match feed.wished() {
             None => {
-                seat.linger_until.get_or_insert(now + FEED_LINGER);
+                seat.linger_until.get_or_insert(now + linger(feed));
                 // Others may watch it elsewhere.
                 if self.shared && seat.holds {
                     seat.wake = Some(now);
@@ -246,7 +248,7 @@ impl Desk {
                     Some(Poll::Interval(interval)) if self.webhooks => {
                         seat.next_poll = seat.next_poll.min(now + interval);
                     }
-                    Some(_) if !self.webhooks => seat.wake = Some(now),
+                    Some(_) if !self.webhooks || !feed.is_built() => seat.wake = Some(now),
                     _ => {}
                 }
             }
@@ -315,12 +317,20 @@ impl Desk {
                 if self.shared {
                     (seat.holds, seat.next_poll) = (false, now);
                 }
+                if !feed.is_built() {
+                    seat.next_poll = now + POLL_TURN;
+                } else if seat.rung {
+                    // It is for whoever comes next to look.
+                    seat.next_poll = now;
+                }
                 // Somebody may have come at this moment.
                 if feed.wished().is_none() {
-                    seat.linger_until.get_or_insert(now + FEED_LINGER);
+                    seat.linger_until.get_or_insert(now + linger(feed));
                 }
             }
         }
+        // An index that was built without anybody is no reason to stay.
+        seat.linger_until = seat.linger_until.map(|until| until.min(now + linger(feed)));
         seat.rung = false;
         if std::mem::take(&mut seat.again) {
             seat.wake = Some(now);
@@ -329,6 +339,13 @@ impl Desk {
         drop(seat);
         drop(plan);
         self.changed.notify_one();
+    }
+
+    /// Nobody watches, and that for so long that it is over.
+    pub(super) fn has_lingered(&self, feed: &Feed) -> bool {
+        let now = self.clock.steady();
+        let _plan = self.plan();
+        feed.seat().linger_until.is_some_and(|until| until <= now)
     }
 
     /// How often it failed in a row, this time included.
@@ -396,7 +413,9 @@ impl Plan {
         }
         let rung = seat.wake.unwrap_or(Duration::MAX);
         let at = match seat.linger_until {
-            Some(until) => rung.min(until),
+            Some(until) if feed.is_built() => rung.min(until),
+            // The index is built on.
+            Some(until) => rung.min(seat.next_poll).min(until),
             None => rung.min(seat.next_poll),
         };
         let at = at.max(seat.not_before.min(seat.linger_until.unwrap_or(Duration::MAX)));
@@ -417,6 +436,11 @@ impl Plan {
             self.in_turn -= 1;
         }
     }
+}
+
+/// How long a feed stays after its last watcher left.
+fn linger(feed: &Feed) -> Duration {
+    if feed.is_built() { FEED_LINGER } else { INDEX_UNWATCHED }
 }
 
 impl Newcomers {

@@ -6,5 +6,6 @@ mod hub;
 mod listener;
 mod model;
 mod oracle;
+mod standing;
 mod steps;
 pub(super) mod truth;

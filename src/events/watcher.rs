@@ -17,6 +17,7 @@ use super::{
     upstream::Page,
 };
 use crate::{
+    apart::apart,
     fault::{Fault, Reason, Result},
     limits::EVENT_FOLLOW,
     store::Store,
@@ -456,7 +457,9 @@ impl Watcher {
         if now.saturating_sub(held.looked_at) < EVENT_FOLLOW {
             return Ok(());
         }
-        let found = self.feed.store.checkpoint(&self.feed.scope.uid, held.name.as_str()).await;
+        let (feed, name) = (self.feed.clone(), held.name.clone());
+        // With a connection of the store in hand.
+        let found = apart(async move { feed.store.checkpoint(&feed.scope.uid, name.as_str()).await }).await;
         held.looked_at = now;
         match found {
             Ok(Some(found)) if found.holder != held.holder => {

@@ -36,7 +36,7 @@ impl Poller {
                     return Err(fault);
                 }
             }
-            self.news = true;
+            (self.news, self.overtaken) = (true, true);
             self.gone_after = 0;
         }
         self.row = row;

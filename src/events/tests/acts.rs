@@ -59,7 +59,7 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    fn new(dice: &mut StdRng) -> Cut {
+    pub fn new(dice: &mut StdRng) -> Cut {
         let mut size = || dice.random_bool(0.8).then(|| dice.random_range(1..8));
         let (listing_page, delta_page) = (size(), size());
         let order = match dice.random_range(0..4) {
@@ -86,7 +86,7 @@ fn place(dice: &mut StdRng) -> String {
 
 impl Deed {
     /// Few names and few contents, so that most things meet something.
-    fn new(dice: &mut StdRng) -> Deed {
+    pub fn new(dice: &mut StdRng) -> Deed {
         let path = place(dice);
         match dice.random_range(0..37) {
             0..=12 => Deed::Put { path, content: dice.random_range(0..20), strict: dice.random_bool(0.2) },
@@ -107,6 +107,8 @@ pub(super) fn story(seed: u64) -> Vec<Act> {
     let dice = &mut dice;
     let mut acts = vec![Act::Cut(Cut::new(dice))];
     acts.extend((0..dice.random_range(0..30)).map(|_| Act::Do(Deed::new(dice))));
+    // Where somebody writes before every step no two cursors are ever at one place.
+    let is_busy = dice.random_bool(0.3);
     for _ in 0..dice.random_range(20..120) {
         let act = match dice.random_range(0..100) {
             0..=33 => Act::Do(Deed::new(dice)),
@@ -125,6 +127,9 @@ pub(super) fn story(seed: u64) -> Vec<Act> {
             96 | 97 => Act::Cut(Cut::new(dice)),
             _ => Act::Quiet,
         };
+        if is_busy && matches!(act, Act::Step { .. }) {
+            acts.push(Act::Do(Deed::new(dice)));
+        }
         acts.push(act);
     }
     acts

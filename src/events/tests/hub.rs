@@ -19,9 +19,10 @@ use crate::{
         CheckpointName, Happening, Hub, News, Options, Page, Parts, Poll, ResumePoint, Scope, Start, Upstream, Watcher,
         feed::Feed,
     },
-    fault::{Reason, Result},
+    fault::{Fault, Reason, Result},
     limits::{
-        FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, FEEDS_AT_WORK_MAX, LONGPOLLS_MAX, POLL_TURN, RING_GAP_MAX, SAFETY_POLL,
+        FEED_LINGER, FEED_RETRY, FEED_RETRY_MAX, FEED_SPREAD, FEEDS_AT_ONCE, FEEDS_AT_WORK_MAX, INDEX_UNWATCHED,
+        INDEXES_UNWATCHED_MAX, LONGPOLLS_MAX, POLL_TURN, RING_GAP_MAX, SAFETY_POLL,
     },
     seal::KeyRing,
     store::{ParameterId, Store},
@@ -33,6 +34,8 @@ struct Quiet {
     clock: ManualClock,
     /// Answers that may go out.
     answers: Semaphore,
+    /// Pages of listings that may go out, each once.
+    pages: Semaphore,
     books: Mutex<Books>,
 }
 
@@ -41,6 +44,12 @@ struct Books {
     /// When each folder was asked for changes.
     asked: BTreeMap<String, Vec<Duration>>,
     listed: BTreeSet<String>,
+    /// Pages of listings, by their numbers, and how many more than one a listing has.
+    listed_pages: Vec<usize>,
+    more_pages: usize,
+    /// Listings are refused, so often so far.
+    refuses: bool,
+    refused: usize,
     running: usize,
     running_most: usize,
     longpolls: usize,
@@ -62,6 +71,23 @@ impl Quiet {
         Ok(Page { entries: Vec::new(), cursor: "c".into(), has_more: false })
     }
 
+    async fn listing(&self, number: usize) -> Result<Page> {
+        if self.books().refuses {
+            self.books().refused += 1;
+            return Err(Fault::new(Reason::DropboxUnavailable, "not now").retry_after(FEED_RETRY));
+        }
+        if let Ok(page) = self.pages.acquire().await {
+            page.forget();
+        }
+        let page = self.page().await?;
+        let mut books = self.books();
+        books.listed_pages.push(number);
+        if number == books.more_pages {
+            return Ok(page);
+        }
+        Ok(Page { cursor: format!("page {}", number + 1).into(), has_more: true, ..page })
+    }
+
     /// When each folder was asked, in the order of their first times.
     fn first_asked(&self) -> Vec<(Duration, String)> {
         let books = self.books();
@@ -78,10 +104,13 @@ impl Quiet {
 impl Upstream for Quiet {
     fn list<'a>(&'a self, scope: &'a Scope, _: u32) -> BoxFuture<'a, Result<Page>> {
         self.books().listed.insert(scope.path.to_string());
-        self.page().boxed()
+        self.listing(0).boxed()
     }
 
-    fn go_on<'a>(&'a self, scope: &'a Scope, _: &'a str) -> BoxFuture<'a, Result<Page>> {
+    fn go_on<'a>(&'a self, scope: &'a Scope, cursor: &'a str) -> BoxFuture<'a, Result<Page>> {
+        if let Some(number) = cursor.strip_prefix("page ") {
+            return self.listing(number.parse().unwrap()).boxed();
+        }
         self.books().asked.entry(scope.path.to_string()).or_default().push(self.clock.steady());
         self.page().boxed()
     }
@@ -150,8 +179,8 @@ impl House {
     }
 
     fn on(store: Store, clock: ManualClock, webhooks: bool) -> House {
-        let answers = Semaphore::new(Semaphore::MAX_PERMITS);
-        let dropbox = Arc::new(Quiet { clock: clock.clone(), answers, books: Mutex::default() });
+        let all = || Semaphore::new(Semaphore::MAX_PERMITS);
+        let dropbox = Arc::new(Quiet { clock: clock.clone(), answers: all(), pages: all(), books: Mutex::default() });
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts { store, upstream: dropbox.clone(), tasks: tasks.clone(), ended: ended.clone(), webhooks };
         House { hub: Hub::new(parts), dropbox, clock, ended, tasks }
@@ -172,6 +201,23 @@ impl House {
         watchers
     }
 
+    fn at_work(&self) -> usize {
+        FEEDS_AT_WORK_MAX - self.hub.0.at_work.available_permits()
+    }
+
+    fn feeds(&self) -> Vec<Arc<Feed>> {
+        self.hub.0.held().by_key.values().cloned().collect()
+    }
+
+    /// While somebody works.
+    async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let begun = std::time::Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Whoever works has nothing to do any more.
     async fn rest(&self) {
         let mut idle = 0;
@@ -180,8 +226,7 @@ impl House {
             assert!(begun.elapsed() < Duration::from_secs(60), "it does not come to rest");
             // Threads of the database answer in real time.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            let at_work = FEEDS_AT_WORK_MAX - self.hub.0.at_work.available_permits();
-            idle = if at_work == 0 { idle + 1 } else { 0 };
+            idle = if self.at_work() == 0 { idle + 1 } else { 0 };
         }
     }
 
@@ -398,5 +443,95 @@ async fn whoever_comes_back_soon_costs_no_question_and_who_wants_to_know_what_is
     drop(eager);
     house.pass(FEED_LINGER * 2, Duration::from_secs(1)).await;
     assert!(house.hub.0.held().by_key.is_empty() && house.hub.0.held().by_id.is_empty(), "nobody watches");
+    house.end().await;
+}
+
+#[tokio::test]
+async fn an_index_that_could_not_be_built_is_tried_again_when_its_pause_is_over() {
+    for (webhooks, watched) in [(true, true), (false, true), (true, false), (false, false)] {
+        let house = House::new(webhooks).await;
+        house.dropbox.books().refuses = true;
+        let watcher = house.watch_all(&["/in".into()]).await;
+        assert_eq!(house.dropbox.books().refused, 1);
+        let watcher = Some(watcher).filter(|_| watched);
+        house.pass(FEED_RETRY_MAX, Duration::from_millis(500)).await;
+        let refused = house.dropbox.books().refused;
+        assert!((5..=7).contains(&refused), "each pause is twice the one before: {refused}");
+        let feed = house.feeds().remove(0);
+        assert!(!feed.is_built());
+        house.dropbox.books().refuses = false;
+        house.pass(FEED_RETRY_MAX, Duration::from_millis(500)).await;
+        assert!(feed.is_built(), "webhooks: {webhooks}, watched: {watched}");
+        drop(watcher);
+        house.pass(FEED_LINGER * 2, Duration::from_secs(1)).await;
+        assert!(house.feeds().is_empty(), "an index that was built is no reason to stay");
+        house.end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_index_is_built_on_for_whoever_pulls_and_goes_on_where_it_was_when_they_come_back_late() {
+    let house = House::new(false).await;
+    house.dropbox.books().more_pages = 199;
+    house.dropbox.pages.forget_permits(Semaphore::MAX_PERMITS);
+    let listed = || house.dropbox.books().listed_pages.len();
+    let watcher = house.watch(scope("/in")).await;
+    house.until("it lists", || !house.dropbox.books().listed.is_empty()).await;
+    drop(watcher);
+    house.clock.advance(FEED_LINGER * 2).await;
+    house.dropbox.pages.add_permits(50);
+    house.until("it goes on without anybody", || listed() == 50).await;
+    house.clock.advance(INDEX_UNWATCHED).await;
+    house.dropbox.pages.add_permits(Semaphore::MAX_PERMITS / 2);
+    house.until("it is over", || house.feeds().is_empty()).await;
+    let so_far = listed();
+    assert!((50..=52).contains(&so_far), "{so_far}");
+    let _watcher = house.watch_all(&["/in".into()]).await;
+    assert!(house.feeds()[0].is_built());
+    let pages = house.dropbox.books().listed_pages.clone();
+    assert_eq!(pages, (0..200).collect::<Vec<_>>(), "none was asked for twice");
+    house.end().await;
+}
+
+#[tokio::test]
+async fn indexes_that_nobody_waits_for_leave_room_to_those_that_somebody_does() {
+    let house = House::new(false).await;
+    house.dropbox.books().more_pages = 19;
+    house.dropbox.pages.forget_permits(Semaphore::MAX_PERMITS);
+    let listed = || house.dropbox.books().listed_pages.len();
+    let all = folders("in", INDEXES_UNWATCHED_MAX + 3);
+    let mut watchers = Vec::new();
+    for folder in &all {
+        watchers.push(house.watch(scope(folder)).await);
+    }
+    house.until("all list", || house.dropbox.books().listed.len() == all.len()).await;
+    let feeds = house.feeds();
+    // Pages go round: whoever had one waits behind the others.
+    house.dropbox.pages.add_permits(all.len());
+    house.until("all have a page", || listed() == all.len()).await;
+    drop(watchers);
+    house.dropbox.pages.add_permits(all.len());
+    house.until("some have left", || listed() == 2 * all.len() && house.at_work() == INDEXES_UNWATCHED_MAX).await;
+    house.dropbox.pages.add_permits(Semaphore::MAX_PERMITS / 2);
+    house.rest().await;
+    assert_eq!(feeds.iter().filter(|feed| !feed.is_built()).count(), 3);
+    house.pass(POLL_TURN * 2, Duration::from_secs(1)).await;
+    assert!(feeds.iter().all(|feed| feed.is_built()), "they come when there is room");
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_webhook_call_that_comes_while_nobody_watches_is_followed_when_somebody_does() {
+    let house = House::new(true).await;
+    let watcher = house.watch_all(&["/in".into()]).await;
+    drop(watcher);
+    let asked = || house.dropbox.asked("/in").len();
+    let before = asked();
+    house.hub.wake(&["dbid:/in".into()]);
+    house.rest().await;
+    assert_eq!(asked(), before, "nobody wants to know");
+    let _watcher = house.watch(scope("/in")).await;
+    house.rest().await;
+    assert_eq!(asked(), before + 1);
     house.end().await;
 }

@@ -189,7 +189,12 @@ impl Listener {
             }
             Happening::CursorReset { resync: Resync::Differences, .. } => met.differences += 1,
             Happening::Event(entry) => self.event(entry, met),
-            Happening::Ready(_) | Happening::SnapshotEnd { .. } | Happening::BatchEnd(_) => {}
+            Happening::BatchEnd(_) | Happening::Ready(_) => {
+                if let Picture::Whole(mirror) = &mut self.picture {
+                    mirror.end_batch();
+                }
+            }
+            Happening::SnapshotEnd { .. } => {}
         }
     }
 

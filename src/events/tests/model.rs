@@ -12,9 +12,10 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
-    acts::{self, Act},
+    acts::{self, Act, Cut, Deed},
     listener::{Listener, Met},
     oracle::Oracle,
 };
@@ -270,6 +271,47 @@ async fn a_story_that_fails_is_cut_down_to_what_it_needs() {
     assert!(acts.len() > 20);
     let least = acts::shrunk(acts, async |acts| needs(acts)).await;
     assert!(matches!(least[..], [Act::Quiet, Act::News, Act::News]), "{least:?}");
+}
+
+/// Changes follow one another without a pause, those who listen hear of them meanwhile, and the process ends now and then.
+#[tokio::test]
+async fn an_index_stands_soon_while_somebody_writes_before_every_step() {
+    let stage = Stage::build().await;
+    for seed in 0..40 {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let name = format!("busy-{seed}");
+        let mut story = Story::begin(seed, &name, &stage.store, &stage.clock, false).await;
+        story.take(&Act::Cut(Cut::new(&mut dice))).await;
+        // Pages that hold more than is written meanwhile: of less nobody could keep up with it.
+        let page = dice.random_range(8..30);
+        story.oracle.dropbox.control().switch(|switches| switches.delta_page = Some(page));
+        for _ in 0..dice.random_range(0..40) {
+            story.oracle.act(&Deed::new(&mut dice));
+        }
+        let mut steps = 0;
+        while !story.feed.is_built() {
+            steps += 1;
+            assert!(steps < 500, "story {seed}: it does not come to stand");
+            story.oracle.act(&Deed::new(&mut dice));
+            if dice.random_bool(0.05) {
+                story.restart().await;
+            }
+            if dice.random_bool(0.3) {
+                story.feed.bell.notify_one();
+            }
+            story.step().await;
+            if story.poller.is_at_rest() {
+                let who = dice.random_range(0..story.listeners.len());
+                story.hear(who, 5, None).await;
+            }
+        }
+        let guessed = story.met.inferred;
+        story.quiet().await;
+        story.oracle.act(&Deed::Put { path: "/W/last".into(), content: 1, strict: true });
+        let known = story.met.indexed;
+        story.quiet().await;
+        assert!(story.met.indexed > known, "story {seed}: {guessed} were guessed");
+    }
 }
 
 #[tokio::test]

@@ -27,22 +27,22 @@ use crate::{
 
 /// Answers by question: `list`, or the cursor. The last one of a question stays; without one there is nothing new.
 #[derive(Debug, Default)]
-struct Script {
+pub(super) struct Script {
     answers: Mutex<HashMap<String, VecDeque<Result<Page, Reason>>>>,
     asked: Mutex<Vec<String>>,
 }
 
 impl Script {
-    fn says(&self, question: &str, entries: &str, cursor: &str, has_more: bool) {
+    pub fn says(&self, question: &str, entries: &str, cursor: &str, has_more: bool) {
         let page = Page { entries: page(entries), cursor: cursor.into(), has_more };
         self.answers.lock().unwrap().entry(question.to_owned()).or_default().push_back(Ok(page));
     }
 
-    fn refuses(&self, question: &str, reason: Reason) {
+    pub fn refuses(&self, question: &str, reason: Reason) {
         self.answers.lock().unwrap().entry(question.to_owned()).or_default().push_back(Err(reason));
     }
 
-    fn asked(&self, question: &str) -> usize {
+    pub fn asked(&self, question: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| *asked == question).count()
     }
 
@@ -93,14 +93,14 @@ impl Upstream for Script {
     }
 }
 
-struct House {
-    store: Store,
-    clock: ManualClock,
-    script: Arc<Script>,
+pub(super) struct House {
+    pub store: Store,
+    pub clock: ManualClock,
+    pub script: Arc<Script>,
     _folder: tempfile::TempDir,
 }
 
-fn scope() -> Scope {
+pub(super) fn scope() -> Scope {
     Scope {
         parameter: ParameterId::new("docs").unwrap(),
         uid: "uid".into(),
@@ -115,7 +115,7 @@ fn scope() -> Scope {
 }
 
 impl House {
-    async fn new() -> House {
+    pub async fn new() -> House {
         let folder = tempfile::tempdir().unwrap();
         let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let url = format!("sqlite://{}?mode=rwc", folder.path().join("store.db").display());
@@ -123,20 +123,20 @@ impl House {
         House { store, clock, script: Arc::default(), _folder: folder }
     }
 
-    async fn feed(&self, scope: Scope) -> (Arc<Feed>, Poller) {
+    pub async fn feed(&self, scope: Scope) -> (Arc<Feed>, Poller) {
         let feed = Feed::alone(&scope, &self.store, self.script.clone());
         let mut poller = Poller::open(feed.clone()).await.unwrap();
         assert!(poller.lease().await.unwrap());
         (feed, poller)
     }
 
-    async fn watcher(&self, feed: &Arc<Feed>, start: Start) -> Watcher {
+    pub async fn watcher(&self, feed: &Arc<Feed>, start: Start) -> Watcher {
         Watcher::begin(feed.clone(), 1, start, Options::default()).await.unwrap()
     }
 }
 
 /// Until there is nothing to do.
-async fn work(feed: &Feed, poller: &mut Poller) {
+pub(super) async fn work(feed: &Feed, poller: &mut Poller) {
     for _ in 0..100 {
         if poller.step().await.unwrap() == Step::Idle {
             feed.set_hot(poller.looked_at);
@@ -146,13 +146,13 @@ async fn work(feed: &Feed, poller: &mut Poller) {
     panic!("it does not come to rest");
 }
 
-async fn news(feed: &Feed, poller: &mut Poller) {
+pub(super) async fn news(feed: &Feed, poller: &mut Poller) {
     poller.news = true;
     work(feed, poller).await;
 }
 
 /// What a watcher tells before it would wait.
-async fn told(watcher: &mut Watcher) -> Vec<Happening> {
+pub(super) async fn told(watcher: &mut Watcher) -> Vec<Happening> {
     let mut all = Vec::new();
     while let Some(happening) = watcher.try_next().await.unwrap() {
         all.push(happening);
@@ -160,14 +160,15 @@ async fn told(watcher: &mut Watcher) -> Vec<Happening> {
     all
 }
 
-fn is_replaced(happenings: &[Happening]) -> bool {
+pub(super) fn is_replaced(happenings: &[Happening]) -> bool {
     happenings.iter().any(|one| matches!(one, Happening::CursorReset { resync: Resync::Snapshot, .. }))
 }
 
-async fn names(house: &House, feed: &Feed) -> Vec<String> {
+pub(super) async fn names(house: &House, feed: &Feed) -> Vec<String> {
     let id = feed.row().await.unwrap().id;
     let rows = house.store.index_children(id, crate::store::INDEX_ROOT, 0, 100).await.unwrap();
-    rows.into_iter().map(|row| row.name).collect()
+    let names: std::collections::BTreeSet<String> = rows.into_iter().map(|row| row.name).collect();
+    names.into_iter().collect()
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! A Dropbox of our own that is only told of by deltas, and somebody who applies what is told.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use dropbox_sdk::types::files::{self, Metadata};
 use rand::{Rng as _, rngs::StdRng, seq::SliceRandom as _};
@@ -206,6 +209,8 @@ impl Truth {
 #[derive(Debug, Default)]
 pub(in crate::events) struct Mirror {
     pub nodes: Nodes,
+    /// Folders of this batch that were told of by what they hold alone.
+    implied: BTreeSet<String>,
 }
 
 impl Mirror {
@@ -215,14 +220,17 @@ impl Mirror {
         if change.kind != ChangeKind::Deleted {
             // A drain that goes on while others write may tell of an item before its folder: that is made then.
             for (end, _) in path.match_indices('/') {
-                let implied = || Node { id: IMPLIED.to_owned(), hash: None };
-                let above = self.nodes.entry(path[..end].to_owned()).or_insert_with(implied);
+                let above = self.nodes.entry(path[..end].to_owned()).or_insert_with(|| {
+                    self.implied.insert(path[..end].to_owned());
+                    Node { id: IMPLIED.to_owned(), hash: None }
+                });
                 assert!(above.hash.is_none(), "no folder for {change:?}");
             }
         }
         match change.kind {
             ChangeKind::Created => {
                 assert!(!self.nodes.values().any(|there| there.id == node().id), "it was known: {change:?}");
+                assert!(!self.implied.contains(&path), "its own batch told what lies in it before: {change:?}");
                 let there = self.nodes.insert(path, node());
                 let implied = |there: Node| there.id == IMPLIED && node().hash.is_none();
                 assert!(there.is_none_or(implied), "something stood there: {change:?}");
@@ -250,6 +258,11 @@ impl Mirror {
             }
             ChangeKind::Upserted => panic!("not without RAW"),
         }
+    }
+
+    /// What Dropbox told at once is over: a folder of which it said nothing is told by the next.
+    pub fn end_batch(&mut self) {
+        self.implied.clear();
     }
 
     /// What stood there and beneath.

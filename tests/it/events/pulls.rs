@@ -126,6 +126,41 @@ async fn a_pull_on_a_server_that_just_started_asks_dropbox_before_it_says_that_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_only_pulls_is_told_what_the_index_knows_by_the_same_ids_each_time() {
+    let mut house = support::start().await;
+    make_folder(&house, "/in");
+    let mut place = token(&house, "/in").await;
+    // The first pull begins an index. It is finished though nobody watches, and while one change follows the other.
+    for probe in 0.. {
+        put(&house, "/in/probe", &probe.to_string());
+        let pulled = pull(&house, &place, |asked| asked.wait = seconds(20)).await;
+        place = pulled.resume_token;
+        if pulled.changes.last().is_some_and(|change| change.basis() == pb::EventBasis::Index) {
+            break;
+        }
+    }
+    put(&house, "/in/a", "x");
+    let made = pull(&house, &place, |asked| asked.wait = seconds(20)).await;
+    rename(&house, "/in/a", "/in/b").await;
+    let moved = pull(&house, &made.resume_token, |asked| asked.wait = seconds(20)).await;
+    let both = [made.changes, moved.changes].concat();
+    assert_eq!(told(&both), ["CREATED /in/a", "MOVED /in/b"]);
+    assert!(both.iter().all(|change| change.basis() == pb::EventBasis::Index), "{both:?}");
+    let again = pull(&house, &place, |_| {}).await;
+    assert_eq!(again.changes, both, "with their ids");
+    let listed = house.control().counter("files/list_folder").calls;
+    house.restart().await;
+    put(&house, "/in/c", "x");
+    let late = pull(&house, &place, |_| {}).await;
+    assert_eq!(late.changes[..2], both);
+    assert_eq!(
+        (told(&late.changes[2..]), late.changes[2].basis()),
+        (vec!["CREATED /in/c".into()], pb::EventBasis::Index)
+    );
+    assert_eq!(house.control().counter("files/list_folder").calls, listed, "the index was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_cannot_tell_what_differs_is_refused_and_loses_nothing_in_silence() {
     let house = support::start().await;
     make_folder(&house, "/in");
