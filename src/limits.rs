@@ -130,12 +130,6 @@ pub const BATCH_SILENCE: u32 = 8;
 pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(5);
 /// Callers that were answered together are expected to come again together within an answer's time, but not beyond this.
 pub const BATCH_RETURN_MAX: Duration = Duration::from_millis(500);
-/// Deletions, folders, moves and copies go as a job from so many waiting ones on: a job is asked after, which takes as long as some
-/// of them.
-pub const JOB_ENTRIES_MIN: usize = 4;
-/// A job is asked after first after this, then after twice as long each time, up to the maximum: each question is a call.
-pub const JOB_POLL_FIRST: Duration = Duration::from_millis(500);
-pub const JOB_POLL_MAX: Duration = Duration::from_secs(10);
 /// Sessions are made ahead for so many requests like the last ones, so that few of them wait for theirs.
 pub const BATCH_SESSIONS_AHEAD: usize = 4;
 /// Sessions made ahead for a group, at least: one call makes as many.

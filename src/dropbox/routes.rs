@@ -1,6 +1,6 @@
 //! The routes the connector calls, one typed value each. A test holds every one against Dropbox's own specification.
 
-use dropbox_sdk::types::{check, dbx_async, files, sharing, team, users};
+use dropbox_sdk::types::{check, files, sharing, team, users};
 
 use super::route::{
     CommitRoute, Effect, Facts,
@@ -89,23 +89,6 @@ routes! {
         "files/create_folder_v2", Api Rpc Verify Write;
     /// After an unknown outcome `path_lookup/not_found` means success.
     CommitRoute DELETE: files::DeleteArg => files::DeleteResult = "files/delete_v2", Api Rpc Verify Delete;
-    /// A job whose id is lost with its answer: every entry is looked up. So it is with all jobs here.
-    CommitRoute DELETE_BATCH: files::DeleteBatchArg => files::DeleteBatchLaunch =
-        "files/delete_batch", Api Rpc Never Delete;
-    Route DELETE_BATCH_CHECK: dbx_async::PollArg => files::DeleteBatchJobStatus =
-        "files/delete_batch/check", Api Rpc Read Read;
-    CommitRoute CREATE_FOLDER_BATCH: files::CreateFolderBatchArg => files::CreateFolderBatchLaunch =
-        "files/create_folder_batch", Api Rpc Never Write;
-    Route CREATE_FOLDER_BATCH_CHECK: dbx_async::PollArg => files::CreateFolderBatchJobStatus =
-        "files/create_folder_batch/check", Api Rpc Read Read;
-    CommitRoute MOVE_BATCH: files::MoveBatchArg => files::RelocationBatchV2Launch =
-        "files/move_batch_v2", Api Rpc Never Write;
-    Route MOVE_BATCH_CHECK: dbx_async::PollArg => files::RelocationBatchV2JobStatus =
-        "files/move_batch/check_v2", Api Rpc Read Read;
-    CommitRoute COPY_BATCH: files::CopyBatchArg => files::RelocationBatchV2Launch =
-        "files/copy_batch_v2", Api Rpc Never Write;
-    Route COPY_BATCH_CHECK: dbx_async::PollArg => files::RelocationBatchV2JobStatus =
-        "files/copy_batch/check_v2", Api Rpc Read Read;
     CommitRoute PERMANENTLY_DELETE: files::DeleteArg => () = "files/permanently_delete", Api Rpc Verify Delete;
     /// Not repeated by itself: whether it happened shows in the ids of source and target.
     CommitRoute MOVE: files::RelocationArg => files::RelocationResult = "files/move_v2", Api Rpc Never Write;
@@ -138,7 +121,7 @@ mod tests {
     /// `dropbox_sdk::…::files::UploadArg` is the spec's `files.UploadArg`.
     fn spec_name(type_name: &str) -> String {
         match type_name.rsplit("::").collect::<Vec<_>>()[..] {
-            [name, namespace, ..] => format!("{}.{name}", namespace.trim_start_matches("dbx_")),
+            [name, namespace, ..] => format!("{namespace}.{name}"),
             _ => "Void".to_owned(),
         }
     }

@@ -3,8 +3,6 @@
 
 pub mod blocks;
 pub mod content_hash;
-pub mod crowd;
-mod disjoint;
 pub mod download;
 pub mod filter;
 pub mod gate;

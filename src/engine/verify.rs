@@ -32,11 +32,8 @@ fn doubt(fault: &Fault) -> Doubt {
     }
 }
 
-/// It certainly did not happen: the same request may be sent again. Unless it may happen yet, as a job nobody knows the id of.
+/// It certainly did not happen: the same request may be sent again.
 fn not_done(fault: Fault) -> Fault {
-    if fault.get("mayHappenYet").is_some() {
-        return fault;
-    }
     Fault::new(Reason::DropboxUnavailable, "Dropbox did not answer, and the change did not happen")
         .retry_after(BUSY_RETRY)
         .source(fault)

@@ -18,8 +18,8 @@ use crate::{
         items::{self as convert, Relocation, paths},
         path::Jail,
     },
-    dropbox::{Turn, routes},
-    engine::{crowd::Change, verify},
+    dropbox::{Repeat, Turn, routes},
+    engine::verify,
     fault::{Fault, Reason, Result},
 };
 
@@ -45,11 +45,9 @@ impl Changes {
                     Ok(api::CreateFolderResponse { item: Some(item), created })
                 };
                 let arg = files::CreateFolderArg::new(place.clone()).with_autorename(request.autorename);
-                let fault = match site.change(&[&place], Change::CreateFolder(arg)).await {
-                    Ok(files::Metadata::Folder(made)) => return told(made, true),
-                    Ok(_) => {
-                        return Err(Fault::new(Reason::DropboxProtocol, "Dropbox made something else than a folder"));
-                    }
+                let repeat = if request.autorename { Repeat::Never } else { Repeat::Verify };
+                let fault = match site.write(&[&place], &routes::CREATE_FOLDER.repeating(repeat), &arg).await {
+                    Ok(made) => return told(made.metadata, true),
                     Err(fault) if request.autorename => return Err(fault),
                     Err(fault) => fault,
                 };
@@ -114,8 +112,6 @@ impl Changes {
                 let gate = gate_path(&before, &place);
                 let outcome = if request.permanent {
                     site.write(&[gate], &routes::PERMANENTLY_DELETE, &arg).await
-                } else if goes_with_others(&before, &place) {
-                    site.change(&[gate], Change::Delete(arg)).await.map(|_| ())
                 } else {
                     site.write(&[gate], &routes::DELETE, &arg).await.map(|_| ())
                 };
@@ -129,11 +125,6 @@ impl Changes {
             })
             .await
     }
-}
-
-/// A folder may hold much, and an id does not tell whether its path meets another's: these go by themselves.
-fn goes_with_others(item: &files::Metadata, place: &str) -> bool {
-    matches!(item, files::Metadata::File(_)) && !place.starts_with("id:")
 }
 
 /// The rev to delete with, if the item is of a kind that may be deleted.
@@ -194,22 +185,15 @@ async fn copy(site: &Site, request: &api::CopyItemRequest, wanted: &Relocation) 
     let target = replace::target(site, &source, &to, wanted).await?;
     let arg = files::RelocationArg::new(from.clone(), to.clone()).with_autorename(wanted.autorename);
     // A copy takes the lock of its target; the source is only read.
-    let gates = [gate_path(&source, &from), to.as_str()];
-    let settled = async |outcome| match outcome {
-        Ok(made) => Ok(made),
+    let held = site.turn(&[gate_path(&source, &from), &to]).await?;
+    let copied = async || match site.caller().commit(&held, &routes::COPY, &arg).await {
+        Ok(made) => Ok(made.value.metadata),
         Err(fault) if wanted.autorename => Err(fault),
         Err(fault) => verify::copied(site.caller(), &source, &to, fault).await,
     };
-    let copied = async |held: &Turn| {
-        settled(site.caller().commit(held, &routes::COPY, &arg).await.map(|made| made.value.metadata)).await
-    };
     let copy = match &target {
-        None if goes_with_others(&source, &from) => settled(site.change(&gates, Change::Copy(arg)).await).await?,
-        None => copied(&site.turn(&gates).await?).await?,
-        Some(target) => {
-            let held = site.turn(&gates).await?;
-            replace::with(site, &held, target, &to, async || copied(&held).await).await?
-        }
+        None => copied().await?,
+        Some(target) => replace::with(site, &held, target, &to, copied).await?,
     };
     Ok(api::CopyItemResponse {
         item: Some(convert::item_at(copy, site.jail(), &request.to_path)?),
@@ -289,7 +273,6 @@ async fn relocate(site: &Site, request: &api::MoveItemRequest, wanted: &Relocati
             replace::with(site, &held, target, &to, async || step.run_in(&held, &from, &to).await).await?
         }
         None if only_case && here.is_some() => rename_case(&step, &from, &to).await?,
-        None if goes_with_others(&source, &from) => step.run_with_others(&from, &to).await?,
         None => step.run(&from, &to).await?,
     };
     Ok(api::MoveItemResponse {
@@ -313,25 +296,11 @@ impl Step<'_> {
     }
 
     async fn run_in(&self, held: &Turn, from: &str, to: &str) -> Result<files::Metadata> {
-        let arg = self.arg(from, to);
-        let moved = self.site.caller().commit(held, &routes::MOVE, &arg).await;
-        self.settled(moved.map(|moved| moved.value.metadata)).await
-    }
-
-    async fn run_with_others(&self, from: &str, to: &str) -> Result<files::Metadata> {
-        let gates = [gate_path(self.source, from), to];
-        self.settled(self.site.change(&gates, Change::Move(self.arg(from, to))).await).await
-    }
-
-    fn arg(&self, from: &str, to: &str) -> files::RelocationArg {
-        files::RelocationArg::new(from.to_owned(), to.to_owned())
+        let arg = files::RelocationArg::new(from.to_owned(), to.to_owned())
             .with_autorename(self.autorename)
-            .with_allow_ownership_transfer(self.transfer)
-    }
-
-    async fn settled(&self, moved: Result<files::Metadata>) -> Result<files::Metadata> {
-        match moved {
-            Ok(moved) => Ok(moved),
+            .with_allow_ownership_transfer(self.transfer);
+        match self.site.caller().commit(held, &routes::MOVE, &arg).await {
+            Ok(moved) => Ok(moved.value.metadata),
             Err(fault) => verify::moved(self.site.caller(), self.source, fault).await,
         }
     }

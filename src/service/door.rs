@@ -20,10 +20,7 @@ use crate::{
     },
     credentials::{Ask, Ending, Opened, Resolver},
     dropbox::{ActAs, Answer, Caller, CommitRoute, Rates, Root, Route, Turn, routes},
-    engine::{
-        crowd::{Change, Crowds},
-        gate::Gates,
-    },
+    engine::gate::Gates,
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
     store::{ParameterId, Parameters, Store},
@@ -36,7 +33,6 @@ pub struct Door {
     pub store: Store,
     pub keys: Arc<KeyRing>,
     pub gates: Arc<Gates>,
-    pub crowds: Crowds,
     pub clock: SharedClock,
     /// What goes on beside the calls that began it; a drain waits for it.
     pub tasks: TaskTracker,
@@ -281,14 +277,6 @@ impl Site {
     ) -> Result<Answer<R>> {
         let held = self.turn(paths).await?;
         self.0.opened.caller.commit(&held, route, arg).await
-    }
-
-    /// As [`Site::write`], alone or as one of a job.
-    pub async fn change(&self, paths: &[&str], change: Change) -> Result<files::Metadata> {
-        let account = self.owner().account;
-        let gates = &self.0.door.gates;
-        let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
-        self.0.door.crowds.run(self.caller(), &keys, change).await
     }
 
     /// Waits for the turn of every namespace the paths lie in, for commits that belong together.

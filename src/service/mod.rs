@@ -58,7 +58,7 @@ use crate::{
     clock::SharedClock,
     config::Config,
     credentials::Resolver,
-    engine::{crowd::Crowds, download::Downloads, gate::Gates, upload::Uploads},
+    engine::{download::Downloads, gate::Gates, upload::Uploads},
     events::Hub,
     limits::{ADMIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX},
     ready::Ready,
@@ -123,8 +123,7 @@ impl Doors {
             config,
             started_at,
         } = parts;
-        let crowds = Crowds::new(gates.clone(), tasks.clone(), clock.clone());
-        let door = Door { resolver, keys: store.keys().clone(), store, gates, crowds, clock, tasks };
+        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock, tasks };
         let connector = Connector {
             transfer: Transfer { door: door.clone(), uploads, downloads },
             items: Items { door: door.clone() },

@@ -1,7 +1,6 @@
 //! The write gate: small uploads that meet there go together, and nobody but Dropbox notices.
 
 mod counts;
-mod jobs;
 mod lost;
 mod outcomes;
 mod tenants;
