@@ -299,6 +299,22 @@ impl Fault {
         self
     }
 
+    /// The same failure for another caller whom it meets, too. Of its source the text is kept.
+    #[must_use]
+    pub fn told_again(&self) -> Fault {
+        let source = self.0.source.as_ref().map(|source| source.to_string().into());
+        Fault(Box::new(Inner {
+            reason: self.0.reason,
+            message: self.0.message.clone(),
+            facts: self.0.facts.clone(),
+            violations: self.0.violations.clone(),
+            resource: self.0.resource.clone(),
+            retry_after: self.0.retry_after,
+            source,
+            remedy: self.0.remedy.clone(),
+        }))
+    }
+
     /// What is to be done here, where that is not what the reason says.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {

@@ -107,6 +107,37 @@ pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const COMMIT_TIME_MIN: Duration = Duration::from_millis(500);
 /// A commit that was sent goes on this long, also when its caller's deadline passes; never for ever, for it holds the gate.
 pub const COMMIT_TIME_OWN: Duration = Duration::from_secs(60);
+/// Entries of one batch. Dropbox: 1,000.
+pub const BATCH_ENTRIES_MAX: usize = 1000;
+/// Bodies of one `append_batch`: at 20 MB/s not two seconds, and a repeat of it costs no more. Dropbox: 150 MiB.
+pub const BATCH_BYTES_MAX: u64 = 32 * MIB;
+/// `append_batch` calls in flight for one group of uploads. The next ones gather meanwhile.
+pub const BATCH_CONNECTIONS: usize = 4;
+/// A batch of commits takes no longer than this, or the next one of its group is smaller: others wait for it at the gate.
+pub const BATCH_TURN: Duration = Duration::from_secs(1);
+/// It does not become smaller than this: what takes long then is Dropbox, and not the batch.
+pub const BATCH_TURN_ENTRIES_MIN: usize = 100;
+/// Uploads that go together are waited for as long as this many answers of Dropbox take, as they took last, and never longer than
+/// the maximum; nobody waits where nothing is to be gained.
+pub const BATCH_GATHER_ANSWERS: u32 = 4;
+pub const BATCH_GATHER_MIN: Duration = Duration::from_millis(20);
+pub const BATCH_GATHER_MAX: Duration = Duration::from_secs(1);
+/// What an answer is taken to last before there was one.
+pub const BATCH_ANSWER_DEFAULT: Duration = Duration::from_millis(150);
+/// Uploads have stopped coming when none came for eight times as long as lay between them, and for this long at least: tasks of
+/// one machine do not run to the millisecond.
+pub const BATCH_SILENCE: u32 = 8;
+pub const BATCH_SILENCE_MIN: Duration = Duration::from_millis(5);
+/// Callers that were answered together are expected to come again together within an answer's time, but not beyond this.
+pub const BATCH_RETURN_MAX: Duration = Duration::from_millis(500);
+/// Sessions are made ahead for so many requests like the last ones, so that few of them wait for theirs.
+pub const BATCH_SESSIONS_AHEAD: usize = 4;
+/// Sessions made ahead for a group, at least: one call makes as many.
+pub const BATCH_SESSIONS_MIN: usize = 8;
+/// A group that has nothing to do keeps its sessions this long.
+pub const BATCH_LINGER: Duration = Duration::from_secs(2);
+/// Times an entry is sent again after contention before its caller hears of it: with the back-off that is more than a minute.
+pub const BATCH_CONTENTIONS_MAX: u32 = 8;
 /// Idle gates are forgotten when this many are known.
 pub const GATES_SWEEP_AT: usize = 4096;
 /// Mounted folders remembered, per process.

@@ -51,6 +51,9 @@ names! {
     UPSTREAM_DURATION = Histogram "dropboxconnector.upstream.duration" Seconds: "Time of one request to Dropbox until its answer was read, for content until its head.";
     UPSTREAM_RETRIES = Counter "dropboxconnector.upstream.retries" Count: "Requests to Dropbox that were repeats.";
     RATELIMIT_WAIT = Histogram "dropboxconnector.ratelimit.wait" Seconds: "Time a call waited because Dropbox limits its account.";
+    GATE_WAIT = Histogram "dropboxconnector.gate.wait" Seconds: "Time a write, or a batch of them, waited for its turn in a namespace.";
+    BATCH_CALLS = Counter "dropboxconnector.batch.calls" Count: "Requests to Dropbox that stood for several writes, by dropbox.route.";
+    BATCH_ENTRIES = Counter "dropboxconnector.batch.entries" Count: "Writes in those requests, by dropbox.route.";
     TRANSFER_BYTES = Counter "dropboxconnector.transfer.bytes" Bytes: "Bytes of content moved, by direction.";
     TRANSFER_ACTIVE = Gauge "dropboxconnector.transfer.active" Count: "Transfers under way, by direction.";
     TRANSFER_RESUMED = Counter "dropboxconnector.transfer.resumed" Count: "Transfers taken up again after a break, by direction.";

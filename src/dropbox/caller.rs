@@ -63,6 +63,17 @@ struct Shared {
 pub struct Answer<R> {
     pub value: R,
     pub request_id: Option<String>,
+    /// An attempt before it may have been executed: what it says of a target may be the echo of that.
+    pub after_unclear: bool,
+}
+
+/// As whom a caller asks. Callers that are equal in this may share a request. Two are told apart for as long as one of them is
+/// kept, no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    tokens: usize,
+    act_as: Option<ActAs>,
+    root: Option<Root>,
 }
 
 /// The head of a download, and its content.
@@ -81,6 +92,7 @@ pub struct Download<R> {
 struct Reply {
     request_id: Option<String>,
     success: Success,
+    after_unclear: bool,
     permit: Permit,
 }
 
@@ -128,6 +140,12 @@ impl Caller {
     /// For which application parameter it calls: queues are shared by it.
     pub fn parameter(&self) -> &str {
         &self.shared.parameter
+    }
+
+    /// As whom it asks: the grant, the member, the root.
+    pub fn identity(&self) -> Identity {
+        let tokens = Arc::as_ptr(&self.shared.tokens).cast::<()>() as usize;
+        Identity { tokens, act_as: self.shared.act_as.clone(), root: self.shared.root.clone() }
     }
 
     /// What paths of this call are relative to, where that is not the account's home.
@@ -263,7 +281,7 @@ impl Caller {
         // Dropbox answers a void result with `null`, proxies and old routes with nothing.
         let text: &[u8] = if text.is_empty() { b"null" } else { text };
         let value = decode(facts, text, reply.request_id.as_deref())?;
-        Ok(Answer { value, request_id: reply.request_id })
+        Ok(Answer { value, request_id: reply.request_id, after_unclear: reply.after_unclear })
     }
 
     fn request<'a>(&'a self, facts: &'a Facts, json: &'a str) -> Request<'a> {
@@ -308,7 +326,10 @@ impl Caller {
             trace.set(&progress);
             let outcome = self.attempt(request, &bearer, &progress, attempt).await.map_err(kept_back)?;
             let trouble = match outcome.result {
-                Ok(success) => return Ok(Reply { request_id: outcome.request_id, success, permit }),
+                Ok(success) => {
+                    let after_unclear = trace.unclear.load(Ordering::Acquire);
+                    return Ok(Reply { request_id: outcome.request_id, success, after_unclear, permit });
+                }
                 Err(trouble) => trouble,
             };
             trace.settled();

@@ -32,7 +32,7 @@ use crate::fair::{self, Fair};
 
 pub use bearer::{Bearer, Token, TokenSource};
 pub use body::Body;
-pub use caller::{Answer, Caller, Download};
+pub use caller::{Answer, Caller, Download, Identity};
 pub use egress::{Egress, Proxy, ProxyKind, read_roots};
 pub use heard::Heard;
 pub use pace::Places;
@@ -169,6 +169,14 @@ impl Turn {
         self.parameter = parameter.into();
         self.queues = queues;
         self
+    }
+
+    /// Takes it up if it is free in every queue and nobody waits there.
+    pub(crate) fn take_up_now(&self) -> bool {
+        let held: Option<Vec<_>> = self.queues.iter().map(|queue| queue.try_take(&self.parameter, 1)).collect();
+        let taken = held.is_some();
+        *self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = held.unwrap_or_default();
+        taken
     }
 
     /// Lets the next in each queue go.

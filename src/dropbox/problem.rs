@@ -56,10 +56,16 @@ pub fn tag_path(error: &Value) -> String {
     tags(error).join("/")
 }
 
-/// The fault of one entry of a batch that was refused inside an answer of success.
-pub fn entry_fault(facts: &Facts, error: &Value) -> Fault {
-    let refusal = Refusal { facts, status: 409, body: &[], retry_after: None, arg: "", resumable: false };
-    by_tags(&refusal, Some(error)).fact("dropboxRoute", &facts.path)
+/// The fault of one entry of a batch that was refused inside an answer of success: the one that the route for single ones would
+/// give. `arg`: the entry as it was sent.
+pub fn entry_fault(facts: &Facts, arg: &str, error: &Value) -> Fault {
+    let refusal = Refusal { facts, status: 409, body: &[], retry_after: None, arg, resumable: false };
+    let fault = by_tags(&refusal, Some(error));
+    let fault = match subject(arg, fault.reason(), Some(error)) {
+        Some((kind, name)) => fault.resource(kind, name),
+        None => fault,
+    };
+    fault.fact("dropboxRoute", &facts.path).fact("httpStatus", refusal.status)
 }
 
 /// The fault of an answer with an error status.

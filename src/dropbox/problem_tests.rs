@@ -351,7 +351,7 @@ fn an_endless_nest_of_tags_is_not_followed() {
 #[test]
 fn an_entry_of_a_batch_is_read_like_a_refusal() {
     let facts = facts("files/delete_batch", Effect::Delete);
-    let fault = entry_fault(&facts, &nest("failure/path_lookup/not_found"));
+    let fault = entry_fault(&facts, r#"{"path":"/a"}"#, &nest("failure/path_lookup/not_found"));
     assert_eq!(
         (fault.reason(), fault.get("dropboxTag")),
         (Reason::PathNotFound, Some("failure/path_lookup/not_found"))

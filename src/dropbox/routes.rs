@@ -44,6 +44,16 @@ routes! {
     /// A repeat of an append that arrived is refused with `incorrect_offset` at the append's end: that is success.
     Route UPLOAD_SESSION_APPEND: files::UploadSessionAppendArg => () =
         "files/upload_session/append_v2", Content Upload Safe Write;
+    /// Makes sessions that hold nothing: further ones harm nobody.
+    Route UPLOAD_SESSION_START_BATCH: files::UploadSessionStartBatchArg => files::UploadSessionStartBatchResult =
+        "files/upload_session/start_batch", Api Rpc Safe Write;
+    /// A repeat of entries that arrived is refused entry by entry, with `closed` or with `incorrect_offset` at the entry's end.
+    Route UPLOAD_SESSION_APPEND_BATCH: files::UploadSessionAppendBatchArg => files::UploadSessionAppendBatchResult =
+        "files/upload_session/append_batch", Content Upload Safe Write;
+    /// Safe to repeat unless `autorename` or `strict_conflict` of an entry is set; what was committed before is then refused with
+    /// `lookup_failed/not_found` or `lookup_failed/closed`.
+    CommitRoute UPLOAD_SESSION_FINISH_BATCH: files::UploadSessionFinishBatchArg => files::UploadSessionFinishBatchResult =
+        "files/upload_session/finish_batch_v2", Api Rpc Verify Write;
     /// Safe to repeat unless `autorename` is set; after an unknown outcome `lookup_failed/not_found` may mean success.
     CommitRoute UPLOAD_SESSION_FINISH: files::UploadSessionFinishArg => files::FileMetadata =
         "files/upload_session/finish", Content Upload Verify Write;
@@ -167,7 +177,9 @@ mod tests {
         for (facts, takes_turn, _, _) in all() {
             let changes = facts.path.starts_with("files/")
                 && facts.effect != Effect::Read
-                && !["start", "append_v2", "get_temporary_upload_link"].iter().any(|end| facts.path.ends_with(end));
+                && !["start", "start_batch", "append_v2", "append_batch", "get_temporary_upload_link"]
+                    .iter()
+                    .any(|end| facts.path.ends_with(end));
             assert_eq!(takes_turn, changes, "{}", facts.path);
         }
     }

@@ -35,7 +35,7 @@ impl Direct {
             (account.id.clone(), account.home)
         };
         let who = Who::User { account, app: String::new(), token: String::new() };
-        let call = Call { route: spec, arg, who, root, headers: &HeaderMap::new(), body: None };
+        let call = Call { route: spec, arg, who, root, headers: &HeaderMap::new(), body: None, entries: &[] };
         match handler(route).expect("the emulator has it")(world, call) {
             Ok(Reply::Json(result)) => {
                 world.schema.check_result(spec, &result).expect("an answer of the published type");

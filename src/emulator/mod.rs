@@ -301,9 +301,32 @@ pub(in crate::emulator) struct Call<'a> {
     pub headers: &'a http::HeaderMap,
     /// Upload style only.
     pub body: Option<content::Received>,
+    /// What the script wants done to entries of a batch.
+    pub entries: &'a [(u64, EntryPlan)],
 }
 
 impl Call<'_> {
+    /// The failure that the script wants of an entry of a batch.
+    pub fn refused_entry(&self, index: usize) -> Option<Value> {
+        let failure = |(at, plan): &(u64, EntryPlan)| match plan {
+            EntryPlan::Refuse(failure) if *at == index as u64 => Some(failure.clone()),
+            _ => None,
+        };
+        self.entries.iter().find_map(failure)
+    }
+
+    /// An entry of a batch as the script wants it told.
+    pub fn told_entry(&self, index: usize, mut entry: Value) -> Value {
+        for (at, plan) in self.entries {
+            if let (EntryPlan::Alter(Value::Object(fields)), true, true) =
+                (plan, *at == index as u64, entry[".tag"] == "success")
+            {
+                fields.iter().for_each(|(name, value)| entry[name] = value.clone());
+            }
+        }
+        entry
+    }
+
     /// The account of a route that only users may call.
     pub fn account(&self) -> &str {
         match &self.who {
@@ -442,6 +465,17 @@ pub struct Plan {
     pub stall_body_at: Option<u64>,
     /// Of both bodies.
     pub bytes_per_second: Option<u64>,
+    /// Of a batch: what becomes of single entries.
+    pub entries: Vec<(u64, EntryPlan)>,
+}
+
+/// What the script wants done to one entry of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EntryPlan {
+    /// It is not executed and fails with this.
+    Refuse(serde_json::Value),
+    /// Its success is told with these fields.
+    Alter(serde_json::Value),
 }
 
 /// Where a connection is closed without an answer.

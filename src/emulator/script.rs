@@ -6,7 +6,7 @@ use std::{fmt, sync::Mutex, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Canned, Cut, Plan, hold};
+use super::{Canned, Cut, EntryPlan, Plan, hold};
 
 /// The most rules held at once; one more is refused.
 const RULES_MAX: usize = 1000;
@@ -84,6 +84,11 @@ impl Rule {
                 return wrong("status: is not in 400..599");
             }
             Action::Error { error, .. } if !error.is_object() => return wrong("error: is not an object"),
+            Action::RefuseEntry { failure: thing, .. } | Action::AlterEntry { fields: thing, .. }
+                if !thing.is_object() =>
+            {
+                return wrong("failure, fields: is not an object");
+            }
             Action::Bandwidth { bytes_per_second: 0 } => return wrong("bytes_per_second: is 0, use stall"),
             _ => {}
         }
@@ -120,6 +125,10 @@ pub enum Action {
         #[serde(default)]
         unread: bool,
     },
+    /// One entry of a batch, counted from 0, is refused with this `failure`: nothing is done for it, all for the others.
+    RefuseEntry { at: u64, failure: Value },
+    /// One entry of a batch, counted from 0, that is a success is told with these fields changed.
+    AlterEntry { at: u64, fields: Value },
     /// A 5xx with Dropbox's text body, not executed.
     ServerError { status: u16 },
     /// The page of a proxy on the way, not executed.
@@ -252,6 +261,8 @@ fn apply(action: &Action, plan: &mut Plan) {
         Action::Delay { millis } => _ = plan.delay.get_or_insert(Duration::from_millis(*millis)),
         Action::DelayAnswer { millis } => _ = plan.delay_answer.get_or_insert(Duration::from_millis(*millis)),
         Action::Bandwidth { bytes_per_second } => _ = plan.bytes_per_second.get_or_insert(*bytes_per_second),
+        Action::RefuseEntry { at, failure } => plan.entries.push((*at, EntryPlan::Refuse(failure.clone()))),
+        Action::AlterEntry { at, fields } => plan.entries.push((*at, EntryPlan::Alter(fields.clone()))),
         refusal => _ = plan.instead.get_or_insert_with(|| instead(refusal)),
     }
 }

@@ -299,14 +299,16 @@ fn append_batch(world: &World, mut call: Call<'_>) -> Result<Reply, Refusal> {
     let whole = Content::new(body.pieces, String::new());
     let mut from = 0;
     let mut results = Vec::new();
-    for (entry, length) in entries.iter().zip(lengths) {
+    for (index, (entry, length)) in entries.iter().zip(lengths).enumerate() {
         let part = cut(&whole, from, length).map_err(|error| broken(&error))?;
         from += length;
         let cursor = &entry["cursor"];
         let (offset, close) = (cursor["offset"].as_u64().unwrap_or(0), entry["close"] == true);
-        let done = match world.sessions.find(world, call.account(), &cursor["session_id"]) {
-            None => Err(nested(&["not_found"])),
-            Some(session) => hold(&session).append(world, offset, part, close),
+        let session = world.sessions.find(world, call.account(), &cursor["session_id"]);
+        let done = match (call.refused_entry(index), session) {
+            (Some(failure), _) => Err(failure),
+            (None, None) => Err(nested(&["not_found"])),
+            (None, Some(session)) => hold(&session).append(world, offset, part, close),
         };
         results.push(match done {
             Ok(()) => json!({ ".tag": "success" }),
@@ -371,11 +373,15 @@ fn finish_one(world: &World, call: &Call<'_>, arg: &Value, body: Received, batch
 
 fn finish_entries(world: &World, call: &Call<'_>) -> Result<Value, Refusal> {
     let mut results = Vec::new();
-    for entry in call.arg["entries"].as_array().into_iter().flatten() {
+    for (index, entry) in call.arg["entries"].as_array().into_iter().flatten().enumerate() {
+        if let Some(failure) = call.refused_entry(index) {
+            results.push(json!({ ".tag": "failure", "failure": failure }));
+            continue;
+        }
         results.push(match finish_one(world, call, entry, Received::default(), true) {
             Ok(mut metadata) => {
                 metadata[".tag"] = "success".into();
-                metadata
+                call.told_entry(index, metadata)
             }
             Err(Refusal::Endpoint { error, .. }) => json!({ ".tag": "failure", "failure": error }),
             Err(other) => return Err(other),

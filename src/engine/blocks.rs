@@ -119,6 +119,23 @@ impl Blocks {
         self.wait(parameter, Wish::Units(units_of(bytes))).await.units
     }
 
+    /// The same bytes in memory of their own size, so that blocks they lie in go to others. Never waits; `None` while others wait,
+    /// or when there is no room for both for a moment.
+    pub fn own_size(&self, pieces: &[Bytes]) -> Option<Bytes> {
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let wish = Wish::Units(units_of(bytes));
+        let units = {
+            let mut state = self.0.lock();
+            if state.free < wish.units() || state.waiting() > 0 {
+                return None;
+            }
+            self.0.take(&mut state, wish).units
+        };
+        let mut memory = Vec::with_capacity(bytes);
+        pieces.iter().for_each(|piece| memory.extend_from_slice(piece));
+        Some(Bytes::from_owner(OwnSize { memory, _units: units }))
+    }
+
     /// Admits a transfer and charges what it holds outside blocks: one stream window and one largest message.
     /// Waits in turn for the memory. `None`: charges already take three quarters of the budget; the process is busy.
     pub async fn admit(&self, parameter: &str, bytes: usize) -> Option<Admission> {
@@ -321,6 +338,18 @@ impl Drop for Units {
             state.free += self.units;
             self.pool.serve(&mut state);
         }
+    }
+}
+
+/// Bytes and their share of the budget.
+struct OwnSize {
+    memory: Vec<u8>,
+    _units: Units,
+}
+
+impl AsRef<[u8]> for OwnSize {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory
     }
 }
 

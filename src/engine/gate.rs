@@ -1,8 +1,8 @@
-//! The write gate in its simplest form: one commit in flight per namespace and process, the rest wait in a queue that serves
-//! application parameters in turn.
+//! The write gate: one commit in flight per namespace and process, the rest wait in a queue that serves application parameters
+//! in turn. Small uploads that find it busy commit together (`upload/group`), with one turn for all of them.
 //! Dropbox takes a write lock on the namespace for every commit, and overlapping commits earn `too_many_write_operations`.
 //! A [`Turn`] is made nowhere else, so a commit that skips the gate does not compile. Who waits to repeat a commit lays the turn
-//! down and queues again behind those who came meanwhile. Batches and the fleet-wide gate come later.
+//! down and queues again behind those who came meanwhile. Two processes have two gates; retries settle what they do to each other.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +14,7 @@ use crate::{
     dropbox::{Root, Turn},
     fair::Fair,
     fault::{Fault, Reason, Result},
-    limits,
+    limits, telemetry,
 };
 
 /// A namespace whose write lock a commit takes.
@@ -46,21 +46,35 @@ impl Gates {
     /// # Errors
     /// `DEADLINE_EXCEEDED` with `sent=false` when the caller's deadline comes first, or is too near to send anything.
     pub async fn turn(&self, parameter: &str, keys: &[NamespaceKey], deadline: Option<Instant>) -> Result<Turn> {
+        let turn = self.at(parameter, keys);
+        let since = Instant::now();
+        let latest = latest(deadline);
+        let taken = match latest {
+            None => {
+                turn.take_up().await;
+                true
+            }
+            Some(latest) => tokio::time::timeout_at(latest.into(), turn.take_up()).await.is_ok(),
+        };
+        let waited = since.elapsed();
+        metrics::histogram!(telemetry::GATE_WAIT).record(waited.as_secs_f64());
+        if !taken || latest.is_some_and(|latest| latest <= Instant::now()) {
+            return Err(too_late(waited));
+        }
+        Ok(turn)
+    }
+
+    /// The turn, if nobody has it or waits for it.
+    pub(super) fn turn_now(&self, parameter: &str, key: &NamespaceKey) -> Option<Turn> {
+        let turn = self.at(parameter, std::slice::from_ref(key));
+        turn.take_up_now().then_some(turn)
+    }
+
+    fn at(&self, parameter: &str, keys: &[NamespaceKey]) -> Turn {
         let mut keys = keys.to_vec();
         keys.sort();
         keys.dedup();
-        let turn = Turn::granted().at(parameter, keys.into_iter().map(|key| self.queue(key)).collect());
-        let latest = deadline.map(|deadline| deadline - limits::COMMIT_TIME_MIN);
-        match latest {
-            None => turn.take_up().await,
-            Some(latest) => {
-                tokio::time::timeout_at(latest.into(), turn.take_up()).await.map_err(|_| too_late())?;
-            }
-        }
-        if latest.is_some_and(|latest| latest <= Instant::now()) {
-            return Err(too_late());
-        }
-        Ok(turn)
+        Turn::granted().at(parameter, keys.into_iter().map(|key| self.queue(key)).collect())
     }
 
     fn queue(&self, key: NamespaceKey) -> Fair {
@@ -107,9 +121,16 @@ impl Gates {
     }
 }
 
-fn too_late() -> Fault {
+/// When a write is to leave at the latest, for its caller's deadline.
+pub(super) fn latest(deadline: Option<Instant>) -> Option<Instant> {
+    deadline.map(|deadline| deadline - limits::COMMIT_TIME_MIN)
+}
+
+/// `waited`: in the queue.
+pub(super) fn too_late(waited: Duration) -> Fault {
     Fault::new(Reason::DeadlineExceeded, "the deadline came before the write's turn; nothing was sent")
         .fact("sent", false)
+        .fact("queueWait", format_args!("{:.3}s", waited.as_secs_f64()))
         .retry_after(Duration::ZERO)
 }
 

@@ -17,6 +17,7 @@ mod events;
 mod fair;
 mod faults;
 mod full_disk;
+mod gate;
 mod items;
 mod jail;
 mod keys;

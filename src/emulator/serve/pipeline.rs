@@ -141,7 +141,8 @@ async fn check_and_handle(
         Err(refusal) => Err(refusal),
         Ok(arg) => {
             taking.ticket.arg(&arg);
-            let call = Call { route, arg, who, root, headers: &head.headers, body: received };
+            let call =
+                Call { route, arg, who, root, headers: &head.headers, body: received, entries: &taking.plan.entries };
             match world.listings.enter(&call) {
                 Err(refusal) => return Ok(Err(refusal)),
                 Ok(Some(listing)) => taking.ticket.keep(listing),

@@ -14,6 +14,7 @@ use dropbox_sdk::files::{
 
 use super::{
     Account, Mode, Settled, Shared, UploadSpec,
+    group::{Coming, Sent, Told},
     hold::Hold,
     lane::Doubt,
     record::{Record, Standing, not_found},
@@ -43,15 +44,62 @@ pub(super) struct Closing {
     pub hold: Arc<Hold>,
 }
 
+/// A small file that was not written.
+pub(super) struct Refused {
+    pub fault: Fault,
+    /// The session that has its bytes is one of a group: a concurrent one.
+    pub grouped: bool,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Refused {
+        Refused { fault, grouped: false }
+    }
+}
+
 impl Shared {
-    /// A small file in one request. Nothing is written down: either it happened or it is sent again whole.
+    /// A small file: in one request if the gate is idle, else together with others that wait there. Nothing is written down:
+    /// either it happened or it is sent again whole. `sent`: whether the commit has left.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct of them would only be taken apart again")]
     pub(super) async fn send_single(
         &self,
         caller: &Caller,
         account: &Account<'_>,
         spec: &UploadSpec,
+        mut part: Option<Part>,
+        whole: Whole,
+        coming: Option<Coming>,
+        sent: &Arc<Sent>,
+    ) -> Result<Settled, Refused> {
+        let since = self.clock.now();
+        let turn = match (coming, &mut part) {
+            (Some(coming), Some(part)) => match coming.alone() {
+                Some(turn) => turn,
+                None => match coming.together(caller, spec, part, sent).await? {
+                    Told::Done(Ok(file)) => return Ok(self.proven(*file, whole)?),
+                    Told::Done(Err(fault)) => {
+                        let settled = self.settle_fault(caller, spec, whole, since, fault).await;
+                        return settled.map_err(|fault| Refused { fault, grouped: true });
+                    }
+                    Told::Alone => self.turn(caller, account, spec).await?,
+                },
+            },
+            _ => self.turn(caller, account, spec).await?,
+        };
+        sent.set(true);
+        let settled = self.send_alone(caller, spec, part, whole, since, turn).await;
+        Ok(settled?)
+    }
+
+    /// A small file in one request.
+    async fn send_alone(
+        &self,
+        caller: &Caller,
+        spec: &UploadSpec,
         part: Option<Part>,
         whole: Whole,
+        since: SystemTime,
+        turn: Turn,
     ) -> Result<Settled> {
         let body: &[Bytes] = part.as_ref().map_or(&[], |part| &part.pieces);
         let info = spec.commit_info();
@@ -62,8 +110,6 @@ impl Shared {
         arg.mute = info.mute;
         arg.strict_conflict = info.strict_conflict;
         arg.content_hash = whole.hash.map(|hash| hash.to_string());
-        let since = self.clock.now();
-        let turn = self.turn(caller, account, spec).await?;
         let route = routes::UPLOAD.repeating(spec.repeat());
         let sent = match caller.commit_upload(&turn, &route, &arg, body).await {
             // Damaged on the way: once more, then it is told.
@@ -326,7 +372,7 @@ fn is_unclear(fault: &Fault) -> bool {
 }
 
 impl UploadSpec {
-    fn commit_info(&self) -> CommitInfo {
+    pub(super) fn commit_info(&self) -> CommitInfo {
         let mode = match &self.mode {
             Mode::Add => SdkMode::Add,
             Mode::Overwrite => SdkMode::Overwrite,

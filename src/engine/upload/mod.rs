@@ -4,6 +4,7 @@
 
 mod admission;
 mod commit;
+mod group;
 mod hold;
 mod lane;
 mod pieces;
@@ -30,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     admission::Entrance,
     commit::{Whole, outcome_unknown},
+    group::Groups,
     hold::UnderWay,
     record::{Handle, Record, Standing, not_found},
     run::{Resumed, Run},
@@ -190,6 +192,7 @@ struct Shared {
     settings: Settings,
     entrance: Entrance,
     commits: UnderWay,
+    groups: Groups,
     /// Streams that write now, by row: a second one ends the first.
     active: Mutex<HashMap<String, CancellationToken>>,
     tasks: TaskTracker,
@@ -212,6 +215,7 @@ impl Uploads {
             clock,
             settings,
             commits: UnderWay::default(),
+            groups: Groups::default(),
             active: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -349,7 +353,7 @@ impl Uploads {
         // A drain looks like a caller that half-closes: whole blocks go out, the rest is dropped.
         let frames = frames.take_until(Box::pin(shared.draining.clone().cancelled_owned()));
         let mut run = match opening {
-            Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress),
+            Opening::New { spec, context } => Run::begin(shared, caller, account, spec, context, progress).in_company(),
             Opening::Resume(upload_id) => {
                 let resumed = tokio::select! {
                     biased;
@@ -376,7 +380,7 @@ impl Uploads {
             () = at(end) => None,
         };
         // What is in flight settles in the lane's own task, and a commit that was sent in its own.
-        outcome.unwrap_or_else(|| Err(overdue(run.committing))).map_err(|fault| run.positioned(fault))
+        outcome.unwrap_or_else(|| Err(overdue(run.sent.is_sent()))).map_err(|fault| run.positioned(fault))
     }
 }
 

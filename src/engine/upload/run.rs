@@ -10,8 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{
     Account, Outcome, Progress, Settled, Shared, UploadSpec, Writing,
-    commit::{Closing as Closed, Whole, outcome_unknown},
+    commit::{Closing as Closed, Refused, Whole, outcome_unknown},
     draining,
+    group::{Coming, Sent},
     lane::{Lane, Plan},
     record::{Record, Standing, short},
     whole_of,
@@ -41,8 +42,10 @@ pub(super) struct Run<'a> {
     beyond: Vec<Piece>,
     progress: watch::Sender<Progress>,
     writing: Writing,
-    /// The commit is sent, or about to be.
-    pub committing: bool,
+    /// Among the uploads that may commit together, while it has no session.
+    coming: Option<Coming>,
+    /// The commit.
+    pub sent: Arc<Sent>,
     pub finish_ends_stream: bool,
 }
 
@@ -75,9 +78,16 @@ impl<'a> Run<'a> {
             beyond: Vec::new(),
             progress,
             writing: Writing::default(),
-            committing: false,
+            coming: None,
+            sent: Arc::default(),
             finish_ends_stream: true,
         }
+    }
+
+    /// It may commit together with others of its namespace.
+    pub(super) fn in_company(mut self) -> Run<'a> {
+        self.coming = Coming::expect(self.shared, self.caller, self.account, &self.spec);
+        self
     }
 
     pub(super) async fn resume(
@@ -243,6 +253,7 @@ impl<'a> Run<'a> {
 
     async fn open(&mut self, parallel: bool) -> Result<()> {
         let context = std::mem::take(&mut self.context);
+        self.coming = None;
         let record = self.shared.open_session(self.caller, self.account, self.spec.clone(), context, parallel).await?;
         let upload_id = record.upload_id.clone();
         self.progress.send_modify(|progress| progress.upload_id = Some(upload_id));
@@ -308,14 +319,14 @@ impl<'a> Run<'a> {
     async fn commit(&mut self, last: Option<Part>, whole: Whole) -> Result<Outcome> {
         let Some(lane) = self.lane.take() else {
             let digests = last.as_ref().map(|part| part.digests.clone()).unwrap_or_default();
-            self.committing = true;
-            let sent = self.shared.send_single(self.caller, self.account, &self.spec, last, whole).await;
-            return match sent {
+            let (coming, sent) = (self.coming.take(), &self.sent);
+            let single = self.shared.send_single(self.caller, self.account, &self.spec, last, whole, coming, sent);
+            return match single.await {
                 Ok(settled) => Ok(Outcome::Committed { settled: Box::new(settled), upload_id: None }),
-                Err(fault) => {
-                    self.committing = fault.get("sent") == Some("true");
-                    self.keep_refused(&fault, whole.size, &digests).await;
-                    Err(fault)
+                Err(refused) => {
+                    self.sent.set(refused.fault.get("sent") == Some("true"));
+                    self.keep_refused(&refused, whole.size, &digests).await;
+                    Err(refused.fault)
                 }
             };
         };
@@ -325,20 +336,22 @@ impl<'a> Run<'a> {
         }
         let Some(record) = &self.record else { return Err(Fault::bug("a lane has no record")) };
         let closed = Closed { whole, doubt: left.doubt, hold };
-        self.committing = true;
+        self.sent.set(true);
         let settled = self.shared.finish(self.caller, self.account, record, closed).await?;
         Ok(Outcome::Committed { settled: Box::new(settled), upload_id: self.upload_id() })
     }
 
-    /// Dropbox keeps the bytes of a refused `files/upload` in a session of its own: with its handle the commit can be tried
-    /// again without them. Nothing is lost where that fails; the file is small.
-    async fn keep_refused(&mut self, fault: &Fault, size: u64, digests: &[BlockDigest]) {
-        let Some(session) = fault.get("uploadSessionId") else { return };
+    /// Dropbox keeps the bytes of a refused `files/upload` in a session of its own, and a group sent them in one: with its handle
+    /// the commit can be tried again without them. Nothing is lost where that fails; the file is small.
+    async fn keep_refused(&mut self, refused: &Refused, size: u64, digests: &[BlockDigest]) {
+        let Some(session) = refused.fault.get("uploadSessionId") else { return };
         let expires_at = self.shared.clock.now() + limits::UPLOAD_SESSION_LIFE;
         let (spec, context) = (self.spec.clone(), std::mem::take(&mut self.context));
         let keep = async {
-            let record =
-                self.shared.keep_session(self.account, session.to_owned(), false, expires_at, spec, context).await?;
+            let record = self
+                .shared
+                .keep_session(self.account, session.to_owned(), refused.grouped, expires_at, spec, context)
+                .await?;
             let (id, writer, store) = (&record.handle.id, record.writer, &self.shared.store);
             let digests = digests.iter().map(|digest| *digest.as_bytes()).collect();
             store.record_pieces(id, writer, &[Piece { offset: 0, length: size, digests }]).await?;
@@ -383,7 +396,7 @@ impl<'a> Run<'a> {
     /// What the caller needs to go on: only a failure that leaves the upload whole carries it.
     pub(super) fn positioned(&self, fault: Fault) -> Fault {
         // A request that the deadline cut off is no loss unless it was the commit.
-        let goes_on = fault.reason() == Reason::DeadlineExceeded && !self.committing;
+        let goes_on = fault.reason() == Reason::DeadlineExceeded && !self.sent.is_sent();
         let fault = if goes_on { fault.fact("sent", false).retry_after(Duration::ZERO) } else { fault };
         let Some(record) = &self.record else {
             // Nothing is kept yet, so the stream goes on from its beginning.

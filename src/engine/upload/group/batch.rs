@@ -1,0 +1,160 @@
+//! Which of the uploads that are ready commit together. Pure but for the clock it is handed.
+
+use std::collections::HashSet;
+
+use tokio::time::Instant;
+
+use super::Entry;
+
+/// An upload whose bytes are at Dropbox, in a closed session.
+pub(super) struct Closed {
+    pub entry: Entry,
+    pub session: String,
+    pub since: Instant,
+}
+
+impl Closed {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.entry.again_at.is_none_or(|at| at <= now)
+    }
+}
+
+/// Takes out what goes now, in the order of arrival, `most` at most; what nobody wants any more, or comes too late, goes, too.
+/// Paths that are equal or lie in each other never share a batch and keep their order. What may be sent once only does not go
+/// with what is repeated after an unclear answer.
+pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<Closed> {
+    ready.retain(|closed| closed.entry.is_wanted() && closed.entry.is_in_time(now));
+    ready.sort_by_key(|closed| closed.entry.number);
+    let mut paths = Paths::default();
+    let mut once = None;
+    let (mut chosen, mut left) = (Vec::new(), Vec::new());
+    for closed in ready.drain(..) {
+        let is_free = paths.take(&closed.entry.path);
+        let fits = once.is_none_or(|once| once == closed.entry.once);
+        if is_free && fits && chosen.len() < most && closed.is_due(now) && closed.entry.sent.leaves() {
+            once = Some(closed.entry.once);
+            chosen.push(closed);
+        } else {
+            left.push(closed);
+        }
+    }
+    *ready = left;
+    chosen
+}
+
+/// Paths that are taken, with all that is above and below them.
+#[derive(Default)]
+struct Paths {
+    taken: HashSet<String>,
+    above: HashSet<String>,
+}
+
+impl Paths {
+    /// False: it meets one that was taken before. It is taken all the same, for whoever comes behind it.
+    fn take(&mut self, path: &str) -> bool {
+        let above = || path.char_indices().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &path[..at]);
+        let meets =
+            self.taken.contains(path) || self.above.contains(path) || above().any(|folder| self.taken.contains(folder));
+        self.above.extend(above().map(str::to_owned));
+        self.taken.insert(path.to_owned());
+        !meets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use dropbox_sdk::files::CommitInfo;
+    use tokio::sync::oneshot;
+
+    use super::{super::Sent, *};
+
+    /// Entries in a queue, and what keeps their callers waiting.
+    #[derive(Default)]
+    struct Queue {
+        ready: Vec<Closed>,
+        callers: Vec<oneshot::Receiver<super::super::Told>>,
+    }
+
+    impl Queue {
+        fn add(&mut self, number: u64, path: &str, edit: impl FnOnce(&mut Entry)) {
+            let (answer, caller) = oneshot::channel();
+            self.callers.push(caller);
+            let mut entry = Entry {
+                number,
+                commit: CommitInfo::new(path.into()),
+                path: path.into(),
+                once: false,
+                size: 1,
+                body: Default::default(),
+                latest: None,
+                since: Instant::now(),
+                again_at: None,
+                contentions: 0,
+                sent: Arc::default(),
+                answer,
+            };
+            edit(&mut entry);
+            self.ready.push(Closed { entry, session: String::new(), since: Instant::now() });
+        }
+
+        fn next(&mut self, most: usize) -> Vec<u64> {
+            let chosen = choose(&mut self.ready, Instant::now(), most);
+            assert!(chosen.iter().all(|closed| closed.entry.sent.is_sent()));
+            chosen.iter().map(|closed| closed.entry.number).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_is_in_order_wanted_in_time_and_of_one_kind() {
+        let mut queue = Queue::default();
+        let later = Instant::now() + Duration::from_secs(60);
+        queue.add(7, "/g", |_| {});
+        queue.add(2, "/b", |entry| entry.once = true);
+        queue.add(1, "/a", |_| {});
+        queue.add(3, "/c", |entry| assert!(entry.sent.withdraw()));
+        queue.add(4, "/d", |entry| entry.latest = Some(Instant::now()));
+        queue.add(5, "/e", |entry| entry.again_at = Some(later));
+        queue.add(6, "/e", |_| {});
+        queue.add(8, "/h", |entry| entry.latest = Some(later));
+        queue.add(9, "/i", |_| {});
+        assert_eq!(queue.next(3), [1, 7, 8]);
+        assert_eq!(queue.next(3), [2], "what is sent once only goes with its like");
+        assert_eq!(queue.next(3), [9]);
+        assert_eq!(queue.next(3), [0; 0], "behind one of the same path that has to wait");
+        assert_eq!(queue.ready.len(), 2, "those that nobody wants are gone");
+        queue.ready[0].entry.again_at = None;
+        assert_eq!(queue.next(3), [5]);
+        assert_eq!(queue.next(3), [6]);
+    }
+
+    #[test]
+    fn what_has_left_cannot_be_withdrawn_and_what_was_withdrawn_does_not_leave() {
+        let sent = Sent::default();
+        assert!(sent.leaves() && !sent.withdraw() && sent.is_sent());
+        sent.set(false);
+        assert!(sent.withdraw() && sent.withdraw() && !sent.leaves() && !sent.is_sent());
+    }
+
+    #[test]
+    fn paths_that_are_equal_or_lie_in_each_other_meet() {
+        let mut paths = Paths::default();
+        for (path, free) in [
+            ("/a/b", true),
+            ("/a/c", true),
+            ("/a/b", false),
+            ("/a", false),
+            ("/a/b/c", false),
+            ("/ab", true),
+            ("/b", true),
+            ("/b/c/d", false),
+            ("/b/c", false),
+            ("/c/x", true),
+            ("ns:7/a", true),
+            ("ns:7/a/b", false),
+        ] {
+            assert_eq!(paths.take(path), free, "{path}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! One tenant has ten thousand writes queued; the other's single write goes next.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::support;
+
+const SAME: &str = "same";
+const OTHER: &str = "other";
+const FILES: usize = 10_000;
+/// Each is some hundred streams of a caller's; an HTTP/2 connection takes 1,024.
+const CONNECTIONS: usize = 12;
+
+async fn timed(house: &House, id: &str, path: &str) -> Duration {
+    let begun = Instant::now();
+    let bytes = noise(1000, 9);
+    let mut messages = requests(frames(sized(spec(path), &bytes), &bytes));
+    messages[0].application_parameter_id = id.into();
+    let answer = house.client().upload_file(tokio_stream::iter(messages)).await.map(tonic::Response::into_inner);
+    is_committed(&answer, &bytes);
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_ten_thousand_queued_writes_of_one_tenant_another_s_goes_next() {
+    const ANSWER: Duration = Duration::from_millis(400);
+    let house = support::start_with(|config| {
+        config.max_uploads = 12_000;
+        config.transfer_buffer_mib = 4096;
+    })
+    .await;
+    let control = house.control();
+    house.make_parameter(SAME, |_| {}).await;
+    let account = control.add_account("olga@example.com", "Olga", "Other", None);
+    let login = control.issue(Some(&account), None).expect("tokens");
+    make_parameter(&mut house.admin().await, &login, OTHER, |_| {}).await;
+    let slow = Action::DelayAnswer { millis: ANSWER.as_millis() as u64 };
+    control.script([Rule::always("files/upload*", slow)]).expect("script");
+    let mut idle = Duration::MAX;
+    for n in 0..3 {
+        for id in [SAME, OTHER] {
+            idle = idle.min(timed(&house, id, &format!("/idle-{n}")).await);
+        }
+    }
+    let held = Held::by(&house).await;
+    let bytes = bytes::Bytes::from(noise(1000, 1));
+    let mut uploads = Vec::new();
+    for connection in 0..CONNECTIONS {
+        let client = house.other_client().await;
+        for n in (connection..FILES).step_by(CONNECTIONS) {
+            let (mut client, bytes) = (client.clone(), bytes.clone());
+            uploads.push(tokio::spawn(async move {
+                let spec = pb::UploadSpec { total_size: Some(1000), ..spec(&format!("/many/{n}")) };
+                let chunk = Frame::Chunk(pb::UploadChunk { write_offset: None, data: bytes, crc32c: None });
+                let messages = requests(vec![Frame::Spec(spec), chunk, finish()]);
+                client.upload_file(tokio_stream::iter(messages)).await.map(tonic::Response::into_inner)
+            }));
+        }
+    }
+    let arrived = async {
+        while control.counter(APPEND).bytes_in < FILES as u64 * 1000 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(8 * PATIENCE, arrived).await.expect("all are queued");
+    held.let_go().await;
+    until("a batch is under way", async || control.counter(FINISH).running == 1).await;
+    let done = control.counter(FINISH).calls;
+    let (same, other) = tokio::join!(timed(&house, SAME, "/next"), timed(&house, OTHER, "/elsewhere"));
+    let queued = uploads.iter().filter(|upload| !upload.is_finished()).count();
+    assert!(queued >= 1000, "the first tenant still has writes queued: {queued}");
+    // A turn is no longer than a second; what this machine adds, the idle write has, too.
+    assert!(same <= idle + 2 * Duration::from_secs(1), "{same:?}, idle {idle:?}");
+    let turns = control.counter(FINISH).calls - done;
+    assert!(turns <= 4, "it went behind {turns} batches");
+    assert!(other <= idle.mul_f64(1.5), "{other:?}, idle {idle:?}");
+    for answer in futures::future::join_all(uploads).await {
+        is_committed(&answer.expect("no panic"), &bytes);
+    }
+    nobody_met_contention(&house);
+}
