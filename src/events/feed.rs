@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    hash::{DefaultHasher, Hasher as _},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -474,10 +475,18 @@ impl Feed {
         let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
         let bytes = changes.iter().map(|change| weight(written(change))).sum();
-        let entries = changes.into_iter().enumerate().map(|(at, change)| {
-            // Whoever has all of the page goes on behind it.
-            let cursor = if at + 1 == last { page.cursor.clone() } else { cursor.clone() };
-            let place = ResumePoint::beside(cursor, head);
+        let (mut told, mut digest) = (0, DefaultHasher::new());
+        let entries = changes.into_iter().map(|change| {
+            told += 1;
+            change.identify(&mut digest);
+            let place = match told < last {
+                true => {
+                    let page = u32::try_from(told).ok().map(|told| Box::new((told, digest.finish())));
+                    ResumePoint { page, ..ResumePoint::beside(cursor.clone(), head) }
+                }
+                // Whoever has all of the page goes on behind it.
+                false => ResumePoint::beside(page.cursor.clone(), head),
+            };
             Arc::new(Entry::new(place, observed, Told::Change(Box::new(change)), false))
         });
         let found = Arc::new(Drained {
@@ -576,6 +585,16 @@ impl Drop for Feed {
     fn drop(&mut self) {
         let tail = self.tail.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.desk.tails_bytes.fetch_sub(tail.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drained {
+    /// How many of its changes somebody has who comes back from inside it. If what came before that place is not the same any
+    /// more, something has changed since, and all of it is told again.
+    pub(super) fn told_to(&self, place: Option<&(u32, u64)>) -> usize {
+        let told = place.and_then(|(told, _)| usize::try_from(*told).ok()).unwrap_or(0);
+        let last = told.checked_sub(1).and_then(|at| self.entries.get(at));
+        if last.is_some_and(|last| last.point.page.as_deref() == place) { told } else { 0 }
     }
 }
 

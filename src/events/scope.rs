@@ -137,6 +137,9 @@ pub struct ResumePoint {
     /// it is told nothing of the log that is older.
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     pub(super) known: Option<(i64, i64)>,
+    /// Inside the page that follows the cursor, which is rare: how many of its changes were told, and a digest of those.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    pub(super) page: Option<Box<(u32, u64)>>,
 }
 
 /// A place with what it is bound to: what a token says. As JSON only in tokens of versions before (`token.rs`).
@@ -171,6 +174,7 @@ impl ResumePoint {
             within: None,
             unsettled: false,
             known: None,
+            page: None,
         }
     }
 

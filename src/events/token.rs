@@ -43,10 +43,14 @@ struct Packed {
     known_epoch: Option<i64>,
     #[prost(int64, optional, tag = "14")]
     known_sequence: Option<i64>,
+    #[prost(uint32, optional, tag = "15")]
+    page_told: Option<u32>,
+    #[prost(fixed64, optional, tag = "16")]
+    page_digest: Option<u64>,
 }
 
 pub(super) fn write(bound: &Bound) -> Vec<u8> {
-    let ResumePoint { epoch, sequence, mark, cursor, listed, whole, within, unsettled, known } = &bound.point;
+    let ResumePoint { epoch, sequence, mark, cursor, listed, whole, within, unsettled, known, page } = &bound.point;
     let (packed, rest) = packed(cursor);
     let message = Packed {
         binding: bound.binding.to_vec(),
@@ -63,6 +67,8 @@ pub(super) fn write(bound: &Bound) -> Vec<u8> {
         unsettled: *unsettled,
         known_epoch: known.map(|(epoch, _)| epoch),
         known_sequence: known.map(|(_, sequence)| sequence),
+        page_told: page.as_deref().map(|(told, _)| *told),
+        page_digest: page.as_deref().map(|(_, digest)| *digest),
     };
     let mut bytes = Vec::with_capacity(1 + message.encoded_len());
     bytes.push(PACKED);
@@ -95,6 +101,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Bound> {
             within: packed.within,
             unsettled: packed.unsettled,
             known: packed.known_epoch.zip(packed.known_sequence),
+            page: packed.page_told.zip(packed.page_digest).map(Box::new),
         },
     })
 }
@@ -124,6 +131,7 @@ mod tests {
             within: Some(0),
             unsettled: true,
             known: Some((i64::MIN + 3, 70_001)),
+            page: Some(Box::new((0, u64::MAX))),
             ..ResumePoint::at(cursor.into())
         };
         Bound { binding: [7; 16], path: "/Buchhaltung/Süd".into(), recursive: true, point }

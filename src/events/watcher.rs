@@ -60,8 +60,8 @@ enum Mode {
     Log { epoch: i64, sequence: i64 },
     /// At a place that the log does not hold: it is seen to how it goes on from there. Ready was said, or not.
     Beside { said: bool },
-    /// Older than the log; `listed`: it is the cursor of a listing that was just read.
-    Cursor { cursor: Arc<str>, listed: bool },
+    /// Older than the log; `listed`: it is the cursor of a listing that was just read; `page`: somewhere in what follows it.
+    Cursor { cursor: Arc<str>, listed: bool, page: Option<Box<(u32, u64)>> },
     /// In a listing of its own; None: it begins.
     Listing { cursor: Option<Arc<str>>, count: u64 },
 }
@@ -222,7 +222,7 @@ impl Watcher {
             Some(count) if point.whole => self.listed_whole(point.cursor, count),
             Some(count) => self.mode = Mode::Listing { cursor: Some(point.cursor), count },
             None => {
-                self.mode = Mode::Cursor { cursor: point.cursor.clone(), listed: false };
+                self.mode = Mode::Cursor { cursor: point.cursor.clone(), listed: false, page: point.page.clone() };
                 if !said {
                     self.ready.push_back(Happening::Ready(point));
                 }
@@ -352,7 +352,7 @@ impl Watcher {
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Beside { said } => self.go_on_beside(said).await,
-            Mode::Cursor { cursor, listed } => self.drain(cursor, listed).await,
+            Mode::Cursor { cursor, listed, page } => self.drain(cursor, listed, page.as_deref()).await,
             Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
                 Ok(page) => {
                     self.listed(page, count);
@@ -379,7 +379,7 @@ impl Watcher {
         Ok(Worked::More)
     }
 
-    async fn drain(&mut self, cursor: Arc<str>, listed: bool) -> Result<Worked> {
+    async fn drain(&mut self, cursor: Arc<str>, listed: bool, within: Option<&(u32, u64)>) -> Result<Worked> {
         // While the log itself is behind, the two cannot meet.
         if !self.state.borrow_and_update().hot {
             return Ok(Worked::Waits);
@@ -388,10 +388,10 @@ impl Watcher {
             Ok(page) => page,
             Err(fault) => return self.reset(fault),
         };
-        (self.entries, self.told) = (page.entries.clone(), 0);
+        (self.entries, self.told) = (page.entries.clone(), page.told_to(within));
         self.mode = match page.joins {
             Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
-            None => Mode::Cursor { cursor: page.next.cursor.clone(), listed },
+            None => Mode::Cursor { cursor: page.next.cursor.clone(), listed, page: None },
         };
         if page.entries.is_empty() {
             self.last = page.next.clone();
@@ -423,7 +423,7 @@ impl Watcher {
         let point = ResumePoint::beside(cursor.clone(), self.feed.state().head);
         self.ready.push_back(Happening::SnapshotEnd { count, point: point.clone() });
         self.ready.push_back(Happening::Ready(point));
-        self.mode = Mode::Cursor { cursor, listed: true };
+        self.mode = Mode::Cursor { cursor, listed: true, page: None };
     }
 
     fn tell(&mut self, entry: Arc<Entry>) -> Result<Happening> {

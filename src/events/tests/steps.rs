@@ -340,6 +340,43 @@ async fn those_who_list_at_once_share_one_walk_and_who_comes_later_sees_what_is_
 }
 
 #[tokio::test]
+async fn a_place_inside_a_page_of_dropbox_leads_on_unless_what_came_before_it_has_changed() {
+    let house = House::new().await;
+    let (feed, mut poller) = house.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    house.script.says("old", "a 1, b 2, -c, d 4", "old 1", false);
+    let paths = |told: Vec<Happening>| -> Vec<String> {
+        let changes = told.into_iter().filter_map(|one| match one {
+            Happening::Event(entry) => entry.change().map(super::truth::path_of),
+            _ => None,
+        });
+        changes.collect()
+    };
+    let mut first = house.watcher(&feed, Start::After(ResumePoint::at("old".into()))).await;
+    let mut places = Vec::new();
+    while let Some(happening) = first.try_next().await.unwrap() {
+        if let Happening::Event(entry) = happening {
+            // As a token carries it.
+            let token = entry.point.seal(house.store.keys(), &scope()).unwrap();
+            places.push(ResumePoint::unseal(house.store.keys(), &scope(), &token).unwrap());
+        }
+    }
+    assert_eq!(places.len(), 4);
+    let all = paths(told(&mut house.watcher(&feed, Start::After(ResumePoint::at("old".into()))).await).await);
+    for (at, place) in places.iter().enumerate() {
+        let mut again = house.watcher(&feed, Start::After(place.clone())).await;
+        assert_eq!(paths(told(&mut again).await), all[at + 1..], "behind {at}");
+    }
+    // Elsewhere, and later: what was told first is another file now.
+    let other = House::new().await;
+    let (feed, mut poller) = other.feed(scope()).await;
+    work(&feed, &mut poller).await;
+    other.script.says("old", "b 2, -c, d 4, a 9", "old 2", false);
+    let mut again = other.watcher(&feed, Start::After(places[1].clone())).await;
+    assert_eq!(paths(told(&mut again).await).len(), 4, "all of it again");
+}
+
+#[tokio::test]
 async fn a_stream_that_nobody_reads_any_more_keeps_nothing_from_others() {
     let house = House::new().await;
     let (feed, mut poller) = house.feed(scope()).await;

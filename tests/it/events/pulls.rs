@@ -63,6 +63,24 @@ async fn a_job_that_runs_now_and_then_gets_what_happened_since_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_takes_less_at_once_than_dropbox_gives_comes_to_the_end_all_the_same() {
+    let house = support::start().await;
+    make_folder(&house, "/in");
+    // Nobody watches: it is Dropbox's cursor alone.
+    let mut place = token(&house, "/in").await;
+    for n in 0..12 {
+        put(&house, &format!("/in/{n:02}"), "x");
+    }
+    let mut paths = Vec::new();
+    for _ in 0..4 {
+        let pulled = pull(&house, &place, |asked| (asked.max_events, asked.wait) = (3, seconds(20))).await;
+        paths.extend(pulled.changes.iter().map(|change| path(change).to_owned()));
+        place = pulled.resume_token;
+    }
+    assert_eq!(paths, (0..12).map(|n| format!("/in/{n:02}")).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_waits_is_answered_by_the_first_change_or_at_its_time() {
     let house = support::start().await;
     make_folder(&house, "/in");
