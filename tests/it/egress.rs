@@ -32,7 +32,8 @@ fn timed<T>(message: T, span: Duration) -> Request<T> {
 
 async fn list(house: &House, id: &str) -> Result<pb::ListFolderResponse, Status> {
     let request = pb::ListFolderRequest { application_parameter_id: id.into(), ..Default::default() };
-    house.client().list_folder(timed(request, Duration::from_secs(5))).await.map(tonic::Response::into_inner)
+    // Behind a proxy that is gone the renewal of a token is tried again for some seconds.
+    house.client().list_folder(timed(request, Duration::from_secs(20))).await.map(tonic::Response::into_inner)
 }
 
 async fn set_proxy(house: &House, id: &str, proxy: pb::Proxy) {
