@@ -504,20 +504,13 @@ async fn set_network(args: SetNetworkArgs) -> Result<()> {
     if paths.is_empty() {
         return Err(Failure::usage("give --proxy or a timeout"));
     }
-    let request = UpdateApplicationParameterRequest {
-        application_parameter: Some(ApplicationParameter {
-            application_parameter_id: args.id,
-            proxy,
-            timeouts: Some(timeouts),
-            ..Default::default()
-        }),
-        update_mask: Some(FieldMask { paths }),
+    let parameter = ApplicationParameter {
+        application_parameter_id: args.id,
+        proxy,
+        timeouts: Some(timeouts),
         ..Default::default()
     };
-    let admin = admin(&args.admin).await?;
-    let answer =
-        repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
-    show(&args.admin, answer.application_parameter)
+    change(&args.admin, parameter, paths).await
 }
 
 async fn update(args: UpdateArgs) -> Result<()> {
@@ -529,42 +522,38 @@ async fn update(args: UpdateArgs) -> Result<()> {
         ("group", args.group.is_some()),
     ];
     let paths = named.iter().filter(|(_, named)| *named).map(|(path, _)| (*path).to_owned()).collect();
-    let request = UpdateApplicationParameterRequest {
-        application_parameter: Some(ApplicationParameter {
-            application_parameter_id: args.id,
-            display_name: args.display_name.unwrap_or_default(),
-            group: args.group.unwrap_or_default(),
-            path_prefix: args.path_prefix.unwrap_or_default(),
-            policy: Some(ParameterPolicy {
-                allowed_principals: args.allow.into_iter().filter(|name| !name.is_empty()).collect(),
-                permissions: args.permission.iter().map(|one| Permission::from(*one).into()).collect(),
-                ..Default::default()
-            }),
+    let parameter = ApplicationParameter {
+        application_parameter_id: args.id,
+        display_name: args.display_name.unwrap_or_default(),
+        group: args.group.unwrap_or_default(),
+        path_prefix: args.path_prefix.unwrap_or_default(),
+        policy: Some(ParameterPolicy {
+            allowed_principals: args.allow.into_iter().filter(|name| !name.is_empty()).collect(),
+            permissions: args.permission.iter().map(|one| Permission::from(*one).into()).collect(),
             ..Default::default()
         }),
-        update_mask: Some(FieldMask { paths }),
         ..Default::default()
     };
-    let admin = admin(&args.admin).await?;
-    let answer =
-        repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
-    show(&args.admin, answer.application_parameter)
+    change(&args.admin, parameter, paths).await
 }
 
 async fn set_state(args: OneArgs, state: ParameterState) -> Result<()> {
-    let admin = admin(&args.admin).await?;
+    let parameter =
+        ApplicationParameter { application_parameter_id: args.id, state: state.into(), ..Default::default() };
+    change(&args.admin, parameter, vec!["state".into()]).await
+}
+
+/// Changes what the paths name, and shows what came of it.
+async fn change(args: &AdminArgs, parameter: ApplicationParameter, paths: Vec<String>) -> Result<()> {
     let request = UpdateApplicationParameterRequest {
-        application_parameter: Some(ApplicationParameter {
-            application_parameter_id: args.id,
-            state: state.into(),
-            ..Default::default()
-        }),
-        update_mask: Some(FieldMask { paths: vec!["state".into()] }),
+        application_parameter: Some(parameter),
+        update_mask: Some(FieldMask { paths }),
         ..Default::default()
     };
+    let admin = admin(args).await?;
     let answer =
         repeated(Repeat::Free, async || admin.clone().update_application_parameter(request.clone()).await).await?;
-    show(&args.admin, answer.application_parameter)
+    show(args, answer.application_parameter)
 }
 
 /// The secret a file holds, without the line end an editor leaves.

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    hash::{Hash as _, Hasher},
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
@@ -27,17 +26,6 @@ pub enum ChangeKind {
     Moved,
     /// RAW: it is so now, whatever it was.
     Upserted,
-}
-
-impl Change {
-    /// What it tells of, as far as one page of Dropbox's is told from another by it.
-    pub(super) fn identify(&self, digest: &mut impl Hasher) {
-        match &self.item {
-            files::Metadata::File(file) => (&file.path_lower, &file.id, &file.rev).hash(digest),
-            files::Metadata::Folder(folder) => (&folder.path_lower, &folder.id).hash(digest),
-            files::Metadata::Deleted(deleted) => (&deleted.path_lower, "deleted").hash(digest),
-        }
-    }
 }
 
 impl ChangeKind {

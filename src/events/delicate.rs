@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{Basis, Change, ChangeKind, ItemKind, Told};
+use super::{
+    change::{Basis, Change, ChangeKind, ItemKind, Told},
+    seen::paths,
+};
 use crate::{limits::DRAIN_MOVES_MAX, store::LogHead};
 
 /// What the drain under way has come to.
@@ -70,13 +73,7 @@ fn is_end(rest: &str) -> bool {
 }
 
 fn lower(change: &Change) -> String {
-    use dropbox_sdk::types::files::Metadata;
-    let path = match &change.item {
-        Metadata::File(file) => &file.path_lower,
-        Metadata::Folder(folder) => &folder.path_lower,
-        Metadata::Deleted(deleted) => &deleted.path_lower,
-    };
-    path.clone().unwrap_or_default()
+    paths(&change.item).0.unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::{
     change::{Before, Change, ChangeKind, Entry, ItemKind, Told},
     feed::Feed,
     scope::ResumePoint,
-    seen::{FILE, FOLDER, how_shared},
+    seen::{FILE, FOLDER, how_shared, paths},
 };
 use crate::{
     apart::apart,
@@ -216,14 +216,10 @@ fn child(entry: &Entry, row: &IndexRow, lower: &str, display: &str) -> Entry {
 }
 
 fn change(folder: &Change, row: &IndexRow, lower: &str, display: &str) -> Change {
-    let (folder_lower, folder_display) = match &folder.item {
-        Metadata::File(file) => (&file.path_lower, &file.path_display),
-        Metadata::Folder(folder) => (&folder.path_lower, &folder.path_display),
-        Metadata::Deleted(deleted) => (&deleted.path_lower, &deleted.path_display),
-    };
-    let lower = format!("{}{lower}", folder_lower.as_deref().unwrap_or_default());
+    let (folder_lower, folder_display) = paths(&folder.item);
+    let lower = format!("{}{lower}", folder_lower.unwrap_or_default());
     let previous_path = folder.previous_path.as_ref().map(|path| format!("{path}{display}"));
-    let display = format!("{}{display}", folder_display.as_deref().unwrap_or_default());
+    let display = format!("{}{display}", folder_display.unwrap_or_default());
     let rev = row.rev.clone().filter(|_| row.kind == FILE);
     Change {
         kind: folder.kind,

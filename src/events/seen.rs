@@ -28,6 +28,16 @@ impl Base {
     }
 }
 
+/// In lower case, and as people wrote it.
+pub(super) fn paths(item: &Metadata) -> (Option<&str>, Option<&str>) {
+    let (lower, display) = match item {
+        Metadata::File(file) => (&file.path_lower, &file.path_display),
+        Metadata::Folder(folder) => (&folder.path_lower, &folder.path_display),
+        Metadata::Deleted(deleted) => (&deleted.path_lower, &deleted.path_display),
+    };
+    (lower.as_deref(), display.as_deref())
+}
+
 /// One entry of a delta, as the tree sees it.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
@@ -39,11 +49,7 @@ pub(super) struct Seen {
 impl Seen {
     /// None for an item that is not mounted: it has no place in the tree.
     pub(super) fn of(item: Metadata, base: &Base) -> Option<Seen> {
-        let lower = match &item {
-            Metadata::File(file) => file.path_lower.as_deref(),
-            Metadata::Folder(folder) => folder.path_lower.as_deref(),
-            Metadata::Deleted(deleted) => deleted.path_lower.as_deref(),
-        }?;
+        let lower = paths(&item).0?;
         let names: Vec<&str> = lower.split('/').skip(base.depth + 1).collect();
         Some(Seen { path: names.join("/"), item })
     }

@@ -396,7 +396,7 @@ impl Watcher {
         if page.entries.is_empty() {
             self.last = page.next.clone();
         }
-        if page.has_more || page.joins.is_some() || !page.entries.is_empty() {
+        if page.leads_on() || page.joins.is_some() {
             return Ok(Worked::More);
         }
         // Something is on its way into the log: it is there in a moment, then both are compared again.

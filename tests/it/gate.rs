@@ -26,22 +26,21 @@ const FOLDER: &str = "files/create_folder_v2";
 type Uploaded = Result<pb::UploadFileResponse, Status>;
 
 /// A write of the namespace that is answered when the test says so.
-struct Held(JoinHandle<()>);
+struct Held(JoinHandle<Result<(), Status>>);
+
+fn slow_folder(house: &House) -> JoinHandle<Result<(), Status>> {
+    let mut client = house.client();
+    let application_parameter_id = PARAMETER.into();
+    let folder = pb::CreateFolderRequest { application_parameter_id, path: "/slow".into(), ..Default::default() };
+    tokio::spawn(async move { client.create_folder(folder).await.map(drop) })
+}
 
 impl Held {
     async fn by(house: &House) -> Held {
         let control = house.control();
         control.script([Rule::once(FOLDER, Action::Stall)]).expect("script");
         let before = control.counter(FOLDER).running;
-        let mut client = house.client();
-        let slow = tokio::spawn(async move {
-            let folder = pb::CreateFolderRequest {
-                application_parameter_id: PARAMETER.into(),
-                path: "/slow".into(),
-                ..Default::default()
-            };
-            let _ = client.create_folder(folder).await;
-        });
+        let slow = slow_folder(house);
         until("the turn is taken", async || control.counter(FOLDER).running == before + 1).await;
         Held(slow)
     }

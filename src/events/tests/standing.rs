@@ -228,6 +228,16 @@ async fn an_index_comes_to_stand_wherever_the_process_ends() {
     assert!(stood.contains(&false) && stood.contains(&true), "{stood:?}");
 }
 
+/// The log is over, whoever reads it is told so, and the index is that of the second listing.
+async fn begins_anew(house: &House) {
+    let (feed, mut poller) = house.feed(scope()).await;
+    let (epoch, mut watcher) = (feed.state().head.epoch, house.watcher(&feed, beginning(&feed)).await);
+    work(&feed, &mut poller).await;
+    assert_ne!(feed.state().head.epoch, epoch, "the log is over");
+    assert!(is_replaced(&told(&mut watcher).await) && feed.is_built());
+    assert_eq!(names(house, &feed).await, ["c"]);
+}
+
 #[tokio::test]
 async fn a_cursor_that_is_forgotten_on_the_way_loses_nothing_in_silence() {
     // The log's, in the midst of the drain that goes into both: nobody knows what happened.
@@ -237,12 +247,7 @@ async fn a_cursor_that_is_forgotten_on_the_way_loses_nothing_in_silence() {
     house.script.says("now", "b 2", "log 1", true);
     house.script.refuses("log 1", Reason::CursorReset);
     house.script.says("now", "", "log 2", false);
-    let (feed, mut poller) = house.feed(scope()).await;
-    let (epoch, mut watcher) = (feed.state().head.epoch, house.watcher(&feed, beginning(&feed)).await);
-    work(&feed, &mut poller).await;
-    assert_ne!(feed.state().head.epoch, epoch, "the log is over");
-    assert!(is_replaced(&told(&mut watcher).await) && feed.is_built());
-    assert_eq!(names(&house, &feed).await, ["c"]);
+    begins_anew(&house).await;
     // The watched folder's own end, in the same place.
     let house = House::new().await;
     house.script.says("list", "/ 8, a 1", "list 0", false);
@@ -250,12 +255,7 @@ async fn a_cursor_that_is_forgotten_on_the_way_loses_nothing_in_silence() {
     house.script.says("now", "b 2", "log 1", true);
     house.script.says("log 1", "-, / 9, c 3", "log 2", false);
     house.script.says("now", "", "log 3", false);
-    let (feed, mut poller) = house.feed(scope()).await;
-    let (epoch, mut watcher) = (feed.state().head.epoch, house.watcher(&feed, beginning(&feed)).await);
-    work(&feed, &mut poller).await;
-    assert_ne!(feed.state().head.epoch, epoch, "the log is over");
-    assert!(is_replaced(&told(&mut watcher).await) && feed.is_built());
-    assert_eq!(names(&house, &feed).await, ["c"]);
+    begins_anew(&house).await;
     // The index's, before: it is built anew, and the log goes on.
     let house = House::new().await;
     house.script.says("list", "a 1", "list 0", true);

@@ -77,15 +77,7 @@ async fn a_server_that_goes_down_commits_what_is_queued() {
     let control = house.control();
     let bytes = noise(2000, 4);
     control.script([Rule::once(FOLDER, Action::DelayAnswer { millis: 6000 })]).expect("script");
-    let mut client = house.client();
-    let slow = tokio::spawn(async move {
-        let folder = pb::CreateFolderRequest {
-            application_parameter_id: PARAMETER.into(),
-            path: "/slow".into(),
-            ..Default::default()
-        };
-        client.create_folder(folder).await.map(drop)
-    });
+    let slow = slow_folder(&house);
     until("the turn is taken", async || control.counter(FOLDER).running == 1).await;
     let one = |n: usize| {
         let mut client = house.client();
