@@ -131,7 +131,29 @@ pub(super) fn story(seed: u64) -> Vec<Act> {
             acts.push(Act::Do(Deed::new(dice)));
         }
         acts.push(act);
+        if dice.random_bool(0.01) {
+            acts.extend(left_behind(dice));
+        }
     }
+    acts
+}
+
+/// Something leaves a folder that moves then; who hears of the move may die before it hears of the other, and come back when
+/// the log has grown old. By chance alone one story in some thousands has this.
+fn left_behind(dice: &mut StdRng) -> Vec<Act> {
+    let (folder, to) = (place(dice), place(dice));
+    let name = |n: usize| format!("{folder}/{}", ["a", "b", "c", "d"][n]);
+    let mut acts: Vec<_> =
+        (0..4).map(|n| Act::Do(Deed::Put { path: name(n), content: dice.random(), strict: false })).collect();
+    acts.extend([Act::Quiet, Act::Cut(Cut::new(dice)), Act::Do(Deed::Delete(name(dice.random_range(0..4))))]);
+    acts.extend([Act::Do(Deed::Move(folder, to)), Act::News]);
+    acts.extend((0..dice.random_range(1..8)).map(|_| Act::Step { killed: None }));
+    for who in 0..LISTENERS {
+        let most = dice.random_range(1..20);
+        acts.push(Act::Hear { who, most, dies_at: Some(dice.random_range(0..most)) });
+        acts.push(Act::Leave { who });
+    }
+    acts.push(Act::Sweep);
     acts
 }
 
