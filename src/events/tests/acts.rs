@@ -35,8 +35,7 @@ pub(super) enum Act {
     Quiet,
 }
 
-/// Something done at Dropbox, or refused there. Sharing is not among it: the emulator gives a shared folder another id, and
-/// tells of it behind what it holds, which Dropbox is not taken to do; `index_tests` has the storms of sharing.
+/// Something done at Dropbox, or refused there.
 #[derive(Debug, Clone)]
 pub(super) enum Deed {
     /// `strict`: a new revision, also if the content is the same.
@@ -49,6 +48,8 @@ pub(super) enum Deed {
     Delete(String),
     Move(String, String),
     Recase(String),
+    /// Or the end of sharing, of one that is shared.
+    Share(String),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,11 +89,12 @@ impl Deed {
     /// Few names and few contents, so that most things meet something.
     pub fn new(dice: &mut StdRng) -> Deed {
         let path = place(dice);
-        match dice.random_range(0..37) {
+        match dice.random_range(0..39) {
             0..=12 => Deed::Put { path, content: dice.random_range(0..20), strict: dice.random_bool(0.2) },
             13..=18 => Deed::Folder(path),
             19..=24 => Deed::Delete(path),
             25..=35 => Deed::Move(path, place(dice)),
+            36 | 37 => Deed::Share(path),
             _ => {
                 let cut = path.len() - 1;
                 Deed::Recase(format!("{}{}", &path[..cut], path[cut..].to_uppercase()))
