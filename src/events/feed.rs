@@ -541,9 +541,9 @@ impl Feed {
     pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<str>> {
         let feed = self.clone();
         apart(async move {
-            // Thousands may begin to watch at once. Whoever waits for its folder's turn has no place meanwhile.
-            let _turn = feed.walks.lock().await;
+            // Thousands may begin to watch at once.
             let _place = feed.desk.asking.take(feed.scope.parameter.as_str(), 1).await;
+            let _turn = feed.walks.lock().await;
             feed.upstream.latest(&feed.scope).await
         })
         .await
