@@ -26,8 +26,10 @@ struct State {
     free: usize,
     /// By parameter; none stands here with nothing.
     held: HashMap<Arc<str>, usize>,
-    /// Who waits; no queue is empty.
-    turns: VecDeque<(Arc<str>, VecDeque<Waiter>)>,
+    /// Parameters that wait, each once: ten thousand of them may, so nothing here looks at all.
+    turns: VecDeque<Arc<str>>,
+    /// Theirs; none is empty.
+    queues: HashMap<Arc<str>, VecDeque<Waiter>>,
 }
 
 struct Waiter {
@@ -46,7 +48,12 @@ impl Fair {
     pub fn new(total: usize) -> Fair {
         Fair(Arc::new(Inside {
             total,
-            state: Mutex::new(State { free: total, held: HashMap::new(), turns: VecDeque::new() }),
+            state: Mutex::new(State {
+                free: total,
+                held: HashMap::new(),
+                turns: VecDeque::new(),
+                queues: HashMap::new(),
+            }),
         }))
     }
 
@@ -59,9 +66,8 @@ impl Fair {
     pub fn try_take(&self, parameter: &str, places: usize) -> Option<Held> {
         let places = places.min(self.0.total);
         let mut state = self.0.lock();
-        state.forget_gone();
         // Whoever may have some and waits lacks nothing but free ones: they are next.
-        let waited_for = state.turns.iter().any(|(one, _)| **one == *parameter || state.may(one));
+        let waited_for = state.first_who(|state, one| *one == *parameter || state.may(one)).is_some();
         if waited_for || places > state.free || !state.may(parameter) {
             return None;
         }
@@ -93,12 +99,16 @@ impl Fair {
                 let mut state = self.0.lock();
                 let (grant, granted) = oneshot::channel();
                 let waiter = Waiter { places, grant };
-                match state.turns.iter_mut().find(|(one, _)| **one == *parameter) {
-                    Some((_, queue)) => {
+                match state.queues.get_mut(parameter) {
+                    Some(queue) => {
                         make_room(queue);
                         queue.push_back(waiter);
                     }
-                    None => state.turns.push_back((parameter.into(), [waiter].into())),
+                    None => {
+                        let parameter: Arc<str> = parameter.into();
+                        state.turns.push_back(parameter.clone());
+                        state.queues.insert(parameter, [waiter].into());
+                    }
                 }
                 granted
             };
@@ -153,14 +163,25 @@ impl State {
         }
     }
 
-    /// Whoever is first in its queue still waits. Those behind are looked at when they come to the front: queues may be long.
-    fn forget_gone(&mut self) {
-        self.turns.retain_mut(|(_, queue)| {
+    /// Where the first one stands of those in turn who still waits and is like that. Who has left is forgotten on the way, as
+    /// far as it comes to the front.
+    fn first_who(&mut self, is_it: impl Fn(&State, &str) -> bool) -> Option<usize> {
+        let mut at = 0;
+        while let Some(parameter) = self.turns.get(at).cloned() {
+            let queue = self.queues.entry(parameter.clone()).or_default();
             while queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
                 queue.pop_front();
             }
-            !queue.is_empty()
-        });
+            if queue.is_empty() {
+                self.queues.remove(&parameter);
+                self.turns.remove(at);
+            } else if is_it(self, &parameter) {
+                return Some(at);
+            } else {
+                at += 1;
+            }
+        }
+        None
     }
 }
 
@@ -191,17 +212,22 @@ impl Inside {
         loop {
             let (waiter, held) = {
                 let mut state = self.lock();
-                state.forget_gone();
                 // Who has its share waits for its own; the next one whose turn it is takes what is free, or waits for more of it
                 // before anybody else does.
-                let Some(at) = (0..state.turns.len()).find(|&at| state.may(&state.turns[at].0)) else { return };
-                if state.turns[at].1[0].places > state.free {
+                let Some(at) = state.first_who(State::may) else { return };
+                let Some(parameter) = state.turns.get(at).cloned() else { return };
+                let free = state.free;
+                let Some(queue) = state.queues.get_mut(&parameter) else { return };
+                if queue.front().is_some_and(|waiter| waiter.places > free) {
                     return;
                 }
-                let Some((parameter, mut queue)) = state.turns.remove(at) else { return };
-                let Some(waiter) = queue.pop_front() else { continue };
-                if !queue.is_empty() {
-                    state.turns.push_back((parameter.clone(), queue));
+                let Some(waiter) = queue.pop_front() else { return };
+                let is_last = queue.is_empty();
+                state.turns.remove(at);
+                if is_last {
+                    state.queues.remove(&parameter);
+                } else {
+                    state.turns.push_back(parameter.clone());
                 }
                 let held = self.take(&mut state, parameter, waiter.places);
                 (waiter, held)
@@ -340,7 +366,7 @@ mod tests {
         }
         let mut last = Box::pin(fair.take("a", 1));
         assert!(last.as_mut().now_or_never().is_none());
-        assert!(fair.0.lock().turns[0].1.capacity() <= 16, "those who left make room");
+        assert!(fair.0.lock().queues["a"].capacity() <= 16, "those who left make room");
         drop(held);
         drop(first.as_mut().now_or_never().expect("it is first"));
         drop(last.as_mut().now_or_never().expect("the others have left"));

@@ -400,6 +400,9 @@ pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
 pub const STREAM_AGE_SPREAD: f64 = 0.2;
 /// Buffer of one watch: as good as none, for it is kept as long as the watch lives. Each message makes one of its own size.
 pub const WATCH_BUFFER_BYTES: usize = 64;
+/// Watches of a process that are being opened at once, shared by their parameters: each takes some 10 KiB more until it is
+/// open, and ten thousand come back together when a process has ended. Whoever waits holds its request alone.
+pub const WATCHES_OPENING_MAX: usize = 128;
 /// Events that are ready together are sent together up to this, as tonic does by default.
 pub const WATCH_YIELD_BYTES: usize = 32 * 1024;
 /// The HTTP/2 library gathers frames of less than 1 KiB and writes them by the dozen, those of all watches of a connection

@@ -543,7 +543,7 @@ impl Feed {
         let feed = self.clone();
         apart(async move {
             // Thousands may begin to watch at once.
-            let _place = feed.desk.asking.acquire().await;
+            let _place = feed.desk.asking.take(feed.scope.parameter.as_str(), 1).await;
             let _turn = feed.walks.lock().await;
             feed.upstream.latest(&feed.scope).await
         })

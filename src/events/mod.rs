@@ -12,6 +12,7 @@ mod driver;
 mod ending;
 mod expand;
 mod feed;
+mod few;
 mod index;
 mod inferred;
 mod letters;
@@ -43,6 +44,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use change::{Basis, Before, Change, ChangeKind, Entry, ItemKind, Told};
 use feed::Feed;
+pub use few::Few;
 use schedule::{Desk, Ring};
 pub use scope::{CheckpointName, ResumePoint, Scope};
 pub use upstream::{Dropbox, News, Page, Upstream};

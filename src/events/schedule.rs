@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
+    fair::Fair,
     limits::{
         EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, INDEX_UNWATCHED, POLL_TURN, RING_GAP, RING_GAP_MAX,
     },
@@ -35,8 +36,8 @@ pub(super) struct Desk {
     /// Feeds whose parameter is to be watched over.
     pub(super) born: Newcomers,
     pub(super) outbox: Outbox,
-    /// Watchers that ask for the place of now.
-    pub(super) asking: Semaphore,
+    /// Watchers that ask for the place of now; an account that Dropbox lets wait leaves some to the others.
+    pub(super) asking: Fair,
     /// Those that ask the store for their row: nobody waits for Dropbox with such a place in hand.
     pub(super) coming: Semaphore,
     /// Bytes of the tails of all logs.
@@ -152,7 +153,7 @@ impl Desk {
             changed: Notify::new(),
             born: Newcomers::default(),
             outbox: Outbox::new(shared),
-            asking: Semaphore::new(FEEDS_AT_ONCE),
+            asking: Fair::new(FEEDS_AT_ONCE),
             coming: Semaphore::new(FEEDS_AT_ONCE),
             tails_bytes: Arc::default(),
         })

@@ -6,6 +6,7 @@ mod hub;
 mod listener;
 mod model;
 mod oracle;
+mod slow;
 mod standing;
 mod steps;
 pub(super) mod truth;

@@ -2,7 +2,7 @@
 //! It reads the log behind its place, from memory or from rows; only what is older than the log it asks of Dropbox, with the
 //! cursor of its own place, and changes over to the log at a moment when both are at one place.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files;
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use super::{
     change::{Entry, Told},
     expand::Expanding,
     feed::{Behind, Feed, State},
+    few::Few,
     inferred,
     scope::{CheckpointName, ResumePoint},
     upstream::Page,
@@ -33,14 +34,14 @@ pub struct Watcher {
     mode: Mode,
     /// What was said last.
     last: ResumePoint,
-    ready: VecDeque<Happening>,
+    ready: Few<Happening>,
     /// Entries that were read and not told.
     entries: Arc<[Arc<Entry>]>,
     told: usize,
     /// What a folder held is told, before the next entry.
     expanding: Option<Box<Expanding>>,
     /// It came back in the midst of that: the entry's number, and the row that was told last.
-    within: Option<(i64, i64)>,
+    within: Option<Box<(i64, i64)>>,
     /// Boxed, as what few watchers have: thousands are kept.
     checkpoint: Option<Box<Held>>,
 }
@@ -140,7 +141,7 @@ impl Watcher {
             state: feed.subscribe(),
             mode: Mode::Listing { cursor: None, count: 0 },
             last: nowhere,
-            ready: VecDeque::new(),
+            ready: Few::new(),
             entries: Arc::default(),
             told: 0,
             expanding: None,
@@ -200,7 +201,7 @@ impl Watcher {
             self.mode = Mode::Beside { said: false };
             return self.go_on_beside(false).await.map(drop);
         }
-        self.within = point.within.map(|row| (point.sequence, row));
+        self.within = point.within.map(|row| Box::new((point.sequence, row)));
         // The entry itself is read again.
         let sequence = point.sequence - i64::from(self.within.is_some());
         self.mode = Mode::Log { epoch: point.epoch, sequence };
@@ -267,16 +268,18 @@ impl Watcher {
         }
     }
 
+    /// What it holds of the log.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> &[Arc<Entry>] {
+        &self.entries
+    }
+
     /// What was read and is not told yet.
     ///
     /// # Errors
     /// As [`Watcher::next`].
     pub fn at_hand(&mut self) -> Result<Option<Happening>> {
         let happening = if let Some(happening) = self.ready.pop_front() {
-            if self.ready.is_empty() {
-                // Its room is for beginnings; a quiet watcher keeps none.
-                self.ready = VecDeque::new();
-            }
             happening
         } else {
             let Some(entry) = self.next_entry() else { return Ok(None) };
@@ -301,11 +304,11 @@ impl Watcher {
             if matches!(entry.told, Told::Unknown) {
                 continue;
             }
-            let within = self.within.take().filter(|(of, _)| entry.logged && entry.point.sequence == *of);
+            let within = self.within.take().filter(|within| entry.logged && entry.point.sequence == within.0);
             if !self.options.expand || entry.folder().is_none() {
                 return Some(entry);
             }
-            self.expanding = Some(Box::new(Expanding::behind(entry, within.map(|(_, row)| row))));
+            self.expanding = Some(Box::new(Expanding::behind(entry, within.map(|within| within.1))));
         }
     }
 

@@ -10,6 +10,7 @@ use super::{
     changes::Changes,
     events::Events,
     items::{Answers, Items},
+    pieces,
     raw_api::RawApi,
     sharing::Sharing,
     transfer::Transfer,
@@ -169,7 +170,7 @@ impl DropboxConnector for Connector {
         &self,
         request: Request<api::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        answer(request, |call, request| self.events.watch_events(call, request)).await
+        pieces::answered(request, |call, request| self.events.watch_events(call, request)).await
     }
 
     async fn pull_events(

@@ -24,7 +24,7 @@ use super::{
     listener::Peer,
     open_calls::{Entered, OpenCalls},
     opening::{Coding, Opening},
-    status,
+    pieces, status,
     stranger::Stranger,
 };
 use crate::{
@@ -313,7 +313,11 @@ fn watch(mut response: Response<Body>, call: &Call, end: End) -> Response<Body> 
     let taken_away = ending.map(|ending| Doze::new(ending.ended()));
     let gathers = call.method() == GATHERED;
     let rest = bytes::Bytes::new();
-    response.map(|inner| Body::new(Watched { inner: Some(inner), overdue, taken_away, end, gathers, rest }))
+    let beside = pieces::beside(&mut response).map(Body::new);
+    response.map(|inner| {
+        let inner = Some(beside.unwrap_or(inner));
+        Body::new(Watched { inner, overdue, taken_away, end, gathers, rest })
+    })
 }
 
 /// The answer's body: ended at the deadline, its status seen for the log line.

@@ -26,6 +26,7 @@ mod open_calls;
 mod opening;
 mod pages;
 mod parameters;
+mod pieces;
 mod raw_api;
 mod reception;
 mod replace;

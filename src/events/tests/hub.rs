@@ -20,6 +20,7 @@ use crate::{
         feed::Feed,
         schedule::{Desk, Orders, Rest, Ring, Take},
     },
+    fair,
     fault::{Fault, Reason, Result},
     limits::{
         EVENT_LEASE, EVENT_RING_GRACE, FEED_LINGER, FEED_RETRY, FEED_RETRY_MAX, FEED_SPREAD, FEEDS_AT_ONCE,
@@ -297,7 +298,8 @@ async fn no_more_than_so_many_begin_at_once_however_slow_dropbox_is() {
         house.clock.advance(Duration::from_millis(100)).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(house.dropbox.books().running, FEEDS_AT_ONCE);
+    // An eighth is left to other parameters.
+    assert_eq!(house.dropbox.books().running, fair::alone(FEEDS_AT_ONCE, 1));
     house.dropbox.answers.add_permits(Semaphore::MAX_PERMITS);
     house.pass(Duration::from_secs(10), Duration::from_millis(500)).await;
     assert_eq!(house.dropbox.books().listed.len(), 150, "all have an index");

@@ -13,27 +13,27 @@ use std::{
 
 use metrics::{Counter, counter};
 use rand::Rng as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use self::{told::Taste, watch::Watch};
+use self::told::Taste;
+pub use self::watch::Watch;
 use super::{
     call::Call,
     door::{Door, Site},
-    filter,
-    items::Answers,
-    pages,
+    filter, pages,
 };
 use crate::{
     access::Permissions,
-    api::{Encoded, v1 as api},
+    api::v1 as api,
     convert::{
         events::{self as convert, AskedStart, Terms, WatchPlan},
         path::ItemPath,
     },
     events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Resync, Scope, Start},
+    fair::Fair,
     fault::{Fault, Reason, Result},
-    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, WATCH_END_AHEAD},
+    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, WATCH_END_AHEAD, WATCHES_OPENING_MAX},
     telemetry::WATCH_DELIVERED,
 };
 
@@ -43,6 +43,8 @@ pub struct Events {
     pub hub: Hub,
     /// Places for watches.
     places: Arc<Semaphore>,
+    /// And for those that are being opened.
+    openings: Fair,
     stream_age: Duration,
     draining: CancellationToken,
     delivered: Arc<[Counter; TYPES.len()]>,
@@ -61,22 +63,39 @@ const TYPES: [(api::EventType, &str); 6] = [
 impl Events {
     pub fn new(door: Door, hub: Hub, watches_max: usize, stream_age: Duration, draining: CancellationToken) -> Events {
         let delivered = Arc::new(TYPES.map(|(_, label)| counter!(WATCH_DELIVERED, "type" => label)));
-        Events { door, hub, places: Arc::new(Semaphore::new(watches_max)), stream_age, draining, delivered }
+        let (places, openings) = (Arc::new(Semaphore::new(watches_max)), Fair::new(WATCHES_OPENING_MAX));
+        Events { door, hub, places, openings, stream_age, draining, delivered }
     }
 
-    pub async fn watch_events(
-        self: &Arc<Self>,
-        call: Call,
-        request: api::WatchEventsRequest,
-    ) -> Result<Answers<Encoded>> {
+    pub async fn watch_events(self: &Arc<Self>, call: Call, request: api::WatchEventsRequest) -> Result<Box<Watch>> {
         let plan = convert::watch_events(&request)?;
-        let filter = filter::compile(request.filter.as_ref())?;
-        let wants = &Taste { filter, types: plan.terms.types, base: "".into() };
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
             Fault::new(Reason::ConnectorBusy, "this server holds as many watches as it may")
                 .fact("limit", "max_watches")
                 .retry_after(DRAINING_RETRY)
         })?;
+        let tenant = self.door.tenant(&call, &request.application_parameter_id);
+        let _turn = tokio::select! {
+            biased;
+            () = self.draining.cancelled() => {
+                let fault = Fault::new(Reason::ServerDraining, "this server is going down; call again elsewhere");
+                return Err(fault.retry_after(DRAINING_RETRY));
+            }
+            turn = self.openings.take(&tenant, 1) => turn,
+        };
+        // Made when its turn has come: ten thousand that wait hold their requests, and not what it takes to open a watch.
+        Box::pin(self.open_watch(call, request, plan, place)).await
+    }
+
+    async fn open_watch(
+        self: &Arc<Self>,
+        call: Call,
+        request: api::WatchEventsRequest,
+        plan: WatchPlan,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Box<Watch>> {
+        let filter = filter::compile(request.filter.as_ref())?;
+        let wants = &Taste { filter, types: plan.terms.types, base: "".into() };
         let asked = &plan;
         let begun = self.door.enter(&call, &request, Permissions::default(), |site| async move {
             let scope = scope_at(&site, &asked.path, asked.recursive).await?.raw(asked.terms.raw);
@@ -87,7 +106,7 @@ impl Events {
         });
         let (site, watcher) = begun.await?;
         let taste = Taste { base: watcher.scope().path.clone(), ..wants.clone() };
-        Ok(Watch::new(self, call, site.audience(), watcher, taste, &plan, place).answers())
+        Ok(Box::new(Watch::new(self, call, site.audience(), watcher, taste, &plan, place)))
     }
 
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {

@@ -2,15 +2,19 @@
 //! Every message carries the token behind it. An event's bytes are made for the first watcher and shared by all others.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dropbox_sdk::types::files;
-use futures::{StreamExt as _, future::BoxFuture, stream};
+use futures::{
+    StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use prost::Message as _;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
@@ -27,16 +31,17 @@ use crate::{
         v1 as api,
     },
     convert::{self, events::WatchPlan},
-    events::{Entry, Happening, ResumePoint, Resync, Watcher},
+    events::{Entry, Few, Happening, ResumePoint, Resync, Watcher},
     fault::{Fault, Reason, Result},
-    limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX, STREAM_AGE_SPREAD},
-    service::{call::Call, door::Audience, doze::Doze, items::Answers, pages},
+    limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX, STREAM_AGE_SPREAD, WATCH_YIELD_BYTES},
+    service::{call::Call, door::Audience, doze::Doze, items::Answers, pages, pieces},
 };
 
 /// Items of one message of a snapshot.
 const SNAPSHOT_ITEMS_MAX: usize = 500;
 
-pub(super) struct Watch {
+/// It is kept in a box: it is moved for every message.
+pub struct Watch {
     events: Arc<Events>,
     call: Call,
     audience: Audience,
@@ -46,7 +51,7 @@ pub(super) struct Watch {
     /// Boxed, as what few watches have: thousands are kept.
     settling: Option<Box<Settling>>,
     /// Made, not sent yet.
-    ready: VecDeque<Encoded>,
+    ready: Few<Encoded>,
     /// Behind everything that was made.
     place: Place,
     /// Something of the batch under way was told.
@@ -81,7 +86,7 @@ enum Interrupt {
 }
 
 impl Watch {
-    pub fn new(
+    pub(super) fn new(
         events: &Arc<Events>,
         call: Call,
         audience: Audience,
@@ -99,7 +104,7 @@ impl Watch {
         Watch {
             jail: jail_mark(audience.jail().prefix()),
             settling: (!plan.settle.is_zero()).then(|| Box::new(Settling::new(plan.settle))),
-            ready: VecDeque::new(),
+            ready: Few::new(),
             place: Place::Point(watcher.point()),
             told_of_batch: false,
             listed: 0,
@@ -120,22 +125,54 @@ impl Watch {
         }
     }
 
-    pub fn answers(self) -> Answers<Encoded> {
-        // Boxed: it is moved for every message.
-        stream::unfold(Box::new(self), |mut watch| async move {
+    /// As messages, for the codec.
+    pub fn answers(self: Box<Watch>) -> Answers<Encoded> {
+        stream::unfold(self, |mut watch| async move {
             let answer = watch.next().await?;
             Some((answer, watch))
         })
         .boxed()
     }
 
+    /// As frames of gRPC.
+    pub fn pieces(self: Box<Watch>) -> BoxStream<'static, Result<Bytes, Status>> {
+        stream::unfold(self, |mut watch| async move {
+            let piece = watch.next_piece().await?;
+            Some((piece, watch))
+        })
+        .boxed()
+    }
+
+    /// The next message, and what else can be told without waiting.
+    async fn next_piece(&mut self) -> Option<Result<Bytes, Status>> {
+        let first = match self.next().await? {
+            Ok(message) => message,
+            Err(status) => return Some(Err(status)),
+        };
+        Some(Ok(self.piece(first)))
+    }
+
+    fn piece(&mut self, first: Encoded) -> Bytes {
+        let mut bytes = first.bytes().len();
+        let mut messages: SmallVec<[Encoded; 4]> = smallvec![first];
+        while bytes < WATCH_YIELD_BYTES {
+            if let Some(message) = self.ready.pop_front() {
+                bytes += message.bytes().len();
+                messages.push(message);
+                continue;
+            }
+            if self.end.is_some() || self.ended {
+                break;
+            }
+            let Some(made) = self.tell_at_hand() else { break };
+            self.end = made.err();
+        }
+        pieces::joined(&messages)
+    }
+
     async fn next(&mut self) -> Option<Result<Encoded, Status>> {
         loop {
             if let Some(message) = self.ready.pop_front() {
-                if self.ready.is_empty() {
-                    // A quiet watch keeps no room for messages.
-                    self.ready = VecDeque::new();
-                }
                 self.spoke_at = self.events.door.clock.steady();
                 return Some(Ok(message));
             }
@@ -147,14 +184,23 @@ impl Watch {
                 return None;
             }
             // What is at hand is said before anything is waited for.
-            let made = match self.watcher.at_hand() {
-                Ok(Some(happening)) => self.happened(happening),
-                Ok(None) => self.step().await,
-                Err(fault) => Err(fault),
+            let made = match self.tell_at_hand() {
+                Some(made) => made,
+                None => self.step().await,
             };
             if let Err(fault) = made {
                 self.end = Some(fault);
             }
+        }
+    }
+
+    /// Makes what is to be said of what was read already; `None`: it is all said. By itself, since a future keeps whatever is
+    /// looked at beside what it waits for.
+    fn tell_at_hand(&mut self) -> Option<Result<()>> {
+        match self.watcher.at_hand() {
+            Ok(Some(happening)) => Some(self.happened(happening)),
+            Ok(None) => None,
+            Err(fault) => Some(Err(fault)),
         }
     }
 
