@@ -60,7 +60,7 @@ names! {
     TRANSFER_UNRECORDED = Counter "dropboxconnector.transfer.unrecorded" Count: "Acknowledged pieces of uploads that the store did not take; after a break they are sent again.";
     BUFFER_BYTES = Gauge "dropboxconnector.buffer.bytes" Bytes: "Memory of the block budget in use.";
     WATCH_DELIVERED = Counter "dropboxconnector.watch.delivered" Count: "Events told to watches and pulls, by type.";
-    WEBHOOK_CALLS = Counter "dropboxconnector.webhook.calls" Count: "Calls of the webhook address, by outcome: taken, wrong_signature, unknown_app, malformed, too_large, failed.";
+    WEBHOOK_CALLS = Counter "dropboxconnector.webhook.calls" Count: "Calls of the webhook address, by outcome: taken, wrong_signature, unknown_app, malformed, too_large, too_slow, failed.";
     OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
     KEYS_BROKEN = Gauge "dropboxconnector.keys.broken" Count: "Sealing keys that the store needs and are missing, and one more while the keys cannot be read again; those in memory hold.";
     PARAMETERS_FILE_BROKEN = Gauge "dropboxconnector.parameters_file.broken" Count: "1 while the parameters file cannot be used; the last good one holds.";

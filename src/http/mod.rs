@@ -6,6 +6,7 @@ mod audit;
 mod callback;
 mod connect;
 mod door;
+mod lobby;
 mod pages;
 mod webhook;
 
@@ -15,6 +16,7 @@ use axum::{
     Extension, Router,
     extract::{ConnectInfo, State},
     http::{StatusCode, header},
+    middleware,
     response::IntoResponse,
     routing::get,
 };
@@ -22,8 +24,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
+use self::lobby::Lobby;
 use crate::{
     access::Authenticator,
     credentials::{CALLBACK_PATH, Resolver},
@@ -70,7 +73,8 @@ pub async fn serve(
         .await
 }
 
-/// Serves the public port, with the doorbell of `webhooks` if there is one, until `shutdown` ends. Anybody may come here, so connections are few, short and slow to no end.
+/// Serves the public port, with the doorbell of `webhooks` if there is one, until `shutdown` ends. Anybody may come here, so
+/// connections are few and short, and who is slow gives way to others.
 ///
 /// # Errors
 /// None: an accept that fails is told and tried again.
@@ -87,32 +91,39 @@ pub async fn serve_public(
         let called = get(webhook::challenge).post(webhook::notify);
         router = router.merge(Router::new().route(webhook::PATH, called).with_state(bell));
     }
-    let room = Arc::new(Semaphore::new(PUBLIC_CONNECTIONS_MAX));
+    let router = router.layer(middleware::from_fn(lobby::note_whole));
+    let lobby = Lobby::new(PUBLIC_CONNECTIONS_MAX);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        // Without room nobody is accepted: they wait in the listener's queue.
-        let (permit, accepted) = tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            both = async { (room.clone().acquire_owned().await, listener.accept().await) } => both,
+        let entered = async {
+            let (stream, remote) = listener.accept().await?;
+            Ok::<_, std::io::Error>((lobby.enter(remote.ip()).await, stream, remote))
         };
-        let (stream, remote) = match accepted {
-            Ok(accepted) => accepted,
+        let entered = tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            entered = entered => entered,
+        };
+        let (place, stream, remote) = match entered {
+            Ok(entered) => entered,
             Err(error) => {
                 tracing::warn!(%error, "a connection to the public port could not be accepted");
                 tokio::time::sleep(PUBLIC_HEAD_TIME / 100).await;
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(remote))));
+        let service = router.clone().layer(Extension(place.ticket())).layer(Extension(ConnectInfo(remote)));
+        let service = TowerToHyperService::new(service);
         tokio::spawn(async move {
-            let _permit = permit;
             let serving = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PUBLIC_HEAD_TIME)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // A browser that went away is nothing to tell.
-            let _ = tokio::time::timeout(PUBLIC_CONNECTION_LIFE, serving).await;
+            tokio::select! {
+                _ = tokio::time::timeout(PUBLIC_CONNECTION_LIFE, serving) => {}
+                () = place.needed() => {}
+            }
         });
     }
 }

@@ -6,6 +6,8 @@ mod folders;
 mod model;
 mod pulls;
 mod quiet;
+#[cfg(unix)]
+mod recipes;
 mod refusals;
 mod resets;
 mod rings;
