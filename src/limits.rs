@@ -623,3 +623,7 @@ pub const RING_GAP_MAX: Duration = Duration::from_millis(500);
 /// Between two attempts after a failure that passes, doubled up to the second.
 pub const FEED_RETRY: Duration = Duration::from_secs(1);
 pub const FEED_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Watched folders whose lag is a series of its own: the worst ones say what is wrong, and a scrape stays small.
+pub const WATCH_LAGGARDS_MAX: usize = 100;
+/// A folder that is behind by less is at work, or waits a moment for its turn.
+pub const WATCH_LAG_TOLD: Duration = Duration::from_secs(5);

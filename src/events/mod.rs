@@ -14,6 +14,7 @@ mod expand;
 mod feed;
 mod index;
 mod inferred;
+mod lag;
 mod letters;
 mod loading;
 mod poller;
@@ -43,6 +44,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use change::{Basis, Before, Change, ChangeKind, Entry, ItemKind, Told};
 use feed::Feed;
+pub use lag::Laggard;
 use schedule::{Desk, Ring};
 pub use scope::{CheckpointName, ResumePoint, Scope};
 pub use upstream::{Dropbox, News, Page, Upstream};

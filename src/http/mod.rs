@@ -47,8 +47,9 @@ pub struct Parts {
     pub authenticator: Authenticator,
     /// Whether `/connect` is served.
     pub connect_page: bool,
-    /// Whom `/webhook/…` on the public port wakes, if it is served.
-    pub webhooks: Option<Hub>,
+    pub hub: Hub,
+    /// Whether `/webhook/…` is served on the public port, and wakes the hub.
+    pub webhooks: bool,
 }
 
 /// Serves the side port until `shutdown` ends; requests under way are finished.
@@ -61,7 +62,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let mut router = Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics).with_state((parts.ready.clone(), parts.hub.clone())))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(is_ready))
         .with_state(parts.ready.clone());
@@ -128,9 +129,15 @@ pub async fn serve_public(
     }
 }
 
-async fn metrics(State(ready): State<Ready>) -> impl IntoResponse {
+async fn metrics(State((ready, hub)): State<(Ready, Hub)>) -> impl IntoResponse {
     metrics::gauge!(telemetry::HEALTH_STATUS, "service" => "readiness").set(f64::from(u8::from(ready.is_ready())));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render() + &lags(&hub))
+}
+
+fn lags(hub: &Hub) -> String {
+    let laggards = hub.laggards().into_iter();
+    let series = laggards.map(|one| ([one.parameter.as_str().to_owned(), one.mark], one.lag.as_secs_f64()));
+    telemetry::render_series(telemetry::WATCH_SCOPE_LAG, ["application_parameter", "scope"], series)
 }
 
 async fn is_ready(State(ready): State<Ready>) -> impl IntoResponse {

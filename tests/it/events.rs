@@ -3,6 +3,7 @@
 mod ends;
 mod fleet;
 mod folders;
+mod lags;
 mod model;
 mod pulls;
 mod quiet;
