@@ -195,7 +195,8 @@ impl App {
             store: store.clone(),
             authenticator: authenticator.clone(),
             connect_page: config.connect_page,
-            webhooks: config.webhooks.then_some(hub),
+            hub,
+            webhooks: config.webhooks,
         };
         life.serve(&config, bound, &doors, tls.clone(), face);
         ready.set_callers(authenticator.is_ready());

@@ -212,7 +212,10 @@ pub const AUTHORIZATION_LIFE: Duration = Duration::from_secs(10 * 60);
 pub const AUTHORIZATIONS_MAX: i64 = 10_000;
 /// A form of the connect page holds an id and a token.
 pub const CONNECT_FORM_BYTES_MAX: usize = 4 * 1024;
-/// Connections to the public port at once; each serves one request. More wait in the listener's queue.
+/// Time for such a form to come.
+pub const CONNECT_FORM_TIME: Duration = Duration::from_secs(10);
+/// Connections to the public port at once; each serves one request. With one more, one that has not sent a whole request yet
+/// is closed; while all have, it waits in the listener's queue.
 pub const PUBLIC_CONNECTIONS_MAX: usize = 64;
 /// A browser sends the head of its request within this.
 pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
@@ -220,6 +223,8 @@ pub const PUBLIC_HEAD_TIME: Duration = Duration::from_secs(10);
 pub const WEBHOOK_CHALLENGE_BYTES_MAX: usize = 1024;
 /// Body of a webhook call: 20,000 accounts.
 pub const WEBHOOK_BYTES_MAX: usize = 1024 * 1024;
+/// Time for that body to come: Dropbox gives up after 10 s.
+pub const WEBHOOK_BODY_TIME: Duration = Duration::from_secs(5);
 /// The secrets of apps are gathered again after a change or a failure, but not more often than this: it reads every parameter.
 pub const WEBHOOK_SECRETS_KEPT: Duration = Duration::from_secs(1);
 /// A request to the public port with all it takes: a code exchange and a look at the account, 30 s each.
@@ -621,3 +626,7 @@ pub const RING_GAP_MAX: Duration = Duration::from_millis(500);
 /// Between two attempts after a failure that passes, doubled up to the second.
 pub const FEED_RETRY: Duration = Duration::from_secs(1);
 pub const FEED_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Watched folders whose lag is a series of its own: the worst ones say what is wrong, and a scrape stays small.
+pub const WATCH_LAGGARDS_MAX: usize = 100;
+/// A folder that is behind by less is at work, or waits a moment for its turn.
+pub const WATCH_LAG_TOLD: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! Metrics, log lines and where they go. Every metric name is here; labels come from closed sets (route, reason, code),
-//! never a path, a name or an account. Log lines go through a bounded buffer: a slow reader of our standard error loses
-//! lines, which are counted, and never holds up a call.
+//! never a path, a name or an account; only folders that lag are told apart, by parameter and hash, the worst few. Log lines
+//! go through a bounded buffer: a slow reader of our standard error loses lines, which are counted, and never holds up a call.
 
 use std::{
     io::{self, Write},
@@ -60,7 +60,7 @@ names! {
     TRANSFER_UNRECORDED = Counter "dropboxconnector.transfer.unrecorded" Count: "Acknowledged pieces of uploads that the store did not take; after a break they are sent again.";
     BUFFER_BYTES = Gauge "dropboxconnector.buffer.bytes" Bytes: "Memory of the block budget in use.";
     WATCH_DELIVERED = Counter "dropboxconnector.watch.delivered" Count: "Events told to watches and pulls, by type.";
-    WEBHOOK_CALLS = Counter "dropboxconnector.webhook.calls" Count: "Calls of the webhook address, by outcome: taken, wrong_signature, unknown_app, malformed, too_large, failed.";
+    WEBHOOK_CALLS = Counter "dropboxconnector.webhook.calls" Count: "Calls of the webhook address, by outcome: taken, wrong_signature, unknown_app, malformed, too_large, too_slow, failed.";
     OAUTH_REFRESH = Counter "dropboxconnector.oauth.refresh" Count: "Renewals of access tokens, by outcome.";
     KEYS_BROKEN = Gauge "dropboxconnector.keys.broken" Count: "Sealing keys that the store needs and are missing, and one more while the keys cannot be read again; those in memory hold.";
     PARAMETERS_FILE_BROKEN = Gauge "dropboxconnector.parameters_file.broken" Count: "1 while the parameters file cannot be used; the last good one holds.";
@@ -72,6 +72,7 @@ names! {
     HEALTH_STATUS = Gauge "dropboxconnector.health.status" Count: "1 while the named service is serving.";
     WATCH_STREAMS = Gauge "dropboxconnector.watch.streams" Count: "Watchers of folders.";
     WATCH_LAG = Histogram "dropboxconnector.watch.lag" Seconds: "Time from learning of a change to handing it to a watcher.";
+    WATCH_SCOPE_LAG = Gauge "dropboxconnector.watch.scope.lag" Seconds: "Time that a watched folder is behind Dropbox, which cannot be asked for it or has to wait; by application_parameter and scope, a hash of the folder. Only the 100 worst that are behind by 5 s or more.";
     WATCH_EVENTS = Counter "dropboxconnector.watch.events" Count: "Changes written to logs of watched folders, by type.";
     WATCH_RESETS = Counter "dropboxconnector.watch.resets" Count: "Watched folders that had to be listed anew because Dropbox forgot the cursor or the folder went.";
     WATCH_DETACHED = Counter "dropboxconnector.watch.detached" Count: "Watchers that fell behind what memory holds of a log and went on from its rows or from Dropbox.";
@@ -149,6 +150,27 @@ pub fn flush(bound: Duration) {
 /// All metrics in Prometheus' text form; empty before [`install`].
 pub fn render() -> String {
     PROMETHEUS.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// A gauge whose series come and go, in Prometheus' text form: the recorder would keep each of them for ever.
+pub fn render_series<const N: usize>(
+    metric: &str,
+    labels: [&str; N],
+    series: impl IntoIterator<Item = ([String; N], f64)>,
+) -> String {
+    let mut series = series.into_iter().peekable();
+    if series.peek().is_none() {
+        return String::new();
+    }
+    let name = metric.replace('.', "_");
+    let help = ALL.iter().find(|known| known.name == metric).map_or("", |known| known.help);
+    let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+    for (values, value) in series {
+        let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let pairs = labels.iter().zip(&values).map(|(label, value)| format!("{label}=\"{}\"", escaped(value)));
+        text.push_str(&format!("{name}{{{}}} {value}\n", pairs.collect::<Vec<_>>().join(",")));
+    }
+    text
 }
 
 /// Moves what histograms gathered into their buckets. Call it every few seconds, or memory grows between two scrapes.
@@ -260,6 +282,16 @@ mod tests {
     use std::sync::{Arc, Condvar, Mutex};
 
     use super::*;
+
+    #[test]
+    fn series_that_come_and_go_are_written_as_prometheus_reads_them() {
+        let series = [(["a\"b\\".to_owned(), "x".to_owned()], 1.5)];
+        let text = render_series(WATCH_SCOPE_LAG, ["application_parameter", "scope"], series);
+        let line = r#"dropboxconnector_watch_scope_lag{application_parameter="a\"b\\",scope="x"} 1.5"#;
+        assert!(text.starts_with("# HELP dropboxconnector_watch_scope_lag Time "), "{text}");
+        assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), ["# TYPE dropboxconnector_watch_scope_lag gauge", line]);
+        assert_eq!(render_series(WATCH_SCOPE_LAG, ["scope"], []), "");
+    }
 
     /// Keeps what is written; holds the writer back while it is shut.
     #[derive(Clone, Default)]

@@ -66,7 +66,7 @@ impl Life {
         );
         self.background.spawn(told("probe listener", probe));
         if let Some(listener) = bound.public_http {
-            let (resolver, webhooks) = (face.resolver.clone(), face.webhooks.clone());
+            let (resolver, webhooks) = (face.resolver.clone(), face.webhooks.then(|| face.hub.clone()));
             let public = http::serve_public(listener, resolver, webhooks, self.ended.clone().cancelled_owned());
             self.background.spawn(told("public HTTP listener", public));
         }

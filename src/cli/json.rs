@@ -24,7 +24,14 @@ pub fn item(item: &Item) -> Value {
         Some(Kind::Folder(folder)) => {
             json!({ "kind": "folder", "id": folder.id, "sharedFolderId": folder.shared_folder_id })
         }
-        Some(Kind::Deleted(_)) => json!({ "kind": "deleted" }),
+        Some(Kind::Deleted(deleted)) => json!({
+            "kind": "deleted",
+            "lastKind": deleted.last_kind().as_str_name(),
+            "lastId": deleted.last_id,
+            "lastRev": deleted.last_rev,
+            "lastSize": deleted.last_size,
+            "lastContentHash": deleted.last_content_hash,
+        }),
         None => json!({ "kind": "unknown" }),
     };
     fields["name"] = json!(item.name);

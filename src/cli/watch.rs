@@ -30,11 +30,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Each event is a line: what happened, the path, and for a move where it was. With --json a line is an object, as in the
-proto's JSON, with the resume token behind it. With --state the token is kept in a file once the event was printed and
-its command has ended; the next run goes on there, also on another machine. Events may come twice after a crash, never
-not at all. One thing is told otherwise: if Dropbox has dropped our place and the server knows nothing of what was told
-before, all that is there is printed anew, as with --snapshot, instead of what changed.
+Each event is a line: what happened, the path, and for a move where it was. With --state the token is kept in a file once
+the event was printed and its command has ended; the next run goes on there, also on another machine. Events may come
+twice after a crash, never not at all. One thing is told otherwise: if Dropbox has dropped our place and the server knows
+nothing of what was told before, all that is there is printed anew, as with --snapshot, instead of what changed.
+
+With --json each line is an object, its fields by their names in the proto's JSON. An event has the fields of ChangeEvent; its
+item is flat, as ls --json shows it: kind, name, path (as displayed), pathLower and what else a file or folder has, with
+numbers as numbers. Every other line has one field that says what it is: snapshot (an item that is there), snapshotEnd,
+cursorReset, ready, batchEnd, draining; the manual is the proto's WatchEventsResponse. Behind cursorReset with resync false a
+whole snapshot follows, which replaces all you have. resumeToken in a line is the place behind that line: whoever keeps it
+once the line is dealt with goes on there with --resume-token and misses nothing. Of the items of one message of a snapshot
+only the last has it. Heartbeats have no line.
 
 With --exec a command is run for each event, one after the other, without a shell: write sh -c '…' if you want one.
 It finds EVENT_TYPE (created, updated, metadata_changed, deleted, moved), EVENT_PATH, EVENT_PREVIOUS_PATH, EVENT_KIND
@@ -68,6 +75,14 @@ pub struct WatchArgs {
     /// First everything that is there.
     #[arg(long, alias = "from-start", conflicts_with = "checkpoint")]
     snapshot: bool,
+    /// Begin behind this token, from a line of --json.
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
+        conflicts_with_all = ["snapshot", "state", "checkpoint"]
+    )]
+    resume_token: Option<String>,
     /// Keep the place in this file, and begin there if it exists.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
@@ -139,7 +154,8 @@ pub async fn run(args: WatchArgs) -> Result<()> {
             .filter(|words| !words.is_empty())
             .ok_or_else(|| Failure::usage("--exec: is empty, or has a quote that does not end"))?,
     };
-    let token = args.state.as_deref().map(read_state).transpose()?.unwrap_or_default();
+    let kept = args.state.as_deref().map(read_state).transpose()?;
+    let token = kept.or_else(|| args.resume_token.clone()).unwrap_or_default();
     let client = args.server.client().await?;
     let mut watching = Watching { args, client, command, token, told: 0, attempt: 0 };
     loop {
@@ -233,17 +249,22 @@ impl Watching {
                 return Ok(true);
             }
             Some(Payload::Snapshot(snapshot)) => {
-                for item in &snapshot.items {
+                let last = snapshot.items.len().saturating_sub(1);
+                for (n, item) in snapshot.items.iter().enumerate() {
                     match self.args.json {
-                        true => out::line(json!({ "snapshot": json::item(item), "resumeToken": token })),
+                        // Behind any other item the rest of the message is still to come.
+                        true if n < last => out::line(json!({ "snapshot": json::item(item) })),
+                        true => self.say("snapshot", json::item(item), token),
                         false => out::line(format_args!("{:<17} {}", "there", out::plain(&item.path_display))),
                     }
                 }
             }
             Some(Payload::SnapshotEnd(end)) => {
+                self.say("snapshotEnd", json!({ "count": end.count }), token);
                 out::note(format_args!("{}; watching", out::count(usize::try_from(end.count).unwrap_or(0), "item")));
             }
             Some(Payload::CursorReset(reset)) => {
+                self.say("cursorReset", json!({ "reason": reset.reason, "resync": reset.resync }), token);
                 let what = match (reset.resync, self.command.is_empty()) {
                     (true, _) => "the differences follow",
                     (false, true) => "everything follows anew",
@@ -251,9 +272,19 @@ impl Watching {
                 };
                 out::note(format_args!("Dropbox lost our place ({}); {what}", out::plain(&reset.reason)));
             }
+            Some(Payload::Ready(_)) => self.say("ready", json!({}), token),
+            Some(Payload::BatchEnd(_)) => self.say("batchEnd", json!({}), token),
+            Some(Payload::Draining(_)) => self.say("draining", json!({}), token),
             _ => {}
         }
         Ok(false)
+    }
+
+    /// A line that is no event, for programs.
+    fn say(&self, what: &str, of_it: Value, token: &str) {
+        if self.args.json {
+            out::line(json!({ what: of_it, "resumeToken": token }));
+        }
     }
 
     /// Keeps the place behind what was dealt with.

@@ -139,7 +139,9 @@ fn failed(hub: &Inside, feed: &Feed, fault: Fault) -> End {
     let failures = hub.desk.failed(feed);
     let wait = (FEED_RETRY * 2u32.saturating_pow((failures - 1).min(6))).min(FEED_RETRY_MAX);
     let wait = wait.max(delay).mul_f64(rand::rng().random_range(0.8..1.2));
-    tracing::warn!(%fault, wait_ms = wait.as_millis(), "a watched folder could not be followed; it is tried again");
+    let (parameter, scope) = (feed.scope.parameter.as_str(), feed.scope.mark());
+    let wait_ms = wait.as_millis();
+    tracing::warn!(%fault, parameter, scope, wait_ms, "a watched folder could not be followed; it is tried again");
     End::Rest(Rest::Failed(wait))
 }
 

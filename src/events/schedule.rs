@@ -67,6 +67,8 @@ struct Plan {
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     place: Place,
+    /// When the work under way began.
+    since: Duration,
     next_poll: Duration,
     /// Before that, because somebody rang.
     wake: Option<Duration>,
@@ -269,10 +271,22 @@ impl Desk {
     pub(super) fn orders(&self, feed: &Feed) -> Orders {
         let _plan = self.plan();
         let mut seat = feed.seat();
+        seat.since = self.clock.steady();
         let (again, urgent) = (std::mem::take(&mut seat.again), std::mem::take(&mut seat.urgent));
         let due = self.clock.steady().saturating_sub(EVENT_RING_GRACE);
         let rung_at = seat.calls.map(|(first, _)| first).filter(|first| *first <= due);
         Orders { holds: seat.holds, urgent, rung_at, again }
+    }
+
+    /// For how long a feed has been due, or is worked on, that is to be looked after by then.
+    pub(super) fn overdue(&self, feed: &Feed) -> Duration {
+        let _plan = self.plan();
+        let (now, seat) = (self.clock.steady(), feed.seat());
+        match seat.place {
+            Place::Due(at, _) => now.saturating_sub(at),
+            Place::Working => now.saturating_sub(seat.since),
+            Place::Away | Place::Beginning => Duration::ZERO,
+        }
     }
 
     /// A worker has brought the log up to date: the next feed may begin.

@@ -23,7 +23,7 @@ use crate::{
     access::Principal,
     credentials::{By, CALLBACK_PATH, Wish},
     fault::{Fault, Reason},
-    limits::{CONNECT_FORM_BYTES_MAX, PARAMETERS_PAGE_MAX},
+    limits::{CONNECT_FORM_BYTES_MAX, CONNECT_FORM_TIME, PARAMETERS_PAGE_MAX},
     store::{ParameterId, Parameters},
 };
 
@@ -142,9 +142,11 @@ async fn admit(State(page): State<Page>, request: Request, next: Next) -> Respon
     let known = Browser::of(&head.headers, site.is_secure());
     let is_new = known.is_none();
     let visitor = Visitor { site, browser: known.clone().unwrap_or_else(Browser::new), is_new, principal, remote };
-    let body = match axum::body::to_bytes(body, CONNECT_FORM_BYTES_MAX).await {
-        Ok(body) => body,
-        Err(_) => return door::plain(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large\n"),
+    let body = axum::body::to_bytes(body, CONNECT_FORM_BYTES_MAX);
+    let body = match tokio::time::timeout(CONNECT_FORM_TIME, body).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return door::plain(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large\n"),
+        Err(_) => return door::plain(StatusCode::REQUEST_TIMEOUT, "the form did not come in time\n"),
     };
     if head.method == Method::POST {
         let token = field(&body, "token").unwrap_or_default();

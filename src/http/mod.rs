@@ -6,6 +6,7 @@ mod audit;
 mod callback;
 mod connect;
 mod door;
+mod lobby;
 mod pages;
 mod webhook;
 
@@ -15,6 +16,7 @@ use axum::{
     Extension, Router,
     extract::{ConnectInfo, State},
     http::{StatusCode, header},
+    middleware,
     response::IntoResponse,
     routing::get,
 };
@@ -22,8 +24,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
+use self::lobby::Lobby;
 use crate::{
     access::Authenticator,
     credentials::{CALLBACK_PATH, Resolver},
@@ -44,8 +47,9 @@ pub struct Parts {
     pub authenticator: Authenticator,
     /// Whether `/connect` is served.
     pub connect_page: bool,
-    /// Whom `/webhook/…` on the public port wakes, if it is served.
-    pub webhooks: Option<Hub>,
+    pub hub: Hub,
+    /// Whether `/webhook/…` is served on the public port, and wakes the hub.
+    pub webhooks: bool,
 }
 
 /// Serves the side port until `shutdown` ends; requests under way are finished.
@@ -58,7 +62,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let mut router = Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics).with_state((parts.ready.clone(), parts.hub.clone())))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(is_ready))
         .with_state(parts.ready.clone());
@@ -70,7 +74,8 @@ pub async fn serve(
         .await
 }
 
-/// Serves the public port, with the doorbell of `webhooks` if there is one, until `shutdown` ends. Anybody may come here, so connections are few, short and slow to no end.
+/// Serves the public port, with the doorbell of `webhooks` if there is one, until `shutdown` ends. Anybody may come here, so
+/// connections are few and short, and who is slow gives way to others.
 ///
 /// # Errors
 /// None: an accept that fails is told and tried again.
@@ -87,39 +92,52 @@ pub async fn serve_public(
         let called = get(webhook::challenge).post(webhook::notify);
         router = router.merge(Router::new().route(webhook::PATH, called).with_state(bell));
     }
-    let room = Arc::new(Semaphore::new(PUBLIC_CONNECTIONS_MAX));
+    let router = router.layer(middleware::from_fn(lobby::note_whole));
+    let lobby = Lobby::new(PUBLIC_CONNECTIONS_MAX);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        // Without room nobody is accepted: they wait in the listener's queue.
-        let (permit, accepted) = tokio::select! {
-            () = &mut shutdown => return Ok(()),
-            both = async { (room.clone().acquire_owned().await, listener.accept().await) } => both,
+        let entered = async {
+            let (stream, remote) = listener.accept().await?;
+            Ok::<_, std::io::Error>((lobby.enter(remote.ip()).await, stream, remote))
         };
-        let (stream, remote) = match accepted {
-            Ok(accepted) => accepted,
+        let entered = tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            entered = entered => entered,
+        };
+        let (place, stream, remote) = match entered {
+            Ok(entered) => entered,
             Err(error) => {
                 tracing::warn!(%error, "a connection to the public port could not be accepted");
                 tokio::time::sleep(PUBLIC_HEAD_TIME / 100).await;
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(remote))));
+        let service = router.clone().layer(Extension(place.ticket())).layer(Extension(ConnectInfo(remote)));
+        let service = TowerToHyperService::new(service);
         tokio::spawn(async move {
-            let _permit = permit;
             let serving = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PUBLIC_HEAD_TIME)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // A browser that went away is nothing to tell.
-            let _ = tokio::time::timeout(PUBLIC_CONNECTION_LIFE, serving).await;
+            tokio::select! {
+                _ = tokio::time::timeout(PUBLIC_CONNECTION_LIFE, serving) => {}
+                () = place.needed() => {}
+            }
         });
     }
 }
 
-async fn metrics(State(ready): State<Ready>) -> impl IntoResponse {
+async fn metrics(State((ready, hub)): State<(Ready, Hub)>) -> impl IntoResponse {
     metrics::gauge!(telemetry::HEALTH_STATUS, "service" => "readiness").set(f64::from(u8::from(ready.is_ready())));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render() + &lags(&hub))
+}
+
+fn lags(hub: &Hub) -> String {
+    let laggards = hub.laggards().into_iter();
+    let series = laggards.map(|one| ([one.parameter.as_str().to_owned(), one.mark], one.lag.as_secs_f64()));
+    telemetry::render_series(telemetry::WATCH_SCOPE_LAG, ["application_parameter", "scope"], series)
 }
 
 async fn is_ready(State(ready): State<Ready>) -> impl IntoResponse {

@@ -4,7 +4,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
-    body::{Body, to_bytes},
+    Extension,
+    body::{Body, HttpBody as _, to_bytes},
     extract::{Path, RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -12,11 +13,12 @@ use axum::{
 use metrics::counter;
 use serde::Deserialize;
 
+use super::lobby::Ticket;
 use crate::{
     credentials::{Resolver, Signed},
     events::Hub,
     fault::Fault,
-    limits::{WEBHOOK_BYTES_MAX, WEBHOOK_CHALLENGE_BYTES_MAX},
+    limits::{WEBHOOK_BODY_TIME, WEBHOOK_BYTES_MAX, WEBHOOK_CHALLENGE_BYTES_MAX},
     telemetry::WEBHOOK_CALLS,
 };
 
@@ -74,13 +76,32 @@ pub(super) async fn challenge(
 pub(super) async fn notify(
     State(bell): State<Bell>,
     Path(app_key): Path<String>,
+    Extension(ticket): Extension<Ticket>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let Ok(body) = to_bytes(body, WEBHOOK_BYTES_MAX).await else {
-        count("too_large");
-        return told(StatusCode::PAYLOAD_TOO_LARGE, format!("a notification has at most {WEBHOOK_BYTES_MAX} bytes\n"));
+    // Nobody waits for a body that is of no use.
+    match bell.resolver.knows_app_secret(&app_key).await {
+        Ok(true) => {}
+        Ok(false) => {
+            count("unknown_app");
+            return unknown();
+        }
+        Err(fault) => return broken(&fault),
+    }
+    if body.size_hint().lower() > WEBHOOK_BYTES_MAX as u64 {
+        return too_large();
+    }
+    let body = match tokio::time::timeout(WEBHOOK_BODY_TIME, to_bytes(body, WEBHOOK_BYTES_MAX)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return too_large(),
+        Err(_) => {
+            count("too_slow");
+            let text = format!("the body has to come within {} s\n", WEBHOOK_BODY_TIME.as_secs());
+            return told(StatusCode::REQUEST_TIMEOUT, text);
+        }
     };
+    ticket.heard_out();
     let signature = headers.get(SIGNATURE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match bell.resolver.check_app_signature(&app_key, &body, signature).await {
         Ok(Signed::Right) => {}
@@ -110,6 +131,11 @@ pub(super) async fn notify(
 
 fn count(outcome: &'static str) {
     counter!(WEBHOOK_CALLS, "outcome" => outcome).increment(1);
+}
+
+fn too_large() -> Response {
+    count("too_large");
+    told(StatusCode::PAYLOAD_TOO_LARGE, format!("a notification has at most {WEBHOOK_BYTES_MAX} bytes\n"))
 }
 
 /// An app whose key is not known, or whose secret is not. That it differs from a wrong signature tells which keys are known;

@@ -3,9 +3,12 @@
 mod ends;
 mod fleet;
 mod folders;
+mod lags;
 mod model;
 mod pulls;
 mod quiet;
+#[cfg(unix)]
+mod recipes;
 mod refusals;
 mod resets;
 mod rings;

@@ -10,12 +10,12 @@ use dropbox_connector::telemetry;
 
 use crate::support::process::{BINARY, Served, root, succeed};
 
-fn readme() -> String {
+pub fn readme() -> String {
     fs::read_to_string(root().join("README.md")).expect("the README")
 }
 
 /// A shell with our program and the tools on its path.
-fn shell(script: &str) -> Command {
+pub fn shell(script: &str) -> Command {
     let own = std::path::Path::new(BINARY).parent().expect("a folder").to_owned();
     let rest = std::env::var_os("PATH").expect("a path");
     let path = std::env::join_paths([own, root().join(".tools/bin")].into_iter().chain(std::env::split_paths(&rest)));
@@ -66,7 +66,7 @@ fn free_ports() -> [u16; 5] {
 }
 
 /// Ends what the shell has left running.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

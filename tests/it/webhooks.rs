@@ -1,5 +1,7 @@
 //! The webhook address on the public port: challenges, signatures, bodies of every kind, and how much of it can be borne.
 
+mod slow;
+
 use std::time::{Duration, Instant};
 
 use dropbox_connector::{

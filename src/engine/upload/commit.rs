@@ -230,6 +230,8 @@ impl Shared {
         whole: Whole,
         since: SystemTime,
     ) -> Option<Settled> {
+        // With `strict_conflict` the same content of somebody else's would have refused ours, written a moment ago or not, so
+        // that it is found proves nothing.
         if spec.may_write_twice() {
             return None;
         }

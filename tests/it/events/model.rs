@@ -261,6 +261,7 @@ async fn run(seeds: Vec<u64>, at_once: usize) -> Met {
     let (mut met, mut failed) = (Met::default(), String::new());
     for play in played {
         match play.expect("it catches its panics") {
+            Ok(new) if new.indexed == 0 => _ = writeln!(failed, "no type was judged in a play: {new:?}"),
             Ok(new) => met = [met, new].into_iter().sum(),
             Err(why) => _ = writeln!(failed, "{why}"),
         }

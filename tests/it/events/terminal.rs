@@ -44,6 +44,13 @@ async fn the_command_prints_events_runs_a_program_for_each_and_goes_on_behind_it
     let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     let mut line = || serde_json::from_str::<Value>(&lines.next().expect("a line").expect("text")).expect("JSON");
     assert_eq!(line()["snapshot"]["path"], "/in/there.pdf");
+    assert_eq!((&line()["snapshotEnd"]["count"], &line()["ready"]), (&1.into(), &Value::Object(Default::default())));
+    let mut line = || loop {
+        let told = line();
+        if told.get("changeType").is_some() {
+            break told;
+        }
+    };
     put(&house, "/in/no.txt", "x");
     put(&house, "/in/a.pdf", "x");
     let first = line();
@@ -73,6 +80,53 @@ async fn the_command_prints_events_runs_a_program_for_each_and_goes_on_behind_it
         assert_eq!(output.status.code(), Some(code));
         assert!(String::from_utf8_lossy(&output.stdout).ends_with("/in/d.pdf\n"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_a_json_line_is_the_place_behind_that_line() {
+    let house = support::start().await;
+    for name in ["a", "b", "c"] {
+        put(&house, &format!("/in/{name}"), "1");
+    }
+    let lines = async |words: &[&str], enough: &dyn Fn(&Value) -> bool| {
+        let mut child = watch(&house, words).spawn().expect("it starts");
+        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let mut told = Vec::new();
+        for line in output.lines() {
+            told.push(serde_json::from_str::<Value>(&line.expect("text")).expect("JSON"));
+            if told.last().is_some_and(enough) {
+                break;
+            }
+        }
+        child.kill().expect("it runs until then");
+        child.wait().expect("ended");
+        told
+    };
+    let is_ready = |told: &Value| told.get("ready").is_some();
+    let told = lines(&["/in", "--snapshot", "--json"], &is_ready).await;
+    let items: Vec<&Value> = told.iter().filter(|told| told.get("snapshot").is_some()).collect();
+    assert_eq!(items.len(), 3, "{told:?}");
+    let tokens: Vec<bool> = items.iter().map(|told| told["resumeToken"].is_string()).collect();
+    assert_eq!(tokens, [false, false, true], "behind the others there are items yet to come");
+    assert!(told.iter().any(|told| told["snapshotEnd"]["count"] == 3 && told["resumeToken"].is_string()), "{told:?}");
+    // Whoever kept the last item's place is told the end of the snapshot, and no item twice.
+    let token = items[2]["resumeToken"].as_str().expect("a token");
+    let again = lines(&["/in", "--json", "--resume-token", token], &is_ready).await;
+    assert!(again.iter().all(|told| told.get("snapshot").is_none()), "{again:?}");
+    assert!(again.iter().any(|told| told.get("snapshotEnd").is_some()), "{again:?}");
+    // A reset is told.
+    let token = again.last().expect("ready")["resumeToken"].as_str().expect("a token").to_owned();
+    house.control().reset_cursors();
+    put(&house, "/in/d", "1");
+    let reset_told = std::cell::Cell::new(false);
+    let is_end = |told: &Value| {
+        reset_told.set(reset_told.get() || told.get("cursorReset").is_some());
+        reset_told.get() && is_ready(told)
+    };
+    let after = lines(&["/in", "--json", "--resume-token", &token], &is_end).await;
+    let reset = after.iter().find_map(|told| told.get("cursorReset")).expect("told");
+    assert!(reset["resync"].is_boolean() && reset["reason"].is_string(), "{reset}");
+    assert!(after.iter().any(|told| told.to_string().contains("/in/d")), "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

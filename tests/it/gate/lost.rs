@@ -1,6 +1,9 @@
 //! Batches whose answers are lost, and entries that go alone after all: every file is written once, and nobody is told a guess.
 
-use dropbox_connector::emulator::{ResentBlock, SecondFinish};
+use dropbox_connector::emulator::{
+    ResentBlock, SecondFinish,
+    control::{Seed, SeedFile},
+};
 use serde_json::json;
 use tonic::Code;
 
@@ -43,6 +46,68 @@ async fn a_batch_of_commits_whose_answer_is_lost_is_sent_again_and_each_file_is_
             four(&house, &folder, |spec| spec, &bytes).await.iter().for_each(|answer| is_committed(answer, &bytes));
             assert!(control.standing().iter().any(|rule| rule.rule.route == FINISH && rule.fired == 1), "{folder}");
         }
+    }
+}
+
+/// The answer to the first commit is lost, and with the second one others wrote in the namespace.
+fn lost_then_contended(lost: Action) -> [Rule; 2] {
+    let failure = json!({ ".tag": "too_many_write_operations" });
+    [Rule::nth(FINISH, 1, lost), Rule::nth(FINISH, 2, Action::RefuseEntry { at: 0, failure })]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_was_contended_after_a_lost_answer_is_found_and_its_bytes_are_never_sent_again() {
+    let house = Arc::new(support::start().await);
+    let control = house.control();
+    let bytes = noise(3000, 5);
+    for second in [SecondFinish::NotFound, SecondFinish::Closed, SecondFinish::SameAnswer] {
+        control.switch(|switches| switches.second_finish = second);
+        for (n, lost) in [Action::CutAfter, Action::CutBefore].into_iter().enumerate() {
+            control.clear_script();
+            control.clear_journal();
+            control.script(lost_then_contended(lost)).expect("script");
+            let folder = format!("/doubt-{second:?}-{n}");
+            four(&house, &folder, |spec| spec, &bytes).await.iter().for_each(|answer| is_committed(answer, &bytes));
+            assert_eq!((control.counter(FINISH).calls, control.counter(UPLOAD).calls), (3, 0), "{folder}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_while_an_entry_is_in_doubt_is_not_overwritten_and_the_entry_is_still_found() {
+    let house = Arc::new(support::start().await);
+    let control = house.control();
+    let bytes = noise(3000, 6);
+    for mode in [pb::WriteMode::Overwrite, pb::WriteMode::Update] {
+        control.clear_script();
+        let path = |n| format!("/{mode:?}/{n}");
+        let mut specs = Vec::new();
+        for n in 0..4 {
+            let old = send(&house, spec(&path(n)), b"old").await.expect("written");
+            let expected_rev = match mode {
+                pb::WriteMode::Update => file_of(old.item.as_ref()).rev.clone(),
+                _ => String::new(),
+            };
+            specs.push((pb::UploadSpec { write_mode: mode.into(), expected_rev, ..spec(&path(n)) }, &bytes[..]));
+        }
+        control.clear_journal();
+        let held = Held::by(&house).await;
+        let uploads = queued(&house, specs).await;
+        control.script(lost_then_contended(Action::CutAfter)).expect("script");
+        held.let_go().await;
+        until("one of them is in doubt", async || {
+            let counter = control.counter(FINISH);
+            counter.calls >= 2 && counter.running == 0
+        })
+        .await;
+        // All four: which of them is the first of the batch is the server's affair.
+        let files = (0..4).map(|n| SeedFile::text(&path(n), "newer")).collect();
+        control.seed(&Seed { files, ..Seed::default() }).expect("a stranger's writes");
+        all(uploads).await.iter().for_each(|answer| is_committed(answer, &bytes));
+        for n in 0..4 {
+            assert_eq!(control.read(None, &path(n)).as_deref(), Some(&b"newer"[..]), "{}", path(n));
+        }
+        assert_eq!(control.counter(UPLOAD).calls, 0);
     }
 }
 

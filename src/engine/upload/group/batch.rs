@@ -11,6 +11,8 @@ pub(super) struct Closed {
     pub entry: Entry,
     pub session: String,
     pub since: Instant,
+    /// A commit of it may have been executed: the answer was lost. From then on it is not withdrawn, and never sent in another way.
+    pub unclear: bool,
 }
 
 impl Closed {
@@ -23,7 +25,7 @@ impl Closed {
 /// Paths that are equal or lie in each other never share a batch and keep their order. What may be sent once only does not go
 /// with what is repeated after an unclear answer.
 pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<Closed> {
-    ready.retain(|closed| closed.entry.is_wanted() && closed.entry.is_in_time(now));
+    ready.retain(|closed| closed.entry.is_wanted() && (closed.unclear || closed.entry.is_in_time(now)));
     ready.sort_by_key(|closed| closed.entry.number);
     let mut paths = Paths::default();
     let mut once = None;
@@ -31,7 +33,8 @@ pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<
     for closed in ready.drain(..) {
         let is_free = paths.take(&closed.entry.path);
         let fits = once.is_none_or(|once| once == closed.entry.once);
-        if is_free && fits && chosen.len() < most && closed.is_due(now) && closed.entry.sent.leaves() {
+        let fits = fits && chosen.len() < most && closed.is_due(now);
+        if is_free && fits && (closed.unclear || closed.entry.sent.leaves()) {
             once = Some(closed.entry.once);
             chosen.push(closed);
         } else {
@@ -96,7 +99,7 @@ mod tests {
                 answer,
             };
             edit(&mut entry);
-            self.ready.push(Closed { entry, session: String::new(), since: Instant::now() });
+            self.ready.push(Closed { entry, session: String::new(), since: Instant::now(), unclear: false });
         }
 
         fn next(&mut self, most: usize) -> Vec<u64> {
@@ -127,6 +130,17 @@ mod tests {
         queue.ready[0].entry.again_at = None;
         assert_eq!(queue.next(3), [5]);
         assert_eq!(queue.next(3), [6]);
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_committed_goes_again_also_when_its_time_is_over() {
+        let mut queue = Queue::default();
+        queue.add(1, "/a", |entry| {
+            entry.sent.set(true);
+            entry.latest = Some(Instant::now());
+        });
+        queue.ready[0].unclear = true;
+        assert_eq!(queue.next(3), [1]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{Entry, Told, batch::Closed};
+use super::{super::commit::outcome_unknown, Entry, Told, batch::Closed};
 use crate::{
     dropbox::{Caller, Repeat, Turn, entry_fault, routes},
     engine::content_hash::{ContentHash, ContentHasher},
@@ -60,7 +60,7 @@ pub(super) async fn append(caller: &Caller, entries: Vec<(Entry, String)>) -> Ap
                 if is_there(result, entry.size, answer.after_unclear) {
                     // Kept at Dropbox from here on.
                     entry.body.clear();
-                    appended.there.push(Closed { entry, session, since: now });
+                    appended.there.push(Closed { entry, session, since: now, unclear: false });
                 } else {
                     tracing::debug!(?result, "the bytes of an entry did not arrive");
                     appended.lost.push(entry);
@@ -116,7 +116,7 @@ fn is_there(result: &UploadSessionAppendBatchResultEntry, size: u64, after_uncle
 pub(super) struct Finished {
     /// To be told to their callers.
     pub told: Vec<(Entry, Told)>,
-    /// Others wrote in the namespace at that moment: nothing happened.
+    /// Others wrote in the namespace at that moment: nothing happened then.
     pub contended: Vec<Closed>,
     pub entries: usize,
     pub took: Duration,
@@ -150,7 +150,8 @@ pub(super) async fn finish(caller: &Caller, turn: Turn, batch: Vec<Closed>) -> F
             return finished;
         }
     };
-    for (closed, result) in batch.into_iter().zip(answer.value.entries) {
+    for (mut closed, result) in batch.into_iter().zip(answer.value.entries) {
+        closed.unclear |= answer.after_unclear;
         let error = match result {
             UploadSessionFinishBatchResultEntry::Success(file) => {
                 finished.told.push((closed.entry, Told::Done(Ok(Box::new(file)))));
@@ -161,14 +162,14 @@ pub(super) async fn finish(caller: &Caller, turn: Turn, batch: Vec<Closed>) -> F
         // What the types do not know yet has no name any more.
         let error = serde_json::to_value(&error).unwrap_or_else(|_| json!({ ".tag": "other" }));
         let fault = fault_of(&closed, &error).fact_if("dropboxRequestId", answer.request_id.as_ref());
-        let fault = if answer.after_unclear { fault.fact("earlierAttempt", "unknown") } else { fault };
         match fault.reason() {
             Reason::WriteContention => finished.refused(closed, fault, true),
             // The session is not what it should be, and no commit used it up.
-            Reason::UploadNotFound | Reason::UploadClosed if !answer.after_unclear => {
+            Reason::UploadNotFound | Reason::UploadClosed | Reason::ConnectorBug | Reason::UploadConcurrentWriter
+                if !closed.unclear =>
+            {
                 finished.alone(closed, &fault);
             }
-            Reason::ConnectorBug | Reason::UploadConcurrentWriter => finished.alone(closed, &fault),
             _ => finished.refused(closed, fault, false),
         }
     }
@@ -185,11 +186,24 @@ impl Finished {
     fn refused(&mut self, mut closed: Closed, fault: Fault, again: bool) {
         if again && closed.entry.contentions < limits::BATCH_CONTENTIONS_MAX {
             closed.entry.contentions += 1;
-            closed.entry.sent.set(false);
+            closed.entry.sent.set(closed.unclear);
             self.contended.push(closed);
             return;
         }
+        let fault = if closed.unclear { doubted(fault) } else { fault };
         self.told.push((closed.entry, Told::Done(Err(fault))));
+    }
+}
+
+/// A refusal after a commit that may have been executed. One of the session or the path may be the echo of it, so it is looked
+/// for; any other settles nothing.
+fn doubted(fault: Fault) -> Fault {
+    let of_session = matches!(fault.reason(), Reason::UploadNotFound | Reason::UploadClosed);
+    let of_path = fault.reason() != Reason::WriteContention && fault.get("uploadSessionId").is_some();
+    match of_session || of_path {
+        true => fault.fact("earlierAttempt", "unknown"),
+        false if fault.reason() == Reason::OutcomeUnknown => fault,
+        false => outcome_unknown().source(fault),
     }
 }
 
@@ -210,4 +224,35 @@ fn count(route: &str, entries: usize) {
     let route = route.to_owned();
     metrics::counter!(telemetry::BATCH_CALLS, "dropbox.route" => route.clone()).increment(1);
     metrics::counter!(telemetry::BATCH_ENTRIES, "dropbox.route" => route).increment(entries as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_lost_answer_a_refusal_is_looked_into_or_settles_nothing() {
+        let fault = |reason| Fault::new(reason, "x");
+        let of_path = |reason| fault(reason).fact("uploadSessionId", "s");
+        for echo in [
+            fault(Reason::UploadNotFound),
+            fault(Reason::UploadClosed),
+            of_path(Reason::PathConflict),
+            of_path(Reason::RevisionConflict),
+            of_path(Reason::InsufficientSpace),
+        ] {
+            let reason = echo.reason();
+            let told = doubted(echo);
+            assert_eq!((told.reason(), told.get("earlierAttempt")), (reason, Some("unknown")));
+        }
+        for nothing in [
+            of_path(Reason::WriteContention),
+            fault(Reason::RateLimited),
+            fault(Reason::ConnectorBug),
+            fault(Reason::UploadConcurrentWriter),
+            fault(Reason::OutcomeUnknown),
+        ] {
+            assert_eq!(doubted(nothing).reason(), Reason::OutcomeUnknown);
+        }
+    }
 }

@@ -374,7 +374,8 @@ impl Driver {
         tracing::error!(%error, "a request for several uploads broke down");
         let rest = std::mem::take(&mut self.ready);
         *self = Driver::new(self.shared.clone(), self.group.clone());
-        for closed in rest {
+        // The others are not known to be uncommitted: who hears nothing is told so.
+        for closed in rest.into_iter().filter(|closed| !closed.unclear) {
             closed.entry.tell(Told::Alone);
         }
     }

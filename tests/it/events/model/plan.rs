@@ -79,6 +79,8 @@ impl Plan {
                 _ => {}
             }
         }
+        // Whatever happened before: in every play there are types that are certain, and can be judged.
+        steps.push(Step::Index);
         steps.push(Step::Write(dice.random_range(10..60)));
         let manners = [Manner::Token, Manner::Forgetful, Manner::Checkpoint];
         let another = *manners.choose(&mut dice).expect("there are some");
