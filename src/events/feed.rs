@@ -5,7 +5,10 @@ use std::{
     collections::VecDeque,
     fmt,
     hash::{DefaultHasher, Hasher as _},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -56,6 +59,8 @@ pub(super) struct Feed {
     pub(super) bell: Notify,
     /// A watcher came or went: for the same.
     pub(super) wishes_changed: Notify,
+    /// Before that Dropbox does not want to be longpolled again; by steady time, in milliseconds.
+    longpoll_from: AtomicU64,
     /// By number. Most have one.
     wishes: Mutex<SmallVec<[(u64, Poll); 1]>>,
     /// It is out of the hub.
@@ -151,6 +156,7 @@ impl Feed {
             seat: Mutex::default(),
             bell: Notify::new(),
             wishes_changed: Notify::new(),
+            longpoll_from: AtomicU64::new(0),
             wishes: Mutex::default(),
             over: CancellationToken::new(),
             lag: metrics::histogram!(telemetry::WATCH_LAG),
@@ -265,6 +271,25 @@ impl Feed {
             state.listening = listening;
             false
         });
+    }
+
+    pub(super) fn is_listening(&self) -> bool {
+        self.state.borrow().listening
+    }
+
+    /// Dropbox wants to be left alone for so long, by whichever worker comes next.
+    pub(super) fn back_off(&self, span: Duration) {
+        let until = self.clock.steady().saturating_add(span).as_millis();
+        self.longpoll_from.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Until that is over.
+    pub(super) async fn backed_off(&self) {
+        let until = Duration::from_millis(self.longpoll_from.load(Ordering::Relaxed));
+        let rest = until.saturating_sub(self.clock.steady());
+        if !rest.is_zero() {
+            self.clock.sleep(rest).await;
+        }
     }
 
     /// No more will come; those who watch are told why.

@@ -4,6 +4,7 @@ mod ends;
 mod fleet;
 mod folders;
 mod model;
+mod paces;
 mod pulls;
 mod quiet;
 mod refusals;
