@@ -9,3 +9,4 @@ mod oracle;
 mod standing;
 mod steps;
 pub(super) mod truth;
+mod turns;
