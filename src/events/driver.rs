@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{EVENT_LEASE, EVENT_LEASE_RENEW, FEED_RETRY, FEED_RETRY_MAX, LONGPOLL_WAIT, POLL_TURN, SAFETY_POLL},
+    limits::{EVENT_LEASE, FEED_RETRY, FEED_RETRY_MAX, LONGPOLL_WAIT, POLL_TURN, SAFETY_POLL},
 };
 
 /// What work came to.
@@ -119,16 +119,13 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
             Ahead::Rest { wait, in_turn } => return End::Rest(Rest::For { wait, in_turn }),
             Ahead::Longpoll(_one) => {
                 drop(working);
-                feed.set_listening(true);
                 let heard = longpoll(feed, poller).await;
                 feed.set_listening(false);
                 heard
             }
         };
-        match longpolled {
-            Ok(None) => {}
-            Ok(Some(backoff)) => return End::Rest(Rest::For { wait: backoff, in_turn: false }),
-            Err(fault) => return failed(hub, feed, fault),
+        if let Err(fault) = longpolled {
+            return failed(hub, feed, fault);
         }
     }
 }
@@ -157,11 +154,11 @@ async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller, orders: Orders) ->
             return Ok(Turn::Elsewhere(if rests.is_zero() { held } else { held.min(rests) }));
         }
     }
-    let mut renewed_at = feed.clock.steady();
     if !poller.lease_for(urgent).await? {
         return elsewhere(feed).await;
     }
     let mut unwatched = None;
+    let mut lost = std::pin::pin!(poller.keeping().lost());
     loop {
         // Whoever pulls comes back: the index is built on for them, for a while.
         if feed.wished().is_none() && !feed.is_built() {
@@ -172,19 +169,21 @@ async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller, orders: Orders) ->
         } else {
             unwatched = None;
         }
-        match poller.step().await? {
+        // One page may take Dropbox longer than a lease lasts.
+        let stepped = tokio::select! {
+            biased;
+            stepped = poller.step() => stepped?,
+            () = &mut lost => Step::Lost,
+        };
+        match stepped {
             // Nobody waits for an index that is being built.
             Step::Worked if poller.is_at_rest() => feed.set_hot(poller.looked_at),
             Step::Worked => {}
             Step::Idle => return Ok(Turn::UpToDate),
-            Step::Lost => return elsewhere(feed).await,
-        }
-        let now = feed.clock.steady();
-        if now.saturating_sub(renewed_at) >= EVENT_LEASE_RENEW {
-            if !poller.lease().await? {
+            Step::Lost => {
+                poller.lost();
                 return elsewhere(feed).await;
             }
-            renewed_at = now;
         }
     }
 }
@@ -222,11 +221,17 @@ fn ahead<'a>(hub: &'a Inside, feed: &Feed) -> Ahead<'a> {
     }
 }
 
-/// Returns when there may be something to do, with the time that Dropbox wants to be left alone before.
-async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<Option<Duration>> {
-    let Some(cursor) = poller.cursor() else { return Ok(None) };
-    let asking = feed.upstream.longpoll(&feed.scope, &cursor, LONGPOLL_WAIT);
+/// Returns when there may be something to do.
+async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<()> {
+    let Some(cursor) = poller.cursor() else { return Ok(()) };
+    let asking = async {
+        // The folder stays in hand meanwhile: another worker or process would not wait.
+        feed.backed_off().await;
+        feed.set_listening(true);
+        feed.upstream.longpoll(&feed.scope, &cursor, LONGPOLL_WAIT).await
+    };
     let mut asking = std::pin::pin!(asking);
+    let mut lost = std::pin::pin!(poller.keeping().lost());
     let index = feed.index_rests();
     let index_rested = async {
         match index {
@@ -240,33 +245,31 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<Option<Duration>> 
             answer = &mut asking => break answer,
             () = feed.bell.notified() => {
                 poller.news = true;
-                return Ok(None);
+                return Ok(());
             }
             () = feed.wishes_changed.notified() => {
                 // One that joins finds the question asked.
                 if feed.wished() != Some(Poll::Longpoll) {
-                    return Ok(None);
+                    return Ok(());
                 }
             }
-            () = &mut index_rested => return Ok(None),
-            () = feed.clock.sleep(EVENT_LEASE_RENEW), if feed.store.is_shared() => {
-                if !poller.lease_listening().await? {
-                    return Ok(None);
-                }
-            }
+            () = &mut index_rested => return Ok(()),
+            () = &mut lost => return Ok(()),
         }
     };
-    let news = match answer {
-        Ok(news) => news,
+    match answer {
+        Ok(news) => {
+            // What there is may be fetched at once: it is the next longpoll that has to wait.
+            feed.back_off(news.backoff.unwrap_or_default());
+            poller.news = news.changes;
+            Ok(())
+        }
         Err(fault) if fault.reason() == Reason::CursorReset => {
             poller.news = true;
-            return Ok(None);
+            Ok(())
         }
-        Err(fault) => return Err(fault),
-    };
-    poller.news = news.changes;
-    // Others add some seconds to it, too.
-    Ok(news.backoff.filter(|_| !news.changes))
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Ends feeds whose application parameter may not be used any more, until the process ends. One task for all of them.

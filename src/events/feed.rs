@@ -1,14 +1,20 @@
 //! What the watchers of a scope share: the end of its log, the newest entries in memory, rows read for those who are behind,
 //! pages drained for those who are far behind, and the bell that wakes the one who polls.
 
+mod now;
+
 use std::{
     collections::VecDeque,
     fmt,
     hash::{DefaultHasher, Hasher as _},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use now::{Met, Present};
 use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -44,8 +50,12 @@ pub(super) struct Feed {
     tail: Mutex<Tail>,
     chunks: tokio::sync::Mutex<Shelf<Arc<[Arc<Entry>]>>>,
     pub(super) portions: Portions,
-    /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once.
+    met: Met,
+    /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once. The one who polls waits for it,
+    /// so nothing else is asked with it in hand.
     walks: tokio::sync::Mutex<Walks>,
+    /// Pages that were drained for those who are far behind. Held over all that such a page takes, before `walks`.
+    drained: tokio::sync::Mutex<Shelf<Arc<Drained>>>,
     /// When it began here, by steady time.
     pub(super) born: Duration,
     pub(super) building: Building,
@@ -56,6 +66,8 @@ pub(super) struct Feed {
     pub(super) bell: Notify,
     /// A watcher came or went: for the same.
     pub(super) wishes_changed: Notify,
+    /// Before that Dropbox does not want to be longpolled again; by steady time, in milliseconds.
+    longpoll_from: AtomicU64,
     /// By number. Most have one.
     wishes: Mutex<SmallVec<[(u64, Poll); 1]>>,
     /// It is out of the hub.
@@ -88,8 +100,8 @@ pub(super) struct Ended(Fault);
 
 /// What those found who walked cursors of their own.
 struct Walks {
-    drained: Shelf<Arc<Drained>>,
     listed: Shelf<Arc<Listed>>,
+    now: Option<Box<Present>>,
 }
 
 /// A page of a watcher's own listing.
@@ -140,17 +152,17 @@ impl Feed {
             state: watch::Sender::new(State::default()),
             tail: Mutex::default(),
             chunks: tokio::sync::Mutex::new(Shelf::new(desk.tails_bytes.clone())),
-            walks: tokio::sync::Mutex::new(Walks {
-                drained: Shelf::new(desk.tails_bytes.clone()),
-                listed: Shelf::new(desk.tails_bytes.clone()),
-            }),
+            walks: tokio::sync::Mutex::new(Walks { listed: Shelf::new(desk.tails_bytes.clone()), now: None }),
+            drained: tokio::sync::Mutex::new(Shelf::new(desk.tails_bytes.clone())),
             portions: Portions::default(),
+            met: Met::default(),
             born,
             building: Building::default(),
             desk,
             seat: Mutex::default(),
             bell: Notify::new(),
             wishes_changed: Notify::new(),
+            longpoll_from: AtomicU64::new(0),
             wishes: Mutex::default(),
             over: CancellationToken::new(),
             lag: metrics::histogram!(telemetry::WATCH_LAG),
@@ -267,6 +279,25 @@ impl Feed {
         });
     }
 
+    pub(super) fn is_listening(&self) -> bool {
+        self.state.borrow().listening
+    }
+
+    /// Dropbox wants to be left alone for so long, by whichever worker comes next.
+    pub(super) fn back_off(&self, span: Duration) {
+        let until = self.clock.steady().saturating_add(span).as_millis();
+        self.longpoll_from.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Until that is over.
+    pub(super) async fn backed_off(&self) {
+        let until = Duration::from_millis(self.longpoll_from.load(Ordering::Relaxed));
+        let rest = until.saturating_sub(self.clock.steady());
+        if !rest.is_zero() {
+            self.clock.sleep(rest).await;
+        }
+    }
+
     /// No more will come; those who watch are told why.
     pub(super) fn end(&self, fault: Fault) {
         self.state.send_modify(|state| state.ended = Some(Arc::new(Ended(fault))));
@@ -307,9 +338,12 @@ impl Feed {
         if let Ok(mut chunks) = self.chunks.try_lock() {
             chunks.tidy();
         }
+        if let Ok(mut drained) = self.drained.try_lock() {
+            drained.tidy();
+        }
         if let Ok(mut walks) = self.walks.try_lock() {
-            walks.drained.tidy();
             walks.listed.tidy();
+            walks.now = None;
         }
     }
 
@@ -455,7 +489,7 @@ impl Feed {
 
     async fn drain_behind(&self, cursor: &Arc<str>, listed: bool) -> Result<Arc<Drained>> {
         let came_at = Instant::now();
-        let drained = &mut self.walks.lock().await.drained;
+        let mut drained = self.drained.lock().await;
         // That there was nothing is good while the log is where it was met.
         let log = self.state();
         drained.retain(|page| page.leads_on() || page.joins == Some(log.head));
@@ -463,7 +497,8 @@ impl Feed {
         if let Some(found) = drained.find(|page| page.from == *cursor && is_good(page)) {
             return Ok(found);
         }
-        let asked_at = Instant::now();
+        let turn = self.turn().await;
+        let (asked_at, log) = (Instant::now(), self.state());
         let mut page = self.upstream.go_on(&self.scope, cursor).await?;
         // The last page of a drain may be older than what happened since, also if there is nothing on it: only who asks behind
         // the end of a drain and hears of nothing has everything.
@@ -471,6 +506,8 @@ impl Feed {
             page = self.upstream.go_on(&self.scope, &page.cursor).await?;
         }
         let joins = if page.is_last_and_empty() { self.joins(log).await? } else { None };
+        drop(turn);
+        joins.iter().for_each(|head| self.met.add(cursor, *head));
         let (observed, head) = (self.clock.now(), self.state.borrow().head);
         let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
@@ -537,17 +574,6 @@ impl Feed {
         let bytes = page.entries.iter().map(|item| size_of_val(item) + written(item)).sum();
         listed.put(Arc::new(Listed { from: cursor.cloned(), asked_at, page: page.clone() }), bytes);
         Ok(page)
-    }
-
-    pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<str>> {
-        let feed = self.clone();
-        apart(async move {
-            // Thousands may begin to watch at once.
-            let _place = feed.desk.asking.take(feed.scope.parameter.as_str(), 1).await;
-            let _turn = feed.walks.lock().await;
-            feed.upstream.latest(&feed.scope).await
-        })
-        .await
     }
 
     /// The turn of whoever polls, in a task that nobody holds up.

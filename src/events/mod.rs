@@ -178,7 +178,7 @@ impl Hub {
     pub async fn latest(&self, scope: &Scope) -> Result<ResumePoint> {
         let running = self.0.running(&scope.key());
         match running {
-            Some(feed) => watcher::now(&feed).await,
+            Some(feed) => feed.now().await,
             // Nobody watches: a place needs no feed.
             None => {
                 let head = self.0.parts.store.log_head_of(&scope.key()).await?;

@@ -10,3 +10,4 @@ mod slow;
 mod standing;
 mod steps;
 pub(super) mod truth;
+mod turns;

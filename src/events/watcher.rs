@@ -158,7 +158,7 @@ impl Watcher {
     async fn start(&mut self, start: Start) -> Result<()> {
         match start {
             Start::Now => {
-                let point = now(&self.feed).await?;
+                let point = self.feed.now().await?;
                 self.go_to(point).await
             }
             Start::Snapshot => {
@@ -175,7 +175,7 @@ impl Watcher {
                 let point = match &kept.token {
                     Some(token) => ResumePoint::unseal(self.feed.store.keys(), scope, token)?,
                     None => {
-                        let point = now(&self.feed).await?;
+                        let point = self.feed.now().await?;
                         keep(&self.feed.store, scope, &name, Some(&point)).await?;
                         point
                     }
@@ -196,6 +196,11 @@ impl Watcher {
             };
         }
         point.within = point.within.filter(|_| self.options.expand);
+        if let Some(met) = self.feed.met(&point)
+            && self.feed.holds(&met).await?
+        {
+            point = met;
+        }
         self.last = point.clone();
         if point.listed.is_some() || !self.feed.holds(&point).await? {
             self.mode = Mode::Beside { said: false };
@@ -573,21 +578,6 @@ impl Drop for Watcher {
         metrics::gauge!(crate::telemetry::WATCH_STREAMS).decrement(1.0);
         self.feed.wish(self.number, None);
     }
-}
-
-/// The place of now: the end of the log where that is up to date, else a new cursor.
-pub(super) async fn now(feed: &Arc<Feed>) -> Result<ResumePoint> {
-    let state = feed.state();
-    let head = state.head;
-    if let (true, Some(cursor)) = (state.hot, state.cursor) {
-        return Ok(ResumePoint {
-            epoch: head.epoch,
-            sequence: head.newest,
-            mark: head.newest_mark,
-            ..ResumePoint::at(cursor)
-        });
-    }
-    Ok(ResumePoint::beside(feed.latest().await?, head))
 }
 
 /// Keeps a place under a name; None forgets the name.

@@ -165,15 +165,7 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn lease_scope(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
-        self.take_scope(id, held, false, None).await
-    }
-
-    /// The same, for whoever knows that the log has all that Dropbox has.
-    ///
-    /// # Errors
-    /// `STORE_UNAVAILABLE`.
-    pub async fn lease_scope_at_rest(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
-        self.take_scope(id, held, false, Some(Duration::ZERO)).await
+        self.take_scope(id, held, false).await
     }
 
     /// The same, also from a process that has parked it: whoever is at work is not disturbed.
@@ -181,38 +173,37 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn lease_parked_scope(&self, id: i64, held: i64) -> Result<Option<ScopeRow>> {
-        self.take_scope(id, held, true, None).await
+        self.take_scope(id, held, true).await
     }
 
-    async fn take_scope(&self, id: i64, held: i64, parked: bool, looked: Option<Duration>) -> Result<Option<ScopeRow>> {
+    async fn take_scope(&self, id: i64, held: i64, parked: bool) -> Result<Option<ScopeRow>> {
         let now = self.fleet_now(&self.0.pools.durable).await?;
         let until = now + millis_of(EVENT_LEASE);
         // A lease that lasts longer than one that is renewed is parked.
         let row = query(
             "UPDATE event_scopes SET lease = CASE WHEN lease = $5 AND lease_holder = $2 THEN lease ELSE lease + 1 END, lease_holder = $2,
-             lease_until = $3, touched_at = $6, looked_at = CASE WHEN $9 < 0 THEN looked_at ELSE $4 - $9 END
+             lease_until = $3, touched_at = $6
              WHERE id = $1 AND (lease_until <= $4 OR lease_holder = $2 OR $7 = 0 OR ($8 = 1 AND lease_until > $3))
              RETURNING id, lease, version, epoch, newest, newest_mark, swept, delicate, judged, progress",
         );
         let row = row.bind(id).bind(&*self.0.replica).bind(until).bind(now).bind(held);
         let row = row.bind(self.now_millis()).bind(i64::from(self.is_shared())).bind(i64::from(parked));
-        let row = row.bind(ago(looked));
         row.fetch_optional(&self.0.pools.durable).await?.as_ref().map(scope_row).transpose()
     }
 
     /// Goes on holding a scope without being at it: nobody need poll it before `span` is over and a lease more. So long ago
-    /// Dropbox had nothing that the log has not.
+    /// Dropbox had nothing that the log has not. False: it is not held under this number any more.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn park_scope(&self, id: i64, lease: i64, span: Duration, looked: Option<Duration>) -> Result<()> {
+    pub async fn park_scope(&self, id: i64, lease: i64, span: Duration, looked: Option<Duration>) -> Result<bool> {
         let now = self.fleet_now(&self.0.pools.durable).await?;
         let until = now + millis_of(span) + millis_of(EVENT_LEASE);
         let sql = "UPDATE event_scopes SET lease_until = $4,
                    looked_at = CASE WHEN $6 < 0 THEN looked_at ELSE $5 - $6 END
                    WHERE id = $1 AND lease = $2 AND lease_holder = $3";
         let row = query(sql).bind(id).bind(lease).bind(&*self.0.replica).bind(until).bind(now).bind(ago(looked));
-        row.execute(&self.0.pools.durable).await.map(drop)
+        Ok(row.execute(&self.0.pools.durable).await? > 0)
     }
 
     /// Gives the scope back, so that another process need not wait.

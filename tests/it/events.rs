@@ -5,6 +5,7 @@ mod fleet;
 mod folders;
 mod lags;
 mod model;
+mod paces;
 mod pulls;
 mod quiet;
 #[cfg(unix)]

@@ -1,9 +1,46 @@
 //! Who polls a scope: the lease is taken, kept, parked while nothing is to be done, and given back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{Poller, read_progress};
-use crate::{fault::Result, store::ScopeRow};
+use super::{Feed, Poller, read_progress};
+use crate::{
+    fault::Result,
+    limits::{EVENT_LEASE_RENEW, FEED_RETRY},
+    store::ScopeRow,
+};
+
+/// Keeps a scope beside what is done with it, however long Dropbox takes for that.
+pub(in crate::events) struct Keeping {
+    feed: Arc<Feed>,
+    scope: i64,
+    lease: i64,
+    due: Duration,
+}
+
+impl Keeping {
+    /// Ends when another process has the scope. To be made once and polled beside all that is waited for: whoever makes it
+    /// anew each round never comes to renew.
+    pub(in crate::events) async fn lost(self) {
+        let Keeping { feed, scope, lease, mut due } = self;
+        if !feed.store.is_shared() {
+            return std::future::pending().await;
+        }
+        loop {
+            feed.clock.sleep(due.saturating_sub(feed.clock.steady())).await;
+            // While a longpoll is out Dropbox would say if it had more than the log has.
+            let looked = feed.is_listening().then_some(Duration::ZERO);
+            let pause = match feed.store.park_scope(scope, lease, Duration::ZERO, looked).await {
+                Ok(true) => EVENT_LEASE_RENEW,
+                Ok(false) => return,
+                Err(fault) => {
+                    tracing::debug!(%fault, "the lease of a scope was not renewed; it is tried again");
+                    FEED_RETRY
+                }
+            };
+            due = feed.clock.steady() + pause;
+        }
+    }
+}
 
 impl Poller {
     /// Takes the scope, or goes on holding it; false while another process polls it.
@@ -27,13 +64,18 @@ impl Poller {
         self.take(taken).await
     }
 
-    /// Goes on holding the scope while a longpoll is out: Dropbox would say if it had more than the log has.
-    ///
-    /// # Errors
-    /// `STORE_UNAVAILABLE`.
-    pub(in crate::events) async fn lease_listening(&mut self) -> Result<bool> {
-        let taken = self.store().lease_scope_at_rest(self.row.id, self.row.lease).await?;
-        self.take(taken).await
+    /// From the last taking on.
+    pub(in crate::events) fn keeping(&self) -> Keeping {
+        let due = self.feed.clock.steady() + EVENT_LEASE_RENEW;
+        Keeping { feed: self.feed.clone(), scope: self.row.id, lease: self.row.lease, due }
+    }
+
+    /// Another process took it in the midst of a step: what that one found out is not saved. Few of them are a paused process
+    /// or a store that did not answer; many are worth a look.
+    pub(in crate::events) fn lost(&mut self) {
+        self.held = false;
+        let scope = self.row.id;
+        tracing::warn!(scope, "another process took a watched folder over while this one was at work on it");
     }
 
     async fn take(&mut self, taken: Option<ScopeRow>) -> Result<bool> {

@@ -101,11 +101,12 @@ pub(super) async fn a_scope_is_parked_and_gives_way_to_who_has_reason_but_not_wh
     assert_eq!(second.lease_scope(made.id, 0).await.unwrap(), None, "without reason it is left");
     let own = house.store.lease_scope(made.id, 0).await.unwrap().expect("it is this process's");
     assert!(own.lease > mine.lease, "every taking has a number of its own");
-    house.store.park_scope(made.id, mine.lease, quiet, Some(moment)).await.unwrap();
+    assert!(!house.store.park_scope(made.id, mine.lease, quiet, Some(moment)).await.unwrap());
     assert_eq!(held(&second).await, EVENT_LEASE, "an old number parks nothing");
     assert_eq!(looked(&second).await, Some(moment + quiet / 2), "and says nothing");
-    house.store.lease_scope_at_rest(made.id, own.lease).await.unwrap().expect("it is this process's");
-    assert_eq!(looked(&second).await, Some(Duration::ZERO));
+    house.pass(EVENT_LEASE / 2).await;
+    assert!(house.store.park_scope(made.id, own.lease, Duration::ZERO, Some(Duration::ZERO)).await.unwrap());
+    assert_eq!((held(&second).await, looked(&second).await), (EVENT_LEASE, Some(Duration::ZERO)), "it is kept");
     house.pass(moment).await;
     house.store.park_scope(made.id, own.lease, quiet, None).await.unwrap();
     assert_eq!(looked(&second).await, Some(moment));

@@ -119,6 +119,35 @@ async fn a_watch_ends_with_the_grant_it_lives_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn quiet_watches_end_as_soon_as_any_call_hears_that_the_grant_is_gone() {
+    // Nobody longpolls, and Dropbox knows no address to call: by themselves they would hear of it in ten minutes.
+    let house = support::start_with(|config| {
+        config.public_http_listen = "127.0.0.1:0".into();
+        config.webhooks = true;
+    })
+    .await;
+    let mut watches = Vec::new();
+    for folder in ["/in", "/out"] {
+        make_folder(&house, folder);
+        watches.push(Watch::ready(&house, |asked| asked.path = folder.into()).await);
+    }
+    let asked = || house.control().counter("files/list_folder/continue").calls;
+    support::until("both are quiet", || async {
+        let before = asked();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        before == asked()
+    })
+    .await;
+    house.control().revoke(None);
+    let request = pb::GetAccountRequest { application_parameter_id: PARAMETER.into(), ..Default::default() };
+    let status = house.client().get_account(request).await.expect_err("the grant is gone");
+    refused(&status, Code::FailedPrecondition, "REAUTHORIZATION_REQUIRED");
+    for watch in &mut watches {
+        refused(&watch.end().await.1, Code::FailedPrecondition, "REAUTHORIZATION_REQUIRED");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_watch_too_many_is_told_to_wait_and_finds_room_when_another_ends() {
     let house = support::start_with(|config| config.max_watches = 1).await;
     make_folder(&house, "/in");

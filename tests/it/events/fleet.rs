@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use dropbox_connector::emulator::script::{Action, Rule};
+use sqlx::{Connection as _, PgConnection};
+
 use super::*;
 use crate::support::{postgres::Server, process::Served};
 
@@ -251,4 +254,81 @@ async fn a_replica_that_follows_knows_when_dropbox_was_asked_and_asks_where_its_
     assert_eq!(path(&hasty.change().await), "/in/a");
     assert_eq!(path(&here.change().await), "/in/a");
     assert_eq!(house.control().counter(LONGPOLL).calls, 0);
+}
+
+/// What the row of the one folder says: the number of its lease, and how many milliseconds it lasts.
+async fn lease(store: &mut PgConnection) -> (i64, i64) {
+    let row = sqlx::query_as::<_, (i64, i64)>("SELECT lease, lease_until - store_now() FROM event_scopes");
+    row.fetch_one(store).await.expect("a row")
+}
+
+async fn store_of(house: &House) -> PgConnection {
+    PgConnection::connect(&house.config().store_url).await.expect("the store")
+}
+
+/// Whoever follows has met the log, and nobody asks for anything.
+async fn at_rest(house: &House) {
+    let asked = || house.control().counter(CONTINUE);
+    support::until("the folder is quiet", || async {
+        let before = asked();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        asked() == before && before.running == 0 && house.control().counter(LONGPOLL).running == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_takes_longer_than_a_lease_is_told_by_the_one_that_asked_for_it() {
+    let house = fleet().await;
+    let (first, second) = (Replica::start(&house, false).await, Replica::start(&house, false).await);
+    let mut here = first.certain(&house).await;
+    let mut there = second.watch(|_| ()).await;
+    put(&house, "/in/begin", "x");
+    until_path(&mut here, "/in/begin").await;
+    until_path(&mut there, "/in/begin").await;
+    at_rest(&house).await;
+    let mut store = store_of(&house).await;
+    let (before, _) = lease(&mut store).await;
+    // The lease is 10 s.
+    let slow = Rule::always(CONTINUE, Action::DelayAnswer { millis: 12_000 });
+    house.control().script([slow]).expect("a rule");
+    put(&house, "/in/slow", "x");
+    let (one, other) = tokio::join!(here.change(), there.change());
+    assert_eq!((one.event_id.as_str(), path(&one)), (other.event_id.as_str(), "/in/slow"));
+    assert_eq!(lease(&mut store).await.0, before, "nobody took the folder over meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_taken_over_in_the_midst_of_a_page_is_let_go_at_once_and_that_is_logged() {
+    let house = fleet().await;
+    let first = Replica::start(&house, false).await;
+    let mut here = first.certain(&house).await;
+    at_rest(&house).await;
+    let slow = Rule::once(CONTINUE, Action::DelayAnswer { millis: 14_000 });
+    house.control().script([slow]).expect("a rule");
+    put(&house, "/in/slow", "x");
+    support::until("the page is asked for", || async { house.control().counter(CONTINUE).running == 1 }).await;
+    let begun = Instant::now();
+    let taken = "UPDATE event_scopes SET lease = lease + 1, lease_holder = 'another', lease_until = store_now() + 6000";
+    sqlx::query(taken).execute(&mut store_of(&house).await).await.expect("taken");
+    support::until("it is logged", || async { first.served.text().contains("took a watched folder over") }).await;
+    assert!(begun.elapsed() < Duration::from_secs(12), "before the page came: {:?}", begun.elapsed());
+    assert_eq!(path(&here.change().await), "/in/slow");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_that_come_and_go_do_not_let_the_lease_of_a_longpolled_folder_run_down() {
+    let house = fleet().await;
+    let first = Replica::start(&house, false).await;
+    let _stays = first.certain(&house).await;
+    at_rest(&house).await;
+    let mut store = store_of(&house).await;
+    let (begun, mut least) = (Instant::now(), i64::MAX);
+    while begun.elapsed() < Duration::from_secs(9) {
+        drop(first.watch(|_| ()).await);
+        least = least.min(lease(&mut store).await.1);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // It is renewed every 3 s; a machine that does other things, too, may take some more.
+    assert!(least > 3000, "{least} ms were left of 10 s");
 }

@@ -1,0 +1,160 @@
+//! Who waits for whom where many ask about one folder. A real store, and a Dropbox that answers when it is told to.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::sync::Semaphore;
+
+use super::truth::page;
+use crate::{
+    clock::ManualClock,
+    credentials::Ending,
+    events::{
+        News, Page, Scope, Upstream,
+        feed::Feed,
+        poller::{Poller, Step},
+    },
+    fault::Result,
+    limits::EVENT_NOW_AGE,
+    seal::KeyRing,
+    store::{ParameterId, Store},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Slow {
+    /// Behind the cursor `old` there is one file.
+    pages: Semaphore,
+    revisions: Semaphore,
+    asked: AtomicUsize,
+    looked_up: AtomicUsize,
+}
+
+impl Upstream for Slow {
+    fn list<'a>(&'a self, _: &'a Scope, _: u32) -> BoxFuture<'a, Result<Page>> {
+        async move { Ok(Page { entries: Vec::new(), cursor: "now".into(), has_more: false }) }.boxed()
+    }
+
+    fn go_on<'a>(&'a self, _: &'a Scope, cursor: &'a str) -> BoxFuture<'a, Result<Page>> {
+        async move {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            drop(self.pages.acquire().await);
+            let entries = if cursor == "old" { page("a 1") } else { Vec::new() };
+            Ok(Page { entries, cursor: "now".into(), has_more: false })
+        }
+        .boxed()
+    }
+
+    fn latest<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>> {
+        async move { Ok("now".into()) }.boxed()
+    }
+
+    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+        std::future::pending().boxed()
+    }
+
+    fn is_new<'a>(&'a self, _: &'a Scope, _: &'a str) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            self.looked_up.fetch_add(1, Ordering::Relaxed);
+            drop(self.revisions.acquire().await);
+            Ok(true)
+        }
+        .boxed()
+    }
+
+    fn ending<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Option<Ending>>> {
+        async move { Ok(None) }.boxed()
+    }
+}
+
+/// A folder whose log is up to date.
+async fn followed() -> (Arc<Slow>, Arc<Feed>, ManualClock) {
+    let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let store = Store::open("sqlite::memory:", Arc::new(KeyRing::ephemeral()), Arc::new(clock.clone())).await.unwrap();
+    let scope = Scope {
+        parameter: ParameterId::new("docs").unwrap(),
+        uid: "uid".into(),
+        account: "dbid:A".into(),
+        linked: "dbid:A".into(),
+        act_as: None,
+        root: None,
+        path: "/W".into(),
+        recursive: true,
+        raw: false,
+    };
+    let slow = Slow {
+        pages: Semaphore::new(1),
+        revisions: Semaphore::new(0),
+        asked: AtomicUsize::new(0),
+        looked_up: AtomicUsize::new(0),
+    };
+    let slow = Arc::new(slow);
+    let feed = Feed::alone(&scope, &store, slow.clone());
+    let mut poller = Poller::open(feed.clone()).await.unwrap();
+    assert!(poller.lease().await.unwrap());
+    while poller.step().await.unwrap() != Step::Idle {}
+    feed.set_hot(poller.looked_at);
+    (slow, feed, clock)
+}
+
+async fn until(count: &AtomicUsize, least: usize) {
+    let reached = async {
+        while count.load(Ordering::Relaxed) < least {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.expect("it is asked");
+}
+
+#[tokio::test]
+async fn whoever_polls_does_not_wait_while_a_watchers_page_is_looked_up_file_by_file() {
+    let (slow, feed, _) = followed().await;
+    let behind = feed.clone();
+    let drained = tokio::spawn(async move { behind.drain("old".into(), false).await });
+    until(&slow.looked_up, 1).await;
+    let turn = tokio::time::timeout(PATIENCE, feed.turn()).await;
+    drop(turn.expect("the one who polls may ask"));
+    // And who wants the same page waits for the one that is made.
+    let (behind, asked) = (feed.clone(), slow.asked.load(Ordering::Relaxed));
+    let same = tokio::spawn(async move { behind.drain("old".into(), false).await });
+    tokio::task::yield_now().await;
+    slow.revisions.add_permits(1);
+    let (one, other) = (drained.await.unwrap().unwrap(), same.await.unwrap().unwrap());
+    assert!(Arc::ptr_eq(&one, &other) && one.entries.len() == 1);
+    assert_eq!(slow.asked.load(Ordering::Relaxed), asked);
+}
+
+#[tokio::test]
+async fn those_who_ask_for_now_at_once_are_answered_by_one_question_and_a_later_one_by_another() {
+    let (slow, feed, clock) = followed().await;
+    let begun = slow.asked.load(Ordering::Relaxed);
+    assert_eq!(feed.now().await.unwrap(), feed.now().await.unwrap());
+    assert_eq!(slow.asked.load(Ordering::Relaxed), begun, "it was asked just now");
+    clock.advance(EVENT_NOW_AGE * 2).await;
+    let page = slow.pages.acquire().await.unwrap();
+    let ask = || {
+        let feed = feed.clone();
+        tokio::spawn(async move { feed.now().await.unwrap() })
+    };
+    // The first one is at it; the others came later, and share the next question.
+    let first = ask();
+    until(&slow.asked, begun + 1).await;
+    let others: Vec<_> = (0..50).map(|_| ask()).collect();
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    drop(page);
+    let end = first.await.unwrap();
+    for other in others {
+        assert_eq!(other.await.unwrap(), end);
+    }
+    assert_eq!(slow.asked.load(Ordering::Relaxed), begun + 2);
+    assert!(feed.holds(&end).await.unwrap(), "a place in the log");
+}
