@@ -412,5 +412,4 @@ impl fmt::Debug for Pass {
 }
 
 #[cfg(test)]
-#[path = "lease_tests.rs"]
 mod tests;

@@ -58,10 +58,12 @@ async fn its_holder_hears_who_waits_and_who_waits_hears_when_it_comes() {
     let house = House::postgres().await;
     let (first, second) = (&house.store, house.second(KEY_1).await);
     let (mut here, mut there) = (first.write_letters(), second.write_letters());
-    let listening = tokio::sync::Notify::new();
+    // Woken when it listens.
+    let listens = [tokio::sync::Notify::new(), tokio::sync::Notify::new()];
     let story = async {
-        listening.notified().await;
-        listening.notified().await;
+        for one in &listens {
+            tokio::time::timeout(PATIENCE, one.notified()).await.expect("it listens");
+        }
         let number = first.take_write_lease("ns").await.unwrap().number;
         assert!(!takes(&second).await);
         let asked = tokio::time::timeout(PATIENCE, here.next()).await.expect("it is told");
@@ -71,13 +73,15 @@ async fn its_holder_hears_who_waits_and_who_waits_hears_when_it_comes() {
             let given = tokio::time::timeout(PATIENCE, there.next()).await.expect("it is told");
             assert_eq!((&*given.namespace, given.given, given.number, given.others), ("ns", true, number, others));
             assert!(!takes(first).await);
+            let asked = tokio::time::timeout(PATIENCE, there.next()).await.expect("it is told");
+            assert_eq!((asked.given, asked.number), (false, number), "whoever asks again says so again");
             second.give_write_lease("ns", true).await.unwrap().expect("it waits");
         }
     };
     tokio::select! {
         () = story => {}
-        _ = first.listen(|| listening.notify_one()) => {}
-        _ = second.listen(|| listening.notify_one()) => {}
+        _ = first.listen(|| listens[0].notify_one()) => {}
+        _ = second.listen(|| listens[1].notify_one()) => {}
     }
 }
 
