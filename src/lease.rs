@@ -37,7 +37,7 @@ struct Inside {
     /// The keeper has something to do.
     bell: Notify,
     /// Where a keeper is to be had.
-    keepers: mpsc::UnboundedSender<Lease>,
+    keepers: mpsc::Sender<Lease>,
 }
 
 struct State {
@@ -103,7 +103,7 @@ pub struct Pass {
 
 impl Lease {
     /// `queue`: where those stand who are about to want it. `keepers`: takes a lease that has none.
-    pub fn new(name: Arc<str>, queue: Fair, keepers: mpsc::UnboundedSender<Lease>) -> Lease {
+    pub fn new(name: Arc<str>, queue: Fair, keepers: mpsc::Sender<Lease>) -> Lease {
         let state = State {
             standing: Standing::Unknown,
             number: 0,
@@ -186,8 +186,8 @@ impl Lease {
     fn keep(&self, state: &mut State) {
         if std::mem::replace(&mut state.kept, true) {
             self.0.bell.notify_one();
-        } else if self.0.keepers.send(self.clone()).is_err() {
-            // The process ends.
+        } else if self.0.keepers.try_send(self.clone()).is_err() {
+            // The process ends, or has too much to do: whoever waits goes without, and the next one tries again.
             state.kept = false;
         }
     }

@@ -159,6 +159,8 @@ pub const WRITE_LEASE_WITHOUT: Duration = Duration::from_secs(1);
 /// A namespace whose name here is longer has no lease: PostgreSQL takes fewer than 8,000 bytes in a notification. Dropbox's ids
 /// have some 40.
 pub const WRITE_LEASE_NAME_BYTES_MAX: usize = 512;
+/// Leases that somebody has just begun to want, of all namespaces. Beyond them writes go without.
+pub const WRITE_LEASES_STARTING_MAX: usize = 1024;
 /// Letters about leases that wait to be read; whoever misses one hears of it when it asks again or renews.
 pub const WRITE_LETTERS_MAX: usize = 1024;
 /// Mounted folders remembered, per process.

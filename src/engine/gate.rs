@@ -36,7 +36,7 @@ pub struct Gates {
     open: Mutex<HashMap<NamespaceKey, Stop>>,
     mounts: Mutex<Mounts>,
     /// Of a store that other processes may share: where leases are kept.
-    keepers: Option<mpsc::UnboundedSender<Lease>>,
+    keepers: Option<mpsc::Sender<Lease>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl Gates {
         if !store.is_shared() {
             return (Arc::default(), None);
         }
-        let (keepers, without_keeper) = mpsc::unbounded_channel();
+        let (keepers, without_keeper) = mpsc::channel(limits::WRITE_LEASES_STARTING_MAX);
         let gates = Arc::new(Gates { keepers: Some(keepers), ..Gates::default() });
         let fleet = Fleet::new(gates.clone(), store.clone(), without_keeper);
         (gates, Some(fleet))

@@ -11,13 +11,13 @@ use super::*;
 struct House {
     lease: Lease,
     queue: Fair,
-    keepers: mpsc::UnboundedReceiver<Lease>,
+    keepers: mpsc::Receiver<Lease>,
     now: Instant,
 }
 
 fn house() -> House {
     let queue = Fair::new(1);
-    let (sender, keepers) = mpsc::unbounded_channel();
+    let (sender, keepers) = mpsc::channel(8);
     House { lease: Lease::new("ns".into(), queue.clone(), sender), queue, keepers, now: Instant::now() }
 }
 

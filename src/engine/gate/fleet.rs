@@ -19,11 +19,11 @@ pub struct Fleet {
     gates: Arc<Gates>,
     store: Store,
     letters: WriteLetters,
-    without_keeper: mpsc::UnboundedReceiver<Lease>,
+    without_keeper: mpsc::Receiver<Lease>,
 }
 
 impl Fleet {
-    pub(super) fn new(gates: Arc<Gates>, store: Store, without_keeper: mpsc::UnboundedReceiver<Lease>) -> Fleet {
+    pub(super) fn new(gates: Arc<Gates>, store: Store, without_keeper: mpsc::Receiver<Lease>) -> Fleet {
         let letters = store.write_letters();
         Fleet { gates, store, letters, without_keeper }
     }
