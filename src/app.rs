@@ -139,7 +139,7 @@ impl App {
         // One budget: what waits to be let in, and what is read on behind an answer, is paid for beside what was let in.
         let budget = Budget::of(budget);
         let blocks = Blocks::new(budget.blocks, clock.clone());
-        let gates = Arc::new(Gates::new());
+        let (gates, fleet) = Gates::on(&store);
         let settings = Settings {
             append_bytes: usize::try_from(config.append_mib * limits::MIB).unwrap_or(limits::APPEND_BYTES),
             open_max: config.max_uploads,
@@ -201,6 +201,7 @@ impl App {
         life.serve(&config, bound, &doors, tls.clone(), face);
         ready.set_callers(authenticator.is_ready());
         life.keep_house(clock.clone(), resolver, blocks, downloads);
+        life.keep_leases(fleet);
         let reread = Reread::default();
         life.keep_keys(clock.clone(), reread.keys.clone());
         life.keep_door(clock, authenticator, tls, reread.door.clone());

@@ -62,6 +62,13 @@ impl Fair {
         Arc::strong_count(&self.0) > 1
     }
 
+    /// Does anybody wait for one?
+    pub fn is_waited_for(&self) -> bool {
+        let mut state = self.0.lock();
+        state.forget_gone();
+        !state.turns.is_empty()
+    }
+
     /// Places that are free, within the share of this parameter, and that nobody waits for.
     pub fn try_take(&self, parameter: &str, places: usize) -> Option<Held> {
         let places = places.min(self.0.total);

@@ -30,6 +30,7 @@ pub mod events;
 pub mod fair;
 pub mod fault;
 pub mod http;
+pub mod lease;
 pub mod limits;
 pub mod page;
 pub mod ready;

@@ -140,6 +140,29 @@ pub const BATCH_LINGER: Duration = Duration::from_secs(2);
 pub const BATCH_CONTENTIONS_MAX: u32 = 8;
 /// Idle gates are forgotten when this many are known.
 pub const GATES_SWEEP_AT: usize = 4096;
+/// A process of a fleet holds the lease of a namespace this long without renewing: what the others wait when it dies.
+pub const WRITE_LEASE: Duration = Duration::from_secs(3);
+/// Renewed this long before its end, beside what goes on.
+pub const WRITE_LEASE_RENEW: Duration = Duration::from_secs(1);
+/// It is kept this long behind a write: who writes now and then asks once.
+pub const WRITE_LEASE_KEPT: Duration = Duration::from_secs(2);
+/// Given to one that waits, it lasts this long: what is lost where that one has died.
+pub const WRITE_LEASE_GIVEN: Duration = Duration::from_millis(1500);
+/// Of that, what may have passed before it was heard.
+pub const WRITE_LEASE_ON_ITS_WAY: Duration = Duration::from_millis(500);
+/// Who waits for a lease asks again this often: it may not have heard what was told.
+pub const WRITE_LEASE_LOOK: Duration = Duration::from_millis(500);
+/// A write goes on without a lease when the store has not answered for this long (API-DESIGN a.3).
+pub const WRITE_LEASE_PATIENCE: Duration = Duration::from_millis(50);
+/// After a failure of the store it is not asked for a lease again before this.
+pub const WRITE_LEASE_WITHOUT: Duration = Duration::from_secs(1);
+/// A namespace whose name here is longer has no lease: PostgreSQL takes fewer than 8,000 bytes in a notification. Dropbox's ids
+/// have some 40.
+pub const WRITE_LEASE_NAME_BYTES_MAX: usize = 512;
+/// Leases that somebody has just begun to want, of all namespaces. Beyond them writes go without.
+pub const WRITE_LEASES_STARTING_MAX: usize = 1024;
+/// Letters about leases that wait to be read; whoever misses one hears of it when it asks again or renews.
+pub const WRITE_LETTERS_MAX: usize = 1024;
 /// Mounted folders remembered, per process.
 pub const MOUNTS_KNOWN_MAX: usize = 10_000;
 
@@ -248,11 +271,16 @@ pub const STORE_READERS: u32 = 4;
 /// Pages that each of them keeps, as SQLite counts it: 64 KiB. What is read often is kept as values, and the machine keeps
 /// the file.
 pub const STORE_READER_CACHE: &str = "-64";
-/// Connections of one process to a PostgreSQL store; with those below and the one that listens 13, so that seven processes
+/// Connections of one process to a PostgreSQL store; with those below and the one that listens 15, so that six processes
 /// fit into a server's default of 100.
 pub const STORE_SERVER_CONNECTIONS: u32 = 8;
 /// More of them, for writes that need not be synced.
 pub const STORE_QUICK_CONNECTIONS: u32 = 4;
+/// And for leases of namespaces: their answers are waited for no longer than [`WRITE_LEASE_PATIENCE`], so nothing else may be in
+/// the way.
+pub const STORE_LEASE_CONNECTIONS: u32 = 2;
+/// A statement about a lease takes no longer on the server, nor in all: then nobody waits for it any more.
+pub const STORE_BRIEF_MAX: Duration = Duration::from_secs(1);
 /// Waiting for a connection to a SQLite store takes no longer: two writes that wait for another process.
 pub const STORE_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Getting a connection to a database server takes no longer: a caller may be waiting for a renewal that can do without.

@@ -52,6 +52,9 @@ names! {
     UPSTREAM_RETRIES = Counter "dropboxconnector.upstream.retries" Count: "Requests to Dropbox that were repeats.";
     RATELIMIT_WAIT = Histogram "dropboxconnector.ratelimit.wait" Seconds: "Time a call waited because Dropbox limits its account.";
     GATE_WAIT = Histogram "dropboxconnector.gate.wait" Seconds: "Time a write, or a batch of them, waited for its turn in a namespace.";
+    GATE_LEASE_WAIT = Histogram "dropboxconnector.gate.lease.wait" Seconds: "Of that, time waited for the lease of the namespace where replicas share a store; nothing is recorded where it was at hand.";
+    GATE_LEASE_CALLS = Counter "dropboxconnector.gate.lease.calls" Count: "Calls of the store about leases of namespaces, by call: asked, renewed, given.";
+    GATE_LEASE_WITHOUT = Counter "dropboxconnector.gate.lease.without" Count: "Writes that went on without the lease of their namespace because the store did not answer in time.";
     BATCH_CALLS = Counter "dropboxconnector.batch.calls" Count: "Requests to Dropbox that stood for several writes, by dropbox.route.";
     BATCH_ENTRIES = Counter "dropboxconnector.batch.entries" Count: "Writes in those requests, by dropbox.route.";
     TRANSFER_BYTES = Counter "dropboxconnector.transfer.bytes" Bytes: "Bytes of content moved, by direction.";

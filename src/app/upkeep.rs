@@ -17,7 +17,7 @@ use crate::{
     },
     clock::SharedClock,
     credentials::Resolver,
-    engine::{blocks::Blocks, download::Downloads},
+    engine::{blocks::Blocks, download::Downloads, gate::Fleet},
     limits,
     ready::Ready,
     seal::KeyRing,
@@ -74,6 +74,18 @@ impl Life {
                 sweeper.sleep(limits::SWEEP).await;
             }
         }));
+    }
+
+    /// The leases of namespaces, where other processes may be at the same store.
+    pub(super) fn keep_leases(&self, fleet: Option<Fleet>) {
+        let Some(fleet) = fleet else { return };
+        let ended = self.ended.clone();
+        self.background.spawn(async move {
+            tokio::select! {
+                () = fleet.keep() => {}
+                () = ended.cancelled() => {}
+            }
+        });
     }
 
     /// The sealing keys, which may come from a command that takes its time.

@@ -20,6 +20,7 @@ pub mod routes;
 mod rows;
 mod token;
 mod transport;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,6 @@ mod tests;
 use std::{fmt, sync::Arc, time::Duration};
 
 use url::Url;
-
-use crate::fair::{self, Fair};
 
 pub use bearer::{Bearer, Token, TokenSource};
 pub use body::Body;
@@ -42,6 +41,7 @@ pub use raw::{Door, RawRoute};
 pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
 pub use token::TokenAnswer;
 pub use transport::Transport;
+pub use turn::{Stop, Turn};
 
 /// Base URLs of Dropbox's hosts, without `/2`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,56 +143,5 @@ impl fmt::Display for ByteRange {
             ByteRange::Between(first, last) => write!(f, "bytes={first}-{last}"),
             ByteRange::Last(count) => write!(f, "bytes=-{count}"),
         }
-    }
-}
-
-/// The right to one commit in a namespace. Only the write gate grants it. A commit that waits to be repeated, for a place
-/// among the requests in flight, or until its account may send again, lays it down meanwhile, so that others go on, and stands
-/// in the queue again.
-#[derive(Debug)]
-pub struct Turn {
-    /// Queues of one place each, shared by application parameters.
-    queues: Vec<Fair>,
-    parameter: Arc<str>,
-    held: std::sync::Mutex<Vec<fair::Held>>,
-}
-
-impl Turn {
-    /// For `engine/gate.rs` alone.
-    pub(crate) fn granted() -> Turn {
-        Turn { queues: Vec::new(), parameter: "".into(), held: std::sync::Mutex::default() }
-    }
-
-    /// Waits at these queues, in this order, by the name of this parameter. Cancel-safe: dropping the future leaves them.
-    #[must_use]
-    pub(crate) fn at(mut self, parameter: &str, queues: Vec<Fair>) -> Turn {
-        self.parameter = parameter.into();
-        self.queues = queues;
-        self
-    }
-
-    /// Takes it up if it is free in every queue and nobody waits there.
-    pub(crate) fn take_up_now(&self) -> bool {
-        let held: Option<Vec<_>> = self.queues.iter().map(|queue| queue.try_take(&self.parameter, 1)).collect();
-        let taken = held.is_some();
-        *self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = held.unwrap_or_default();
-        taken
-    }
-
-    /// Lets the next in each queue go.
-    pub(crate) fn lay_down(&self) {
-        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
-    }
-
-    /// Stands in every queue until it is first, unless it is already. Cancel-safe: what was reached is laid down again.
-    pub(crate) async fn take_up(&self) {
-        if !self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty() {
-            return;
-        }
-        let mut reached = Vec::with_capacity(self.queues.len());
-        for queue in &self.queues {
-            reached.push(queue.take(&self.parameter, 1).await);
-        }
-        *self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = reached;
     }
 }

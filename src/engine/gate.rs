@@ -1,8 +1,10 @@
-//! The write gate: one commit in flight per namespace and process, the rest wait in a queue that serves application parameters
-//! in turn. Small uploads that find it busy commit together (`upload/group`), with one turn for all of them.
+//! The write gate: one commit in flight per namespace, the rest wait in a queue that serves application parameters in turn. Small uploads that find it busy commit together (`upload/group`), with one turn for all of them.
 //! Dropbox takes a write lock on the namespace for every commit, and overlapping commits earn `too_many_write_operations`.
 //! A [`Turn`] is made nowhere else, so a commit that skips the gate does not compile. Who waits to repeat a commit lays the turn
-//! down and queues again behind those who came meanwhile. Two processes have two gates; retries settle what they do to each other.
+//! down and queues again behind those who came meanwhile. Processes on one server have queues of their own, and whoever is first there needs the fleet's lease (`gate/fleet.rs`).
+//! All of it is courtesy: what goes past it is refused by Dropbox and tried again.
+
+mod fleet;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,12 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
-    dropbox::{Root, Turn},
+    dropbox::{Root, Stop, Turn},
     fair::Fair,
     fault::{Fault, Reason, Result},
-    limits, telemetry,
+    lease::Lease,
+    limits,
+    store::Store,
+    telemetry,
 };
+
+pub use self::fleet::Fleet;
 
 /// A namespace whose write lock a commit takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,8 +33,10 @@ pub struct NamespaceKey(Arc<str>);
 /// The gates of every namespace that is being written to, and what is known of mounted shared folders.
 #[derive(Debug, Default)]
 pub struct Gates {
-    open: Mutex<HashMap<NamespaceKey, Fair>>,
+    open: Mutex<HashMap<NamespaceKey, Stop>>,
     mounts: Mutex<Mounts>,
+    /// Of a store that other processes may share: where leases are kept.
+    keepers: Option<mpsc::Sender<Lease>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +49,17 @@ struct Mounts {
 impl Gates {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The gates of a process on this store, and what is to be run where it shares the store with others.
+    pub fn on(store: &Store) -> (Arc<Gates>, Option<Fleet>) {
+        if !store.is_shared() {
+            return (Arc::default(), None);
+        }
+        let (keepers, without_keeper) = mpsc::channel(limits::WRITE_LEASES_STARTING_MAX);
+        let gates = Arc::new(Gates { keepers: Some(keepers), ..Gates::default() });
+        let fleet = Fleet::new(gates.clone(), store.clone(), without_keeper);
+        (gates, Some(fleet))
     }
 
     /// Waits for the turn at every named gate, lower id first so that two calls over the same pair cannot lock each other out.
@@ -74,15 +96,26 @@ impl Gates {
         let mut keys = keys.to_vec();
         keys.sort();
         keys.dedup();
-        Turn::granted().at(parameter, keys.into_iter().map(|key| self.queue(key)).collect())
+        Turn::granted().at(parameter, keys.into_iter().map(|key| self.stop(key)).collect())
     }
 
-    fn queue(&self, key: NamespaceKey) -> Fair {
+    fn stop(&self, key: NamespaceKey) -> Stop {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= limits::GATES_SWEEP_AT {
-            open.retain(|_, queue| queue.is_shared());
+            open.retain(|_, stop| stop.is_shared());
         }
-        open.entry(key).or_insert_with(|| Fair::new(1)).clone()
+        if let Some(stop) = open.get(&key) {
+            return stop.clone();
+        }
+        let queue = Fair::new(1);
+        let keepers = self.keepers.as_ref().filter(|_| key.0.len() <= limits::WRITE_LEASE_NAME_BYTES_MAX);
+        let lease = keepers.map(|keepers| Lease::new(key.0.clone(), queue.clone(), keepers.clone()));
+        open.entry(key).insert_entry(Stop { queue, lease }).get().clone()
+    }
+
+    /// The fleet's lease of a namespace.
+    fn lease(&self, namespace: &Arc<str>) -> Option<Lease> {
+        self.stop(NamespaceKey(namespace.clone())).lease
     }
 
     /// The namespace a path lies in: the longest known mount above it, else the root in force, else the account's own root.

@@ -23,9 +23,9 @@ use super::place;
 use crate::{
     fault::{Fault, Reason, Result},
     limits::{
-        STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT, STORE_IDLE_TRUST,
-        STORE_LOCK_RETRY, STORE_QUICK_CONNECTIONS, STORE_READER_CACHE, STORE_READERS, STORE_SERVER_CONNECTIONS,
-        STORE_TRANSACTION_IDLE_MAX,
+        STORE_ACQUIRE_TIMEOUT, STORE_ANSWER_MAX, STORE_BRIEF_MAX, STORE_BUSY_TIMEOUT, STORE_CONNECT_TIMEOUT,
+        STORE_IDLE_TRUST, STORE_LEASE_CONNECTIONS, STORE_LOCK_RETRY, STORE_QUICK_CONNECTIONS, STORE_READER_CACHE,
+        STORE_READERS, STORE_SERVER_CONNECTIONS, STORE_TRANSACTION_IDLE_MAX,
     },
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Pools {
     /// Writes that can be made again: upload pieces.
     pub(super) quick: Pool,
     pub(super) readers: Pool,
+    /// Of a server: what is answered at once or not needed any more. Nothing else is at it, and no connection is tried first.
+    pub(super) leases: Pool,
 }
 
 #[derive(Clone)]
@@ -254,7 +256,8 @@ impl Pools {
             let readers = options.pragma("query_only", "on").pragma("cache_size", STORE_READER_CACHE);
             (quick, pool(STORE_READERS).connect_with(readers).await?)
         };
-        Ok(Pools { durable: Pool::Sqlite(durable), quick: Pool::Sqlite(quick), readers: Pool::Sqlite(readers) })
+        let leases = Pool::Sqlite(quick.clone());
+        Ok(Pools { durable: Pool::Sqlite(durable), quick: Pool::Sqlite(quick), readers: Pool::Sqlite(readers), leases })
     }
 
     async fn postgres(options: PgConnectOptions) -> sqlx::Result<Pools> {
@@ -274,14 +277,21 @@ impl Pools {
         );
         let unsynced = format!("{bounds}; SET synchronous_commit = off");
         let durable = served(STORE_SERVER_CONNECTIONS, bounds).connect_with(options.clone()).await?;
-        let quick = served(STORE_QUICK_CONNECTIONS, unsynced).connect_lazy_with(options);
-        let durable = Pool::Postgres(durable);
-        Ok(Pools { readers: durable.clone(), durable, quick: Pool::Postgres(quick) })
+        let brief = format!("{unsynced}; SET statement_timeout = {}", STORE_BRIEF_MAX.as_millis());
+        let quick = served(STORE_QUICK_CONNECTIONS, unsynced).connect_lazy_with(options.clone());
+        // One is open before it is needed, and a round trip is not spent on asking whether it still is.
+        let leases = served(STORE_LEASE_CONNECTIONS, brief)
+            .min_connections(1)
+            .idle_timeout(None)
+            .before_acquire(|_, _| Box::pin(async { Ok(true) }))
+            .connect_lazy_with(options);
+        let (durable, leases) = (Pool::Postgres(durable), Pool::Postgres(leases));
+        Ok(Pools { readers: durable.clone(), durable, quick: Pool::Postgres(quick), leases })
     }
 
     /// Ends every connection, after what they are at.
     pub(super) async fn close(&self) {
-        for pool in [&self.readers, &self.quick, &self.durable] {
+        for pool in [&self.readers, &self.leases, &self.quick, &self.durable] {
             pool.close().await;
         }
     }
@@ -314,6 +324,12 @@ fn served(connections: u32, settings: String) -> PoolOptions<Postgres> {
 pub(super) async fn answered<T>(asking: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer"));
     tokio::time::timeout(STORE_ANSWER_MAX, asking).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Within the time that an answer is of use to somebody.
+pub(super) async fn briefly<T>(asking: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database takes too long"));
+    tokio::time::timeout(STORE_BRIEF_MAX, asking).await.unwrap_or_else(|_| Err(unavailable(late())))
 }
 
 /// `SQLITE_BUSY` in any of its forms: another process is at it.

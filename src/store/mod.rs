@@ -24,6 +24,7 @@ mod transfer;
 mod unknown;
 mod uploads;
 mod wake;
+mod write_leases;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -58,11 +59,12 @@ pub use settings::{
 pub use transfer::{Imported, OnConflict};
 pub use unknown::{is_unreadable, unreadable};
 pub use uploads::{Claim, NewUpload, Piece, Upload, UploadState};
+pub use write_leases::{WriteLease, WriteLetter, WriteLetters};
 
 use crate::{
     clock::SharedClock,
     fault::Result,
-    limits::{EVENT_LETTERS_MAX, STORE_WRITE_ROWS_MAX},
+    limits::{EVENT_LETTERS_MAX, STORE_WRITE_ROWS_MAX, WRITE_LETTERS_MAX},
     seal::KeyRing,
 };
 
@@ -92,6 +94,7 @@ struct Inner {
     at_requests: Arc<requests::AtRequests>,
     file: Option<Arc<file::File>>,
     letters: broadcast::Sender<Option<Arc<str>>>,
+    write_letters: broadcast::Sender<Arc<WriteLetter>>,
 }
 
 /// What a sweep removed.
@@ -101,6 +104,7 @@ pub struct Swept {
     pub requests: u64,
     pub changes: u64,
     pub replicas: u64,
+    pub write_leases: u64,
     pub events: EventsSwept,
 }
 
@@ -137,6 +141,7 @@ impl Store {
             at_requests: Arc::default(),
             file: None,
             letters: broadcast::Sender::new(EVENT_LETTERS_MAX),
+            write_letters: broadcast::Sender::new(WRITE_LETTERS_MAX),
         }));
         store.check().await?;
         Ok(store)
@@ -185,7 +190,7 @@ impl Store {
     }
 
     /// Removes what has expired: uploads with their pieces, remembered requests, old changes, replicas that are gone, entries
-    /// of logs, folders that nobody watches.
+    /// of logs, folders that nobody watches, leases that nobody holds.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
@@ -201,12 +206,16 @@ impl Store {
             requests: self.delete(requests, now).await?,
             changes: self.delete(changes, kept_from).await?,
             replicas: self.delete(replicas, kept_from).await?,
+            write_leases: self.sweep_write_leases().await?,
             events,
         })
     }
 
     /// Ends every connection, after what they are at.
     pub async fn close(&self) {
+        if let Err(fault) = self.end_write_leases().await {
+            tracing::debug!(%fault, "leases of namespaces were not given back; they end by themselves");
+        }
         let gone = query("DELETE FROM replicas WHERE id = $1").bind(&*self.0.replica).execute(&self.0.pools.durable);
         if let Err(fault) = gone.await {
             tracing::warn!(%fault, "the store did not take the last heartbeat");

@@ -1,5 +1,5 @@
-//! How a process hears at once that another one changed application parameters, or has something to say of watched folders:
-//! PostgreSQL's LISTEN and NOTIFY, on one connection of its own. It only makes a look come sooner; nothing depends on it.
+//! How a process hears at once that another one changed application parameters, or has something to say of watched folders
+//! or of a lease: PostgreSQL's LISTEN and NOTIFY, on one connection of its own. It only makes a look come sooner; nothing depends on it.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -25,9 +25,12 @@ const CHANNEL: &str = "dropbox_connector_parameter_changes";
 /// What processes tell each other of watched folders.
 const LETTERS: &str = "dropbox_connector_events";
 
+/// What they tell each other of leases of namespaces. The migrations name it too.
+const WRITE_LETTERS: &str = "dropbox_connector_write_leases";
+
 impl Store {
     /// Calls `wake` whenever a process, this one included, has changed an application parameter, and passes letters on to
-    /// [`Store::letters`]. SQLite does neither. Never ends; drop it to stop.
+    /// [`Store::letters`] and [`Store::write_letters`]. SQLite does none of it. Never ends; drop it to stop.
     pub async fn listen(&self, wake: impl Fn() + Send + Sync) -> Infallible {
         let Pool::Postgres(pool) = &self.0.pools.durable else { return std::future::pending().await };
         loop {
@@ -41,18 +44,25 @@ impl Store {
     /// Until the connection is lost.
     async fn hear(&self, pool: &PgPool, wake: &(impl Fn() + Sync)) -> sqlx::Result<()> {
         let mut listener = listener(pool, CHANNEL).await?;
-        answered(listener.listen(LETTERS)).await?;
+        answered(listener.listen_all([LETTERS, WRITE_LETTERS])).await?;
         // What was told before it listened is looked for now.
         wake();
         let _ = self.0.letters.send(None);
         while let Some(told) = listener.try_recv().await? {
-            if told.channel() == LETTERS {
-                let _ = self.0.letters.send(Some(told.payload().into()));
-            } else {
-                wake();
+            match told.channel() {
+                LETTERS => _ = self.0.letters.send(Some(told.payload().into())),
+                WRITE_LETTERS => self.hear_of_lease(told.payload()),
+                _ => wake(),
             }
         }
         Ok(())
+    }
+
+    fn hear_of_lease(&self, letter: &str) {
+        match serde_json::from_str(letter) {
+            Ok(letter) => _ = self.0.write_letters.send(Arc::new(letter)),
+            Err(error) => tracing::debug!(%error, "a letter of another version was not understood"),
+        }
     }
 
     /// What processes, this one included, tell each other of watched folders, from now on, while somebody listens. None:

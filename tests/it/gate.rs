@@ -1,6 +1,7 @@
 //! The write gate: small uploads that meet there go together, and nobody but Dropbox notices.
 
 mod counts;
+mod fleet;
 mod lost;
 mod outcomes;
 mod tenants;

@@ -3,7 +3,7 @@
 use dropbox_sdk::types::files;
 
 use super::*;
-use crate::limits;
+use crate::{fair::Fair, limits};
 
 const FOLDER: &str = r#"{".tag":"folder","name":"a","id":"id:1","path_lower":"/a","path_display":"/a"}"#;
 const BUSY: &str =
@@ -136,7 +136,7 @@ async fn a_commit_lays_its_turn_down_while_its_account_may_not_send_and_while_it
     ] {
         let bench = Bench::new(script).await;
         let queue = Fair::new(1);
-        let turn = Turn::granted().at("p", vec![queue.clone()]);
+        let turn = Turn::granted().at("p", vec![Stop { queue: queue.clone(), lease: None }]);
         turn.take_up().await;
         if paused {
             bench.transport.pace.lane(&AccountKey::new("dbid:1")).pause(Duration::from_secs(30));
@@ -150,7 +150,7 @@ async fn a_commit_lays_its_turn_down_while_its_account_may_not_send_and_while_it
 async fn a_commit_behind_one_that_lost_its_turn_takes_it_up_again() {
     let bench = Bench::new(vec![Act::json(429, BUSY).with("Retry-After", "3600"), Act::json(200, FOLDER)]).await;
     let queue = Fair::new(1);
-    let turn = Turn::granted().at("p", vec![queue.clone()]);
+    let turn = Turn::granted().at("p", vec![Stop { queue: queue.clone(), lease: None }]);
     turn.take_up().await;
     let arg = files::DeleteArg::new("/a".to_owned());
     turn.lay_down();

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn what_cannot_be_made_again_is_synced_and_readers_cannot_write() {
     let House { store, .. } = &House::sqlite().await;
-    let Pools { durable, quick, readers } = &store.0.pools;
+    let Pools { durable, quick, readers, .. } = &store.0.pools;
     for (pool, synchronous) in [(durable, 2), (quick, 1)] {
         let row = query("PRAGMA synchronous").fetch_one(pool).await.unwrap();
         assert_eq!(row.get::<i64>("synchronous").unwrap(), synchronous);
