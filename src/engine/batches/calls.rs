@@ -53,6 +53,8 @@ pub(super) struct Ended {
     pub again: Vec<Entry>,
     pub entries: usize,
     pub took: Duration,
+    /// Those that others got in the way of, all at once, wait so long at least.
+    pub told_to_wait: Duration,
 }
 
 /// What is known of a batch.
@@ -104,7 +106,7 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
         Err(fault) => return refused(kind, &fault, entries, shared.clock.steady().saturating_sub(started)),
     };
     let took = shared.clock.steady().saturating_sub(started);
-    let mut ended = Ended { again: Vec::new(), entries: entries.len(), took };
+    let mut ended = Ended::new(entries.len(), took);
     let outcomes = match status {
         Status::Complete(outcomes) if outcomes.len() == entries.len() => outcomes,
         Status::Contended => {
@@ -139,7 +141,7 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
 
 /// The launch was refused, or what came of it is not known.
 fn refused(kind: Kind, fault: &Fault, entries: Vec<Entry>, took: Duration) -> Ended {
-    let mut ended = Ended { again: Vec::new(), entries: entries.len(), took };
+    let mut ended = Ended::new(entries.len(), took);
     let unclear = matches!(fault.reason(), Reason::OutcomeUnknown | Reason::DropboxProtocol);
     if unclear || fault.get("sent") == Some("true") {
         let route = &kind.launch_route().path;
@@ -172,8 +174,13 @@ fn refused(kind: Kind, fault: &Fault, entries: Vec<Entry>, took: Duration) -> En
 }
 
 impl Ended {
+    fn new(entries: usize, took: Duration) -> Ended {
+        Ended { again: Vec::new(), entries, took, told_to_wait: Duration::ZERO }
+    }
+
     /// All of them were refused at once for what others did: they go together again.
     fn contended_together(&mut self, entries: Vec<Entry>, fault: &Fault) {
+        self.told_to_wait = fault.retry_delay().unwrap_or_default();
         for entry in entries {
             self.contended(entry, fault.told_again(), false);
         }

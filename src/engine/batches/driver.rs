@@ -130,13 +130,16 @@ impl Driver {
     }
 
     fn ended(&mut self, ended: Ended) {
-        let Ended { again, entries, took } = ended;
+        let Ended { again, entries, took, told_to_wait } = ended;
         self.turn_max = next_turn_max(self.turn_max, entries, took, limits::BATCH_JOB_TURN);
         let now = Instant::now();
+        // Those that were refused together go together again.
+        let most = again.iter().map(|entry| entry.contentions).max().unwrap_or(0);
+        let together = now + back_off(most).max(told_to_wait);
         let mut state = self.group.lock();
         for mut entry in again {
             if entry.contentions > 0 {
-                entry.again_at = Some(now + back_off(entry.contentions));
+                entry.again_at = Some(if entry.alone { now + back_off(entry.contentions) } else { together });
             }
             state.waiting.push_back(entry);
         }

@@ -131,7 +131,7 @@ async fn exists(house: &House, path: &str) -> bool {
 /// So many files, `/folder/0` and on.
 fn furnish(house: &House, folder: &str, files: usize) {
     let files: Vec<Value> = (0..files)
-        .map(|n| serde_json::json!({ "path": format!("/{folder}/{n}"), "text": format!("{folder} {n}") }))
+        .map(|n| serde_json::json!({ "path": format!("/{folder}/{n}"), "text": format!("file {n}") }))
         .collect();
     let seed = serde_json::json!({ "folders": [format!("/{folder}")], "files": files });
     house.control().seed(&serde_json::from_value(seed).expect("a seed")).expect("seeded");

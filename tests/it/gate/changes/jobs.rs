@@ -106,15 +106,16 @@ async fn contention_of_an_entry_is_nobodys_failure_and_it_goes_again_alone() {
     let house = Arc::new(support::start().await);
     let control = house.control();
     let busy = json!({ ".tag": "too_many_write_operations" });
-    for (what, failure) in [
+    let failures = [
         (What::Create, json!({ ".tag": "path", "path": busy.clone() })),
         (What::Delete, busy.clone()),
         (What::Delete, json!({ ".tag": "path_write", "path_write": busy.clone() })),
         (What::Move, busy.clone()),
         (What::Move, json!({ ".tag": "relocation_error", "relocation_error": { ".tag": "to", "to": busy.clone() } })),
         (What::Copy, busy.clone()),
-    ] {
-        let folder = format!("{what:?}-{}", control.counter(LOOK).calls);
+    ];
+    for (n, (what, failure)) in failures.into_iter().enumerate() {
+        let folder = format!("{what:?}-{n}");
         furnish(&house, &folder, 8);
         let held = Held::by(&house).await;
         control.clear_script();

@@ -88,6 +88,10 @@ async fn a_batch_goes_on_when_its_callers_leave_and_a_repeat_with_the_request_id
         let (house, request) = (house.clone(), request.clone());
         tokio::spawn(async move { relocate(&house, request).await })
     };
+    let looked = |entry: dropbox_connector::emulator::control::Entry| {
+        entry.ended && entry.route == LOOK && entry.arg["path"] == "/r/6"
+    };
+    until("its item was looked at", async || control.journal().into_iter().any(looked)).await;
     settle(&house).await;
     held.let_go().await;
     until("it was sent", async || control.counter(What::Move.launch()).running == 1).await;
