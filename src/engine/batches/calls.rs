@@ -102,8 +102,15 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
                 }
             }
         }
-        Ok(answer) => (answer.value, answer.request_id),
-        Err(fault) => return refused(kind, &fault, entries, shared.clock.steady().saturating_sub(started)),
+        // Whoever is told may come again at once: the gate is free by then.
+        Ok(answer) => {
+            drop(turn);
+            (answer.value, answer.request_id)
+        }
+        Err(fault) => {
+            drop(turn);
+            return refused(kind, &fault, entries, shared.clock.steady().saturating_sub(started));
+        }
     };
     let took = shared.clock.steady().saturating_sub(started);
     let mut ended = Ended::new(entries.len(), took);
@@ -294,7 +301,7 @@ async fn follow(shared: &Shared, group: &Group, id: &str, entries: &[Entry]) -> 
 }
 
 impl Kind {
-    fn launch_route(self) -> &'static Facts {
+    pub(super) fn launch_route(self) -> &'static Facts {
         match self {
             Kind::Folders { .. } => routes::CREATE_FOLDER_BATCH.facts(),
             Kind::Deletions => routes::DELETE_BATCH.facts(),

@@ -269,8 +269,8 @@ impl Waiting {
                 Ok(heard) => heard?,
                 Err(_) => {
                     let text = "the deadline passed before Dropbox answered; the change goes on";
-                    let fault = Fault::new(Reason::DeadlineExceeded, text).fact("sent", true);
-                    return Err(fault.fact("underWay", true));
+                    let fault = Fault::new(Reason::DeadlineExceeded, text).fact("sent", true).fact("underWay", true);
+                    return Err(fault.fact("dropboxRoute", &self.group.key.kind.launch_route().path));
                 }
             },
         };
@@ -395,6 +395,17 @@ impl Shared {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The driver is gone. Whoever still waits, because it broke down, hears so.
+    fn abandon(&self, group: &Arc<Group>) {
+        {
+            let mut groups = self.lock();
+            if groups.get(&group.key).is_some_and(|known| Arc::ptr_eq(known, group)) {
+                groups.remove(&group.key);
+            }
+        }
+        drop(std::mem::take(&mut group.lock().waiting));
+    }
+
     /// Whether nobody waits in the group; it is forgotten then.
     fn ends(&self, group: &Group) -> bool {
         let gone = {
@@ -406,5 +417,105 @@ impl Shared {
         };
         drop(gone);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Entries in a queue, and what keeps their callers waiting.
+    #[derive(Default)]
+    struct Queue {
+        state: State,
+        callers: Vec<oneshot::Receiver<Told>>,
+    }
+
+    impl Queue {
+        fn add(&mut self, number: u64, path: &str, edit: impl FnOnce(&mut Entry)) {
+            let (answer, caller) = oneshot::channel();
+            self.callers.push(caller);
+            let mut entry = Entry {
+                number,
+                change: Change::Folder { path: path.into(), autorename: false },
+                paths: vec![path.into()],
+                latest: None,
+                again_at: None,
+                contentions: 0,
+                alone: false,
+                losses: 0,
+                sent: Arc::default(),
+                answer,
+            };
+            edit(&mut entry);
+            self.state.waiting.push_back(entry);
+        }
+
+        fn next(&mut self, most: usize) -> Vec<u64> {
+            let chosen = match self.state.choose(Instant::now(), most, Paths::default()) {
+                Chosen::Nothing => Vec::new(),
+                Chosen::One(entry) => vec![entry],
+                Chosen::Batch(entries) => entries,
+            };
+            assert!(chosen.iter().all(|entry| entry.sent.is_sent()));
+            chosen.iter().map(|entry| entry.number).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_is_in_order_wanted_in_time_and_four_at_least_or_one() {
+        let mut queue = Queue::default();
+        let later = Instant::now() + Duration::from_secs(60);
+        queue.add(9, "/i", |_| {});
+        queue.add(1, "/a", |_| {});
+        queue.add(2, "/b", |entry| assert!(entry.sent.withdraw()));
+        queue.add(3, "/c", |entry| entry.latest = Some(Instant::now()));
+        queue.add(4, "/d", |entry| entry.again_at = Some(later));
+        queue.add(5, "/d/below", |_| {});
+        queue.add(6, "/f", |entry| entry.latest = Some(later));
+        queue.add(7, "/g", |entry| entry.alone = true);
+        queue.add(8, "/h", |_| {});
+        assert_eq!(queue.next(100), [1, 6, 8, 9]);
+        assert_eq!(queue.next(100), [7], "it is first, and goes by itself");
+        assert_eq!(queue.next(100), [0; 0], "behind one above it that has to wait");
+        queue.state.waiting[0].again_at = None;
+        queue.add(10, "/j", |_| {});
+        queue.add(11, "/k", |_| {});
+        assert_eq!(queue.next(100), [4], "three are too few");
+        assert_eq!(queue.next(100), [5]);
+        queue.add(12, "/l", |_| {});
+        queue.add(13, "/m", |entry| entry.alone = true);
+        queue.add(14, "/n", |_| {});
+        queue.add(15, "/o", |_| {});
+        assert_eq!(queue.next(4), [10, 11, 12, 14]);
+        assert_eq!(queue.next(4), [13]);
+        assert_eq!((queue.next(4), queue.state.waiting.len()), (vec![15], 0));
+    }
+
+    #[tokio::test]
+    async fn what_meets_a_job_that_runs_waits_and_long_paths_make_small_batches() {
+        let mut queue = Queue::default();
+        let long = "x".repeat(limits::BATCH_ARGUMENT_BYTES_MAX / 5);
+        for number in 1..=8 {
+            queue.add(number, &format!("/{number}/{long}"), |_| {});
+        }
+        let mut taken = Paths::default();
+        taken.take(&["/2".to_owned()]);
+        let Chosen::Batch(chosen) = queue.state.choose(Instant::now(), 100, taken) else { panic!("a batch") };
+        assert_eq!(chosen.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 3, 4, 5]);
+    }
+
+    #[test]
+    fn only_what_can_be_told_apart_and_done_again_shares_a_batch() {
+        let paths = |from: &str, to: &str| RelocationPath::new(from.into(), to.into());
+        let may = |change: Change| change.may_share();
+        assert!(may(Change::Folder { path: "/a".into(), autorename: true }));
+        assert!(!may(Change::Delete(DeleteArg::new("/a".into()))), "it may be a folder");
+        assert!(may(Change::Delete(DeleteArg::new("/a".into()).with_parent_rev("0123456789".into()))));
+        assert!(!may(Change::Delete(DeleteArg::new("id:abcd".into()).with_parent_rev("0123456789".into()))));
+        assert!(!may(Change::Copy { paths: paths("id:abcd", "/b"), autorename: false }));
+        assert!(may(Change::Move { paths: paths("/a", "ns:7/b"), autorename: false, transfer: false }));
     }
 }
