@@ -250,11 +250,8 @@ async fn paths_that_meet_never_share_a_batch_and_keep_their_order() {
     let mut calls = waiting(&house, What::Move, "m", 0..4).await;
     // Each goes from where the one before it has put the file.
     for (from, to) in [("/m/5", "/m/first"), ("/m/6", "/m/FIRST/below")] {
-        let (house, request) = (house.clone(), movement(from, to));
-        calls.push(tokio::spawn({
-            let house = house.clone();
-            async move { relocate(&house, request).await }
-        }));
+        let (own, request) = (house.clone(), movement(from, to));
+        calls.push(tokio::spawn(async move { relocate(&own, request).await }));
         settle(&house).await;
     }
     held.let_go().await;
@@ -272,11 +269,8 @@ async fn paths_that_meet_never_share_a_batch_and_keep_their_order() {
     control.clear_journal();
     let mut calls = waiting(&house, What::Create, "c", 0..4).await;
     for path in ["/c/same", "/C/Same", "/c/same/below"] {
-        let house = house.clone();
-        calls.push(tokio::spawn({
-            let house = house.clone();
-            async move { create(&house, path).await }
-        }));
+        let own = house.clone();
+        calls.push(tokio::spawn(async move { create(&own, path).await }));
         settle(&house).await;
     }
     held.let_go().await;

@@ -1,6 +1,6 @@
 //! Jobs that take their time, entries that others got in the way of, and batches that are refused as a whole.
 
-use std::time::SystemTime;
+use std::time::Instant;
 
 use dropbox_connector::clock::{Clock as _, ManualClock, SystemClock};
 use serde_json::json;
@@ -76,9 +76,9 @@ async fn a_job_of_more_than_a_minute_lets_others_go_on_but_those_of_its_paths() 
     until("its job runs", async || control.counter(what.launch()).good == 1).await;
     let next = waiting(&house, what, "long", 6..7).await;
     let advance = async |until: Duration| {
-        let end = SystemTime::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE;
         let mut gone = Duration::ZERO;
-        while gone < until && SystemTime::now() < end {
+        while gone < until && Instant::now() < end {
             clock.advance(Duration::from_millis(500)).await;
             gone += Duration::from_millis(500);
             // What a look has woken comes back over the wire.

@@ -143,7 +143,7 @@ async fn deletions_come_to_the_same_together_as_alone() {
 async fn a_file_that_changed_or_went_while_its_deletion_waited_is_told_so() {
     let house = house().await;
     let control = house.control();
-    let rename = |path: &str| {
+    let rewrite = |path: &str| {
         let path = path.to_owned();
         let house = house.clone();
         async move {
@@ -157,7 +157,7 @@ async fn a_file_that_changed_or_went_while_its_deletion_waited_is_told_so() {
         control.clear_journal();
         let many = if folder == "a" { 2 } else { 6 };
         let calls = waiting(&house, What::Delete, folder, 0..many).await;
-        rename(&format!("/{folder}/1")).await;
+        rewrite(&format!("/{folder}/1")).await;
         held.let_go().await;
         let ended = ends(calls).await;
         let launches = control.counter(What::Delete.launch()).calls;
