@@ -341,7 +341,7 @@ impl Fault {
 
     /// The facts a caller is told: those that rooms only tell each other are left out.
     pub fn told_facts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        const INTERNAL: [&str; 4] = ["correctOffset", "earlierAttempt", "lookFor", "uploadSessionId"];
+        const INTERNAL: [&str; 5] = ["correctOffset", "earlierAttempt", "lookFor", "underWay", "uploadSessionId"];
         let told = self.0.facts.iter().filter(|(key, _)| !INTERNAL.contains(key));
         told.map(|(key, value)| (*key, value.as_str()))
     }

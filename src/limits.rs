@@ -138,6 +138,26 @@ pub const BATCH_SESSIONS_MIN: usize = 8;
 pub const BATCH_LINGER: Duration = Duration::from_secs(2);
 /// Times an entry is sent again after contention before its caller hears of it: with the back-off that is more than a minute.
 pub const BATCH_CONTENTIONS_MAX: u32 = 8;
+/// Changes whose batch is a job of Dropbox's go together from so many on: a launch and a look at it, half a second apart, take as
+/// long as so many that go one by one.
+pub const BATCH_JOB_ENTRIES_MIN: usize = 4;
+/// Paths of one batch of changes. A thousand usual ones have a tenth of that; 2,000 of the longest would be 4 MiB of JSON.
+pub const BATCH_ARGUMENT_BYTES_MAX: usize = 1024 * 1024;
+/// A job that takes longer makes the next one of its group smaller. Its looks alone are two seconds apart.
+pub const BATCH_JOB_TURN: Duration = Duration::from_secs(10);
+/// A job holds the gate so long; then others go on beside it.
+pub const BATCH_JOB_HOLD: Duration = Duration::from_secs(60);
+/// The first look at a job comes so long after its launch, each further one after twice as long, up to the second while it holds
+/// the gate, up to the third after that (Dropbox advises 0.5 s, then 1, 2, 4 … up to 10–30 s).
+pub const BATCH_JOB_LOOK_FIRST: Duration = Duration::from_millis(500);
+pub const BATCH_JOB_LOOK_MAX: Duration = Duration::from_secs(2);
+pub const BATCH_JOB_LOOK_LATE: Duration = Duration::from_secs(15);
+/// No caller waits longer than this for a job.
+pub const BATCH_JOB_FOLLOWED_MAX: Duration = DEADLINE_MAX;
+/// Those who wait behind a job that goes on without the gate look so often whether it is over; they are told, too.
+pub const BATCH_BLOCKED_LOOK: Duration = Duration::from_secs(1);
+/// What a lost job may still do is looked for at once and after these pauses: most jobs take seconds.
+pub const LOST_JOB_LOOKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 /// Idle gates are forgotten when this many are known.
 pub const GATES_SWEEP_AT: usize = 4096;
 /// A process of a fleet holds the lease of a namespace this long without renewing: what the others wait when it dies.

@@ -41,6 +41,8 @@ pub struct Caller {
     heard: Arc<Heard>,
     /// One attempt may take at least this long.
     patience: Duration,
+    /// Somebody has tried before, and what came of it is not known.
+    unclear: bool,
 }
 
 struct Shared {
@@ -123,7 +125,7 @@ impl Caller {
         let (parameter, own_limit) = (account.0.clone(), None);
         let shared =
             Shared { transport, tokens, lane, parameter, own_limit, account, act_as, root, path_root, timeouts };
-        Caller { shared: Arc::new(shared), deadline, heard: Arc::default(), patience: Duration::ZERO }
+        Caller { shared: Arc::new(shared), deadline, heard: Arc::default(), patience: Duration::ZERO, unclear: false }
     }
 
     /// The same caller for this application parameter, which may have a limit of its own on requests in flight. To be said
@@ -172,6 +174,13 @@ impl Caller {
     #[must_use]
     pub fn patient(self, patience: Duration) -> Caller {
         Caller { patience, ..self }
+    }
+
+    /// The same caller for a change that may have been carried out already: as after an attempt of its own whose outcome is not
+    /// known, an answer about the target may be the echo of that.
+    #[must_use]
+    pub fn after_unclear(&self) -> Caller {
+        Caller { unclear: true, ..self.clone() }
     }
 
     /// The same caller, whose answers are noted there.
@@ -299,7 +308,7 @@ impl Caller {
 
     /// The whole call under the deadline.
     async fn exchange(&self, request: &Request<'_>) -> Result<Reply> {
-        let trace = Trace::default();
+        let trace = Trace { unclear: AtomicBool::new(self.unclear), ..Trace::default() };
         let attempts = self.attempts(request, &trace);
         let reply = match self.deadline {
             None => attempts.await,

@@ -1,6 +1,6 @@
 //! The routes the connector calls, one typed value each. A test holds every one against Dropbox's own specification.
 
-use dropbox_sdk::types::{check, files, sharing, team, users};
+use dropbox_sdk::types::{check, dbx_async, files, sharing, team, users};
 
 use super::route::{
     CommitRoute, Effect, Facts,
@@ -97,6 +97,26 @@ routes! {
     /// Not repeated by itself: a restore makes a new revision each time.
     CommitRoute RESTORE: files::RestoreArg => files::FileMetadata = "files/restore", Api Rpc Never Write;
 
+    // ---- items in batches ----
+    // A launch is not repeated by itself: its job may run, and nobody knows its number. What its entries came to shows as it does
+    // of single ones.
+    CommitRoute CREATE_FOLDER_BATCH: files::CreateFolderBatchArg => files::CreateFolderBatchLaunch =
+        "files/create_folder_batch", Api Rpc Never Write;
+    Route CREATE_FOLDER_BATCH_CHECK: dbx_async::PollArg => files::CreateFolderBatchJobStatus =
+        "files/create_folder_batch/check", Api Rpc Read Read;
+    CommitRoute DELETE_BATCH: files::DeleteBatchArg => files::DeleteBatchLaunch =
+        "files/delete_batch", Api Rpc Never Delete;
+    Route DELETE_BATCH_CHECK: dbx_async::PollArg => files::DeleteBatchJobStatus =
+        "files/delete_batch/check", Api Rpc Read Read;
+    CommitRoute MOVE_BATCH: files::MoveBatchArg => files::RelocationBatchV2Launch =
+        "files/move_batch_v2", Api Rpc Never Write;
+    Route MOVE_BATCH_CHECK: dbx_async::PollArg => files::RelocationBatchV2JobStatus =
+        "files/move_batch/check_v2", Api Rpc Read Read;
+    CommitRoute COPY_BATCH: files::CopyBatchArg => files::RelocationBatchV2Launch =
+        "files/copy_batch_v2", Api Rpc Never Write;
+    Route COPY_BATCH_CHECK: dbx_async::PollArg => files::RelocationBatchV2JobStatus =
+        "files/copy_batch/check_v2", Api Rpc Read Read;
+
     // ---- links ----
     /// After an unknown outcome `shared_link_already_exists` means success.
     Route CREATE_SHARED_LINK: sharing::CreateSharedLinkWithSettingsArg => sharing::SharedLinkMetadata =
@@ -121,6 +141,8 @@ mod tests {
     /// `dropbox_sdk::…::files::UploadArg` is the spec's `files.UploadArg`.
     fn spec_name(type_name: &str) -> String {
         match type_name.rsplit("::").collect::<Vec<_>>()[..] {
+            // A word of Rust's.
+            [name, "dbx_async", ..] => format!("async.{name}"),
             [name, namespace, ..] => format!("{namespace}.{name}"),
             _ => "Void".to_owned(),
         }

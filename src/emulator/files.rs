@@ -92,7 +92,12 @@ fn create_folder_batch(world: &World, call: Call<'_>) -> Result<Reply, Refusal> 
     let autorename = call.arg["autorename"] == true;
     let mut entries: Vec<Value> = Vec::new();
     let mut made: Vec<(String, Value)> = Vec::new();
-    for path in call.arg["paths"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    let paths = call.arg["paths"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    for (index, path) in paths.enumerate() {
+        if let Some(failure) = call.refused_entry(index) {
+            entries.push(json!({ ".tag": "failure", "failure": failure }));
+            continue;
+        }
         // Duplicates collapse into the first.
         let key = paths::key_of(path);
         if let Some((_, entry)) = made.iter().find(|(known, _)| *known == key) {
@@ -104,7 +109,7 @@ fn create_folder_batch(world: &World, call: Call<'_>) -> Result<Reply, Refusal> 
             Err(error) => json!({ ".tag": "failure", "failure": { ".tag": "path", "path": error } }),
         };
         made.push((key, entry.clone()));
-        entries.push(entry);
+        entries.push(call.told_entry(index, entry));
     }
     let always = call.arg["force_async"] == true;
     let result = json!({ "entries": entries });
@@ -155,9 +160,13 @@ fn permanently_delete(world: &World, call: Call<'_>) -> Result<Reply, Refusal> {
 
 fn delete_batch(world: &World, call: Call<'_>) -> Result<Reply, Refusal> {
     let mut entries = Vec::new();
-    for entry in call.arg["entries"].as_array().into_iter().flatten() {
-        entries.push(match remove(&mut world.tree(), call.root, entry, false) {
-            Ok(metadata) => json!({ ".tag": "success", "metadata": metadata }),
+    for (index, entry) in call.arg["entries"].as_array().into_iter().flatten().enumerate() {
+        let done = match call.refused_entry(index) {
+            Some(failure) => Err(failure),
+            None => remove(&mut world.tree(), call.root, entry, false),
+        };
+        entries.push(match done {
+            Ok(metadata) => call.told_entry(index, json!({ ".tag": "success", "metadata": metadata })),
             Err(error) => json!({ ".tag": "failure", "failure": error }),
         });
     }

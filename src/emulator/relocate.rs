@@ -60,20 +60,22 @@ fn one(world: &World, call: Call<'_>, copy: bool) -> Result<Reply, Refusal> {
 fn batch(world: &World, call: Call<'_>, copy: bool) -> Result<Reply, Refusal> {
     let entries = call.arg["entries"].as_array().cloned().unwrap_or_default();
     let autorename = call.arg["autorename"] == true;
-    let clash = clashes(&entries, copy);
+    let clash = clashes(&entries);
     let results: Vec<Value> = entries
         .iter()
         .zip(clash)
-        .map(|(entry, clash)| {
-            let done = match clash {
-                true => Err(nested(&["duplicated_or_nested_paths"])),
-                false => relocate(world, call.root, entry, autorename, copy),
+        .enumerate()
+        .map(|(index, (entry, clash))| {
+            let failed = |error| json!({ ".tag": "relocation_error", "relocation_error": error });
+            let done = match (call.refused_entry(index), clash) {
+                // Not only errors of relocations: a script may want `internal_error`.
+                (Some(failure), _) => Err(failure),
+                (None, true) => Err(failed(nested(&["duplicated_or_nested_paths"]))),
+                (None, false) => relocate(world, call.root, entry, autorename, copy).map_err(failed),
             };
             match done {
-                Ok(metadata) => json!({ ".tag": "success", "success": metadata }),
-                Err(error) => {
-                    json!({ ".tag": "failure", "failure": { ".tag": "relocation_error", "relocation_error": error } })
-                }
+                Ok(metadata) => call.told_entry(index, json!({ ".tag": "success", "success": metadata })),
+                Err(failure) => json!({ ".tag": "failure", "failure": failure }),
             }
         })
         .collect();
@@ -82,16 +84,15 @@ fn batch(world: &World, call: Call<'_>, copy: bool) -> Result<Reply, Refusal> {
     Ok(Reply::Json(world.jobs.launch(world, kind, call.account(), result, false)))
 }
 
-/// Which entries take from, or go to, what another entry names or holds.
-fn clashes(entries: &[Value], copy: bool) -> Vec<bool> {
-    let keys = |field: &str| -> Vec<String> {
-        entries.iter().map(|entry| paths::key_of(entry[field].as_str().unwrap_or_default())).collect()
+/// Which entries name a path, of source or target, that another entry names, or one that lies above or below it.
+fn clashes(entries: &[Value]) -> Vec<bool> {
+    let paths =
+        |entry: &Value| ["from_path", "to_path"].map(|key| paths::key_of(entry[key].as_str().unwrap_or_default()));
+    let all: Vec<_> = entries.iter().map(paths).collect();
+    let meet = |one: &str, other: &str| paths::within(one, other) || paths::within(other, one);
+    let meets = |index: usize| {
+        let others = all.iter().enumerate().filter(|(other, _)| *other != index).flat_map(|(_, paths)| paths);
+        others.into_iter().any(|other| all[index].iter().any(|mine| meet(mine, other)))
     };
-    let (from, to) = (keys("from_path"), keys("to_path"));
-    let touched = |mine: &[String], index: usize| {
-        mine.iter().enumerate().any(|(other, key)| {
-            other != index && (paths::within(key, &mine[index]) || paths::within(&mine[index], key))
-        })
-    };
-    (0..entries.len()).map(|index| (!copy && touched(&from, index)) || touched(&to, index)).collect()
+    (0..all.len()).map(meets).collect()
 }

@@ -87,8 +87,8 @@ impl Gates {
     }
 
     /// The turn, if nobody has it or waits for it.
-    pub(super) fn turn_now(&self, parameter: &str, key: &NamespaceKey) -> Option<Turn> {
-        let turn = self.at(parameter, std::slice::from_ref(key));
+    pub(super) fn turn_now(&self, parameter: &str, keys: &[NamespaceKey]) -> Option<Turn> {
+        let turn = self.at(parameter, keys);
         turn.take_up_now().then_some(turn)
     }
 

@@ -1,6 +1,7 @@
 //! Work of more than one Dropbox call: uploads, downloads, walks and the write gate.
 //! What only computes (hashing, cutting, filtering) stands in files of its own without I/O.
 
+pub mod batches;
 pub mod blocks;
 pub mod content_hash;
 pub mod download;
@@ -10,6 +11,7 @@ mod glob;
 pub mod parts;
 mod sha_lanes;
 pub mod stream_hash;
+mod together;
 pub mod upload;
 pub mod verify;
 pub mod walk;

@@ -1,12 +1,14 @@
 //! Writes whose answer was lost: was it done? One look settles it where Dropbox's rules allow (API-FACTS 3.4).
 //! What stays unclear is `OUTCOME_UNKNOWN`; what certainly did not happen may be sent again.
 
+use std::time::Duration;
+
 use dropbox_sdk::types::{files, sharing};
 
 use crate::{
     dropbox::{Caller, routes},
     fault::{Fault, Reason, Result},
-    limits::BUSY_RETRY,
+    limits::{BUSY_RETRY, LOST_JOB_LOOKS},
 };
 
 /// What a write's failure says about the write.
@@ -32,11 +34,20 @@ fn doubt(fault: &Fault) -> Doubt {
     }
 }
 
-/// It certainly did not happen: the same request may be sent again.
+/// It certainly did not happen: the same request may be sent again. Of a job that nobody has heard the end of that is not certain.
 fn not_done(fault: Fault) -> Fault {
+    if fault.get("underWay").is_some() {
+        return fault;
+    }
     Fault::new(Reason::DropboxUnavailable, "Dropbox did not answer, and the change did not happen")
         .retry_after(BUSY_RETRY)
         .source(fault)
+}
+
+/// What a job may still do of which nobody hears any more is looked at again after these pauses.
+fn pauses(fault: &Fault) -> &'static [Duration] {
+    let lost = fault.get("underWay").is_some() && fault.reason() == Reason::OutcomeUnknown;
+    if lost { &LOST_JOB_LOOKS } else { &[] }
 }
 
 async fn look(caller: &Caller, path: &str) -> Result<Option<files::Metadata>> {
@@ -86,11 +97,22 @@ pub async fn folder_created(caller: &Caller, path: &str, fault: Fault) -> Result
 /// # Errors
 /// As [`deleted`].
 pub async fn moved(caller: &Caller, before: &files::Metadata, fault: Fault) -> Result<files::Metadata> {
+    let pauses = pauses(&fault);
+    let mut outcome = moved_now(caller, before, fault).await;
+    for pause in pauses {
+        let Err(fault) = outcome else { break };
+        tokio::time::sleep(*pause).await;
+        outcome = moved_now(caller, before, fault).await;
+    }
+    outcome
+}
+
+async fn moved_now(caller: &Caller, before: &files::Metadata, fault: Fault) -> Result<files::Metadata> {
     let (Some(id), Doubt::Unknown) = (id(before), doubt(&fault)) else { return Err(fault) };
     match look(caller, id).await {
         Ok(Some(now)) if path_lower(&now) != path_lower(before) || name(&now) != name(before) => Ok(now),
-        Ok(Some(_)) => Err(not_done(fault)),
         // Whoever looks later looks for it.
+        Ok(Some(_)) => Err(not_done(fault.fact("lookFor", id))),
         _ => Err(fault.fact("lookFor", id)),
     }
 }
@@ -101,6 +123,17 @@ pub async fn moved(caller: &Caller, before: &files::Metadata, fault: Fault) -> R
 /// # Errors
 /// As [`deleted`].
 pub async fn copied(caller: &Caller, source: &files::Metadata, to: &str, fault: Fault) -> Result<files::Metadata> {
+    let pauses = pauses(&fault);
+    let mut outcome = copied_now(caller, source, to, fault).await;
+    for pause in pauses {
+        let Err(fault) = outcome else { break };
+        tokio::time::sleep(*pause).await;
+        outcome = copied_now(caller, source, to, fault).await;
+    }
+    outcome
+}
+
+async fn copied_now(caller: &Caller, source: &files::Metadata, to: &str, fault: Fault) -> Result<files::Metadata> {
     if doubt(&fault) != Doubt::Unknown {
         return Err(fault);
     }

@@ -21,8 +21,8 @@ use crate::{
         items::{self as convert, Relocation, paths},
         path::Jail,
     },
-    dropbox::{Repeat, Turn, routes},
-    engine::verify,
+    dropbox::{Turn, routes},
+    engine::{batches::Change, verify},
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -48,10 +48,10 @@ impl Changes {
                     let item = convert::item_at(files::Metadata::Folder(folder), site.jail(), path.as_str())?;
                     Ok(api::CreateFolderResponse { item: Some(item), created })
                 };
-                let arg = files::CreateFolderArg::new(place.clone()).with_autorename(request.autorename);
-                let repeat = if request.autorename { Repeat::Never } else { Repeat::Verify };
-                let fault = match site.write(&[&place], &routes::CREATE_FOLDER.repeating(repeat), &arg).await {
-                    Ok(made) => return told(made.metadata, true),
+                let change = Change::Folder { path: place.clone(), autorename: request.autorename };
+                let fault = match site.change(&[&place], change).await {
+                    Ok(files::Metadata::Folder(made)) => return told(made, true),
+                    Ok(_) => return Err(Fault::bug("a folder that was made is none").fact("sent", true)),
                     Err(fault) if request.autorename => return Err(fault),
                     Err(fault) => fault,
                 };
@@ -117,7 +117,7 @@ impl Changes {
                 let outcome = if request.permanent {
                     site.write(&[gate], &routes::PERMANENTLY_DELETE, &arg).await
                 } else {
-                    site.write(&[gate], &routes::DELETE, &arg).await.map(|_| ())
+                    site.change(&[gate], Change::Delete(arg)).await.map(drop)
                 };
                 if let Err(fault) = outcome
                     && let Err(fault) = verify::deleted(site.caller(), &place, &before, fault).await
@@ -187,17 +187,27 @@ async fn copy(site: &Site, request: &api::CopyItemRequest, wanted: &Relocation) 
     let source = site.metadata(&from).await?;
     expect_source(&source, wanted, &request.from_path)?;
     let target = replace::target(site, &source, &to, wanted).await?;
-    let arg = files::RelocationArg::new(from.clone(), to.clone()).with_autorename(wanted.autorename);
     // A copy takes the lock of its target; the source is only read.
-    let held = site.turn(&[gate_path(&source, &from), &to]).await?;
-    let copied = async || match site.caller().commit(&held, &routes::COPY, &arg).await {
-        Ok(made) => Ok(made.value.metadata),
-        Err(fault) if wanted.autorename => Err(fault),
-        Err(fault) => verify::copied(site.caller(), &source, &to, fault).await,
+    let gates = [gate_path(&source, &from), &to];
+    let settled = async |made: Result<files::Metadata>| match made {
+        Err(fault) if !wanted.autorename => verify::copied(site.caller(), &source, &to, fault).await,
+        made => made,
     };
     let copy = match &target {
-        None => copied().await?,
-        Some(target) => replace::with(site, &held, target, &to, copied).await?,
+        None => {
+            let paths = files::RelocationPath::new(from.clone(), to.clone());
+            let change = Change::Copy { paths, autorename: wanted.autorename };
+            settled(site.change(&gates, change).await).await?
+        }
+        Some(target) => {
+            let arg = files::RelocationArg::new(from.clone(), to.clone()).with_autorename(wanted.autorename);
+            let held = site.turn(&gates).await?;
+            let copied = async || {
+                let made = site.caller().commit(&held, &routes::COPY, &arg).await;
+                settled(made.map(|made| made.value.metadata)).await
+            };
+            replace::with(site, &held, target, &to, copied).await?
+        }
     };
     Ok(api::CopyItemResponse {
         item: Some(convert::item_at(copy, site.jail(), &request.to_path)?),
@@ -277,7 +287,7 @@ async fn relocate(site: &Site, request: &api::MoveItemRequest, wanted: &Relocati
             replace::with(site, &held, target, &to, async || step.run_in(&held, &from, &to).await).await?
         }
         None if only_case && here.is_some() => rename_case(&step, &from, &to).await?,
-        None => step.run(&from, &to).await?,
+        None => step.run_with_others(&from, &to).await?,
     };
     Ok(api::MoveItemResponse {
         item: Some(convert::item_at(moved, site.jail(), &request.to_path)?),
@@ -297,6 +307,16 @@ impl Step<'_> {
     async fn run(&self, from: &str, to: &str) -> Result<files::Metadata> {
         let held = self.site.turn(&[gate_path(self.source, from), to]).await?;
         self.run_in(&held, from, to).await
+    }
+
+    /// The same, together with others if it meets them at the gate.
+    async fn run_with_others(&self, from: &str, to: &str) -> Result<files::Metadata> {
+        let paths = files::RelocationPath::new(from.to_owned(), to.to_owned());
+        let change = Change::Move { paths, autorename: self.autorename, transfer: self.transfer };
+        match self.site.change(&[gate_path(self.source, from), to], change).await {
+            Ok(moved) => Ok(moved),
+            Err(fault) => verify::moved(self.site.caller(), self.source, fault).await,
+        }
     }
 
     /// Whatever ends the caller's own time, a deadline or a pause that Dropbox asks for and no call waits for, is waited for.

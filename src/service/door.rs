@@ -20,7 +20,10 @@ use crate::{
     },
     credentials::{Ask, Ending, Opened, Resolver},
     dropbox::{ActAs, Answer, Caller, CommitRoute, Rates, Root, Route, Turn, routes},
-    engine::gate::Gates,
+    engine::{
+        batches::{Batches, Change},
+        gate::{Gates, NamespaceKey},
+    },
     fault::{Fault, Reason, Result},
     seal::{KeyRing, Owner},
     store::{ParameterId, Parameters, Store},
@@ -33,6 +36,7 @@ pub struct Door {
     pub store: Store,
     pub keys: Arc<KeyRing>,
     pub gates: Arc<Gates>,
+    pub batches: Batches,
     pub clock: SharedClock,
     /// What goes on beside the calls that began it; a drain waits for it.
     pub tasks: TaskTracker,
@@ -314,10 +318,18 @@ impl Site {
 
     /// Waits for the turn of every namespace the paths lie in, for commits that belong together.
     pub async fn turn(&self, paths: &[&str]) -> Result<Turn> {
+        self.0.door.gates.turn(self.caller().parameter(), &self.namespaces(paths), self.deadline()).await
+    }
+
+    /// A change that goes together with others of its kind if it meets them at the gate of these paths.
+    pub async fn change(&self, paths: &[&str], change: Change) -> Result<files::Metadata> {
+        // On the heap: it is the size of two calls.
+        Box::pin(self.0.door.batches.run(self.caller(), &self.namespaces(paths), change)).await
+    }
+
+    fn namespaces(&self, paths: &[&str]) -> Vec<NamespaceKey> {
         let account = self.owner().account;
-        let gates = &self.0.door.gates;
-        let keys: Vec<_> = paths.iter().map(|path| gates.key_for(account, self.root(), path)).collect();
-        gates.turn(self.caller().parameter(), &keys, self.deadline()).await
+        paths.iter().map(|path| self.0.door.gates.key_for(account, self.root(), path)).collect()
     }
 
     /// What Dropbox knows of an item.

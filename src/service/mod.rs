@@ -59,7 +59,7 @@ use crate::{
     clock::SharedClock,
     config::Config,
     credentials::Resolver,
-    engine::{download::Downloads, gate::Gates, upload::Uploads},
+    engine::{batches::Batches, download::Downloads, gate::Gates, upload::Uploads},
     events::Hub,
     limits::{ADMIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX},
     ready::Ready,
@@ -124,7 +124,8 @@ impl Doors {
             config,
             started_at,
         } = parts;
-        let door = Door { resolver, keys: store.keys().clone(), store, gates, clock, tasks };
+        let batches = Batches::new(gates.clone(), clock.clone(), tasks.clone());
+        let door = Door { resolver, keys: store.keys().clone(), store, gates, batches, clock, tasks };
         let connector = Connector {
             transfer: Transfer { door: door.clone(), uploads, downloads },
             items: Items { door: door.clone() },

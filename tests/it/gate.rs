@@ -1,5 +1,6 @@
 //! The write gate: small uploads that meet there go together, and nobody but Dropbox notices.
 
+mod changes;
 mod counts;
 mod fleet;
 mod lost;

@@ -103,8 +103,11 @@ fn paths_in<'a>(arg: &'a Value, paths: &mut Vec<&'a str>) {
     match arg {
         Value::Object(fields) => {
             for (name, value) in fields {
-                match value.as_str() {
-                    Some(path) if ["path", "from_path", "to_path"].contains(&name.as_str()) => paths.push(path),
+                match value {
+                    Value::String(path) if ["path", "from_path", "to_path"].contains(&name.as_str()) => {
+                        paths.push(path)
+                    }
+                    Value::Array(many) if name == "paths" => paths.extend(many.iter().filter_map(Value::as_str)),
                     _ => paths_in(value, paths),
                 }
             }

@@ -203,6 +203,27 @@ async fn a_job_is_in_progress_as_often_as_told_and_belongs_to_its_route() {
 }
 
 #[tokio::test]
+async fn entries_of_a_batch_whose_paths_meet_are_refused_and_the_others_are_not() {
+    let bench = Bench::start().await;
+    for path in ["/a", "/b", "/c", "/d"] {
+        bench.file(path, b"1").await;
+    }
+    let pairs = [("/a", "/x/1"), ("/A", "/2"), ("/b", "/X"), ("/c", "/d"), ("/d", "/3")];
+    let entry = |(from, to): &(&str, &str)| json!({ "from_path": from, "to_path": to });
+    let arg = json!({ "entries": pairs.iter().map(entry).collect::<Vec<_>>() });
+    for route in ["files/copy_batch_v2", "files/move_batch_v2"] {
+        let done = bench.rpc(route, arg.clone()).await.good();
+        for index in 0..pairs.len() {
+            let failure = &done["entries"][index]["failure"]["relocation_error"];
+            assert_eq!(failure[".tag"], "duplicated_or_nested_paths", "{route} {index}");
+        }
+        let free = json!({ "entries": [{ "from_path": "/a", "to_path": format!("/{route}") }] });
+        assert_eq!(bench.rpc(route, free).await.good()["entries"][0][".tag"], "success");
+    }
+    bench.end();
+}
+
+#[tokio::test]
 async fn earlier_states_are_listed_read_and_brought_back() {
     let bench = Bench::start().await;
     let mut revs = Vec::new();

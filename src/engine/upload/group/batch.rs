@@ -1,10 +1,9 @@
 //! Which of the uploads that are ready commit together. Pure but for the clock it is handed.
 
-use std::collections::HashSet;
-
 use tokio::time::Instant;
 
 use super::Entry;
+use crate::engine::together::Paths;
 
 /// An upload whose bytes are at Dropbox, in a closed session.
 pub(super) struct Closed {
@@ -31,7 +30,7 @@ pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<
     let mut once = None;
     let (mut chosen, mut left) = (Vec::new(), Vec::new());
     for closed in ready.drain(..) {
-        let is_free = paths.take(&closed.entry.path);
+        let is_free = paths.take(std::slice::from_ref(&closed.entry.path));
         let fits = once.is_none_or(|once| once == closed.entry.once);
         let fits = fits && chosen.len() < most && closed.is_due(now);
         if is_free && fits && (closed.unclear || closed.entry.sent.leaves()) {
@@ -45,25 +44,6 @@ pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<
     chosen
 }
 
-/// Paths that are taken, with all that is above and below them.
-#[derive(Default)]
-struct Paths {
-    taken: HashSet<String>,
-    above: HashSet<String>,
-}
-
-impl Paths {
-    /// False: it meets one that was taken before. It is taken all the same, for whoever comes behind it.
-    fn take(&mut self, path: &str) -> bool {
-        let above = || path.char_indices().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &path[..at]);
-        let meets =
-            self.taken.contains(path) || self.above.contains(path) || above().any(|folder| self.taken.contains(folder));
-        self.above.extend(above().map(str::to_owned));
-        self.taken.insert(path.to_owned());
-        !meets
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};
@@ -71,7 +51,7 @@ mod tests {
     use dropbox_sdk::files::CommitInfo;
     use tokio::sync::oneshot;
 
-    use super::{super::Sent, *};
+    use super::*;
 
     /// Entries in a queue, and what keeps their callers waiting.
     #[derive(Default)]
@@ -141,34 +121,5 @@ mod tests {
         });
         queue.ready[0].unclear = true;
         assert_eq!(queue.next(3), [1]);
-    }
-
-    #[test]
-    fn what_has_left_cannot_be_withdrawn_and_what_was_withdrawn_does_not_leave() {
-        let sent = Sent::default();
-        assert!(sent.leaves() && !sent.withdraw() && sent.is_sent());
-        sent.set(false);
-        assert!(sent.withdraw() && sent.withdraw() && !sent.leaves() && !sent.is_sent());
-    }
-
-    #[test]
-    fn paths_that_are_equal_or_lie_in_each_other_meet() {
-        let mut paths = Paths::default();
-        for (path, free) in [
-            ("/a/b", true),
-            ("/a/c", true),
-            ("/a/b", false),
-            ("/a", false),
-            ("/a/b/c", false),
-            ("/ab", true),
-            ("/b", true),
-            ("/b/c/d", false),
-            ("/b/c", false),
-            ("/c/x", true),
-            ("ns:7/a", true),
-            ("ns:7/a/b", false),
-        ] {
-            assert_eq!(paths.take(path), free, "{path}");
-        }
     }
 }

@@ -15,9 +15,12 @@ use tokio::{
 use super::{super::commit::outcome_unknown, Entry, Told, batch::Closed};
 use crate::{
     dropbox::{Caller, Repeat, Turn, entry_fault, routes},
-    engine::content_hash::{ContentHash, ContentHasher},
+    engine::{
+        content_hash::{ContentHash, ContentHasher},
+        together::count,
+    },
     fault::{Fault, Reason, Result},
-    limits, telemetry,
+    limits,
 };
 
 /// Sessions for entries to come.
@@ -218,12 +221,6 @@ fn fault_of(closed: &Closed, error: &Value) -> Fault {
     let fault = entry_fault(routes::UPLOAD_SESSION_FINISH_BATCH.facts(), &arg, error);
     let kept = ["path", "too_many_write_operations"].contains(&error[".tag"].as_str().unwrap_or_default());
     if kept { fault.fact("uploadSessionId", &closed.session) } else { fault }
-}
-
-fn count(route: &str, entries: usize) {
-    let route = route.to_owned();
-    metrics::counter!(telemetry::BATCH_CALLS, "dropbox.route" => route.clone()).increment(1);
-    metrics::counter!(telemetry::BATCH_ENTRIES, "dropbox.route" => route).increment(entries as u64);
 }
 
 #[cfg(test)]

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     dropbox::Turn,
-    engine::upload::Shared,
+    engine::{
+        together::{back_off, next_turn_max},
+        upload::Shared,
+    },
     fault::{Fault, Result},
     limits,
 };
@@ -339,16 +342,10 @@ impl Driver {
         let Finished { told, contended, entries, took } = finished;
         self.gate = Gate::Idle;
         self.answers.note(took);
-        if took > limits::BATCH_TURN {
-            let share = limits::BATCH_TURN.as_secs_f64() / took.as_secs_f64();
-            self.turn_max = ((entries as f64 * share) as usize).max(limits::BATCH_TURN_ENTRIES_MIN);
-        } else if took < limits::BATCH_TURN / 2 {
-            self.turn_max = (self.turn_max * 2).min(limits::BATCH_ENTRIES_MAX);
-        }
+        self.turn_max = next_turn_max(self.turn_max, entries, took, limits::BATCH_TURN);
         let now = Instant::now();
         for mut closed in contended {
-            let step = limits::BACKOFF_STEP * (1 << closed.entry.contentions.saturating_sub(1));
-            closed.entry.again_at = Some(now + step.min(limits::BACKOFF_STEP_MAX).mul_f64(rand::random()));
+            closed.entry.again_at = Some(now + back_off(closed.entry.contentions));
             self.ready.push(closed);
         }
         let within = self.answers.usual().min(limits::BATCH_RETURN_MAX);

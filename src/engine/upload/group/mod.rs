@@ -10,10 +10,7 @@ mod driver;
 
 use std::{
     collections::{HashMap, VecDeque, hash_map},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -26,11 +23,13 @@ use tokio::{
 
 use self::driver::Driver;
 use super::{Account, Shared, UploadSpec, commit::outcome_unknown};
+pub(super) use crate::engine::together::Sent;
 use crate::{
     dropbox::{Caller, Identity, Turn},
     engine::{
-        gate::{NamespaceKey, latest, too_late},
+        gate::{NamespaceKey, latest},
         parts::Part,
+        together::{self, Heard},
     },
     fault::Result,
     limits,
@@ -99,40 +98,6 @@ pub(super) enum Told {
     Done(Result<Box<FileMetadata>>),
     /// Nothing was committed, and it cannot go with others.
     Alone,
-}
-
-/// Whether a commit has left. Until then it can be withdrawn.
-#[derive(Debug, Default)]
-pub(super) struct Sent(AtomicU8);
-
-const WAITING: u8 = 0;
-const SENT: u8 = 1;
-const WITHDRAWN: u8 = 2;
-
-impl Sent {
-    /// About to leave. False: it was withdrawn.
-    fn leaves(&self) -> bool {
-        self.0.compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// By its caller itself.
-    pub(super) fn set(&self, sent: bool) {
-        self.0.store(if sent { SENT } else { WAITING }, Ordering::Release);
-    }
-
-    pub(super) fn is_sent(&self) -> bool {
-        self.0.load(Ordering::Acquire) == SENT
-    }
-
-    /// False: it has left.
-    fn withdraw(&self) -> bool {
-        let held = self.0.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire);
-        matches!(held, Ok(_) | Err(WITHDRAWN))
-    }
-
-    fn is_withdrawn(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WITHDRAWN
-    }
 }
 
 impl Entry {
@@ -210,7 +175,7 @@ impl Coming {
         if state.busy || !state.queued.is_empty() {
             return None;
         }
-        self.shared.gates.turn_now(self.group.caller.parameter(), &self.group.key.namespace)
+        self.shared.gates.turn_now(self.group.caller.parameter(), std::slice::from_ref(&self.group.key.namespace))
     }
 
     /// Goes with the others. Cancel-safe: an upload whose commit has not left is withdrawn. The bytes stay with the caller, in memory
@@ -227,7 +192,7 @@ impl Coming {
     ) -> Result<Told> {
         let since = Instant::now();
         let latest = latest(caller.deadline()).map(Instant::from_std);
-        let (answer, mut told) = oneshot::channel();
+        let (answer, told) = oneshot::channel();
         self.shared.to_own_size(part);
         let mut leaving = Leaving { group: self.group.clone(), sent: sent.clone(), armed: true };
         self.enter(Entry {
@@ -244,20 +209,12 @@ impl Coming {
             sent: sent.clone(),
             answer,
         });
-        let told = match latest {
-            None => told.await,
-            Some(at) => match tokio::time::timeout_at(at, &mut told).await {
-                Ok(told) => told,
-                Err(_) if sent.withdraw() => return Err(too_late(since.elapsed())),
-                Err(_) => told.await,
-            },
-        };
+        let heard = together::hear(told, sent, latest, since).await;
         leaving.armed = false;
-        match told {
-            Ok(told) => Ok(told),
-            Err(_) if !sent.withdraw() => Err(outcome_unknown()),
-            Err(_) if latest.is_some_and(|latest| latest <= Instant::now()) => Err(too_late(since.elapsed())),
-            Err(_) => Ok(Told::Alone),
+        match heard? {
+            Heard::Told(told) => Ok(told),
+            Heard::Lost => Err(outcome_unknown()),
+            Heard::Unsent => Ok(Told::Alone),
         }
     }
 
