@@ -1,10 +1,8 @@
 //! Which of the uploads that are ready commit together. Pure but for the clock it is handed.
 
-use std::collections::HashSet;
-
 use tokio::time::Instant;
 
-use super::Entry;
+use super::{super::finish::Paths, Entry};
 
 /// An upload whose bytes are at Dropbox, in a closed session.
 pub(super) struct Closed {
@@ -42,25 +40,6 @@ pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<
     chosen
 }
 
-/// Paths that are taken, with all that is above and below them.
-#[derive(Default)]
-struct Paths {
-    taken: HashSet<String>,
-    above: HashSet<String>,
-}
-
-impl Paths {
-    /// False: it meets one that was taken before. It is taken all the same, for whoever comes behind it.
-    fn take(&mut self, path: &str) -> bool {
-        let above = || path.char_indices().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &path[..at]);
-        let meets =
-            self.taken.contains(path) || self.above.contains(path) || above().any(|folder| self.taken.contains(folder));
-        self.above.extend(above().map(str::to_owned));
-        self.taken.insert(path.to_owned());
-        !meets
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};
@@ -86,6 +65,7 @@ mod tests {
                 commit: CommitInfo::new(path.into()),
                 path: path.into(),
                 once: false,
+                ahead: false,
                 size: 1,
                 body: Default::default(),
                 latest: None,
@@ -135,26 +115,5 @@ mod tests {
         assert!(sent.leaves() && !sent.withdraw() && sent.is_sent());
         sent.set(false);
         assert!(sent.withdraw() && sent.withdraw() && !sent.leaves() && !sent.is_sent());
-    }
-
-    #[test]
-    fn paths_that_are_equal_or_lie_in_each_other_meet() {
-        let mut paths = Paths::default();
-        for (path, free) in [
-            ("/a/b", true),
-            ("/a/c", true),
-            ("/a/b", false),
-            ("/a", false),
-            ("/a/b/c", false),
-            ("/ab", true),
-            ("/b", true),
-            ("/b/c/d", false),
-            ("/b/c", false),
-            ("/c/x", true),
-            ("ns:7/a", true),
-            ("ns:7/a/b", false),
-        ] {
-            assert_eq!(paths.take(path), free, "{path}");
-        }
     }
 }
