@@ -173,6 +173,7 @@ reasons! {
     UploadConcurrentWriter, "UPLOAD_CONCURRENT_WRITER", "stop the other writer, then resume from persistedOffset";
     UploadIdle, "UPLOAD_IDLE", "resume the upload and send without long pauses";
     UploadNotFound, "UPLOAD_NOT_FOUND", "start a new upload";
+    UploadOpen, "UPLOAD_OPEN", "resume the upload at persistedOffset and send finish, then commit it";
     UploadTakenOver, "UPLOAD_TAKEN_OVER", "let one stream write an upload";
     UpstreamTimeout, "UPSTREAM_TIMEOUT", "wait for the delay and call again, or raise the parameter's timeouts";
     UrlFetchFailed, "URL_FETCH_FAILED", "check that Dropbox can fetch the url";

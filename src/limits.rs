@@ -105,6 +105,11 @@ pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// A commit with less time than this before its deadline is not sent.
 pub const COMMIT_TIME_MIN: Duration = Duration::from_millis(500);
+/// Uploads of one `CommitUploads`: half of what Dropbox takes in a batch, so that the answer stays within 3 MiB with the longest
+/// paths there are.
+pub const COMMITS_MAX: usize = 500;
+/// Rows and paths that one such call looks at side by side.
+pub const COMMIT_LOOKS: usize = 8;
 /// A commit that was sent goes on this long, also when its caller's deadline passes; never for ever, for it holds the gate.
 pub const COMMIT_TIME_OWN: Duration = Duration::from_secs(60);
 /// Entries of one batch. Dropbox: 1,000.

@@ -39,6 +39,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("AcknowledgeEvents", Class::Needs(Permission::Events)),
     ("BeginAuthorization", Class::Admin),
     ("CallApi", Class::Needs(Permission::Raw)),
+    ("CommitUploads", Class::Needs(Permission::Write)),
     ("CompleteAuthorization", Class::Admin),
     ("CopyItem", Class::Needs(Permission::Write)),
     ("CreateApplicationParameter", Class::Admin),

@@ -12,8 +12,8 @@ use crate::{
     },
     fault::{Fault, Reason, Result},
     limits::{
-        DOWNLOAD_CHUNK_DEFAULT, DOWNLOAD_CHUNK_MAX, DOWNLOAD_CHUNK_MIN, DROPBOX_FILE_BYTES_MAX, PARALLEL_APPENDS_MAX,
-        PARALLEL_RANGES_MAX,
+        COMMITS_MAX, DOWNLOAD_CHUNK_DEFAULT, DOWNLOAD_CHUNK_MAX, DOWNLOAD_CHUNK_MIN, DROPBOX_FILE_BYTES_MAX,
+        PARALLEL_APPENDS_MAX, PARALLEL_RANGES_MAX,
     },
 };
 
@@ -34,6 +34,28 @@ pub struct Spec {
     /// `Unspecified`: none.
     pub link: api::LinkKind,
     pub parallel_appends: u32,
+    pub deferred: bool,
+}
+
+/// One upload that is to be committed, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    pub upload_id: String,
+    pub content_hash: Option<String>,
+    pub terms: Option<Terms>,
+}
+
+/// The terms of a commit, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// `None`: that of the upload.
+    pub path: Option<ItemPath>,
+    pub mode: api::WriteMode,
+    pub expected_rev: String,
+    pub autorename: bool,
+    pub strict_conflict: bool,
+    pub mute: bool,
+    pub client_modified: Option<SystemTime>,
 }
 
 /// # Errors
@@ -59,21 +81,8 @@ pub fn start_upload(request: &api::StartUploadRequest) -> Result<(Spec, Option<S
 
 fn spec_fields(fields: &mut Fields, spec: &api::UploadSpec) -> Spec {
     let path = upload_path(fields, spec);
-    let mode = match fields.known("spec.write_mode", spec.write_mode) {
-        api::WriteMode::Unspecified => api::WriteMode::Add,
-        mode => mode,
-    };
-    if mode == api::WriteMode::Update {
-        fields.check(!spec.expected_rev.is_empty(), "spec.expected_rev", "REQUIRED", "UPDATE needs the rev to replace");
-    } else {
-        fields.check(spec.expected_rev.is_empty(), "spec.expected_rev", "CONFLICT", "only together with UPDATE");
-    }
-    if !spec.expected_rev.is_empty() {
-        rev(fields, "spec.expected_rev", &spec.expected_rev);
-    }
+    let mode = write_mode(fields, "spec", spec.write_mode, &spec.expected_rev, spec.strict_conflict);
     let overwrites = mode == api::WriteMode::Overwrite;
-    let strict = overwrites && spec.strict_conflict;
-    fields.check(!strict, "spec.strict_conflict", "CONFLICT", "not together with OVERWRITE");
     let total_size = spec.total_size.map(|size| fields.natural("spec.total_size", size));
     if total_size.is_some_and(|size| size > DROPBOX_FILE_BYTES_MAX) {
         let text = format!("Dropbox takes files of at most {DROPBOX_FILE_BYTES_MAX} bytes");
@@ -98,6 +107,8 @@ fn spec_fields(fields: &mut Fields, spec: &api::UploadSpec) -> Spec {
     }
     let parallel_appends = fields.natural("spec.parallel_appends", i64::from(spec.parallel_appends));
     let parallel_appends = u32::try_from(parallel_appends).unwrap_or(u32::MAX);
+    let links = spec.deferred_commit && spec.link_kind != i32::from(api::LinkKind::Unspecified);
+    fields.check(!links, "spec.link_kind", "CONFLICT", "not together with deferred_commit");
     let few = parallel_appends <= PARALLEL_APPENDS_MAX;
     fields.check(few, "spec.parallel_appends", "OUT_OF_RANGE", format!("0 to {PARALLEL_APPENDS_MAX}"));
     Spec {
@@ -114,6 +125,63 @@ fn spec_fields(fields: &mut Fields, spec: &api::UploadSpec) -> Spec {
         overwrite_if,
         link: fields.known("spec.link_kind", spec.link_kind),
         parallel_appends,
+        deferred: spec.deferred_commit,
+    }
+}
+
+/// The mode, and the fields that go with it. `at`: where they stand.
+fn write_mode(fields: &mut Fields, at: &str, mode: i32, expected_rev: &str, strict_conflict: bool) -> api::WriteMode {
+    let (mode_at, rev_at) = (format!("{at}.write_mode"), format!("{at}.expected_rev"));
+    let mode = match fields.known(&mode_at, mode) {
+        api::WriteMode::Unspecified => api::WriteMode::Add,
+        mode => mode,
+    };
+    if mode == api::WriteMode::Update {
+        fields.check(!expected_rev.is_empty(), &rev_at, "REQUIRED", "UPDATE needs the rev to replace");
+    } else {
+        fields.check(expected_rev.is_empty(), &rev_at, "CONFLICT", "only together with UPDATE");
+    }
+    if !expected_rev.is_empty() {
+        rev(fields, &rev_at, expected_rev);
+    }
+    let strict = mode == api::WriteMode::Overwrite && strict_conflict;
+    fields.check(!strict, &format!("{at}.strict_conflict"), "CONFLICT", "not together with OVERWRITE");
+    mode
+}
+
+/// # Errors
+/// `MALFORMED_PATH`, `DISALLOWED_NAME`, `INVALID_FIELD`.
+pub fn commit_uploads(request: &api::CommitUploadsRequest) -> Result<Vec<Commit>> {
+    let mut fields = Fields::new();
+    fields.check(!request.items.is_empty(), "items", "REQUIRED", "name at least one upload");
+    let few = request.items.len() <= COMMITS_MAX;
+    fields.check(few, "items", "TOO_MANY", format!("at most {COMMITS_MAX}; send the rest in another call"));
+    let mut commits = Vec::new();
+    for (n, item) in request.items.iter().take(COMMITS_MAX).enumerate() {
+        let at = format!("items[{n}]");
+        fields.required(&format!("{at}.upload_id"), &item.upload_id);
+        commits.push(Commit {
+            upload_id: item.upload_id.clone(),
+            content_hash: fields.content_hash(&format!("{at}.content_hash"), &item.content_hash),
+            terms: item.commit.as_ref().map(|terms| commit_terms(&mut fields, &format!("{at}.commit"), terms)),
+        });
+    }
+    fields.accept(commits)
+}
+
+fn commit_terms(fields: &mut Fields, at: &str, terms: &api::CommitTerms) -> Terms {
+    let path = match terms.path.as_str() {
+        "" => None,
+        path => Some(fields.new_path(&format!("{at}.path"), path, Forms::UPLOAD)),
+    };
+    Terms {
+        path,
+        mode: write_mode(fields, at, terms.write_mode, &terms.expected_rev, terms.strict_conflict),
+        expected_rev: terms.expected_rev.clone(),
+        autorename: terms.autorename,
+        strict_conflict: terms.strict_conflict,
+        mute: terms.mute,
+        client_modified: fields.time(&format!("{at}.client_modified"), terms.client_modified.as_ref()),
     }
 }
 
@@ -257,17 +325,56 @@ mod tests {
             spec.skip_if_identical = true;
             spec.overwrite_if = api::OverwriteIf::Larger.into();
             spec.parallel_appends = 17;
+            spec.deferred_commit = true;
+            spec.link_kind = api::LinkKind::Preview.into();
         });
         let expected = [
             "spec.expected_rev",
             "spec.strict_conflict",
             "spec.content_hash",
             "spec.total_size",
+            "spec.link_kind",
             "spec.parallel_appends",
         ];
         assert_eq!(fields, expected);
         assert_eq!(wrong(|spec| spec.write_mode = api::WriteMode::Update.into()), ["spec.expected_rev"]);
         assert_eq!(wrong(|spec| spec.write_mode = 99), ["spec.write_mode"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_commits_is_told_by_item_and_all_at_once() {
+        let item = |upload_id: &str, terms: api::CommitTerms| api::UploadToCommit {
+            upload_id: upload_id.into(),
+            commit: Some(terms),
+            ..Default::default()
+        };
+        let update =
+            api::CommitTerms { write_mode: api::WriteMode::Update.into(), path: "/a".into(), ..Default::default() };
+        let strict = api::CommitTerms {
+            write_mode: api::WriteMode::Overwrite.into(),
+            strict_conflict: true,
+            ..Default::default()
+        };
+        let good = item("x", api::CommitTerms { autorename: true, ..Default::default() });
+        let hash = api::UploadToCommit { upload_id: "y".into(), content_hash: "1".into(), ..Default::default() };
+        let request = |items| api::CommitUploadsRequest { items, ..Default::default() };
+        let wrong = |items| -> Vec<String> {
+            let fault = commit_uploads(&request(items)).unwrap_err();
+            fault.violations().iter().map(|violation| violation.field.clone()).collect()
+        };
+        let items = vec![good.clone(), item("", update), item("z", strict), hash];
+        let expected = [
+            "items[1].upload_id",
+            "items[1].commit.expected_rev",
+            "items[2].commit.strict_conflict",
+            "items[3].content_hash",
+        ];
+        assert_eq!(wrong(items), expected);
+        assert_eq!(wrong(Vec::new()), ["items"]);
+        assert_eq!(wrong(vec![good.clone(); 501]), ["items"]);
+        let taken = commit_uploads(&request(vec![good])).unwrap();
+        let terms = taken[0].terms.as_ref().unwrap();
+        assert_eq!((&terms.path, terms.mode, terms.autorename), (&None, api::WriteMode::Add, true));
     }
 
     #[test]

@@ -189,6 +189,11 @@ impl Caller {
         Caller { heard, ..self }
     }
 
+    /// An answer to a request that was sent for several callers, of which this is one.
+    pub fn hears(&self, request_id: Option<&str>) {
+        self.heard.note(request_id);
+    }
+
     /// Calls a route that has no content.
     ///
     /// # Errors

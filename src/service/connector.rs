@@ -64,6 +64,13 @@ impl DropboxConnector for Connector {
         answer(request, |call, request| self.transfer.get_upload_status(call, request)).await
     }
 
+    async fn commit_uploads(
+        &self,
+        request: Request<api::CommitUploadsRequest>,
+    ) -> Result<Response<api::CommitUploadsResponse>, Status> {
+        answer(request, |call, request| self.transfer.commit_uploads(call, request)).await
+    }
+
     async fn download_file(
         &self,
         request: Request<api::DownloadFileRequest>,

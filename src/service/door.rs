@@ -64,7 +64,7 @@ macro_rules! addressed {
 
 addressed! {
     AcknowledgeEventsRequest, GetEventTokenRequest, PullEventsRequest, WatchEventsRequest,
-    CallApiRequest, CopyItemRequest, CreateFolderRequest, CreateSharedLinkRequest, DeleteItemRequest,
+    CallApiRequest, CommitUploadsRequest, CopyItemRequest, CreateFolderRequest, CreateSharedLinkRequest, DeleteItemRequest,
     DownloadFileRequest, GetAccountRequest, GetFileLinkRequest, GetItemRequest, GetUploadStatusRequest,
     ListFolderRequest, ListSharedLinksRequest, MoveItemRequest, RevokeSharedLinkRequest, SearchItemsRequest,
     StartUploadRequest, UploadFileDuplexRequest, UploadFileRequest, WalkFolderRequest,

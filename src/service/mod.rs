@@ -7,6 +7,7 @@ mod admin;
 mod audit;
 mod call;
 mod changes;
+mod commits;
 mod connector;
 mod door;
 mod download;

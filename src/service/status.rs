@@ -148,6 +148,7 @@ pub fn code(reason: Reason) -> Code {
         | TooManyFiles
         | TransferNotPossible
         | UploadClosed
+        | UploadOpen
         | UrlFetchFailed => Code::FailedPrecondition,
         CheckpointTakenOver
         | ContentChanged

@@ -24,7 +24,7 @@ use crate::{
     },
     engine::{
         download::Downloads,
-        upload::{Account, Arrival, Mode, Opening, Outcome, Progress, State, UploadSpec, Uploads},
+        upload::{Account, Arrival, Mode, Opening, Outcome, Peek, Progress, State, UploadSpec, Uploads},
     },
     fault::{Fault, Reason, Result},
 };
@@ -39,8 +39,8 @@ pub struct Transfer {
 
 /// What is sealed into an `upload_id` for the service: not asked again on a resume.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Kept {
-    context: AskedContext,
+pub(super) struct Kept {
+    pub context: AskedContext,
     /// `LinkKind`; 0 is none.
     #[serde(default)]
     link: i32,
@@ -181,10 +181,17 @@ impl Transfer {
         let outcome =
             self.uploads.run(site.caller(), &account, opening, arrival, frames, progress, M::HALF_CLOSES).await;
         let answer = match outcome.map_err(|fault| site.told(fault))? {
-            Outcome::Open { upload_id, persisted, closed } => api::UploadFileResponse {
-                state: if closed { api::UploadState::Ready } else { api::UploadState::Open }.into(),
+            Outcome::Open { upload_id, persisted } => api::UploadFileResponse {
+                state: api::UploadState::Open.into(),
                 upload_id,
                 persisted_offset: size(persisted),
+                ..Default::default()
+            },
+            Outcome::Ready { upload_id, size: bytes, content_hash } => api::UploadFileResponse {
+                state: api::UploadState::Ready.into(),
+                upload_id,
+                persisted_offset: size(bytes),
+                content_hash: content_hash.map(|hash| hash.to_string()).unwrap_or_default(),
                 ..Default::default()
             },
             Outcome::Committed { settled, upload_id: committed } => {
@@ -281,13 +288,7 @@ impl Transfer {
         upload_id: &str,
     ) -> Result<(Site, Kept)> {
         let site = self.door.open(call, request, Permissions::default()).await?;
-        let peek = self.uploads.peek(&site.owner(), upload_id)?;
-        let kept: Kept = serde_json::from_slice(&peek.context)
-            .map_err(|error| Fault::bug("an upload id seals no context").source(error))?;
-        let asked = site.context();
-        if *asked != AskedContext::default() && *asked != kept.context {
-            return Err(Fault::field("context", "MISMATCH", "must be empty, or what the upload was begun with"));
-        }
+        let (peek, kept) = self.kept(&site, upload_id)?;
         let extra = permissions(api::LinkKind::try_from(kept.link).unwrap_or_default());
         let id = site.parameters().id.as_str().to_owned();
         let site = self.door.open_as(call, &id, kept.context.clone(), extra).await?;
@@ -296,6 +297,20 @@ impl Transfer {
             return Err(Jail::not_found(""));
         }
         Ok((site, kept))
+    }
+}
+
+impl Transfer {
+    /// What an `upload_id` says of itself to this call.
+    pub(super) fn kept(&self, site: &Site, upload_id: &str) -> Result<(Peek, Kept)> {
+        let peek = self.uploads.peek(&site.owner(), upload_id)?;
+        let kept: Kept = serde_json::from_slice(&peek.context)
+            .map_err(|error| Fault::bug("an upload id seals no context").source(error))?;
+        let asked = site.context();
+        if *asked != AskedContext::default() && *asked != kept.context {
+            return Err(Fault::field("context", "MISMATCH", "must be empty, or what the upload was begun with"));
+        }
+        Ok((peek, kept))
     }
 }
 
@@ -309,7 +324,7 @@ fn permissions(link: api::LinkKind) -> Permissions {
     if link == api::LinkKind::Unspecified { Permissions::default() } else { Permission::Share.into() }
 }
 
-fn account(site: &Site) -> Account<'_> {
+pub(super) fn account(site: &Site) -> Account<'_> {
     let most = site.parameters().settings.policy.max_file_size;
     Account { owner: site.owner(), parameter: site.parameters().id.as_str(), max_file_size: (most > 0).then_some(most) }
 }
@@ -317,11 +332,7 @@ fn account(site: &Site) -> Account<'_> {
 fn engine_spec(spec: &Spec, path: String) -> UploadSpec {
     UploadSpec {
         path,
-        mode: match spec.mode {
-            api::WriteMode::Overwrite => Mode::Overwrite,
-            api::WriteMode::Update => Mode::Update(spec.expected_rev.clone()),
-            api::WriteMode::Add | api::WriteMode::Unspecified => Mode::Add,
-        },
+        mode: engine_mode(spec.mode, &spec.expected_rev),
         autorename: spec.autorename,
         strict_conflict: spec.strict_conflict,
         mute: spec.mute,
@@ -329,6 +340,15 @@ fn engine_spec(spec: &Spec, path: String) -> UploadSpec {
         total_size: spec.total_size,
         content_hash: spec.content_hash.clone(),
         parallel_appends: spec.parallel_appends,
+        deferred: spec.deferred,
+    }
+}
+
+pub(super) fn engine_mode(mode: api::WriteMode, expected_rev: &str) -> Mode {
+    match mode {
+        api::WriteMode::Overwrite => Mode::Overwrite,
+        api::WriteMode::Update => Mode::Update(expected_rev.to_owned()),
+        api::WriteMode::Add | api::WriteMode::Unspecified => Mode::Add,
     }
 }
 

@@ -3,6 +3,7 @@
 //! not. A store that is locked, full or gone answers `STORE_UNAVAILABLE`; nothing is half written.
 
 mod authorizations;
+mod commits;
 mod database;
 mod events;
 mod facts;
@@ -39,6 +40,7 @@ use std::{
 use tokio::sync::broadcast;
 
 pub use authorizations::Authorization;
+pub use commits::{Intent, Outcome};
 use database::{On, Pool, Pools, query};
 #[cfg(test)]
 pub(crate) use events::kill;

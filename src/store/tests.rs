@@ -23,7 +23,7 @@ use events::{
     an_index_is_a_tree_that_is_read_by_place_and_by_id, what_an_index_said_is_read_for_as_long_as_the_log_tells_of_it,
     what_nobody_watches_is_forgotten,
 };
-use house::House;
+use house::{House, intend};
 use plans::{an_index_is_read_and_written_by_whole_keys_whatever_its_size, drains_go_with_the_last_of_their_entries};
 use transfer::{
     a_proxys_password_is_sealed_kept_resealed_and_removed,
@@ -401,7 +401,7 @@ async fn whoever_takes_an_upload_over_shuts_the_former_writer_out(house: House) 
         house.store.record_pieces(&upload.id, 1, &[piece(16, 8)]).await,
         house.store.forget_pieces(&upload.id, 1, &[0]).await,
         house.store.set_upload_ready(&upload.id, 1, 16).await,
-        house.store.intend_commit(&upload.id, 1, 16).await,
+        intend(&house.store, &upload.id, 1, 16).await,
         house.store.set_upload_session(&upload.id, 1, "s", "ordered").await,
     ] {
         assert_eq!(stale.unwrap_err().reason(), Reason::UploadTakenOver);
@@ -431,18 +431,18 @@ async fn a_commit_is_intended_once_and_its_outcome_is_kept(house: House) {
     let upload = house.upload().await;
     house.store.record_pieces(&upload.id, 1, &[Piece { offset: 0, length: 4, digests: vec![] }]).await.unwrap();
     house.store.set_upload_ready(&upload.id, 1, 4).await.unwrap();
-    house.store.intend_commit(&upload.id, 1, 4).await.unwrap();
-    let twice = house.store.intend_commit(&upload.id, 1, 4).await.unwrap_err();
+    intend(&house.store, &upload.id, 1, 4).await.unwrap();
+    let twice = intend(&house.store, &upload.id, 1, 4).await.unwrap_err();
     assert_eq!((twice.reason(), twice.get("uploadState")), (Reason::UploadClosed, Some("committing")));
     house.store.commit_refused(&upload.id, 1).await.unwrap();
-    house.store.intend_commit(&upload.id, 1, 4).await.unwrap();
+    intend(&house.store, &upload.id, 1, 4).await.unwrap();
 
     let looker = house.store.claim_upload(&upload.id).await.unwrap().upload;
     assert_eq!((looker.state, looker.writer, looker.size), (UploadState::Committing, 2, Some(4)));
     let torn = house.store.commit_refused(&upload.id, 1).await.unwrap_err();
     assert_eq!(torn.reason(), Reason::UploadTakenOver);
     house.store.commit_refused(&upload.id, 2).await.unwrap();
-    house.store.intend_commit(&upload.id, 2, 4).await.expect("a commit that did not happen is sent by the next writer");
+    intend(&house.store, &upload.id, 2, 4).await.expect("a commit that did not happen is sent by the next writer");
     house.store.upload_committed(&upload.id, r#"{"rev":"1"}"#).await.unwrap();
     let done = house.store.claim_upload(&upload.id).await.unwrap().upload;
     assert_eq!((done.state, done.writer, done.outcome.as_deref()), (UploadState::Committed, 2, Some(r#"{"rev":"1"}"#)));
@@ -457,8 +457,7 @@ async fn two_processes_racing_for_a_commit_give_one_winner(house: House) {
     let second = house.second(KEY_1).await;
     for _ in 0..10 {
         let upload = house.upload().await;
-        let (one, two) =
-            tokio::join!(house.store.intend_commit(&upload.id, 1, 1), second.intend_commit(&upload.id, 1, 1));
+        let (one, two) = tokio::join!(intend(&house.store, &upload.id, 1, 1), intend(&second, &upload.id, 1, 1));
         assert_eq!([one, two].iter().filter(|turn| turn.is_ok()).count(), 1);
     }
 }

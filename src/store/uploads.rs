@@ -31,7 +31,7 @@ pub struct NewUpload<'a> {
     pub session: Option<&'a str>,
     /// How parts travel, in the engine's words.
     pub lane: &'a str,
-    /// Sealed into the row.
+    /// Sealed into the row: the terms of the commit.
     pub spec: &'a [u8],
     /// Seven days from the start of the session.
     pub expires_at: SystemTime,
@@ -49,6 +49,7 @@ pub struct Upload {
     pub state: UploadState,
     pub session: Option<String>,
     pub lane: String,
+    /// While it is committing: the terms under which.
     pub spec: Vec<u8>,
     /// Bytes; known once the upload is ready or committing.
     pub size: Option<u64>,
@@ -83,6 +84,7 @@ macro_rules! columns {
         "id, owner_uid, writer, released, state, session, lane, spec_sealed, size, outcome, claimed_at, expires_at"
     };
 }
+pub(super) use columns;
 
 impl UploadState {
     fn name(self) -> &'static str {
@@ -112,7 +114,7 @@ impl Store {
         .bind(new.owner_uid)
         .bind(new.session)
         .bind(new.lane)
-        .bind(self.0.keys.seal("column", &[b"uploads", id.as_bytes(), b"spec_sealed"], new.spec))
+        .bind(self.sealed_spec(&id, new.spec))
         .bind(now)
         .bind(millis(new.expires_at))
         .fetch_one(&self.0.pools.durable)
@@ -138,23 +140,7 @@ impl Store {
     /// # Errors
     /// `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn claim_upload(&self, id: &str) -> Result<Claim> {
-        let now = self.now_millis();
-        let mut tx = self.0.pools.durable.begin().await?;
-        // Reads the row and holds it, so that of two who take over at once the second sees the first.
-        let held =
-            concat!("UPDATE uploads SET writer = writer WHERE id = $1 AND expires_at > $2 RETURNING ", columns!());
-        let row = query(held).bind(id).bind(now).fetch_optional(&mut tx).await?;
-        let former = self.upload_of(&row.ok_or_else(|| not_found(id))?)?;
-        let (former_released, former_claimed_at) = (former.released >= former.writer, former.claimed_at);
-        if former.state == UploadState::Committed {
-            return Ok(Claim { upload: former, former_released, former_claimed_at });
-        }
-        let next =
-            concat!("UPDATE uploads SET writer = writer + 1, claimed_at = $2 WHERE id = $1 RETURNING ", columns!());
-        let row = query(next).bind(id).bind(now).fetch_one(&mut tx).await?;
-        let upload = self.upload_of(&row)?;
-        tx.commit().await?;
-        Ok(Claim { upload, former_released, former_claimed_at })
+        self.claim_uploads(&[id]).await?.pop().flatten().ok_or_else(|| not_found(id))
     }
 
     /// Names the Dropbox session, when it is made after the row or in place of another.
@@ -266,16 +252,6 @@ impl Store {
         self.step(sql, id, writer, Some(size)).await
     }
 
-    /// The commit is about to be sent. Durable, and true for one writer only.
-    ///
-    /// # Errors
-    /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED` when it is committing or committed already, `UPLOAD_NOT_FOUND`,
-    /// `STORE_UNAVAILABLE`.
-    pub async fn intend_commit(&self, id: &str, writer: i64, size: u64) -> Result<()> {
-        let sql = "UPDATE uploads SET state = 'committing', size = $3 WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')";
-        self.step(sql, id, writer, Some(size)).await
-    }
-
     /// Dropbox refused the commit and nothing happened: it may be tried again under other terms.
     ///
     /// # Errors
@@ -347,7 +323,7 @@ impl Store {
     }
 
     /// Why a guarded write hit no row.
-    async fn require_turn(&self, rows: u64, id: &str, writer: i64) -> Result<()> {
+    pub(super) async fn require_turn(&self, rows: u64, id: &str, writer: i64) -> Result<()> {
         if rows > 0 {
             return Ok(());
         }
@@ -362,7 +338,11 @@ impl Store {
             .fact("uploadState", now.state.name()))
     }
 
-    fn upload_of(&self, row: &Row) -> Result<Upload> {
+    pub(super) fn sealed_spec(&self, id: &str, spec: &[u8]) -> Vec<u8> {
+        self.0.keys.seal("column", &[b"uploads", id.as_bytes(), b"spec_sealed"], spec)
+    }
+
+    pub(super) fn upload_of(&self, row: &Row) -> Result<Upload> {
         let text = |column: &str| row.get::<String>(column);
         let number = |column: &str| row.get::<i64>(column);
         let (id, state) = (text("id")?, text("state")?);
@@ -401,7 +381,7 @@ fn not_found(id: &str) -> Fault {
 }
 
 /// File sizes end far below 2^63.
-fn signed(bytes: u64) -> i64 {
+pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 fn taken_over(id: &str) -> Fault {

@@ -7,6 +7,7 @@ mod admin;
 mod ambiguous;
 mod cli;
 mod cli_tls;
+mod commits;
 mod deadlines;
 mod deploy;
 mod doors;

@@ -25,6 +25,7 @@ use crate::{
     engine::{content_hash::ContentHash, parts::Part},
     fault::{Fault, Reason, Result},
     limits,
+    store::Intent,
 };
 
 /// What is known of the bytes before they are committed.
@@ -76,11 +77,16 @@ impl Shared {
             (Some(coming), Some(part)) => match coming.alone() {
                 Some(turn) => turn,
                 None => match coming.together(caller, spec, part, sent).await? {
-                    Told::Done(Ok(file)) => return Ok(self.proven(*file, whole)?),
-                    Told::Done(Err(fault)) => {
-                        let settled = self.settle_fault(caller, spec, whole, since, fault).await;
+                    Told::Done { outcome, request_id } => {
+                        // The request was the group's; its answer is this caller's, too.
+                        caller.hears(request_id.as_deref());
+                        let settled = match outcome {
+                            Ok(file) => self.proven(*file, whole),
+                            Err(fault) => self.settle_fault(caller, spec, whole, since, fault).await,
+                        };
                         return settled.map_err(|fault| Refused { fault, grouped: true });
                     }
+                    Told::Kept(_) => return Err(Fault::bug("an upload that was to be committed was kept").into()),
                     Told::Alone => self.turn(caller, account, spec).await?,
                 },
             },
@@ -149,7 +155,7 @@ impl Shared {
         commit.await.map_err(|error| Fault::bug("a commit broke down").source(error))?
     }
 
-    async fn commit_once(
+    pub(super) async fn commit_once(
         &self,
         caller: &Caller,
         record: &Record,
@@ -161,11 +167,11 @@ impl Shared {
         let cursor = UploadSessionCursor::new(record.handle.session.clone(), whole.size);
         let arg = UploadSessionFinishArg::new(cursor, spec.commit_info());
         if record.stored {
-            if record.intended {
-                // Its writer is locked out. One that is still at it is found out below, or by the look after a refusal.
-                let _ = self.store.commit_refused(&record.handle.id, record.writer).await;
-            }
-            if let Err(fault) = self.store.intend_commit(&record.handle.id, record.writer, whole.size).await {
+            let (id, writer, terms) = (&record.handle.id, record.writer, spec.encoded()?);
+            // `again`: the writer that intended it is locked out. One that is still at it is found out below, or by the look after
+            // a refusal.
+            let intent = Intent { id, writer, size: whole.size, spec: &terms, again: record.intended };
+            if let Err(fault) = self.store.intend_commit(intent).await {
                 return self.committed_meanwhile(record).await?.ok_or(fault);
             }
         }
@@ -179,7 +185,7 @@ impl Shared {
         let settled = match sent {
             Ok(answer) => self.proven(answer.value, whole),
             Err(fault) if is_incomplete(&fault, &doubt) => return Err(self.incomplete(record, doubt, fault).await),
-            Err(fault) if record.intended && fault.get("earlierAttempt").is_none() => {
+            Err(fault) if record.is_doubtful() && fault.get("earlierAttempt").is_none() => {
                 self.settle_fault(&own, spec, whole, since, fault.fact("earlierAttempt", "unknown")).await
             }
             Err(fault) => self.settle_fault(&own, spec, whole, since, fault).await,
@@ -191,11 +197,11 @@ impl Shared {
     }
 
     /// What a former writer's commit gave, if it came through while this one waited.
-    async fn committed_meanwhile(&self, record: &Record) -> Result<Option<Settled>> {
+    pub(super) async fn committed_meanwhile(&self, record: &Record) -> Result<Option<Settled>> {
         let Some(row) = self.store.upload(&record.handle.id).await? else { return Ok(None) };
-        match self.standing(&row).await? {
+        match self.standing(&row, &record.handle).await? {
             Standing::Committed(settled) => Ok(Some(*settled)),
-            Standing::Open { .. } | Standing::Ready { .. } => Ok(None),
+            Standing::Open { .. } | Standing::Ready(_) => Ok(None),
         }
     }
 
@@ -262,7 +268,7 @@ impl Shared {
     }
 
     /// Dropbox's hash must be ours. A mismatch here is told with the revision that was written; nothing is undone.
-    fn proven(&self, file: FileMetadata, whole: Whole) -> Result<Settled> {
+    pub(super) fn proven(&self, file: FileMetadata, whole: Whole) -> Result<Settled> {
         let ours = whole.hash.or(whole.expected);
         let theirs = file.content_hash.as_deref().and_then(|hash| hash.parse::<ContentHash>().ok());
         if let (Some(ours), Some(theirs)) = (ours, theirs)
@@ -279,7 +285,7 @@ impl Shared {
     }
 
     /// Tells an unclear failure from a refusal, and a refusal in full.
-    async fn settle_fault(
+    pub(super) async fn settle_fault(
         &self,
         caller: &Caller,
         spec: &UploadSpec,
@@ -338,7 +344,7 @@ impl Shared {
 }
 
 /// Whether the commit was sent and nothing that came back says what became of it.
-fn may_have_happened(fault: &Fault) -> bool {
+pub(super) fn may_have_happened(fault: &Fault) -> bool {
     matches!(fault.reason(), Reason::OutcomeUnknown | Reason::DropboxProtocol) || fault.get("sent") == Some("true")
 }
 
@@ -374,6 +380,11 @@ fn is_unclear(fault: &Fault) -> bool {
 }
 
 impl UploadSpec {
+    /// As it stands in its row.
+    pub(super) fn encoded(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| Fault::bug("a spec could not be encoded").source(error))
+    }
+
     pub(super) fn commit_info(&self) -> CommitInfo {
         let mode = match &self.mode {
             Mode::Add => SdkMode::Add,

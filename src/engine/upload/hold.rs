@@ -24,6 +24,11 @@ impl Hold {
         Arc::new(Hold { shared: shared.clone(), id: id.to_owned(), writer, ended: AtomicBool::new(!stored) })
     }
 
+    /// The row says already that this writer has stopped.
+    pub(super) fn has_ended(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
     /// Lets go here and now, if nobody else holds it.
     pub(super) async fn end(self: Arc<Self>) {
         if let Some(last) = Arc::into_inner(self)

@@ -3,7 +3,10 @@
 //! survives its caller, its connection and its server. Nothing is committed that is not what the caller said.
 
 mod admission;
+mod ahead;
 mod commit;
+mod commits;
+mod finish;
 mod group;
 mod hold;
 mod lane;
@@ -33,11 +36,12 @@ use self::{
     commit::{Whole, outcome_unknown},
     group::Groups,
     hold::UnderWay,
-    record::{Handle, Record, Standing, not_found},
+    record::{Handle, Ready, Record, Stage, Standing, intended_spec, not_found},
     run::{Resumed, Run},
 };
 pub use self::{
     admission::{Arrival, Leaving},
+    commits::{Commit, Terms},
     room::{Budget, Room},
 };
 use super::{
@@ -80,6 +84,9 @@ pub struct UploadSpec {
     pub content_hash: Option<String>,
     /// 0: decided here.
     pub parallel_appends: u32,
+    /// The stream's end brings the bytes to Dropbox and commits nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deferred: bool,
 }
 
 /// What to do with a file that is at the path already.
@@ -107,11 +114,16 @@ pub enum Outcome {
         settled: Box<Settled>,
         upload_id: Option<String>,
     },
-    /// Half-closed without `finish`: nothing is committed. `closed`: every byte is there and only the commit is missing.
+    /// Half-closed without `finish`: nothing is committed.
     Open {
         upload_id: String,
         persisted: u64,
-        closed: bool,
+    },
+    /// Every byte is there and only the commit is missing.
+    Ready {
+        upload_id: String,
+        size: u64,
+        content_hash: Option<ContentHash>,
     },
 }
 
@@ -306,11 +318,14 @@ impl Uploads {
         match standing {
             Standing::Committed(settled) => status(State::Committed, settled.file.size, Some(settled.file)),
             Standing::Open { prefix, .. } => status(State::Open, prefix, None),
-            Standing::Ready { size, digests } => {
-                let whole = whole_of(&handle.spec, size, digests.as_deref());
-                match self.0.look(caller, &handle.spec, whole, handle.begun_at()).await {
-                    Some(settled) => status(State::Committed, size, Some(settled.file)),
-                    None => status(State::Ready, size, None),
+            Standing::Ready(ready) => {
+                let looked = match &ready.tried {
+                    Some(tried) => self.0.look(caller, tried, ready.whole(&handle.spec), handle.begun_at()).await,
+                    None => None,
+                };
+                match looked {
+                    Some(settled) => status(State::Committed, ready.size, Some(settled.file)),
+                    None => status(State::Ready, ready.size, None),
                 }
             }
         }
@@ -362,9 +377,9 @@ impl Uploads {
                 };
                 match resumed {
                     Resumed::Stream(run) => *run,
-                    Resumed::Closed { record, whole, writing } => {
+                    Resumed::Closed { record, whole, doubt, writing } => {
                         progress.send_modify(|progress| *progress = closed_at(&upload_id, whole.size));
-                        return shared.only_finish(caller, account, *record, whole, &writing, frames).await;
+                        return shared.only_finish(caller, account, *record, whole, doubt, &writing, frames).await;
                     }
                     Resumed::Done(settled) => {
                         progress.send_modify(|progress| *progress = closed_at(&upload_id, settled.file.size));
@@ -460,19 +475,18 @@ impl Shared {
         spec: UploadSpec,
         context: Vec<u8>,
     ) -> Result<Record> {
-        let sealed_spec =
-            serde_json::to_vec(&spec).map_err(|error| Fault::bug("a spec could not be encoded").source(error))?;
+        let terms = spec.encoded()?;
         let new = NewUpload {
             owner_uid: account.owner.uid,
             session: Some(&session),
             lane: if parallel { "parallel" } else { "ordered" },
-            spec: &sealed_spec,
+            spec: &terms,
             expires_at,
         };
         // Without its row a parallel upload could not be resumed, and an ordered one not verified before its commit.
         let row = self.store.create_upload(new).await?;
         let expires = expires_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let handle = Handle { id: row.id, session, parallel, expires, spec, context };
+        let handle = Handle { id: row.id, session, parallel, expires, spec, context, stage: Stage::Open };
         let upload_id = handle.seal(self, &account.owner)?;
         Ok(Record { handle, upload_id, writer: row.writer, stored: true, intended: false })
     }
@@ -503,16 +517,19 @@ impl Shared {
         self.commits.ended(&handle.id).await;
         let row = match self.store.upload(&handle.id).await? {
             Some(row) => row,
-            None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
-            None => return self.probe(caller, handle, upload_id).await,
+            None => match handle.ready() {
+                Some(ready) => return Ok(ready),
+                None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
+                None => return self.probe(caller, handle, upload_id).await,
+            },
         };
-        if row.state != UploadState::Committing || !handle.spec.may_write_twice() {
-            return self.standing(&row).await;
+        if row.state != UploadState::Committing || !intended_spec(&row)?.may_write_twice() {
+            return self.standing(&row, handle).await;
         }
         // No look tells what came of this commit; only its writer may still say so.
         self.stopped(&handle.id, row.writer).await;
         match self.store.upload(&handle.id).await? {
-            Some(row) if row.state != UploadState::Committing => self.standing(&row).await,
+            Some(row) if row.state != UploadState::Committing => self.standing(&row, handle).await,
             _ => Err(outcome_unknown()),
         }
     }
@@ -528,7 +545,10 @@ impl Shared {
         match (fault.reason(), fault.get("correctOffset").and_then(|offset| offset.parse().ok())) {
             (_, Some(offset)) => Ok(Standing::Open { prefix: whole_blocks(offset), digests: None, beyond: Vec::new() }),
             (Reason::UploadClosed, None) => match handle.spec.total_size {
-                Some(size) => Ok(Standing::Ready { size, digests: None }),
+                Some(size) => {
+                    let tried = Some(Box::new(handle.spec.clone()));
+                    Ok(Standing::Ready(Ready { size, digests: None, gap: None, tried }))
+                }
                 None => Err(not_found(upload_id, "size_unknown")),
             },
             (Reason::UploadNotFound, _) => {

@@ -11,7 +11,7 @@ use super::{
     hold::Hold,
     lane::Doubt,
     overdue,
-    record::Record,
+    record::{Record, Stage},
     run::{located, taken_over_fault},
     silent,
 };
@@ -22,13 +22,15 @@ use crate::{
 };
 
 impl Shared {
-    /// Waits for `finish`, then commits.
+    /// Waits for `finish`, then commits; a deferred upload stays as it is.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct of them would only be taken apart again")]
     pub(super) async fn only_finish<S>(
         self: &Arc<Self>,
         caller: &Caller,
         account: &Account<'_>,
-        record: Record,
+        mut record: Record,
         whole: Whole,
+        doubt: Doubt,
         writing: &Writing,
         frames: S,
     ) -> Result<Outcome>
@@ -36,10 +38,24 @@ impl Shared {
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
         let hold = Hold::new(self, &record.handle.id, record.writer, record.stored);
+        if record.handle.stage == Stage::Open && doubt.from.is_none() {
+            // Of an ordered session it is not said who made it; a commit by itself need not know.
+            let stage = if record.handle.parallel { Stage::Closed } else { Stage::Kept };
+            record.supersede(self, &account.owner, &whole, stage);
+        }
         let upload_id = record.upload_id.clone();
+        let is_ready = |whole: Whole| Outcome::Ready {
+            upload_id: upload_id.clone(),
+            size: whole.size,
+            content_hash: whole.hash.or(whole.expected),
+        };
         let outcome = match self.finish_frame(caller, whole, writing, frames).await {
+            Ok(Some(whole)) if record.handle.spec.deferred => {
+                hold.end().await;
+                Ok(is_ready(whole))
+            }
             Ok(Some(whole)) => {
-                let closing = Closing { whole, doubt: Doubt::default(), hold };
+                let closing = Closing { whole, doubt, hold };
                 let committed = tokio::select! {
                     biased;
                     settled = self.finish(caller, account, &record, closing) => settled,
@@ -55,7 +71,7 @@ impl Shared {
                 match ended {
                     Err(fault) => Err(fault),
                     Ok(_) if self.draining.is_cancelled() => Err(draining()),
-                    Ok(_) => Ok(Outcome::Open { upload_id: upload_id.clone(), persisted: whole.size, closed: true }),
+                    Ok(_) => Ok(is_ready(whole)),
                 }
             }
         };

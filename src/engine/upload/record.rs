@@ -7,13 +7,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Settled, Shared, UploadSpec};
+use super::{Settled, Shared, UploadSpec, commit::Whole, lane::Doubt, whole_of};
 use crate::{
     engine::content_hash::BlockDigest,
     fault::{Fault, Reason, Result},
     limits,
     seal::{HandleKind, Owner},
-    store::{Piece, Upload, UploadState},
+    store::{Claim, Piece, Upload, UploadState},
 };
 
 /// The inside of an `upload_id`: everything a replica needs to go on, beside the piece map of a parallel upload.
@@ -30,6 +30,27 @@ pub(super) struct Handle {
     pub spec: UploadSpec,
     /// The caller's request context when the upload was made, as the service encoded it.
     pub context: Vec<u8>,
+    /// Beyond `Open` the spec has the size and the hash of what is there.
+    #[serde(default, skip_serializing_if = "Stage::is_open")]
+    pub stage: Stage,
+}
+
+/// What a handle says of the end of its session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// Nothing: the row knows.
+    #[default]
+    Open,
+    /// All bytes are there, in a session that Dropbox made of a `files/upload` it refused. Nobody says that it is closed.
+    Kept,
+    /// All bytes are there and the session is closed.
+    Closed,
+}
+
+impl Stage {
+    fn is_open(&self) -> bool {
+        *self == Stage::Open
+    }
 }
 
 /// An upload that this stream may now write to.
@@ -55,14 +76,63 @@ pub(super) enum Standing {
         beyond: Vec<Piece>,
     },
     /// All bytes are there, the session is closed, nothing is committed as far as we know.
-    Ready {
-        size: u64,
-        digests: Option<Vec<BlockDigest>>,
-    },
+    Ready(Ready),
     Committed(Box<Settled>),
 }
 
+/// What is known of an upload whose bytes are all there.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub size: u64,
+    pub digests: Option<Vec<BlockDigest>>,
+    /// From here on it is not written down what Dropbox has.
+    pub gap: Option<u64>,
+    /// It may have been committed under these terms; `None`: it was not.
+    pub tried: Option<Box<UploadSpec>>,
+}
+
+impl Ready {
+    pub(super) fn whole(&self, spec: &UploadSpec) -> Whole {
+        whole_of(spec, self.size, self.digests.as_deref())
+    }
+
+    pub(super) fn doubt(&self) -> Doubt {
+        Doubt { from: self.gap, closed: false }
+    }
+}
+
+impl Record {
+    pub(super) fn rowless(handle: Handle, upload_id: &str) -> Record {
+        Record { handle, upload_id: upload_id.into(), writer: 0, stored: false, intended: false }
+    }
+
+    /// Its commit may have happened without a row that says so.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.intended || (!self.stored && self.handle.stage != Stage::Open)
+    }
+
+    /// The handle from now on, which says itself what the upload holds. It supersedes the one before; that one is good for as
+    /// long as its row is there.
+    pub(super) fn supersede(&mut self, shared: &Shared, owner: &Owner<'_>, whole: &Whole, stage: Stage) {
+        let Some(hash) = whole.hash else { return };
+        let mut handle = self.handle.clone();
+        handle.spec.total_size = Some(whole.size);
+        handle.spec.content_hash = Some(hash.to_string());
+        handle.stage = stage;
+        match handle.seal(shared, owner) {
+            Ok(upload_id) => (self.handle, self.upload_id) = (handle, upload_id),
+            Err(fault) => tracing::debug!(%fault, "a handle stays as it was"),
+        }
+    }
+}
+
 impl Handle {
+    /// Where an upload stands that has no row, if its handle says so.
+    pub(super) fn ready(&self) -> Option<Standing> {
+        let size = self.spec.total_size.filter(|_| self.stage != Stage::Open)?;
+        Some(Standing::Ready(Ready { size, digests: None, gap: None, tried: Some(Box::new(self.spec.clone())) }))
+    }
+
     pub(super) fn expires_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.expires)
     }
@@ -93,14 +163,20 @@ impl Shared {
         // What a commit of this process does is known soon.
         self.commits.ended(&handle.id).await;
         if self.store.upload(&handle.id).await?.is_none() {
-            if handle.parallel {
-                return Err(not_found(upload_id, "pieces_lost"));
-            }
-            let record = Record { handle, upload_id: upload_id.into(), writer: 0, stored: false, intended: false };
-            // Dropbox is asked by the caller of this function: it needs a `Caller`.
-            return Ok((record, Standing::Open { prefix: 0, digests: None, beyond: Vec::new() }));
+            let standing = match handle.ready() {
+                Some(ready) => ready,
+                None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
+                // Dropbox is asked by the caller of this function: it needs a `Caller`.
+                None => Standing::Open { prefix: 0, digests: None, beyond: Vec::new() },
+            };
+            return Ok((Record::rowless(handle, upload_id), standing));
         }
         let claim = self.store.claim_upload(&handle.id).await?;
+        self.claimed(handle, upload_id, claim).await
+    }
+
+    /// An upload that was taken over, once its former writer has stopped.
+    pub(super) async fn claimed(&self, handle: Handle, upload_id: &str, claim: Claim) -> Result<(Record, Standing)> {
         let mut row = claim.upload;
         if !claim.former_released && row.state != UploadState::Committed {
             let (id, former) = (&handle.id, row.writer - 1);
@@ -114,30 +190,41 @@ impl Shared {
                 row = Upload { writer: row.writer, ..now };
             }
         }
-        let standing = self.standing(&row).await?;
+        let standing = self.standing(&row, &handle).await?;
         let intended = row.state == UploadState::Committing;
         let record = Record { handle, upload_id: upload_id.into(), writer: row.writer, stored: true, intended };
         Ok((record, standing))
     }
 
     /// What the row and its pieces say. Read after the former writer stopped, so that nothing is added behind it.
-    pub(super) async fn standing(&self, row: &Upload) -> Result<Standing> {
-        let size = row.size.unwrap_or_default();
+    pub(super) async fn standing(&self, row: &Upload, handle: &Handle) -> Result<Standing> {
+        let sealed = handle.spec.total_size.filter(|_| handle.stage != Stage::Open);
         match row.state {
             UploadState::Committed => match row.outcome.as_deref().map(serde_json::from_str) {
                 Some(Ok(settled)) => Ok(Standing::Committed(Box::new(settled))),
                 _ => Err(Fault::bug("a committed upload has no outcome")),
             },
-            UploadState::Open => {
+            UploadState::Open if sealed.is_none() => {
                 let (prefix, digests, beyond) = split(self.store.pieces(&row.id).await?);
                 if is_closed_at(prefix) {
-                    return Ok(Standing::Ready { size: prefix, digests: Some(digests) });
+                    let ready = Ready { size: prefix, digests: Some(digests), gap: None, tried: None };
+                    return Ok(Standing::Ready(ready));
                 }
                 Ok(Standing::Open { prefix, digests: Some(digests), beyond })
             }
-            UploadState::Ready | UploadState::Committing => {
+            UploadState::Open | UploadState::Ready | UploadState::Committing => {
+                let tried = match row.state {
+                    UploadState::Committing => Some(Box::new(intended_spec(row)?)),
+                    _ => None,
+                };
+                if let Some(size) = sealed {
+                    return Ok(Standing::Ready(Ready { size, digests: None, gap: None, tried }));
+                }
+                let size = row.size.unwrap_or_default();
                 let (prefix, digests, _) = split(self.store.pieces(&row.id).await?);
-                Ok(Standing::Ready { size, digests: (prefix == size).then_some(digests) })
+                let digests = (prefix == size).then_some(digests);
+                let gap = (prefix < size).then_some(prefix);
+                Ok(Standing::Ready(Ready { size, digests, gap, tried }))
             }
         }
     }
@@ -155,6 +242,11 @@ impl Shared {
         }
         false
     }
+}
+
+/// The terms of a commit that is under way, or was.
+pub(super) fn intended_spec(row: &Upload) -> Result<UploadSpec> {
+    serde_json::from_slice(&row.spec).map_err(|error| Fault::bug("an upload's row has no terms").source(error))
 }
 
 /// What is known block by block: the contiguous part from 0 with its digests, and single blocks behind the first gap.

@@ -10,12 +10,12 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{
     Account, Outcome, Progress, Settled, Shared, UploadSpec, Writing,
-    commit::{Closing as Closed, Refused, Whole, outcome_unknown},
+    ahead::Kept,
+    commit::{Closing as Closed, Refused, Whole},
     draining,
     group::{Coming, Sent},
-    lane::{Lane, Plan},
-    record::{Record, Standing, short},
-    whole_of,
+    lane::{Doubt, Lane, Plan},
+    record::{Record, Stage, Standing, short},
 };
 use crate::{
     dropbox::Caller,
@@ -51,7 +51,7 @@ pub(super) struct Run<'a> {
 
 pub(super) enum Resumed<'a> {
     Stream(Box<Run<'a>>),
-    Closed { record: Box<Record>, whole: Whole, writing: Writing },
+    Closed { record: Box<Record>, whole: Whole, doubt: Doubt, writing: Writing },
     Done(Box<Settled>),
 }
 
@@ -100,29 +100,18 @@ impl<'a> Run<'a> {
         let handle = shared.open_handle(&account.owner, upload_id)?;
         let writing = shared.take_over(&handle.id);
         let (record, mut standing) = shared.claim(handle, upload_id).await?;
-        if !record.stored {
+        if !record.stored && record.handle.stage == Stage::Open {
             standing = shared.probe(caller, &record.handle, upload_id).await?;
         }
         let spec = record.handle.spec.clone();
         match standing {
             Standing::Committed(settled) => Ok(Resumed::Done(settled)),
-            Standing::Ready { size, digests } => {
-                let whole = whole_of(&spec, size, digests.as_deref());
-                match shared.look(caller, &spec, whole, record.handle.begun_at()).await {
-                    Some(settled) => {
-                        let settled = Ok(settled);
-                        if record.stored {
-                            shared.write_down(&record, &settled).await;
-                        }
-                        settled.map(|settled| Resumed::Done(Box::new(settled)))
-                    }
-                    // A second commit could write a second file, and no look can tell whether there was a first.
-                    None if record.intended && spec.may_write_twice() => {
-                        shared.release(&record).await;
-                        Err(outcome_unknown())
-                    }
-                    None => Ok(Resumed::Closed { record: Box::new(record), whole, writing }),
+            Standing::Ready(ready) => {
+                let (whole, doubt) = (ready.whole(&spec), ready.doubt());
+                if let Some(settled) = shared.committed_before(caller, &record, &ready, whole).await? {
+                    return Ok(Resumed::Done(Box::new(settled)));
                 }
+                Ok(Resumed::Closed { record: Box::new(record), whole, doubt, writing })
             }
             Standing::Open { prefix, digests, beyond } => {
                 progress.send_modify(|progress| {
@@ -197,7 +186,7 @@ impl<'a> Run<'a> {
                     return Err(draining());
                 }
                 let upload_id = self.kept().await?;
-                Ok(Outcome::Open { upload_id, persisted, closed: false })
+                Ok(Outcome::Open { upload_id, persisted })
             }
             Closing::Commit { hash, size, expected } => self.commit(last, Whole { size, hash, expected }).await,
         }
@@ -318,6 +307,9 @@ impl<'a> Run<'a> {
 
     async fn commit(&mut self, last: Option<Part>, whole: Whole) -> Result<Outcome> {
         let Some(lane) = self.lane.take() else {
+            if self.spec.deferred {
+                return self.keep_ahead(last, whole).await;
+            }
             let digests = last.as_ref().map(|part| part.digests.clone()).unwrap_or_default();
             let (coming, sent) = (self.coming.take(), &self.sent);
             let single = self.shared.send_single(self.caller, self.account, &self.spec, last, whole, coming, sent);
@@ -325,7 +317,7 @@ impl<'a> Run<'a> {
                 Ok(settled) => Ok(Outcome::Committed { settled: Box::new(settled), upload_id: None }),
                 Err(refused) => {
                     self.sent.set(refused.fault.get("sent") == Some("true"));
-                    self.keep_refused(&refused, whole.size, &digests).await;
+                    self.keep_refused(&refused, &whole, &digests).await;
                     Err(refused.fault)
                 }
             };
@@ -334,7 +326,16 @@ impl<'a> Run<'a> {
         if left.doubt.from.is_none() {
             self.progress.send_modify(|progress| progress.persisted = whole.size);
         }
-        let Some(record) = &self.record else { return Err(Fault::bug("a lane has no record")) };
+        let Some(record) = &mut self.record else { return Err(Fault::bug("a lane has no record")) };
+        if left.doubt.from.is_none() {
+            record.supersede(self.shared, &self.account.owner, &whole, Stage::Closed);
+        }
+        if self.spec.deferred {
+            self.shared.ready(record, whole.size).await?;
+            hold.end().await;
+            let (upload_id, size) = (record.upload_id.clone(), whole.size);
+            return Ok(Outcome::Ready { upload_id, size, content_hash: whole.hash });
+        }
         let closed = Closed { whole, doubt: left.doubt, hold };
         self.sent.set(true);
         let settled = self.shared.finish(self.caller, self.account, record, closed).await?;
@@ -343,29 +344,38 @@ impl<'a> Run<'a> {
 
     /// Dropbox keeps the bytes of a refused `files/upload` in a session of its own, and a group sent them in one: with its handle
     /// the commit can be tried again without them. Nothing is lost where that fails; the file is small.
-    async fn keep_refused(&mut self, refused: &Refused, size: u64, digests: &[BlockDigest]) {
+    async fn keep_refused(&mut self, refused: &Refused, whole: &Whole, digests: &[BlockDigest]) {
         let Some(session) = refused.fault.get("uploadSessionId") else { return };
-        let expires_at = self.shared.clock.now() + limits::UPLOAD_SESSION_LIFE;
-        let (spec, context) = (self.spec.clone(), std::mem::take(&mut self.context));
-        let keep = async {
-            let record = self
-                .shared
-                .keep_session(self.account, session.to_owned(), refused.grouped, expires_at, spec, context)
-                .await?;
-            let (id, writer, store) = (&record.handle.id, record.writer, &self.shared.store);
-            let digests = digests.iter().map(|digest| *digest.as_bytes()).collect();
-            store.record_pieces(id, writer, &[Piece { offset: 0, length: size, digests }]).await?;
-            store.set_upload_ready(id, writer, size).await?;
-            self.shared.release(&record).await;
-            Ok::<_, Fault>(record)
+        let kept = Kept {
+            session: session.to_owned(),
+            parallel: refused.grouped,
+            // One of a group is closed with its bytes.
+            stage: if refused.grouped { Stage::Closed } else { Stage::Kept },
+            expires_at: self.shared.clock.now() + limits::UPLOAD_SESSION_LIFE,
         };
-        match keep.await {
-            Ok(record) => {
-                self.record = Some(record);
-                self.progress.send_modify(|progress| progress.persisted = size);
-            }
-            Err(fault) => tracing::info!(%fault, "a refused upload is not kept; it is to be sent again whole"),
+        if let Err(fault) = self.keep(kept, whole, digests).await {
+            tracing::info!(%fault, "a refused upload is not kept; it is to be sent again whole");
         }
+    }
+
+    /// A small file whose commit is left to its caller.
+    async fn keep_ahead(&mut self, part: Option<Part>, whole: Whole) -> Result<Outcome> {
+        let digests = part.as_ref().map(|part| part.digests.clone()).unwrap_or_default();
+        let coming = self.coming.take();
+        let kept = self.shared.send_ahead(self.caller, &self.spec, part, &whole, coming, &self.sent).await?;
+        self.keep(kept, &whole, &digests).await?;
+        let upload_id = self.upload_id().ok_or_else(|| Fault::bug("a kept upload has no handle"))?;
+        Ok(Outcome::Ready { upload_id, size: whole.size, content_hash: whole.hash })
+    }
+
+    /// The handle of a small file whose bytes are in a session.
+    async fn keep(&mut self, kept: Kept, whole: &Whole, digests: &[BlockDigest]) -> Result<()> {
+        let context = std::mem::take(&mut self.context);
+        let record = self.shared.keep_ready(self.account, kept, self.spec.clone(), context, whole, digests).await?;
+        let (upload_id, size) = (record.upload_id.clone(), whole.size);
+        self.record = Some(record);
+        self.progress.send_modify(|progress| (progress.upload_id, progress.persisted) = (Some(upload_id), size));
+        Ok(())
     }
 
     fn rules(&self) -> Result<Rules> {

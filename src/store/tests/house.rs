@@ -94,3 +94,8 @@ impl House {
         all
     }
 }
+
+/// A first commit of this writer is about to be sent.
+pub(super) async fn intend(store: &Store, id: &str, writer: i64, size: u64) -> Result<()> {
+    store.intend_commit(Intent { id, writer, size, spec: b"terms", again: false }).await
+}

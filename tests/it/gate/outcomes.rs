@@ -161,3 +161,25 @@ async fn a_file_that_is_not_the_one_that_was_sent_is_told_to_its_caller_alone() 
     assert_eq!(fact(wrong, "computedContentHash"), Some(other));
     good.iter().for_each(|answer| is_committed(answer, &bytes));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_went_together_are_told_what_dropbox_called_the_answer_they_share() {
+    let house = Arc::new(support::start().await);
+    let control = house.control();
+    let bytes = noise(2000, 5);
+    let held = Held::by(&house).await;
+    let uploads: Vec<_> = ["/a", "/b", "/c"]
+        .map(|path| {
+            let (mut client, messages) = (house.client(), requests(frames(sized(spec(path), &bytes), &bytes)));
+            tokio::spawn(async move { client.upload_file(tokio_stream::iter(messages)).await })
+        })
+        .into();
+    until("their bytes are at Dropbox", async || control.counter(APPEND).bytes_in == 3 * 2000).await;
+    held.let_go().await;
+    for upload in uploads {
+        let answer = upload.await.expect("no panic").expect("committed");
+        let told = answer.metadata().get("x-dropbox-request-id").expect("one answer made it").to_str().expect("ascii");
+        let finished = control.journal().into_iter().filter(|entry| entry.route == FINISH);
+        assert!(finished.into_iter().any(|entry| entry.request_id == told), "{told}");
+    }
+}

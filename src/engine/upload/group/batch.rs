@@ -69,6 +69,7 @@ mod tests {
                 commit: CommitInfo::new(path.into()),
                 path: path.into(),
                 once: false,
+                ahead: false,
                 size: 1,
                 body: Default::default(),
                 latest: None,

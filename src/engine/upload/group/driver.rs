@@ -310,7 +310,13 @@ impl Driver {
                     // Perhaps it is too long; its entries get what they ask for anyhow.
                     self.append_max = (entries / 2).max(1);
                 }
-                self.ready.extend(appended.there);
+                for closed in appended.there {
+                    if closed.entry.ahead {
+                        closed.entry.tell(Told::Kept(closed.session));
+                    } else {
+                        self.ready.push(closed);
+                    }
+                }
                 appended.lost.into_iter().for_each(Entry::goes_alone);
             }
             Done::Turn(turn) => {

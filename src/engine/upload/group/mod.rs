@@ -80,6 +80,8 @@ struct Entry {
     path: String,
     /// A second commit might write a second file.
     once: bool,
+    /// Its bytes are to be there, and its commit is left to its caller.
+    ahead: bool,
     size: u64,
     body: SmallVec<[Bytes; 2]>,
     /// From then on it is too late to send it.
@@ -95,7 +97,13 @@ struct Entry {
 /// What became of an upload in its group.
 pub(super) enum Told {
     /// As the single route would have answered. A fault about the path names the session that has the bytes.
-    Done(Result<Box<FileMetadata>>),
+    Done {
+        outcome: Result<Box<FileMetadata>>,
+        /// What Dropbox called its answer.
+        request_id: Option<String>,
+    },
+    /// The bytes are in this session, and no commit was asked for.
+    Kept(String),
     /// Nothing was committed, and it cannot go with others.
     Alone,
 }
@@ -178,6 +186,12 @@ impl Coming {
         self.shared.gates.turn_now(self.group.caller.parameter(), std::slice::from_ref(&self.group.key.namespace))
     }
 
+    /// Others are here whose bytes may go with these.
+    pub(super) fn in_company(&self) -> bool {
+        let state = self.group.lock();
+        state.coming > 1 || state.busy || !state.queued.is_empty()
+    }
+
     /// Goes with the others. Cancel-safe: an upload whose commit has not left is withdrawn. The bytes stay with the caller, in memory
     /// of their own size: it may have to go alone after all.
     ///
@@ -200,6 +214,7 @@ impl Coming {
             commit: spec.commit_info(),
             path: dbxcase::dbx_str_lowercase(&spec.path),
             once: spec.may_write_twice(),
+            ahead: spec.deferred,
             size: part.len(),
             body: part.pieces.clone(),
             latest,

@@ -1,0 +1,282 @@
+//! The commits of one namespace, turn by turn: as many with each as may share a request.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use dropbox_sdk::files::{UploadSessionCursor, UploadSessionFinishArg};
+use futures::{StreamExt as _, future::join_all, stream};
+use tokio::time::Instant;
+
+use super::{Item, Work};
+use crate::{
+    dropbox::Turn,
+    engine::{
+        gate::NamespaceKey,
+        together::Paths,
+        upload::{
+            Settled,
+            commit::{may_have_happened, outcome_unknown},
+            finish::{Batch, End, doubted, finish_batch},
+            overdue,
+        },
+    },
+    fault::{Fault, Reason, Result},
+    limits,
+    store::{Intent, Outcome},
+};
+
+/// What goes with the next turn.
+enum Next {
+    Together(Vec<Item>),
+    One(Box<Item>),
+    /// Nothing before then.
+    At(Instant),
+}
+
+impl Work {
+    pub(super) async fn lane(&self, key: NamespaceKey, mut waiting: Vec<Item>) {
+        while !waiting.is_empty() {
+            waiting.sort_by_key(|item| item.n);
+            let next = match next(&mut waiting, Instant::now()) {
+                Next::At(at) => {
+                    tokio::select! {
+                        biased;
+                        () = self.left.cancelled() => return self.withdrawn(waiting, &overdue(false)).await,
+                        () = tokio::time::sleep_until(at) => continue,
+                    }
+                }
+                next => next,
+            };
+            let turn = tokio::select! {
+                biased;
+                () = self.left.cancelled() => Err(overdue(false)),
+                turn = self.shared.gates.turn(self.caller.parameter(), std::slice::from_ref(&key), self.caller.deadline()) => turn,
+            };
+            match (turn, next) {
+                (Ok(turn), Next::Together(items)) => waiting.extend(self.together(items, turn).await),
+                (Ok(turn), Next::One(item)) => self.one(*item, turn).await,
+                (Ok(_), Next::At(_)) => {}
+                (Err(fault), next) => {
+                    match next {
+                        Next::Together(items) => waiting.extend(items),
+                        Next::One(item) => waiting.push(*item),
+                        Next::At(_) => {}
+                    }
+                    return self.withdrawn(waiting, &fault).await;
+                }
+            }
+        }
+    }
+
+    /// Nothing of them was sent, or nothing happened, as far as anybody knows.
+    async fn withdrawn(&self, items: Vec<Item>, fault: &Fault) {
+        let of = |item: &Item| if item.unclear { outcome_unknown() } else { fault.told_again() };
+        let told = items.into_iter().map(|item| (of(&item), item)).map(|(fault, item)| (item, Err(fault))).collect();
+        self.settled(told).await;
+    }
+
+    /// Commits with one request; those that go again.
+    async fn together(&self, items: Vec<Item>, turn: Turn) -> Vec<Item> {
+        let (mut going, passed) = match self.intended(&items).await {
+            Ok(intended) => {
+                let (mut going, mut passed) = (Vec::new(), Vec::new());
+                for (mut item, intent) in items.into_iter().zip(intended) {
+                    match intent {
+                        Ok(()) => {
+                            item.intended = true;
+                            going.push(item);
+                        }
+                        Err(fault) => passed.push((item, fault)),
+                    }
+                }
+                (going, passed)
+            }
+            Err(fault) => {
+                drop(turn);
+                self.withdrawn(items, &fault).await;
+                return Vec::new();
+            }
+        };
+        let mut again = Vec::new();
+        if !going.is_empty() {
+            going.iter().for_each(|item| self.sent[item.n].store(true, Ordering::Release));
+            let once = going[0].once();
+            let doubts: Vec<bool> = going.iter().map(|item| item.unclear).collect();
+            let Batch { ends, unclear, .. } =
+                finish_batch(&self.caller, turn, once, going.iter().map(commit).collect(), &doubts).await;
+            going.iter_mut().for_each(|item| item.unclear |= unclear);
+            again = self.ended(going, ends).await;
+        }
+        join_all(passed.into_iter().map(|(item, fault)| self.passed(item, fault))).await;
+        again
+    }
+
+    async fn intended(&self, items: &[Item]) -> Result<Vec<Result<()>>> {
+        let terms: Vec<Vec<u8>> = items.iter().map(|item| item.record.handle.spec.encoded()).collect::<Result<_>>()?;
+        let intents: Vec<Intent<'_>> = items
+            .iter()
+            .zip(&terms)
+            .map(|(item, spec)| Intent {
+                id: &item.record.handle.id,
+                writer: item.record.writer,
+                size: item.whole.size,
+                spec,
+                again: item.intended || item.record.intended,
+            })
+            .collect();
+        self.shared.store.intend_commits(&intents).await
+    }
+
+    /// Tells what came of a batch; those that go again.
+    async fn ended(&self, items: Vec<Item>, ends: Vec<End>) -> Vec<Item> {
+        let (mut told, mut refused, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        for (mut item, end) in items.into_iter().zip(ends) {
+            match end {
+                End::Done(file) => {
+                    let settled = self.shared.proven(*file, item.whole);
+                    told.push((item, settled));
+                }
+                End::Contended(_) if item.contentions < limits::BATCH_CONTENTIONS_MAX => {
+                    let step = limits::BACKOFF_STEP * (1 << item.contentions);
+                    let wait = step.min(limits::BACKOFF_STEP_MAX).mul_f64(rand::random());
+                    item.again_at = Some(Instant::now() + wait);
+                    item.contentions += 1;
+                    self.sent[item.n].store(item.unclear, Ordering::Release);
+                    again.push(item);
+                }
+                End::Contended(fault) if item.unclear => refused.push((item, doubted(fault))),
+                End::Contended(fault) | End::Refused(fault) => refused.push((item, fault)),
+                End::Alone(fault) => {
+                    tracing::info!(%fault, "an upload is committed by itself");
+                    if let Err(fault) =
+                        self.shared.store.commit_refused(&item.record.handle.id, item.record.writer).await
+                    {
+                        told.push((item, Err(fault)));
+                        continue;
+                    }
+                    (item.single, item.intended) = (true, false);
+                    self.sent[item.n].store(false, Ordering::Release);
+                    again.push(item);
+                }
+            }
+        }
+        let looks = stream::iter(refused).map(|(item, fault)| self.looked(item, fault));
+        told.extend(looks.buffer_unordered(limits::COMMIT_LOOKS).collect::<Vec<_>>().await);
+        self.settled(told).await;
+        again
+    }
+
+    /// Whether a commit that failed was refused, or happened all the same.
+    async fn looked(&self, item: Item, fault: Fault) -> (Item, Result<Settled>) {
+        let doubtful = item.record.is_doubtful() && fault.get("earlierAttempt").is_none();
+        let fault = if doubtful { fault.fact("earlierAttempt", "unknown") } else { fault };
+        let (spec, since) = (&item.record.handle.spec, item.record.handle.begun_at());
+        // The call may be over by now; what became of its commits is to be known all the same.
+        let caller = self.caller.for_a_look();
+        let settled = self.shared.settle_fault(&caller, spec, item.whole, since, fault).await;
+        (item, settled)
+    }
+
+    /// Writes down what became of them and lets them go, then tells it.
+    async fn settled(&self, told: Vec<(Item, Result<Settled>)>) {
+        let mut written: Vec<(&Item, Option<String>)> = Vec::new();
+        for (item, settled) in &told {
+            match settled {
+                Ok(settled) => match serde_json::to_string(settled) {
+                    Ok(outcome) => written.push((item, Some(outcome))),
+                    Err(error) => tracing::error!(%error, "an outcome could not be encoded"),
+                },
+                // Committed all the same, or perhaps: a later look must find it, so the intent stays.
+                Err(fault) if fault.get("committed").is_some() || may_have_happened(fault) => {}
+                // Nor does this one say what an earlier one did.
+                Err(_) if item.intended && !item.record.intended => written.push((item, None)),
+                Err(_) => {}
+            }
+        }
+        let outcomes: Vec<Outcome<'_>> = written
+            .iter()
+            .map(|(item, committed)| Outcome {
+                id: &item.record.handle.id,
+                writer: item.record.writer,
+                committed: committed.as_deref(),
+            })
+            .collect();
+        if !outcomes.is_empty() {
+            match self.shared.store.settle_commits(&outcomes).await {
+                Ok(()) => written.iter().for_each(|(item, _)| item.hold.has_ended()),
+                Err(fault) => {
+                    tracing::warn!(%fault, "the outcomes of commits could not be written down; they will be looked up");
+                }
+            }
+        }
+        for (item, settled) in told {
+            let settled = settled.map_err(|fault| item.located(fault));
+            let (n, hold) = (item.n, item.hold);
+            hold.end().await;
+            self.tell(n, settled).await;
+        }
+    }
+
+    /// Another call has taken it over before this one could send its commit; what that one does is known soon.
+    async fn passed(&self, item: Item, fault: Fault) {
+        let Item { n, record, hold, .. } = item;
+        // It waits for this one.
+        hold.end().await;
+        let settled = match fault.reason() {
+            Reason::UploadTakenOver => {
+                self.shared.stopped(&record.handle.id, record.writer + 1).await;
+                match self.shared.committed_meanwhile(&record).await {
+                    Ok(settled) => settled.ok_or(fault),
+                    Err(fault) => Err(fault),
+                }
+            }
+            _ => Err(fault),
+        };
+        self.tell(n, settled).await;
+    }
+
+    async fn one(&self, item: Item, turn: Turn) {
+        self.sent[item.n].store(true, Ordering::Release);
+        let settled = self.shared.commit_once(&self.caller, &item.record, item.whole, item.doubt, turn).await;
+        let settled = settled.map_err(|fault| item.located(fault));
+        let (n, hold) = (item.n, item.hold);
+        hold.end().await;
+        self.tell(n, settled).await;
+    }
+}
+
+fn commit(item: &Item) -> UploadSessionFinishArg {
+    let handle = &item.record.handle;
+    let cursor = UploadSessionCursor::new(handle.session.clone(), item.whole.size);
+    UploadSessionFinishArg::new(cursor, handle.spec.commit_info())
+}
+
+/// Takes out what goes with one turn, in the order of the call. Paths that are equal or lie in each other keep their order, what
+/// may be sent once only does not go with what is repeated, and what goes by itself goes by itself.
+fn next(waiting: &mut Vec<Item>, now: Instant) -> Next {
+    let mut paths = Paths::default();
+    let mut kind = None;
+    let (mut chosen, mut left) = (Vec::new(), Vec::new());
+    for item in waiting.drain(..) {
+        let is_free = paths.take(std::slice::from_ref(&item.path));
+        let is_due = item.again_at.is_none_or(|at| at <= now);
+        let fits = kind.is_none_or(|kind| kind == (false, item.once()) && !item.single);
+        if is_free && is_due && fits {
+            kind = Some((item.single, item.once()));
+            chosen.push(item);
+        } else {
+            left.push(item);
+        }
+    }
+    *waiting = left;
+    match kind {
+        Some((true, _)) => match chosen.pop() {
+            Some(item) => Next::One(Box::new(item)),
+            None => Next::At(now),
+        },
+        Some((false, _)) => Next::Together(chosen),
+        None => {
+            let soonest = waiting.iter().filter_map(|item| item.again_at).filter(|at| now < *at).min();
+            Next::At(soonest.unwrap_or(now + Duration::from_millis(1)))
+        }
+    }
+}
