@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::{
     AccountKey, ActAs, Auth, Bearer, Body, ByteRange, CommitRoute, Effect, Facts, Heard, Host, Repeat, Root, Route,
-    Timeouts, TokenSource, Transport, Turn,
+    Timeouts, TokenSource, Transport, Turn, Underway,
     attempt::{self, Outcome, Request, Success, Trouble},
     body::Progress,
     egress, header,
@@ -43,6 +43,8 @@ pub struct Caller {
     patience: Duration,
     /// Somebody has tried before, and what came of it is not known.
     unclear: bool,
+    /// Told of every attempt.
+    underway: Option<Arc<Underway>>,
 }
 
 struct Shared {
@@ -125,7 +127,8 @@ impl Caller {
         let (parameter, own_limit) = (account.0.clone(), None);
         let shared =
             Shared { transport, tokens, lane, parameter, own_limit, account, act_as, root, path_root, timeouts };
-        Caller { shared: Arc::new(shared), deadline, heard: Arc::default(), patience: Duration::ZERO, unclear: false }
+        let (heard, patience) = (Arc::default(), Duration::ZERO);
+        Caller { shared: Arc::new(shared), deadline, heard, patience, unclear: false, underway: None }
     }
 
     /// The same caller for this application parameter, which may have a limit of its own on requests in flight. To be said
@@ -192,6 +195,12 @@ impl Caller {
     /// An answer to a request that was sent for several callers, of which this is one.
     pub fn hears(&self, request_id: Option<&str>) {
         self.heard.note(request_id);
+    }
+
+    /// The same caller, whose attempts are followed there.
+    #[must_use]
+    pub fn followed_by(self, underway: Arc<Underway>) -> Caller {
+        Caller { underway: Some(underway), ..self }
     }
 
     /// Calls a route that has no content.
@@ -338,6 +347,7 @@ impl Caller {
             let permit = self.enter(request).await.map_err(kept_back)?;
             let progress = Arc::new(Progress::default());
             trace.set(&progress);
+            self.underway.as_ref().inspect(|underway| underway.set(Some(&progress)));
             let outcome = self.attempt(request, &bearer, &progress, attempt).await.map_err(kept_back)?;
             let trouble = match outcome.result {
                 Ok(success) => {
@@ -347,6 +357,7 @@ impl Caller {
                 Err(trouble) => trouble,
             };
             trace.settled();
+            self.underway.as_ref().inspect(|underway| underway.set(None));
             drop(permit);
             if problem::bearer_rejected(&trouble) && !renewed && facts.auth != Auth::None {
                 renewed = true;

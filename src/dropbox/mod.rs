@@ -21,6 +21,7 @@ mod rows;
 mod token;
 mod transport;
 mod turn;
+mod underway;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
 pub use token::TokenAnswer;
 pub use transport::Transport;
 pub use turn::{Stop, Turn};
+pub use underway::{Given, Underway};
 
 /// Base URLs of Dropbox's hosts, without `/2`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,11 +3,13 @@
 mod commits;
 mod conditions;
 mod conflicts;
+mod crowd;
 mod deadlines;
 mod download;
 mod downloads_gone_wrong;
 mod duplex;
 mod frames;
+mod siblings;
 mod stalled;
 mod unsure;
 mod upload;
