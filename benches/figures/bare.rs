@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
-    process::Command,
     time::Instant,
 };
 
@@ -14,6 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::process::Command;
 
 use crate::{
     Outcome, fail,
@@ -69,9 +69,10 @@ impl Job {
         }
     }
 
-    /// Runs it in a process of its own.
-    pub fn run(&self) -> Outcome<Spent> {
-        let output = Command::new(std::env::current_exe()?).args([FLAG, &serde_json::to_string(self)?]).output()?;
+    /// Runs it in a process of its own. Connections to the connector live on meanwhile.
+    pub async fn run(&self) -> Outcome<Spent> {
+        let command = [FLAG.to_owned(), serde_json::to_string(self)?];
+        let output = Command::new(std::env::current_exe()?).args(command).output().await?;
         if !output.status.success() {
             return fail(format!("bare {:?}: {}", self.what, String::from_utf8_lossy(&output.stderr)));
         }

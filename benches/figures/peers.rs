@@ -104,14 +104,15 @@ impl<'a> Peers<'a> {
         Ok(Peers { emulator, ca: emulator.ca.as_deref().ok_or("no TLS")?, home })
     }
 
-    fn run(&self, program: &Path, script: &str, mut job: Value) -> Outcome<Spent> {
+    async fn run(&self, program: &Path, script: &str, mut job: Value) -> Outcome<Spent> {
         job["token"] = json!(self.emulator.access_token);
         job["ca"] = json!(self.ca);
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let token = json!({
             "access_token": self.emulator.access_token, "token_type": "bearer", "expiry": "2100-01-01T00:00:00Z",
         });
-        let output = Command::new(program)
+        // Connections to the connector live on meanwhile.
+        let output = tokio::process::Command::new(program)
             .arg(root.join("benches/peers").join(script))
             .arg(job.to_string())
             .env("HOME", &self.home)
@@ -121,7 +122,8 @@ impl<'a> Peers<'a> {
             .env("RCLONE_CONFIG", self.home.join("rclone.conf"))
             .env("RCLONE_CONFIG_BOX_TYPE", "dropbox")
             .env("RCLONE_CONFIG_BOX_TOKEN", token.to_string())
-            .output()?;
+            .output()
+            .await?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let end = said.char_indices().rev().nth(2000).map_or(0, |(at, _)| at);
@@ -130,23 +132,23 @@ impl<'a> Peers<'a> {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    fn python(&self, job: Value) -> Option<Outcome<Spent>> {
-        Some(self.run(&tool("sdk-python/bin/python")?, "python.py", job))
+    async fn python(&self, job: Value) -> Option<Outcome<Spent>> {
+        Some(self.run(&tool("sdk-python/bin/python")?, "python.py", job).await)
     }
 
-    fn javascript(&self, job: Value) -> Option<Outcome<Spent>> {
+    async fn javascript(&self, job: Value) -> Option<Outcome<Spent>> {
         tool("sdk-javascript/node_modules/dropbox")?;
-        Some(self.run(&tool("bin/node")?, "javascript.cjs", job))
+        Some(self.run(&tool("bin/node")?, "javascript.cjs", job).await)
     }
 
-    fn opendal(&self, job: Value) -> Option<Outcome<Spent>> {
-        Some(self.run(&tool("opendal/bin/python")?, "python.py", job))
+    async fn opendal(&self, job: Value) -> Option<Outcome<Spent>> {
+        Some(self.run(&tool("opendal/bin/python")?, "python.py", job).await)
     }
 
-    fn rclone(&self, arguments: &[&str]) -> Option<Outcome<Spent>> {
+    async fn rclone(&self, arguments: &[&str]) -> Option<Outcome<Spent>> {
         let rclone = tool("bin/rclone")?;
         let command: Vec<&str> = [rclone.to_str()?].into_iter().chain(arguments.iter().copied()).collect();
-        self.python(json!({ "what": "timed", "command": command }))
+        self.python(json!({ "what": "timed", "command": command })).await
     }
 }
 
@@ -170,9 +172,9 @@ pub async fn cpu(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
         for peer in 0..3 {
             emulator.reset().await?;
             let spent = match peer {
-                0 => peers.python(job("upload")),
-                1 => peers.rclone(&["copyto", &on_disk, "box:/peer"]),
-                _ => peers.javascript(job("upload")),
+                0 => peers.python(job("upload")).await,
+                1 => peers.rclone(&["copyto", &on_disk, "box:/peer"]).await,
+                _ => peers.javascript(job("upload")).await,
             };
             let Some(spent) = spent else { continue };
             let spent = spent?.cpu;
@@ -202,7 +204,7 @@ pub async fn cpu(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
     emulator.reset().await?;
     let small = bench.path("small-file");
     bare::write_file(&small, SOURCE_BYTES)?;
-    match peers.opendal(json!({ "what": "opendal", "file": text(&small)?, "path": "peer" })) {
+    match peers.opendal(json!({ "what": "opendal", "file": text(&small)?, "path": "peer" })).await {
         None => missing(report, opendal, "–"),
         Some(spent) => {
             let measured = match spent {
@@ -268,7 +270,9 @@ struct Batch {
 /// 1,000 files of 100 KiB, 50 ms an answer, one writer for a namespace.
 pub async fn small_files(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
     let emulator = bench.emulator_over(Wire::AsDropbox).await?;
-    let connector = bench.connector(&emulator).await?;
+    // By default half as many are let in at once, and the others told to come back.
+    let flags = ["--max-uploads", "1200"].map(str::to_owned);
+    let connector = bench.connector_with(&emulator, &flags).await?;
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(connector.client().await?);
@@ -293,13 +297,13 @@ pub async fn small_files(bench: &mut Bench, report: &mut Report) -> Outcome<()> 
         fresh(&emulator, &[], None, true).await?;
         let arguments =
             ["copy", folder, "box:/peer", "--transfers", "32", "--checkers", "32", "--dropbox-batch-mode", "sync"];
-        if let Some(spent) = peers.rclone(&arguments) {
+        if let Some(spent) = peers.rclone(&arguments).await {
             rclone.push(spent?.wall);
         }
         if round < SLOW_ROUNDS {
             fresh(&emulator, &[], None, true).await?;
             let job = json!({ "what": "small", "folder": folder, "path": "/peer", "threads": THREADS });
-            if let Some(spent) = peers.python(job) {
+            if let Some(spent) = peers.python(job).await {
                 python.push(spent?.wall);
             }
         }
@@ -361,7 +365,7 @@ pub async fn far_file(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
             let job = json!({
                 "what": "parallel", "file": on_disk, "path": "/peer", "append": append * MIB, "threads": THREADS,
             });
-            let Some(spent) = peers.python(job) else { continue };
+            let Some(spent) = peers.python(job).await else { continue };
             let wall = spent?.wall;
             if python.len() <= round {
                 python.push(wall);
@@ -373,7 +377,7 @@ pub async fn far_file(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
         }
         if round < SLOW_ROUNDS {
             fresh(&emulator, &[], Some(LINE), false).await?;
-            by_rclone = peers.rclone(&["copyto", &on_disk, "box:/peer"]).transpose()?.map(|spent| spent.wall);
+            by_rclone = peers.rclone(&["copyto", &on_disk, "box:/peer"]).await.transpose()?.map(|spent| spent.wall);
         }
     }
     let name = "one file of 1 GiB, 50 ms, 20 MB/s a connection: time ÷ rclone's";

@@ -68,7 +68,7 @@ async fn against_bare(
         warm(&mut clients[0].clone()).await?;
         let run = timed(connector, all(&clients, &files)).await?;
         emulator.reset().await?;
-        let bare = job.run()?;
+        let bare = job.run().await?;
         cpu.push(run.cpu / bare.cpu);
         rate.push(bare.wall / run.wall.as_secs_f64());
         last = Some(run);

@@ -266,11 +266,11 @@ pub async fn upload_cpu(bench: &mut Bench, report: &mut Report, wire: Wire) -> O
         let run = timed(&connector, file.upload(&mut client)).await?;
         file.check(&emulator).await?;
         emulator.reset().await?;
-        let bare = job(None).run()?;
+        let bare = job(None).run().await?;
         runs.push((run, bare));
         if wire == Wire::Plain {
             emulator.reset().await?;
-            let reading = job(Some(&on_disk)).run()?.cpu;
+            let reading = job(Some(&on_disk)).run().await?.cpu;
             readings.push((run.cpu / reading, reading));
         }
     }
@@ -318,7 +318,7 @@ pub async fn download_cpu(bench: &mut Bench, report: &mut Report, wire: Wire) ->
     for _ in 0..PAIRS {
         warm(&mut client).await?;
         let run = timed(&connector, download(&mut client, "/down", GIB, 0)).await?;
-        runs.push((run, Job::new(What::Download, &emulator, "/down", GIB).run()?));
+        runs.push((run, Job::new(What::Download, &emulator, "/down", GIB).run().await?));
     }
     let wanted = match wire {
         Wire::Plain => Wanted {
