@@ -221,12 +221,12 @@ pub async fn cpu(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
 }
 
 /// So many uploads of 100 KiB at once, until all of them are done.
-async fn smalls(clients: &[Client], at_once: usize) -> Outcome<f64> {
+async fn smalls(clients: &[Client], at_once: usize, folder: &str) -> Outcome<f64> {
     let begin = Instant::now();
     let uploads = (0..SMALLS).map(|number| {
         let (mut client, data) = (clients[number % clients.len()].clone(), small(number));
         async move {
-            let answer = client.upload_file(File::frames_of(&format!("/small/{number}"), data)).await?.into_inner();
+            let answer = client.upload_file(File::frames_of(&format!("{folder}/{number}"), data)).await?.into_inner();
             match answer.verified {
                 true => Outcome::Ok(()),
                 false => fail(format!("a small upload: {answer:?}")),
@@ -285,23 +285,22 @@ pub async fn small_files(bench: &mut Bench, report: &mut Report) -> Outcome<()> 
     let peers = Peers::new(bench, &emulator)?;
     let folder = text(&folder)?;
     let (mut all, mut some, mut rclone, mut python) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // No `reset` in between: it would end the sessions that the connector has opened ahead.
     fresh(&emulator, &clients, None, true).await?;
-    smalls(&clients, 64).await?;
+    smalls(&clients, 64, "/warm").await?;
     for round in 0..SMALL_ROUNDS {
         for (batches, at_once) in [(&mut all, SMALLS), (&mut some, 64)] {
-            fresh(&emulator, &clients, None, true).await?;
-            let wall = smalls(&clients, at_once).await?;
-            // The counters began with `reset`.
-            batches.push(Batch { wall, calls: writes(&emulator).await? as f64 });
+            let before = writes(&emulator).await?;
+            let wall = smalls(&clients, at_once, &format!("/ours/{at_once}/{round}")).await?;
+            batches.push(Batch { wall, calls: (writes(&emulator).await? - before) as f64 });
         }
-        fresh(&emulator, &[], None, true).await?;
+        let target = format!("box:/rclone/{round}");
         let arguments =
-            ["copy", folder, "box:/peer", "--transfers", "32", "--checkers", "32", "--dropbox-batch-mode", "sync"];
+            ["copy", folder, &target, "--transfers", "32", "--checkers", "32", "--dropbox-batch-mode", "sync"];
         if let Some(spent) = peers.rclone(&arguments).await {
             rclone.push(spent?.wall);
         }
         if round < SLOW_ROUNDS {
-            fresh(&emulator, &[], None, true).await?;
             let job = json!({ "what": "small", "folder": folder, "path": "/peer", "threads": THREADS });
             if let Some(spent) = peers.python(job).await {
                 python.push(spent?.wall);
