@@ -64,4 +64,5 @@ clients: ## Generate the stubs of every language into clients/*/gen
 	bash tests/clients/generate.sh
 
 bench: ## Measure the figures of benches/README.md on this machine
+	@bash benches/peers/setup.sh
 	$(CARGO) bench --bench figures

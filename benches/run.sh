@@ -3,4 +3,5 @@
 # `benches/run.sh upload download` measures some of them and writes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+bash benches/peers/setup.sh
 exec "${CARGO:-cargo}" bench --bench figures -- "$@"

@@ -25,7 +25,7 @@ const LATENCY_CALLS: usize = 300;
 const ITEMS: u64 = 100_000;
 const WALKS: usize = 3;
 
-const FILE: &str = "/some/folder/a file.txt";
+pub const FILE: &str = "/some/folder/a file.txt";
 
 async fn get_item(client: &mut Client) -> Outcome<Duration> {
     let request = api::GetItemRequest {
@@ -42,7 +42,7 @@ async fn get_item(client: &mut Client) -> Outcome<Duration> {
     }
 }
 
-async fn seed_file(emulator: &Emulator) -> Outcome<()> {
+pub async fn seed_file(emulator: &Emulator) -> Outcome<()> {
     let seed = json!({ "files": [{ "path": FILE, "text": "some text" }] });
     emulator.control("seed", Some(seed)).await.map(drop)
 }

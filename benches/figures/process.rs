@@ -18,7 +18,11 @@ use dropbox_connector::api::v1::{
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Outcome, fail};
+use crate::{
+    Outcome,
+    certs::{self, Authority},
+    fail,
+};
 
 /// The application parameter of every call.
 pub const PARAMETER: &str = "bench";
@@ -117,16 +121,36 @@ pub fn cpu_seconds(id: &str) -> Outcome<f64> {
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
+/// How an emulator is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    Plain,
+    Tls,
+    /// TLS on the ports that Dropbox has, for programs that have its names fixed: in a network namespace of our own alone.
+    AsDropbox,
+}
+
+/// The names that the emulator's certificate has.
+const NAMES: [&str; 7] = [
+    "localhost",
+    "127.0.0.1",
+    "127.0.0.2",
+    "api.dropboxapi.com",
+    "content.dropboxapi.com",
+    "notify.dropboxapi.com",
+    "www.dropbox.com",
+];
+
 /// Where files of this run lie; gone at the end.
-#[derive(Debug)]
 pub struct Bench {
     folder: tempfile::TempDir,
     next: u32,
+    authority: Authority,
 }
 
 impl Bench {
     pub fn new() -> Outcome<Bench> {
-        Ok(Bench { folder: tempfile::tempdir()?, next: 0 })
+        Ok(Bench { folder: tempfile::tempdir()?, next: 0, authority: Authority::new("benches") })
     }
 
     /// A path of its own for a file of this run.
@@ -137,7 +161,29 @@ impl Bench {
 
     /// A fresh emulator with its contents in memory.
     pub async fn emulator(&mut self) -> Outcome<Emulator> {
-        let arguments = ["emulator", "--json", "--in-memory"].map(str::to_owned);
+        self.emulator_over(Wire::Plain).await
+    }
+
+    /// The same, reached in another way.
+    pub async fn emulator_over(&mut self, wire: Wire) -> Outcome<Emulator> {
+        let mut arguments = ["emulator", "--json", "--in-memory"].map(str::to_owned).to_vec();
+        let mut ca = None;
+        if wire != Wire::Plain {
+            let pair = self.authority.server_called(&NAMES, certs::now() + Duration::from_secs(86_400));
+            let files = [("ca.pem", self.authority.pem.clone()), ("tls.crt", pair.certificate), ("tls.key", pair.key)];
+            let paths = files.map(|(end, text)| (self.path(end), text));
+            for (path, text) in &paths {
+                fs::write(path, text)?;
+            }
+            let [authority, certificate, key] = paths.map(|(path, _)| path);
+            arguments.extend(["--tls-cert-file".to_owned(), certificate.display().to_string()]);
+            arguments.extend(["--tls-key-file".to_owned(), key.display().to_string()]);
+            ca = Some(authority);
+        }
+        if wire == Wire::AsDropbox {
+            let as_dropbox = ["--api-port", "443", "--content-listen", "127.0.0.2", "--content-port", "443"];
+            arguments.extend(as_dropbox.map(str::to_owned));
+        }
         let (process, line) = Process::start(&arguments, &self.path("emulator.log"), "{")?;
         let told: Value = serde_json::from_str(&line)?;
         let text = |key: &str| told[key].as_str().map(str::to_owned).ok_or(format!("the emulator tells no {key}"));
@@ -152,7 +198,8 @@ impl Bench {
             app_secret: text("appSecret")?,
             refresh_token: text("refreshToken")?,
             access_token: text("accessToken")?,
-            client: http_client()?,
+            client: http_client(ca.as_deref())?,
+            ca,
         })
     }
 
@@ -176,7 +223,8 @@ impl Bench {
         self.connector_in(emulator, store.to_owned(), &[]).await
     }
 
-    async fn connector_with(&mut self, emulator: &Emulator, flags: &[String]) -> Outcome<Connector> {
+    /// The same with further flags of `serve`.
+    pub async fn connector_with(&mut self, emulator: &Emulator, flags: &[String]) -> Outcome<Connector> {
         let store = format!("sqlite://{}?mode=rwc", self.path("store.db").display());
         self.connector_in(emulator, store, flags).await
     }
@@ -209,10 +257,23 @@ pub struct Emulator {
     app_secret: String,
     refresh_token: String,
     pub access_token: String,
+    /// The authority of its certificate, if it speaks TLS.
+    pub ca: Option<PathBuf>,
     pub client: reqwest::Client,
 }
 
 impl Emulator {
+    /// Every answer takes `answer`, every connection made from now on carries so many bytes a second each way, and with
+    /// `one_writer` a commit holds its namespace for as long as its answer takes, and others are refused meanwhile.
+    pub async fn far_away(&self, answer: Duration, bytes_per_second: Option<u64>, one_writer: bool) -> Outcome<()> {
+        let millis = answer.as_millis() as u64;
+        let contention = one_writer.then(|| serde_json::json!({ "commit_takes_millis": millis }));
+        let levers = serde_json::json!({
+            "answer_takes_millis": millis, "connection_bytes_per_second": bytes_per_second, "contention": contention,
+        });
+        self.control("switches", Some(levers)).await.map(drop)
+    }
+
     /// Asks the control port; `None` is GET.
     ///
     /// # Errors
@@ -291,6 +352,9 @@ impl Connector {
         option("dropbox-content-url", &emulator.content);
         option("dropbox-notify-url", &emulator.notify);
         option("dropbox-oauth-url", &emulator.www);
+        if let Some(ca) = &emulator.ca {
+            option("upstream-ca-file", &ca.display().to_string());
+        }
         arguments.extend_from_slice(flags);
         let (process, line) = Process::start(&arguments, &house.log, "listening ")?;
         let address = |key: &str| {
@@ -319,6 +383,12 @@ impl Connector {
         let Connector { process, house, flags, .. } = self;
         drop(process);
         Connector::start_with(house, emulator, &flags)
+    }
+
+    /// The same with further flags from now on.
+    pub fn again_with(mut self, emulator: &Emulator, flags: &[String]) -> Outcome<Connector> {
+        self.flags.extend_from_slice(flags);
+        self.again(emulator)
     }
 
     async fn make_parameter(&self, emulator: &Emulator) -> Outcome<()> {
@@ -355,6 +425,8 @@ pub async fn make_parameter(mut admin: Admin, emulator: &Emulator, id: &str, ref
     let parameter = api::ApplicationParameter {
         app_key: emulator.app_key.clone(),
         app_secret: emulator.app_secret.clone(),
+        // Looked at only where callers are known.
+        policy: Some(api::ParameterPolicy { allowed_principals: vec!["*".to_owned()], ..Default::default() }),
         ..Default::default()
     };
     admin
@@ -372,9 +444,9 @@ pub async fn make_parameter(mut admin: Admin, emulator: &Emulator, id: &str, ref
     Ok(())
 }
 
-/// An HTTP/1.1 client without TLS, as bare as it gets.
-pub fn http_client() -> Outcome<reqwest::Client> {
-    // Only so that the client can be built: nothing here speaks TLS.
+/// An HTTP/1.1 client as bare as it gets; it trusts this authority alone.
+pub fn http_client(ca: Option<&Path>) -> Outcome<reqwest::Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok(reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().tls_certs_only([]).build()?)
+    let trusted = ca.map(|path| Outcome::Ok(reqwest::Certificate::from_pem(&fs::read(path)?)?)).transpose()?;
+    Ok(reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().tls_certs_only(trusted).build()?)
 }

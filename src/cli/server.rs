@@ -9,7 +9,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::{
     app::{self, App, AppError, DEMO_PARAMETER},
     config::{self, Config, Overrides, Problem},
-    emulator::{Emulator, Options, Ports},
+    emulator::{Emulator, Options, Ports, TlsFiles},
 };
 
 use super::{
@@ -169,6 +169,15 @@ pub struct EmulatorArgs {
     /// Address it listens on.
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     listen: IpAddr,
+    /// Address of the content host, where it is another one: two hosts may then have the same port, as Dropbox's have.
+    #[arg(long, value_name = "IP")]
+    content_listen: Option<IpAddr>,
+    /// Certificate chain (PEM): every host but the control API speaks TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    tls_key_file: Option<PathBuf>,
     /// Port of the API host; 0 takes a free one, as for the others.
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     api_port: u16,
@@ -208,6 +217,8 @@ pub async fn emulator(args: EmulatorArgs) -> Result<()> {
     };
     let options = Options {
         listen: args.listen,
+        content_listen: args.content_listen,
+        tls: args.tls_cert_file.zip(args.tls_key_file).map(|(certificate, key)| TlsFiles { certificate, key }),
         ports,
         seed_folder: args.seed_folder,
         contents_on_disk: !args.in_memory && args.state_dir.is_none(),

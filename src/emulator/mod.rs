@@ -52,6 +52,10 @@ pub use self::{delta::DeltaOrder, webhooks::Hook};
 #[derive(Debug, Clone)]
 pub struct Options {
     pub listen: IpAddr,
+    /// Where the content host listens, if elsewhere: two hosts may then have the same port, as Dropbox's have.
+    pub content_listen: Option<IpAddr>,
+    /// What every host but the control port speaks TLS with.
+    pub tls: Option<TlsFiles>,
     pub ports: Ports,
     /// Its files are shown as the default account's, served from where they lie and never written to.
     pub seed_folder: Option<PathBuf>,
@@ -71,6 +75,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            content_listen: None,
+            tls: None,
             ports: Ports::default(),
             seed_folder: None,
             state_dir: None,
@@ -80,6 +86,13 @@ impl Default for Options {
             rng_seed: 1,
         }
     }
+}
+
+/// Certificate chain and key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// One port for each class of host; 0 takes a free one.
@@ -118,6 +131,8 @@ pub enum Host {
 pub enum Error {
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("cannot speak TLS with {path}: {text}", path = path.display())]
+    Tls { path: PathBuf, text: String },
     #[error("cannot use {path}", path = path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("the kept state in {path} is not readable: {text}", path = path.display())]
@@ -521,6 +536,10 @@ pub struct Switches {
     pub space: u64,
     /// Every cursor made before now is `reset`.
     pub cursors_reset_before: u64,
+    /// From the end of a request to its answer, at least; what a commit takes and a script delays is within it.
+    pub answer_takes: Duration,
+    /// Of every connection that is made from now on, each way.
+    pub connection_bytes_per_second: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -563,6 +582,8 @@ impl Default for Switches {
             webhook_delay: Duration::ZERO,
             space: 2 << 40,
             cursors_reset_before: 0,
+            answer_takes: Duration::ZERO,
+            connection_bytes_per_second: None,
         }
     }
 }

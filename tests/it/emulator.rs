@@ -8,6 +8,7 @@ mod links;
 mod lists;
 mod replay;
 mod strict;
+mod wire;
 
 use std::sync::Once;
 

@@ -164,6 +164,9 @@ struct Levers {
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     longpoll_backoff: Option<Option<u64>>,
     space: Option<u64>,
+    answer_takes_millis: Option<u64>,
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    connection_bytes_per_second: Option<Option<u64>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -208,6 +211,8 @@ impl Levers {
             longpoll_jitter_millis: Some(millis(switches.longpoll_jitter)),
             longpoll_backoff: Some(switches.longpoll_backoff),
             space: Some(switches.space),
+            answer_takes_millis: Some(millis(switches.answer_takes)),
+            connection_bytes_per_second: Some(switches.connection_bytes_per_second),
         }
     }
 
@@ -236,6 +241,12 @@ impl Levers {
         if self.list_page == Some(0) || self.listing_page == Some(Some(0)) || self.delta_page == Some(Some(0)) {
             return invalid("list_page, listing_page, delta_page: is 0");
         }
+        if self.connection_bytes_per_second == Some(Some(0)) {
+            return invalid("connection_bytes_per_second: is 0");
+        }
+        switches.answer_takes = self.answer_takes_millis.map_or(switches.answer_takes, Duration::from_millis);
+        switches.connection_bytes_per_second =
+            self.connection_bytes_per_second.unwrap_or(switches.connection_bytes_per_second);
         switches.early_close_allowed = self.early_close_allowed.unwrap_or(switches.early_close_allowed);
         switches.jobs_in_progress = self.jobs_in_progress.unwrap_or(switches.jobs_in_progress);
         switches.list_page = self.list_page.unwrap_or(switches.list_page);

@@ -6,13 +6,21 @@ pub(in crate::emulator) mod listings;
 mod page;
 mod pipeline;
 mod request;
+mod wire;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
 
 use super::{Addresses, Error, Host, Options, World};
 
@@ -23,12 +31,14 @@ const HEADER_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(in crate::emulator) struct Bound {
     listeners: Vec<(Host, TcpListener, SocketAddr)>,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Bound {
     /// # Errors
-    /// A port is in use.
+    /// A port is in use, or there is no TLS with the files given.
     pub async fn open(options: &Options) -> Result<Bound, Error> {
+        let tls = options.tls.as_ref().map(wire::server_config).transpose()?;
         let ports = &options.ports;
         let wanted = [
             (Host::Api, ports.api),
@@ -39,19 +49,21 @@ impl Bound {
         ];
         let mut listeners = Vec::new();
         for (host, port) in wanted {
-            let address = SocketAddr::new(options.listen, port);
+            let at = if host == Host::Content { options.content_listen } else { None };
+            let address = SocketAddr::new(at.unwrap_or(options.listen), port);
             let failed = |source| Error::Listen { address, source };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
             listeners.push((host, listener, address));
         }
-        Ok(Bound { listeners })
+        Ok(Bound { listeners, tls })
     }
 
     pub fn addresses(&self) -> Addresses {
         let url = |wanted: Host| {
             let found = self.listeners.iter().find(|(host, ..)| *host == wanted);
-            found.map_or_else(String::new, |(_, _, address)| format!("http://{address}"))
+            let scheme = if self.tls.is_some() && wanted != Host::Control { "https" } else { "http" };
+            found.map_or_else(String::new, |(_, _, address)| format!("{scheme}://{address}"))
         };
         Addresses {
             api: url(Host::Api),
@@ -66,7 +78,8 @@ impl Bound {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for (host, listener, _) in self.listeners {
-            tasks.spawn(accept(host, listener, world.clone(), stopped.clone()));
+            let tls = self.tls.clone().filter(|_| host != Host::Control).map(TlsAcceptor::from);
+            tasks.spawn(accept(host, listener, tls, world.clone(), stopped.clone()));
         }
         Listeners { stop, tasks }
     }
@@ -98,7 +111,13 @@ impl Listeners {
     }
 }
 
-async fn accept(host: Host, listener: TcpListener, world: Arc<World>, mut stopped: watch::Receiver<bool>) {
+async fn accept(
+    host: Host,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    world: Arc<World>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -111,19 +130,33 @@ async fn accept(host: Host, listener: TcpListener, world: Arc<World>, mut stoppe
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let world = world.clone();
+                let rate = world.switches().connection_bytes_per_second.filter(|_| host != Host::Control);
+                let (stream, world, tls) = (wire::Paced::new(stream, rate), world.clone(), tls.clone());
                 connections.spawn(async move {
-                    let service = service_fn(|request: http::Request<Incoming>| answer_one(&world, host, request));
-                    // An error here is a client that went away, or a cut that the script asked for.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .max_buf_size(HEADER_BYTES_MAX)
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    match tls {
+                        None => converse(&world, host, stream).await,
+                        // Who fails the handshake does not trust the certificate, or went away.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                converse(&world, host, stream).await;
+                            }
+                        }
+                    }
                 });
             }
         }
     }
+}
+
+/// One connection, to its end.
+async fn converse(world: &Arc<World>, host: Host, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let service = service_fn(|request: http::Request<Incoming>| answer_one(world, host, request));
+    // An error here is a client that went away, or a cut that the script asked for.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 /// `Err` closes the connection without an answer.

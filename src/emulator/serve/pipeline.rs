@@ -1,6 +1,9 @@
 //! What one request to `api`, `content` or `notify` goes through. Every check Dropbox makes stands here once, in order.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -33,7 +36,7 @@ pub(super) async fn run(world: &Arc<World>, host: Host, request: Request<Incomin
     let plan = world.script.plan(name);
     let (head, body) = request.into_parts();
     let ticket = world.ledger.begin(name, &head.headers);
-    let taking = Taking { plan: &plan, ticket: &ticket };
+    let taking = Taking { plan: &plan, ticket: &ticket, read: OnceLock::new() };
     if let Some(delay) = plan.delay {
         tokio::time::sleep(delay).await;
     }
@@ -77,6 +80,11 @@ pub(super) async fn run(world: &Arc<World>, host: Host, request: Request<Incomin
     }
     if let Some(delay) = plan.delay_answer {
         tokio::time::sleep(delay).await;
+    }
+    if let (takes, Some(read)) = (world.switches().answer_takes, taking.read.get())
+        && !takes.is_zero()
+    {
+        tokio::time::sleep_until(*read + takes).await;
     }
     Ok(answer.send(&request_id, &plan, ticket))
 }

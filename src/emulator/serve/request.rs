@@ -188,13 +188,18 @@ pub(super) enum Taken {
 pub(super) struct Taking<'a> {
     pub plan: &'a Plan,
     pub ticket: &'a Ticket,
+    /// When its end was read.
+    pub read: std::sync::OnceLock<tokio::time::Instant>,
 }
 
 impl Taking<'_> {
     /// The next bytes; `Err` when the client went away or the script cuts here.
     async fn next(&self, body: &mut Incoming, so_far: u64) -> io::Result<Option<Bytes>> {
         loop {
-            let Some(frame) = body.frame().await else { return Ok(None) };
+            let Some(frame) = body.frame().await else {
+                self.read.get_or_init(tokio::time::Instant::now);
+                return Ok(None);
+            };
             let Ok(data) = frame.map_err(io::Error::other)?.into_data() else { continue };
             self.ticket.bytes_in(data.len() as u64);
             if let Some(crate::emulator::Cut::Request { after_bytes }) = self.plan.cut

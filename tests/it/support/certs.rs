@@ -53,7 +53,11 @@ impl Authority {
     }
 
     pub fn server_until(&self, expires_at: SystemTime) -> Pair {
-        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+        self.server_called(&["localhost", "127.0.0.1"], expires_at)
+    }
+
+    pub fn server_called(&self, names: &[&str], expires_at: SystemTime) -> Pair {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         self.certify(CertificateParams::new(names).unwrap(), expires_at)
     }
 
