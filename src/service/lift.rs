@@ -164,7 +164,7 @@ impl Lifting {
     fn broken_off(&mut self) -> Option<Bytes> {
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Head(head) if !head.is_empty() => Some(head.freeze()),
-            Stage::Chunk(chunk) => Some(chunk.head.slice(..PREFIX)),
+            Stage::Chunk(chunk) => Some(chunk.head),
             _ => None,
         }
     }
