@@ -44,8 +44,8 @@ async fn with_a_certificate_every_host_but_the_control_port_speaks_tls_and_hosts
 
     std::fs::write(&files.key, "no key").unwrap();
     let refused = Emulator::start(Options { tls: Some(files.clone()), ..Options::default() }).await;
-    let Err(Error::Tls { path, .. }) = refused else { panic!("{refused:?}") };
-    assert_eq!(path, files.key);
+    let Err(Error::Tls { path, .. }) = &refused else { panic!("{refused:?}") };
+    assert_eq!(path, &files.key);
 }
 
 #[tokio::test(flavor = "multi_thread")]
