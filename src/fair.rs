@@ -64,9 +64,7 @@ impl Fair {
 
     /// Does anybody wait for one?
     pub fn is_waited_for(&self) -> bool {
-        let mut state = self.0.lock();
-        state.forget_gone();
-        !state.turns.is_empty()
+        self.0.lock().first_who(|_, _| true).is_some()
     }
 
     /// Places that are free, within the share of this parameter, and that nobody waits for.

@@ -87,7 +87,10 @@ fn main() -> ExitCode {
     let outcome = match arguments.split_first() {
         Some((flag, rest)) if flag == bare::FLAG => {
             let spent = bare::Job::inside(rest.first().map_or("", String::as_str));
-            spent.and_then(|spent| Ok(println!("{}", serde_json::to_string(&spent)?)))
+            spent.and_then(|spent| {
+                println!("{}", serde_json::to_string(&spent)?);
+                Ok(())
+            })
         }
         Some((flag, rest)) if flag == peers::FLAG => runtime.block_on(inside(rest)),
         _ => runtime.block_on(measure(&arguments)),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 #[derive(Debug)]
+#[expect(clippy::box_collection, reason = "three words less for each of ten thousand")]
 pub struct Few<T>(Option<Box<VecDeque<T>>>);
 
 impl<T> Few<T> {

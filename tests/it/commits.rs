@@ -72,14 +72,15 @@ async fn commit_at(mut client: DropboxConnectorClient<Channel>, items: Vec<pb::U
     let count = items.len();
     let results = client.commit_uploads(asked(items)).await?.into_inner().results;
     assert_eq!(results.len(), count);
-    let told = results.into_iter().enumerate().map(|(n, result)| {
+    let mut told = Vec::with_capacity(count);
+    for (n, result) in results.into_iter().enumerate() {
         assert_eq!(usize::try_from(result.index), Ok(n), "in the order of the call");
-        match result.outcome.expect("an outcome") {
+        told.push(match result.outcome.expect("an outcome") {
             Outcome::Item(item) => Ok(item),
             Outcome::Failure(failure) => Err(failure),
-        }
-    });
-    Ok(told.collect())
+        });
+    }
+    Ok(told)
 }
 
 async fn commit(house: &House, items: Vec<pb::UploadToCommit>) -> Vec<Result<pb::Item, pb::ItemError>> {
