@@ -30,12 +30,30 @@ pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX + 64 * 1024;
 /// Bytes of one append when the block budget allows two blocks.
 pub const APPEND_BYTES: usize = 2 * BLOCK_BYTES;
+/// Bytes of one append of a large file, if the budget has them at hand: each is a call that business accounts are billed for, and
+/// at 20 MB/s this is under two seconds.
+pub const APPEND_BYTES_MAX: usize = 8 * BLOCK_BYTES;
+/// A file is sent in about as many appends as this, once it is so large that they are larger than `APPEND_BYTES`: from 4 GiB on.
+pub const APPENDS_OF_A_FILE: u64 = 512;
 /// A file up to this size goes out as one `files/upload`.
 pub const SINGLE_UPLOAD_BYTES_MAX: u64 = APPEND_BYTES as u64;
 /// From this declared size on an upload uses a concurrent session unless `parallel_appends` is 1.
 pub const PARALLEL_FROM_BYTES: u64 = 32 * MIB;
 /// Appends in flight of one upload by default: with the one being filled that is 12 blocks, 48 MiB.
 pub const PARALLEL_APPENDS_DEFAULT: usize = 5;
+/// An append that comes along at less than a quarter of the median of its siblings for this long is dropped and sent again on
+/// another connection.
+pub const SIBLINGS_PATIENCE: Duration = Duration::from_secs(5);
+/// How often they are compared.
+pub const SIBLINGS_LOOK: Duration = Duration::from_millis(500);
+/// Younger ones tell nothing of how fast they are: what the socket takes at once looks like speed.
+pub const SIBLINGS_TELLING: Duration = Duration::from_secs(1);
+/// Appends that came through and still say how fast the line is: as many as may be in flight.
+pub const SIBLINGS_REMEMBERED: usize = PARALLEL_APPENDS_MAX as usize;
+/// The connection of a dropped append is given so long to close before its part goes out again. One that is stuck closes when what
+/// lies in its buffers has left, or 30 s later (the HTTP client's `TCP_USER_TIMEOUT`); it is given no more of the part, so what
+/// still arrives ends before its length, which Dropbox does not execute.
+pub const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Appends in flight a caller may ask for.
 pub const PARALLEL_APPENDS_MAX: u32 = 16;
 /// A stream that sends nothing while the server is reading ends after this, resumable.
@@ -73,8 +91,20 @@ pub const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 pub const DOWNLOAD_CHUNK_DEFAULT: usize = 256 * 1024;
 pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
-/// Ranges read ahead take at most this part of the block budget, over all downloads.
-pub const AHEAD_SHARE: usize = 8;
+/// Ranges read ahead take at most this part of the block budget, over all downloads: uploads find the other half.
+pub const AHEAD_SHARE: usize = 2;
+/// A caller that has not drained a block in this much time of its own gets no range ahead of it until it does: it costs what
+/// HTTP/2 holds for it and no more.
+pub const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+/// Where nobody said how many ranges to read at once, that is thought over after so many bytes each.
+pub const OUTRUN_BYTES: u64 = 8 * MIB;
+/// More of them only if the caller waited for Dropbox longer than it took itself, and for so long: a line that gives
+/// `OUTRUN_BYTES` in less (80 MB/s) is not what holds it up.
+pub const OUTRUN_WAIT_MIN: Duration = Duration::from_millis(100);
+/// And only if so much is left that it is worth the connection that is dropped for it.
+pub const OUTRUN_LEFT_MIN: u64 = 4 * BLOCK_BYTES as u64;
+/// Twelve such downloads fill an account's places for bodies.
+pub const RANGES_BY_NEED_MAX: usize = 4;
 /// What downloads that nobody reads may hold in HTTP/2, beside those that are open: this part of the block budget. Each holds a
 /// chunk; beyond it one keeps its place.
 pub const LEFT_SHARE: usize = 8;
@@ -163,6 +193,11 @@ pub const UPLOAD_INFLATED_CHARGE_BYTES: usize = UPLOAD_CHARGE_BYTES + MESSAGE_BY
 /// What an upload may hold that is not let in yet: its stream window fills while nobody reads, and one frame of HTTP/2 may
 /// have come along with the first message.
 pub const UPLOAD_WAITING_BYTES: usize = STREAM_WINDOW_BYTES as usize + FRAME_BYTES_MAX as usize;
+/// A chunk of at least so many bytes goes around the codec: for a smaller one the way round costs what its copy does.
+pub const LIFT_BYTES_MIN: usize = 32 * 1024;
+/// Pieces of it below this are joined, up to `LIFT_JOIN_BYTES`: each costs some steps of its own further on.
+pub const LIFT_JOIN_BELOW: usize = 32 * 1024;
+pub const LIFT_JOIN_BYTES: usize = 64 * 1024;
 /// The first message of an upload holds a spec or an `upload_id` and a context: ids, paths and hashes, some 20 KiB at most.
 /// A larger one is refused before it is collected, so that a stream which has said nothing yet holds no more than this.
 pub const FIRST_MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -57,6 +57,7 @@ names! {
     TRANSFER_BYTES = Counter "dropboxconnector.transfer.bytes" Bytes: "Bytes of content moved, by direction.";
     TRANSFER_ACTIVE = Gauge "dropboxconnector.transfer.active" Count: "Transfers under way, by direction.";
     TRANSFER_RESUMED = Counter "dropboxconnector.transfer.resumed" Count: "Transfers taken up again after a break, by direction.";
+    TRANSFER_RESCUED = Counter "dropboxconnector.transfer.rescued" Count: "Appends of parallel uploads that lagged far behind the others and were sent again on another connection.";
     TRANSFER_UNRECORDED = Counter "dropboxconnector.transfer.unrecorded" Count: "Acknowledged pieces of uploads that the store did not take; after a break they are sent again.";
     BUFFER_BYTES = Gauge "dropboxconnector.buffer.bytes" Bytes: "Memory of the block budget in use.";
     WATCH_DELIVERED = Counter "dropboxconnector.watch.delivered" Count: "Events told to watches and pulls, by type.";

@@ -7,8 +7,8 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,7 +17,10 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http_body::{Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, Sleep},
+};
 
 use super::pace::Permit;
 use crate::{
@@ -28,23 +31,35 @@ use crate::{
 /// What a request has given to its connection so far.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    begun: AtomicBool,
+    begun: OnceLock<Instant>,
     bytes: AtomicU64,
+    /// The body is dropped: sent to its end, or its connection is closed.
+    gone: Notify,
 }
 
 impl Progress {
     /// Whether any of the body was taken, and with it the head.
     pub(super) fn begun(&self) -> bool {
-        self.begun.load(Ordering::Acquire)
+        self.begun.get().is_some()
+    }
+
+    /// When it began to leave.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.begun.get().copied()
     }
 
     /// For a request without a body, which nobody can watch leave.
     pub(super) fn begin(&self) {
-        self.begun.store(true, Ordering::Release);
+        self.begun.get_or_init(Instant::now);
     }
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Until the body is dropped.
+    pub(super) async fn let_go(&self) {
+        self.gone.notified().await;
     }
 }
 
@@ -91,6 +106,12 @@ impl http_body::Body for Pieces {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.progress.gone.notify_one();
     }
 }
 

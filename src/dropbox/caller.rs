@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::{
     AccountKey, ActAs, Auth, Bearer, Body, ByteRange, CommitRoute, Effect, Facts, Heard, Host, Repeat, Root, Route,
-    Timeouts, TokenSource, Transport, Turn,
+    Timeouts, TokenSource, Transport, Turn, Underway,
     attempt::{self, Outcome, Request, Success, Trouble},
     body::Progress,
     egress, header,
@@ -41,6 +41,8 @@ pub struct Caller {
     heard: Arc<Heard>,
     /// One attempt may take at least this long.
     patience: Duration,
+    /// Told of every attempt.
+    underway: Option<Arc<Underway>>,
 }
 
 struct Shared {
@@ -123,7 +125,7 @@ impl Caller {
         let (parameter, own_limit) = (account.0.clone(), None);
         let shared =
             Shared { transport, tokens, lane, parameter, own_limit, account, act_as, root, path_root, timeouts };
-        Caller { shared: Arc::new(shared), deadline, heard: Arc::default(), patience: Duration::ZERO }
+        Caller { shared: Arc::new(shared), deadline, heard: Arc::default(), patience: Duration::ZERO, underway: None }
     }
 
     /// The same caller for this application parameter, which may have a limit of its own on requests in flight. To be said
@@ -178,6 +180,12 @@ impl Caller {
     #[must_use]
     pub fn heard_by(self, heard: Arc<Heard>) -> Caller {
         Caller { heard, ..self }
+    }
+
+    /// The same caller, whose attempts are followed there.
+    #[must_use]
+    pub fn followed_by(self, underway: Arc<Underway>) -> Caller {
+        Caller { underway: Some(underway), ..self }
     }
 
     /// Calls a route that has no content.
@@ -324,6 +332,7 @@ impl Caller {
             let permit = self.enter(request).await.map_err(kept_back)?;
             let progress = Arc::new(Progress::default());
             trace.set(&progress);
+            self.underway.as_ref().inspect(|underway| underway.set(Some(&progress)));
             let outcome = self.attempt(request, &bearer, &progress, attempt).await.map_err(kept_back)?;
             let trouble = match outcome.result {
                 Ok(success) => {
@@ -333,6 +342,7 @@ impl Caller {
                 Err(trouble) => trouble,
             };
             trace.settled();
+            self.underway.as_ref().inspect(|underway| underway.set(None));
             drop(permit);
             if problem::bearer_rejected(&trouble) && !renewed && facts.auth != Auth::None {
                 renewed = true;

@@ -20,6 +20,7 @@ pub mod routes;
 mod rows;
 mod token;
 mod transport;
+mod underway;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use raw::{Door, RawRoute};
 pub use route::{Auth, CommitRoute, Effect, Facts, Host, Repeat, Route, Style};
 pub use token::TokenAnswer;
 pub use transport::Transport;
+pub use underway::{Given, Underway};
 
 /// Base URLs of Dropbox's hosts, without `/2`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -92,13 +92,17 @@ impl Blocks {
     pub fn more(&self, held: usize) -> Option<Block> {
         let grant = {
             let mut state = self.0.lock();
-            let share = self.0.budget / BLOCK_UNITS / (state.open + 1);
-            if held + 1 > share || state.free < BLOCK_UNITS || state.waiting() > 0 {
+            if held + 1 > self.0.share(&state) || state.free < BLOCK_UNITS || state.waiting() > 0 {
                 return None;
             }
             self.0.take(&mut state, Wish::Block)
         };
         Some(Block::new(grant))
+    }
+
+    /// Blocks one transfer may have beside its first, as many as are open now: budget ÷ (open transfers + 1).
+    pub fn share(&self) -> usize {
+        self.0.share(&self.0.lock())
     }
 
     /// A block for work that it only makes cheaper, and that may hold it as long as a caller pleases. Never waits; `None`
@@ -246,6 +250,10 @@ impl State {
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn share(&self, state: &State) -> usize {
+        self.budget / BLOCK_UNITS / (state.open + 1)
     }
 
     fn take(self: &Arc<Self>, state: &mut State, wish: Wish) -> Grant {

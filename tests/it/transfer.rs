@@ -8,6 +8,7 @@ mod download;
 mod downloads_gone_wrong;
 mod duplex;
 mod frames;
+mod siblings;
 mod stalled;
 mod unsure;
 mod upload;

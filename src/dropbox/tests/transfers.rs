@@ -201,3 +201,56 @@ async fn a_download_keeps_its_place_in_the_queue_until_its_body_is_gone() {
     drop(answer);
     assert_eq!(lane.free_bodies(), bodies);
 }
+
+#[tokio::test]
+async fn a_call_that_is_dropped_gives_its_connection_no_more_of_its_content_and_closes_it() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
+    let url: Url = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("a url");
+    let endpoints = Endpoints { api: url.clone(), content: url.clone(), notify: url.clone(), oauth: url };
+    let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
+    let transport = Transport::new(endpoints, true, clock).expect("loopback is fit");
+    let account = AccountKey::new("dbid:1");
+    let caller = Caller::new(transport, Arc::new(Tokens::default()), account, None, None, None, Timeouts::default());
+    let underway = Arc::new(Underway::default());
+    assert_eq!(underway.given(), None);
+    let caller = caller.followed_by(underway.clone());
+    // More than sockets take up: it is stuck in the midst of its body.
+    let body = [Bytes::from(vec![7; 32 << 20])];
+    let cursor = files::UploadSessionCursor::new("s".to_owned(), 0);
+    let arg = files::UploadSessionAppendArg::new(cursor);
+    let stuck = {
+        let call = caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &body);
+        let mut call = std::pin::pin!(call);
+        let stuck = tokio::select! {
+            accepted = listener.accept() => accepted.expect("a connection").0,
+            _ = &mut call => panic!("nobody answers"),
+        };
+        let mut last = 0;
+        loop {
+            let ended = tokio::time::timeout(Duration::from_millis(200), &mut call).await;
+            assert!(ended.is_err(), "nobody answers");
+            let given = underway.given().expect("it has begun to leave").bytes;
+            if given == last && given > 0 {
+                break stuck;
+            }
+            last = given;
+        }
+    };
+    assert!(!body[0].is_unique(), "the connection has it still");
+    underway.let_go(crate::limits::CLOSE_TIME).await;
+    // What its buffers held, and then its end: Dropbox has no whole request.
+    let mut stuck = stuck;
+    let mut buffer = vec![0; 1 << 20];
+    let mut seen = 0;
+    loop {
+        let read = tokio::io::AsyncReadExt::read(&mut stuck, &mut buffer);
+        match tokio::time::timeout(Duration::from_secs(10), read).await {
+            Err(_) => panic!("the connection is open"),
+            Ok(Ok(0) | Err(_)) => break,
+            Ok(Ok(read)) => seen += read,
+        }
+    }
+    assert!(seen < body[0].len(), "only a part of it has left");
+    underway.let_go(Duration::from_secs(10)).await;
+    assert!(body[0].is_unique());
+}

@@ -35,14 +35,16 @@ pub(super) enum Filling {
 }
 
 impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
-    /// Nothing that is being filled is held while this waits.
-    pub(super) async fn make_room(&mut self) {
+    /// Nothing that is being filled is held while this waits. False: what was gathered has to go first.
+    pub(super) async fn make_room(&mut self) -> bool {
+        let is_all_there = self.is_all_there();
         match &mut self.filling {
-            // Every declared byte is there: only `finish` can follow, and that needs no memory.
-            Filling::Nothing
-                if self.pending.is_empty()
-                    && self.next_offset > 0
-                    && self.rules.declared_size == Some(self.next_offset) => {}
+            // Only `finish` can follow, and that needs no memory.
+            Filling::Nothing if is_all_there => {}
+            Filling::Nothing if self.gathered.is_some() => {
+                let Some(block) = self.blocks.more(self.tally.held()) else { return false };
+                self.filling = Filling::First(block.counted(&self.tally));
+            }
             Filling::Nothing => {
                 let size = self.rules.declared_size.unwrap_or(SMALL_UPLOAD_BYTES as u64);
                 if self.part_offset == 0 && size <= SMALL_UPLOAD_BYTES as u64 {
@@ -55,7 +57,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             }
             Filling::Small { frames, len, units } => {
                 if *len + self.pending.len() <= SMALL_UPLOAD_BYTES && frames.len() < SMALL_UPLOAD_FRAMES {
-                    return;
+                    return true;
                 }
                 let block = match self.blocks.more(0) {
                     Some(block) => block,
@@ -73,6 +75,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             }
             Filling::First(_) | Filling::Pair { .. } => {}
         }
+        true
     }
 
     /// Moves pending bytes to where there is room for them; a part that is full becomes ripe.

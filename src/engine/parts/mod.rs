@@ -46,7 +46,7 @@ pub enum Frame {
     HeldBack(Duration),
 }
 
-/// The bytes of one append: two blocks, one when the budget is short, fewer at the end; or the frames of a small file.
+/// The bytes of one append: two blocks or more, one when the budget is short, fewer at the end; or the frames of a small file.
 #[derive(Debug, Clone)]
 pub struct Part {
     /// Of the first byte in the file; a multiple of 4 MiB.
@@ -100,6 +100,8 @@ pub struct PartCutter<S> {
     filling: Filling,
     /// A part with all its bytes, perhaps not hashed to the end.
     ripe: Option<Ripe>,
+    /// What is hashed of a part that is to be larger. It is given before a block is waited for.
+    gathered: Option<Part>,
     /// Checked bytes that found no room yet.
     pending: Bytes,
     /// Bytes hashed since the last yield.
@@ -169,6 +171,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             outer,
             filling: Filling::Nothing,
             ripe: None,
+            gathered: None,
             pending: Bytes::new(),
             hashed: 0,
             seen_chunk: false,
@@ -215,15 +218,14 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         if self.ripe.is_none() {
             self.ripen_whole_blocks();
         }
-        let ripe = self.ripe.as_mut()?;
-        if ripe.len() % BLOCK_BYTES != 0 {
-            self.ripe = None;
-            return None;
+        self.ripe.take_if(|ripe| ripe.len() % BLOCK_BYTES != 0);
+        if let Some(ripe) = &mut self.ripe {
+            while !ripe.step() {
+                yield_now().await;
+            }
+            self.gather();
         }
-        while !ripe.step() {
-            yield_now().await;
-        }
-        self.give()
+        self.gathered.take()
     }
 
     /// Whether `finish` has been read and holds: the part given last was the last one.
@@ -238,11 +240,11 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
 
     /// How the stream ended; call it when `next` has given `None`, or failed.
     pub fn close(self) -> Closing {
-        if self.stage == Stage::Finished && self.ripe.is_none() {
+        if self.stage == Stage::Finished && self.ripe.is_none() && self.gathered.is_none() {
             let expected = self.rules.declared_hash;
             return Closing::Commit { hash: self.whole_hash(), size: self.next_offset, expected };
         }
-        Closing::HalfClosed { given: self.part_offset }
+        Closing::HalfClosed { given: self.gathered.as_ref().map_or(self.part_offset, |part| part.offset) }
     }
 
     async fn advance(&mut self) -> Result<Option<Part>> {
@@ -251,12 +253,20 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                 while !ripe.step() {
                     yield_now().await;
                 }
-                let part = self.give();
+                self.gather();
                 self.verify()?;
-                return Ok(part);
+                if self.is_gathered() {
+                    return Ok(self.gathered.take());
+                }
             }
             match self.stage {
-                Stage::Reading => self.read().await?,
+                Stage::Reading => {
+                    // What waits for a block holds none that is being filled; what is in a hurry waits for nothing.
+                    if self.gathered.is_some() && self.rules.is_hurried() || !self.make_room().await {
+                        return Ok(self.gathered.take());
+                    }
+                    self.read().await?;
+                }
                 Stage::Finishing => {
                     self.expect_end().await?;
                     self.stage = Stage::Finished;
@@ -265,14 +275,13 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                         self.verify()?;
                     }
                 }
-                Stage::Finished | Stage::HalfClosed | Stage::Failed => return Ok(None),
+                Stage::Finished | Stage::HalfClosed | Stage::Failed => return Ok(self.gathered.take()),
             }
         }
     }
 
-    /// One step: room, then the bytes that wait for it, then the next frame.
+    /// One step, where there is room: the bytes that wait for it, then the next frame.
     async fn read(&mut self) -> Result<()> {
-        self.make_room().await;
         if !self.pending.is_empty() {
             self.store();
             if self.hashed >= HASH_STEP_BYTES {
@@ -281,7 +290,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             }
             return Ok(());
         }
-        let hurry_at = self.rules.hurry_at.filter(|_| matches!(self.filling, Filling::Pair { .. }));
+        let is_large = matches!(self.filling, Filling::Pair { .. }) || self.gathered.is_some();
+        let hurry_at = self.rules.hurry_at.filter(|_| is_large);
         let frame = match hurry_at {
             None => self.pull().await?,
             Some(at) => match tokio::time::timeout_at(at, self.pull()).await {
@@ -305,15 +315,35 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         Ok(())
     }
 
-    fn give(&mut self) -> Option<Part> {
-        let ripe = self.ripe.take()?;
+    /// What is ripe goes behind what was gathered before.
+    fn gather(&mut self) {
+        let Some(ripe) = self.ripe.take() else { return };
         let offset = self.part_offset;
         self.part_offset += ripe.len() as u64;
         let part = ripe.into_part(offset);
         if let Some(outer) = &mut self.outer {
             part.digests.iter().for_each(|digest| outer.update(digest.as_bytes()));
         }
-        Some(part)
+        match &mut self.gathered {
+            Some(gathered) => {
+                gathered.pieces.extend(part.pieces);
+                gathered.digests.extend(part.digests);
+            }
+            None => self.gathered = Some(part),
+        }
+    }
+
+    /// Nothing is to be added to the part: it is as large as it should be, or as the budget lets it.
+    fn is_gathered(&self) -> bool {
+        let Some(part) = &self.gathered else { return false };
+        let is_pair = part.digests.len().is_multiple_of(2) && part.len().is_multiple_of(BLOCK_BYTES as u64);
+        let wanted = self.rules.part_bytes(self.part_offset) as u64;
+        self.stage != Stage::Reading || !is_pair || part.len() >= wanted || self.is_all_there()
+    }
+
+    /// Every declared byte has come: only `finish` can follow.
+    fn is_all_there(&self) -> bool {
+        self.pending.is_empty() && self.next_offset > 0 && self.rules.declared_size == Some(self.next_offset)
     }
 
     fn whole_hash(&self) -> Option<ContentHash> {

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use crate::{
     engine::content_hash::ContentHash,
     fault::{Fault, Reason, Result},
-    limits::{APPEND_BYTES, DROPBOX_FILE_BYTES_MAX, UPLOAD_IDLE},
+    limits::{APPEND_BYTES, APPEND_BYTES_MAX, APPENDS_OF_A_FILE, DROPBOX_FILE_BYTES_MAX, UPLOAD_IDLE},
 };
 
 /// What one upload allows and what its caller declared.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// Bytes of a full part: 8 MiB, or 4 MiB (anything less counts as that).
+    /// Bytes of a full part: 8 MiB, more where the file is very large, or 4 MiB (anything less counts as that).
     pub append_bytes: usize,
     /// `max_file_size` of the application parameter.
     pub max_file_size: Option<u64>,
@@ -64,6 +64,16 @@ impl Rules {
             "OUT_OF_RANGE",
             text,
         ))
+    }
+
+    /// Bytes of the next append, of a file that is known to be this large: it grows with the file, in pairs of blocks.
+    pub(super) fn part_bytes(&self, known: u64) -> usize {
+        if self.append_bytes < APPEND_BYTES || self.is_hurried() {
+            return self.append_bytes.min(APPEND_BYTES);
+        }
+        let grown = known.max(self.declared_size.unwrap_or_default()) / APPENDS_OF_A_FILE;
+        let grown = usize::try_from(grown).unwrap_or(usize::MAX).clamp(APPEND_BYTES, APPEND_BYTES_MAX);
+        grown - grown % APPEND_BYTES
     }
 
     pub(super) fn is_hurried(&self) -> bool {

@@ -598,6 +598,75 @@ async fn in_a_hurry_parts_are_single_blocks_and_less_than_one_is_in_the_part_bei
     }
 }
 
+#[tokio::test]
+async fn appends_of_a_very_large_file_are_larger_where_the_budget_has_blocks_at_hand() {
+    const GIB: u64 = 1 << 30;
+    let bytes = content(22 << 20);
+    let mib = |parts: &[Part]| parts.iter().map(|part| part.len() >> 20).collect::<Vec<_>>();
+    for (start, declared, taken, append_bytes, expected) in [
+        (0, None, 0, 2 * BLOCK, vec![8, 8, 6]),
+        (8 * GIB, None, 0, 2 * BLOCK, vec![16, 6]),
+        (0, Some(9 * GIB), 0, 2 * BLOCK, vec![16, 6]),
+        (300 * GIB, None, 0, 2 * BLOCK, vec![22]),
+        // Of eight blocks three are left: nobody waits for more than the first.
+        (300 * GIB, None, 5, 2 * BLOCK, vec![12, 10]),
+        (300 * GIB, None, 0, BLOCK, vec![4, 4, 4, 4, 4, 2]),
+    ] {
+        let blocks = budget();
+        let _others: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).take(taken).collect();
+        let rules = Rules { append_bytes, declared_size: declared, ..Rules::default() };
+        let all = frames(&bytes, &[1 << 20]);
+        let clock = Arc::new(SystemClock);
+        let ends = if declared.is_some() { vec![] } else { vec![finish()] };
+        let frames = stream::iter(all.into_iter().chain(ends));
+        let known = (start == 0).then_some([].as_slice());
+        let mut cutter = PartCutter::new(frames, start, known, blocks.clone(), "p", rules, clock).expect("valid");
+        let mut parts = Vec::new();
+        let mut at = start;
+        while let Some(part) = cutter.next().await.expect("no fault") {
+            assert_eq!(part.offset, at);
+            at += part.len();
+            assert_eq!(part.body_hash(), ContentHash::of(&part.pieces.concat()));
+            let copy = part.pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect();
+            parts.push(Part { pieces: copy, ..part });
+        }
+        // Half-closed in the midst of a declared file: what is no whole block is not given.
+        let whole = if declared.is_some() { 20 << 20 } else { bytes.len() };
+        let expected = if declared.is_some() { vec![16, 4] } else { expected };
+        assert_eq!(mib(&parts), expected, "{start} {declared:?} {taken} {append_bytes}");
+        let joined: Vec<u8> = parts.iter().flat_map(|part| part.pieces.concat()).collect();
+        assert!(joined == bytes[..whole]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_gathered_for_a_large_append_is_not_lost_with_the_stream_nor_in_a_hurry() {
+    let bytes = content(14 << 20);
+    let start = 300u64 << 30;
+    for hurry in [false, true] {
+        let blocks = budget();
+        let (mut sender, receiver) = mpsc::channel(16);
+        for frame in frames(&bytes, &[1 << 20]) {
+            sender.try_send(frame).expect("room");
+        }
+        let hurry_at = hurry.then(|| tokio::time::Instant::now() + Duration::from_secs(3));
+        let rules = Rules { hurry_at, ..Rules::default() };
+        let clock = Arc::new(SystemClock);
+        let mut cutter = PartCutter::new(receiver, start, None, blocks, "p", rules, clock).expect("valid");
+        if hurry {
+            let part = cutter.next().await.expect("no fault").expect("all whole blocks");
+            assert_eq!((part.offset, part.len()), (start, 12 << 20));
+        } else {
+            assert!(poll!(Box::pin(cutter.next())).is_pending());
+            sender.try_send(Err(Fault::new(Reason::ServerDraining, "draining"))).expect("room");
+            assert_eq!(cutter.next().await.expect_err("draining").reason(), Reason::ServerDraining);
+            let part = cutter.salvage().await.expect("all whole blocks");
+            assert_eq!((part.offset, part.len()), (start, 12 << 20));
+            assert_eq!(cutter.close(), Closing::HalfClosed { given: start + (12 << 20) });
+        }
+    }
+}
+
 fn clone_frames(frames: &[Result<Frame>]) -> Vec<Result<Frame>> {
     frames.iter().map(|frame| Ok(frame.as_ref().expect("only frames").clone())).collect()
 }

@@ -1,8 +1,9 @@
 //! How the parts of an upload with a session travel: one after another into an ordered session, several at once into a
 //! parallel one. A lane is a task of its own, so that what is in flight is settled and written down even when the caller
-//! has gone; the part being filled is what a vanished caller loses.
+//! has gone; the part being filled is what a vanished caller loses. Of appends side by side one that lags far behind is dropped
+//! and sent again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use bytes::Bytes;
 use dropbox_sdk::files::{UploadSessionAppendArg, UploadSessionCursor};
@@ -12,7 +13,12 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::{Progress, Shared, hold::Hold, pieces::Pieces};
+use super::{
+    Progress, Shared,
+    hold::Hold,
+    pieces::Pieces,
+    siblings::{Siblings, Watched},
+};
 use crate::{
     dropbox::{Caller, routes},
     engine::{
@@ -28,7 +34,8 @@ use crate::{
 pub(super) struct Lane {
     commands: mpsc::Sender<Command>,
     /// Bounds what is in flight and the one part being filled; so the channel always has a place.
-    pub(super) room: Arc<Semaphore>,
+    room: Arc<Semaphore>,
+    parts_max: usize,
     task: JoinHandle<Result<Left>>,
     hold: Arc<Hold>,
 }
@@ -90,7 +97,8 @@ impl Lane {
     pub(super) fn start(shared: &Arc<Shared>, caller: &Caller, plan: Plan, progress: &watch::Sender<Progress>) -> Lane {
         // One for each part there is room for, and the last word.
         let (commands, orders) = mpsc::channel(plan.width + 2);
-        let room = Arc::new(Semaphore::new(plan.width + 1));
+        let parts_max = plan.width + 1;
+        let room = Arc::new(Semaphore::new(parts_max));
         let driver = Driver {
             shared: shared.clone(),
             // The caller's deadline ends the stream, not what was already sent for it.
@@ -101,11 +109,21 @@ impl Lane {
             unsaved: Vec::new(),
             unsaved_since: None,
             doubt: Doubt::default(),
+            siblings: Siblings::default(),
             progress: progress.clone(),
             plan,
         };
         let hold = Hold::new(shared, &driver.plan.id, driver.plan.writer, driver.plan.stored);
-        Lane { commands, room, task: shared.tasks.spawn(driver.run(orders, hold.clone())), hold }
+        Lane { commands, room, parts_max, task: shared.tasks.spawn(driver.run(orders, hold.clone())), hold }
+    }
+
+    /// Waits for room for one more part. `share`: the blocks an upload may have now. Where that is less than its parts would
+    /// take, a part takes the room of several, so that fewer are in flight; one beside the part being filled always is.
+    pub(super) fn room(&self, share: usize) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + use<> {
+        let parts = (share / 2).clamp(2, self.parts_max);
+        let cost = u32::try_from(self.parts_max / parts).unwrap_or(1);
+        let room = self.room.clone();
+        async move { room.acquire_many_owned(cost).await.ok() }
     }
 
     pub(super) fn push(&self, part: Part, room: OwnedSemaphorePermit) {
@@ -152,6 +170,8 @@ struct Driver {
     unsaved: Vec<Piece>,
     unsaved_since: Option<tokio::time::Instant>,
     doubt: Doubt,
+    /// Of a parallel lane.
+    siblings: Siblings,
     progress: watch::Sender<Progress>,
 }
 
@@ -205,6 +225,7 @@ impl Driver {
                     }
                 },
                 () = at(self.unsaved_since), if self.unsaved_since.is_some() => self.save_or_stop().await?,
+                never = self.siblings.watch(), if !sending.is_empty() => match never {},
             }
         };
         while !sending.is_empty() {
@@ -212,6 +233,7 @@ impl Driver {
                 Some(sent) = sending.join_next() => self.settled(flat(sent)?),
                 // One that hangs must not keep what the others brought from being written down.
                 () = at(self.unsaved_since), if self.unsaved_since.is_some() => self.save_or_stop().await?,
+                never = self.siblings.watch() => match never {},
             }
         }
         self.save_or_stop().await?;
@@ -254,6 +276,7 @@ impl Driver {
                 parallel: self.plan.parallel,
                 resumed: self.plan.resumed,
                 close: false,
+                watched: self.plan.parallel.then(|| self.siblings.begin(part.offset)),
             };
             // Blocks of one part share its room: the first to come back frees it, the others are in flight already.
             let room = room.take();
@@ -294,6 +317,7 @@ impl Driver {
     }
 
     fn settled(&mut self, sent: Sent) {
+        self.siblings.ended(sent.offset);
         self.dropbox_at = self.dropbox_at.max(sent.dropbox_at);
         if let Certainty::Unsure { closed } = sent.certainty {
             // Neither counted nor written down: a resume sends it once more.
@@ -328,8 +352,12 @@ impl Driver {
             parallel: self.plan.parallel,
             resumed: self.plan.resumed,
             close: true,
+            watched: self.plan.parallel.then(|| self.siblings.begin(part.offset)),
         };
-        let sent = append.send(part, None).await?;
+        let sent = tokio::select! {
+            sent = append.send(part, None) => sent?,
+            never = self.siblings.watch() => match never {},
+        };
         if sent.end > sent.offset || sent.certainty != Certainty::Acknowledged {
             self.settled(sent);
         }
@@ -382,6 +410,8 @@ struct Append {
     parallel: bool,
     resumed: bool,
     close: bool,
+    /// In a parallel lane, by who compares it with others.
+    watched: Option<Arc<Watched>>,
 }
 
 /// What an answer to an append says.
@@ -403,20 +433,25 @@ impl Append {
     async fn send(self, part: Part, room: Option<OwnedSemaphorePermit>) -> Result<Sent> {
         let (offset, end) = (part.offset, part.offset + part.len());
         let mut from = offset;
-        let (mut damaged, mut unclear, mut unsure) = (false, self.resumed, None);
+        let (mut damaged, mut unclear, mut unsure, mut dropped) = (false, self.resumed, None, false);
         for _ in 0..limits::APPEND_TURNS {
             let body = rest_of(&part, from);
             let cursor = UploadSessionCursor::new(self.session.clone(), from);
             let arg = UploadSessionAppendArg::new(cursor)
                 .with_close(self.close)
                 .with_content_hash(hash_of(&part, from, &body).to_string());
-            let reading = match self.caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &body).await {
-                Ok(_) => Reading::There { dropbox_at: 0 },
-                Err(fault) if fault.reason() == Reason::ContentHashMismatch && !damaged => {
+            let reading = match self.attempt(&arg, &body, !dropped).await {
+                // Closed first, so that two whole requests for one range are never under way. Whether it was whole nobody knows.
+                None => {
+                    (dropped, unclear) = (true, true);
+                    Reading::From(from)
+                }
+                Some(Ok(_)) => Reading::There { dropbox_at: 0 },
+                Some(Err(fault)) if fault.reason() == Reason::ContentHashMismatch && !damaged => {
                     damaged = true;
                     Reading::From(from)
                 }
-                Err(fault) => {
+                Some(Err(fault)) => {
                     unclear |= fault.get("earlierAttempt") == Some("unknown");
                     if self.parallel { self.parallel(end, unclear, fault) } else { self.ordered(from, end, fault) }
                 }
@@ -439,6 +474,25 @@ impl Append {
         }
         Err(Fault::new(Reason::DropboxUnavailable, "Dropbox does not take the bytes at their offset")
             .retry_after(limits::BUSY_RETRY))
+    }
+
+    /// One call, or `None` where it lagged behind its siblings, was dropped, and its connection has let go of the part.
+    async fn attempt(
+        &self,
+        arg: &UploadSessionAppendArg,
+        body: &[Bytes],
+        may_drop: bool,
+    ) -> Option<Result<crate::dropbox::Answer<()>>> {
+        let route = &routes::UPLOAD_SESSION_APPEND;
+        let Some(watched) = &self.watched else { return Some(self.caller.upload(route, arg, body).await) };
+        let caller = self.caller.clone().followed_by(watched.underway.clone());
+        tokio::select! {
+            biased;
+            answer = caller.upload(route, arg, body) => return Some(answer),
+            () = watched.is_lost(), if may_drop => {}
+        }
+        watched.underway.let_go(limits::CLOSE_TIME).await;
+        None
     }
 
     /// Dropbox itself counts the bytes of an ordered session.

@@ -12,6 +12,7 @@ mod ready;
 mod record;
 mod room;
 mod run;
+mod siblings;
 
 use std::{
     collections::HashMap,

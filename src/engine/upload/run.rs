@@ -212,9 +212,9 @@ impl<'a> Run<'a> {
         let next = match &mut self.lane {
             None => cutter.next().await.map(|part| part.map(|part| (part, None))),
             Some(lane) => {
-                let room = lane.room.clone();
+                let room = lane.room(self.shared.blocks.share());
                 let part = async {
-                    let room = room.acquire_owned().await.ok();
+                    let room = room.await;
                     Ok(cutter.next().await?.map(|part| (part, room)))
                 };
                 let ended = tokio::select! {
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
         let Some(lane) = &mut self.lane else { return Err(Fault::bug("an upload has no lane")) };
         let room = match room {
             Some(room) => Some(room),
-            None => lane.room.clone().acquire_owned().await.ok(),
+            None => lane.room(self.shared.blocks.share()).await,
         };
         match room {
             Some(room) => lane.push(part, room),
