@@ -120,7 +120,7 @@ async fn placed(site: &Site, asked: &Asked) -> Result<DownloadRequest> {
         limit: asked.limit,
         chunk_bytes: asked.chunk_bytes,
         export_format: asked.export_format.clone(),
-        parallel_ranges: asked.parallel_ranges.max(1),
+        parallel_ranges: asked.parallel_ranges,
     })
 }
 

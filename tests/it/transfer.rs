@@ -3,6 +3,7 @@
 mod commits;
 mod conditions;
 mod conflicts;
+mod crowd;
 mod deadlines;
 mod download;
 mod downloads_gone_wrong;

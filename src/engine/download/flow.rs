@@ -68,6 +68,7 @@ impl Flow {
     /// Gives back what it holds at Dropbox, of the budget and of the process if its caller has not come for bytes for so long.
     /// Some of that takes work: `false` asks to be called again.
     pub(super) fn let_go(&mut self, now: Duration, idle: Duration) -> bool {
+        self.reader.let_go_ahead(now);
         if !self.reader.let_go(now, idle) {
             return true;
         }

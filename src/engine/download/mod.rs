@@ -1,9 +1,11 @@
 //! A ranged body → pieces in order. A body that breaks is taken up again at the same revision; one whose caller stops
 //! reading is let go and taken up again when it reads on; the whole is checked by hash. Pieces are forwarded as they come
-//! from the wire: one range needs no block. Ranges ahead of it take blocks without waiting.
+//! from the wire: one range needs no block. Ranges ahead of it take blocks without waiting, and only for a caller that drains
+//! what is there.
 
 mod begin;
 mod chunks;
+mod drain;
 mod flow;
 mod place;
 mod range;
@@ -22,6 +24,7 @@ use dropbox_sdk::{files::FileMetadata, sharing::FileLinkMetadata};
 use self::{
     begin::Begun,
     chunks::Chunks,
+    drain::Drain,
     flow::{Flow, lock},
     place::Places,
     range::Pin,
@@ -64,7 +67,7 @@ pub struct DownloadRequest {
     pub chunk_bytes: usize,
     /// Used when the item cannot be downloaded as it is.
     pub export_format: Option<String>,
-    /// 1: one range. More: that many, the ones ahead in blocks of the budget.
+    /// 1: one range. More: that many, the ones ahead in blocks of the budget. 0: one, and more if its caller outruns it.
     pub parallel_ranges: usize,
 }
 
@@ -172,7 +175,7 @@ impl Downloads {
         let plan = Plan {
             start: header.range_start,
             end: header.range_end,
-            parallel: if matches!(pin, Pin::Rev(_)) { request.parallel_ranges } else { 1 },
+            drain: Drain::new(if matches!(pin, Pin::Rev(_)) { request.parallel_ranges } else { 1 }),
             chunks: Chunks::new(request.chunk_bytes, self.stalled.idle()),
         };
         let head = body.map(|body| (body, body_end));

@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 
 use super::{
     chunks::Chunks,
+    drain::Drain,
     range::{self, Pin, Ranged},
 };
 use crate::{
@@ -31,8 +32,7 @@ pub(super) struct Plan {
     pub start: u64,
     /// Exclusive.
     pub end: u64,
-    /// Ranges under way together.
-    pub parallel: usize,
+    pub drain: Drain,
     pub chunks: Chunks,
 }
 
@@ -111,7 +111,13 @@ impl Reader {
 
     /// The next bytes of the range, `None` at its end. A break is mended here, out of the caller's sight.
     pub(super) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
-        self.touched = self.clock.steady();
+        let now = self.clock.steady();
+        let span = now.saturating_sub(self.touched);
+        match self.waiting {
+            Some(_) => self.plan.drain.waited(span),
+            None => self.plan.drain.took(span),
+        }
+        self.touched = now;
         self.plan.chunks.taken(self.touched);
         if self.rest.is_empty() {
             self.waiting = None;
@@ -126,6 +132,7 @@ impl Reader {
         }
         let chunk = self.rest.split_to(self.plan.chunks.size().min(self.rest.len()));
         self.plan.chunks.give(chunk.len(), self.touched);
+        self.plan.drain.gave(chunk.len() as u64, self.plan.end.saturating_sub(self.next));
         Poll::Ready(Ok(Some(chunk)))
     }
 
@@ -215,7 +222,7 @@ impl Reader {
     }
 
     fn end_of_head(&self) -> u64 {
-        let until = if self.plan.parallel > 1 { self.next + limits::BLOCK_BYTES as u64 } else { self.plan.end };
+        let until = if self.plan.drain.ranges() > 1 { self.next + limits::BLOCK_BYTES as u64 } else { self.plan.end };
         self.ahead.front().map_or(until, |ahead| ahead.start).min(self.plan.end)
     }
 
@@ -230,11 +237,15 @@ impl Reader {
 
     /// Starts ranges ahead of the head while blocks are to be had without waiting.
     fn reach_ahead(&mut self) {
-        while self.ahead.len() + 1 < self.plan.parallel {
+        while self.ahead.len() + 1 < self.plan.drain.ranges() {
             let is_idle = matches!(self.head, Head::None);
-            let start =
-                self.ahead.back().map_or_else(|| if is_idle { self.next } else { self.head_end }, |ahead| ahead.end);
-            if start >= self.plan.end || (is_idle && self.ahead.is_empty()) {
+            if is_idle && self.ahead.is_empty() {
+                return;
+            }
+            // A head that was to be the only range ends early: what Dropbox sends beyond is dropped with its connection, once.
+            let head_end = self.head_end.min(self.next + limits::BLOCK_BYTES as u64);
+            let start = self.ahead.back().map_or(if is_idle { self.next } else { head_end }, |ahead| ahead.end);
+            if start >= self.plan.end {
                 return;
             }
             // Downloads side by side keep their ranges: all of them together never keep uploads from their blocks.
@@ -243,9 +254,20 @@ impl Reader {
             }
             let Some(block) = self.blocks.more(self.ahead.len()) else { return };
             let block = block.counted(&self.tally);
+            if self.ahead.is_empty() {
+                self.head_end = head_end;
+            }
             let end = self.plan.end.min(start + limits::BLOCK_BYTES as u64);
             let filling = fill(self.caller.clone(), self.pin.clone(), start, end, block).in_current_span();
             self.ahead.push_back(Ahead { start, end, filling: AbortOnDropHandle::new(tokio::spawn(filling)) });
+        }
+    }
+
+    /// The caller drains too little for what lies ahead of it to be kept: it is read again when it comes to that.
+    pub(super) fn let_go_ahead(&mut self, now: Duration) {
+        let is_late = self.plan.drain.is_late(now.saturating_sub(self.touched));
+        if self.waiting.is_none() && is_late && !self.ahead.is_empty() {
+            self.ahead.clear();
         }
     }
 

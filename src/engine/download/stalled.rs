@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::flow::{Flow, lock};
-use crate::clock::SharedClock;
+use crate::{clock::SharedClock, limits};
 
 /// Looks per span of patience: a caller has that span and at most a quarter more.
 const LOOKS: u32 = 4;
@@ -58,7 +58,7 @@ impl Stalled {
 
     pub(super) async fn watch(&self) -> Infallible {
         loop {
-            self.clock.sleep(self.idle / LOOKS).await;
+            self.clock.sleep((self.idle / LOOKS).min(limits::DRAIN_PATIENCE)).await;
             let flows: Vec<_> = self.open().flows.values().cloned().collect();
             for flow in flows {
                 while let Some(flow) = flow.upgrade()

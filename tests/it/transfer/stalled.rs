@@ -27,6 +27,8 @@ fn of(path: &str) -> pb::DownloadFileRequest {
     pb::DownloadFileRequest {
         application_parameter_id: PARAMETER.into(),
         source: Some(source(path)),
+        // On a busy machine more of them might be worth it.
+        parallel_ranges: 1,
         ..Default::default()
     }
 }
