@@ -10,6 +10,7 @@ mod calls;
 #[path = "../content_hash.rs"]
 #[expect(dead_code, reason = "a bench of its own, with its own main")]
 mod content_hash;
+mod footprint;
 mod indexing;
 #[path = "../../tests/it/support/postgres.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
@@ -37,12 +38,13 @@ pub fn say(text: &str) {
 }
 
 /// Names of the parts, as they may be given on the command line.
-const PARTS: [&str; 14] = [
+const PARTS: [&str; 15] = [
     "hash",
     "upload",
     "download",
     "memory",
     "many",
+    "footprint",
     "stalled",
     "unary",
     "walk",
@@ -96,6 +98,9 @@ async fn measure(arguments: &[String]) -> Outcome<()> {
     }
     if wanted("many") {
         transfers::many(&mut bench, &mut report).await?;
+    }
+    if wanted("footprint") {
+        footprint::footprint(&mut bench, &mut report).await?;
     }
     if wanted("stalled") {
         calls::beside_stalled(&mut bench, &mut report).await?;

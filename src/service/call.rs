@@ -14,7 +14,7 @@ use crate::{
     credentials::Ending,
     dropbox::Heard,
     fault::{Fault, Reason},
-    service::{opening::Coding, status},
+    service::{lift::Lifted, opening::Coding, status},
 };
 
 /// Clones are cheap and speak of the same call.
@@ -37,6 +37,8 @@ pub struct Facts {
     pub parameter_metadata: Option<String>,
     /// Messages of the request may be compressed so.
     pub(super) coding: Option<Coding>,
+    /// What was taken out of them on the way to the codec.
+    pub(super) lifted: OnceLock<Lifted>,
     /// What Dropbox answered this call with.
     pub heard: Arc<Heard>,
     /// Told in the log line of the call.
@@ -83,6 +85,11 @@ impl Call {
     /// Whether a message may be larger inside than on the way.
     pub fn inflates(&self) -> bool {
         self.0.coding.is_some()
+    }
+
+    /// What was taken out of the messages of an upload.
+    pub fn lifted(&self) -> Option<Lifted> {
+        self.0.lifted.get().cloned()
     }
 
     pub fn parameter_metadata(&self) -> Option<&str> {

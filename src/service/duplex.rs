@@ -61,7 +61,7 @@ impl Transfer {
                 return;
             }
         };
-        let mut frames = Frames::new(stream);
+        let mut frames = Frames::new(stream).lifted(call.lifted());
         let (progress, watched) = watch::channel(Progress::default());
         let outcome = match self.begin(&call, &mut frames, arrival).await {
             Err(fault) => Err(fault),

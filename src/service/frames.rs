@@ -2,17 +2,19 @@
 //! says of an oversize message is told as what it is.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::time::Sleep;
 use tonic::{Code, Status, Streaming};
 
-use super::{active::Active, door::Addressed};
+use super::{active::Active, door::Addressed, lift::Lifted};
 use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
@@ -77,6 +79,10 @@ pub enum First {
 /// The frames behind the first message.
 pub struct Frames<M> {
     stream: Streaming<M>,
+    /// The bytes of chunks, where they went around the codec.
+    lifted: Option<Lifted>,
+    /// Of a message whose bytes came in several pieces: the other ones.
+    pieces: VecDeque<Frame>,
     finished: bool,
     /// The stream gave its last item, or failed.
     ended: bool,
@@ -86,6 +92,13 @@ pub struct Frames<M> {
     rate: Option<Arc<Rate>>,
     pause: Option<Pause>,
     active: Active,
+}
+
+/// What is read next.
+enum Read<M> {
+    /// Of a message that was read before.
+    Piece(Frame),
+    Message(Option<std::result::Result<M, Status>>),
 }
 
 /// Until the next frame may be read.
@@ -110,6 +123,8 @@ impl<M: Message> Frames<M> {
     pub fn new(stream: Streaming<M>) -> Self {
         Self {
             stream,
+            lifted: None,
+            pieces: VecDeque::new(),
             finished: false,
             ended: false,
             taken_away: None,
@@ -117,6 +132,12 @@ impl<M: Message> Frames<M> {
             pause: None,
             active: Active::new("upload"),
         }
+    }
+
+    /// The bytes of its chunks are to be found there.
+    #[must_use]
+    pub fn lifted(self, lifted: Option<Lifted>) -> Self {
+        Self { lifted, ..self }
     }
 
     /// From here on the stream ends when the application parameter may not be used any more; what was sent is settled.
@@ -149,6 +170,7 @@ impl<M: Message> Frames<M> {
                 fault => fault,
             })?,
         };
+        self.contents();
         match message.frame() {
             Some(Part::Spec(spec)) => Ok((message, First::Spec(spec))),
             Some(Part::Resume(id)) if !id.is_empty() => Ok((message, First::Resume(id))),
@@ -160,7 +182,7 @@ impl<M: Message> Frames<M> {
     /// stream is reset at once.
     pub fn leave(self, memory: Option<Leaving>) {
         let (false, Some(memory)) = (self.ended, memory) else { return };
-        let mut stream = self.stream;
+        let (mut stream, lifted) = (self.stream, self.lifted);
         tokio::spawn(async move {
             let _memory = memory;
             let drop_rest = async {
@@ -169,6 +191,8 @@ impl<M: Message> Frames<M> {
                     if let Some(Part::Chunk(chunk)) = message.frame() {
                         bytes += chunk.data.len();
                     }
+                    let contents = lifted.as_ref().and_then(Lifted::next).unwrap_or_default();
+                    bytes += contents.iter().map(Bytes::len).sum::<usize>();
                     if bytes >= LEFTOVER_BYTES_MAX {
                         break;
                     }
@@ -191,6 +215,30 @@ impl<M: Message> Frames<M> {
             }
             _ => Fault::new(Reason::Cancelled, "the caller's stream broke off"),
         }
+    }
+
+    /// What was taken out of the message that was decoded last.
+    fn contents(&self) -> Option<Vec<Bytes>> {
+        self.lifted.as_ref()?.next()
+    }
+
+    /// The first frame of a chunk whose bytes went around the codec; the others follow. Where they are not what its CRC says, it
+    /// is one frame, of which that is told.
+    fn joined(&mut self, frame: Frame, contents: Vec<Bytes>) -> Frame {
+        let Frame::Chunk { mut offset, crc32c, .. } = frame else { return frame };
+        if let Some(sent) = crc32c {
+            let mut arrived = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+            contents.iter().for_each(|piece| arrived.update(piece));
+            if arrived.finalize() != u64::from(sent) {
+                return Frame::Chunk { offset, bytes: contents.concat().into(), crc32c };
+            }
+        }
+        for bytes in contents {
+            let next = offset.map(|offset| offset.saturating_add(bytes.len() as u64));
+            self.pieces.push_back(Frame::Chunk { offset, bytes, crc32c: None });
+            offset = next;
+        }
+        self.pieces.pop_front().unwrap_or(Frame::Chunk { offset, bytes: Bytes::new(), crc32c: None })
     }
 
     fn checked(message: &mut M) -> Result<Frame> {
@@ -244,14 +292,26 @@ impl<M: Message> Stream for Frames<M> {
                 _ => Poll::Ready(None),
             };
         }
-        let item = match ready!(this.stream.poll_next_unpin(context)) {
-            None => {
+        let next = match this.pieces.pop_front() {
+            Some(piece) => Read::Piece(piece),
+            None => Read::Message(ready!(this.stream.poll_next_unpin(context))),
+        };
+        let item = match next {
+            Read::Piece(piece) => Ok(piece),
+            Read::Message(None) => {
                 this.ended = true;
                 return Poll::Ready(None);
             }
-            Some(Ok(_)) if this.finished => Err(order("nothing comes after finish")),
-            Some(Ok(mut message)) => Self::checked(&mut message),
-            Some(Err(status)) => Err(this.broken(&status)),
+            Read::Message(Some(Ok(_))) if this.finished => Err(order("nothing comes after finish")),
+            Read::Message(Some(Ok(mut message))) => {
+                let contents = this.contents();
+                let frame = Self::checked(&mut message);
+                match contents {
+                    Some(contents) => frame.map(|frame| this.joined(frame, contents)),
+                    None => frame,
+                }
+            }
+            Read::Message(Some(Err(status))) => Err(this.broken(&status)),
         };
         match &item {
             Ok(Frame::Finish { .. }) => this.finished = true,

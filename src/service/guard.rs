@@ -21,6 +21,7 @@ use super::{
     audit,
     call::{Call, Facts},
     doze::Doze,
+    lift::Lifting,
     listener::Peer,
     open_calls::{Entered, OpenCalls},
     opening::{Coding, Opening},
@@ -153,6 +154,13 @@ where
     if UPLOADS.contains(&call.method()) {
         let coding = call.facts().coding;
         request = request.map(|body| Opening::guard(body, coding));
+        // What is compressed has to be decoded anyway.
+        if coding.is_none() {
+            let (head, body) = request.into_parts();
+            let (body, lifted) = Lifting::before(body);
+            let _ = call.facts().lifted.set(lifted);
+            request = Request::from_parts(head, body);
+        }
     }
     request.extensions_mut().insert(call.clone());
     let span = tracing::info_span!("rpc", rpc = call.facts().rpc, request_id = call.request_id());
@@ -212,6 +220,7 @@ impl GuardLayer {
             deadline,
             parameter_metadata,
             coding: Coding::of(headers),
+            lifted: OnceLock::new(),
             heard: Arc::default(),
             parameter: OnceLock::new(),
             ending: OnceLock::new(),

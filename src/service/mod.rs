@@ -20,6 +20,7 @@ mod health;
 mod incoming;
 mod items;
 mod json;
+mod lift;
 pub mod listener;
 mod once;
 mod open_calls;

@@ -70,7 +70,7 @@ impl Transfer {
         stream: Streaming<api::UploadFileRequest>,
     ) -> Result<api::UploadFileResponse> {
         let arrival = self.uploads.arrive(call.inflates())?;
-        let mut frames = Frames::new(stream);
+        let mut frames = Frames::new(stream).lifted(call.lifted());
         let outcome = self.upload(&call, &mut frames, arrival, watch::Sender::default()).await;
         frames.leave(self.uploads.leave(call.inflates()));
         outcome
