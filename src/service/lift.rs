@@ -24,10 +24,10 @@ const PREFIX: usize = 5;
 const HEAD_MAX: usize = 1 + 5 + 1 + 10 + 1 + 5;
 /// Tag and value of `crc32c`.
 const CRC: usize = 5;
-const CHUNK: u8 = 5 << 3 | 2;
+const CHUNK: u8 = (5 << 3) | 2;
 const WRITE_OFFSET: u8 = 1 << 3;
-const DATA: u8 = 2 << 3 | 2;
-const CRC32C: u8 = 3 << 3 | 5;
+const DATA: u8 = (2 << 3) | 2;
+const CRC32C: u8 = (3 << 3) | 5;
 
 /// What was taken out of the messages, one entry for each, in order. Clones are the same.
 #[derive(Debug, Clone, Default)]

@@ -47,12 +47,15 @@ fn body(bytes: &[u8], cuts: &[usize]) -> Body {
     Body::new(StreamBody::new(stream::iter(frames)))
 }
 
-/// What the engine is given: bytes by their offsets, and everything else in words.
-async fn read(body: Body, lifted: Option<Lifted>) -> (Vec<(Option<u64>, Vec<u8>)>, String) {
+/// Bytes that lie end to end, by the offset that the first of them names.
+type Runs = Vec<(Option<u64>, Vec<u8>)>;
+
+/// What the engine is given, and everything else in words.
+async fn read(body: Body, lifted: Option<Lifted>) -> (Runs, String) {
     let decoder = tonic_prost::ProstCodec::<api::UploadFileResponse, api::UploadFileRequest>::default().decoder();
     let stream = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     let mut frames = Frames::<api::UploadFileRequest>::new(stream).lifted(lifted);
-    let (mut runs, mut words) = (Vec::<(Option<u64>, Vec<u8>)>::new(), String::new());
+    let (mut runs, mut words) = (Runs::new(), String::new());
     if let Err(fault) = frames.first().await {
         write!(words, "first {fault}").expect("a string");
         return (runs, words);
