@@ -120,8 +120,11 @@ fn ordered(changes: &[&Change], order: DeltaOrder) -> Vec<Step> {
             continue;
         }
         // What now shows through from another namespace must not be taken away by what it replaced.
-        let hidden = change.gone
-            && mounts.iter().any(|mount| mount.namespace == change.namespace && paths::within(&change.key, &mount.key));
+        let hidden = mounts.iter().any(|mount| {
+            mount.namespace == change.namespace
+                && paths::within(&change.key, &mount.key)
+                && (change.gone || change.key != mount.key)
+        });
         let rank = match order {
             DeltaOrder::AsHappened => (0, 0),
             _ if superseded || hidden => (0, 0),

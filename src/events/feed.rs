@@ -464,12 +464,13 @@ impl Feed {
             return Ok(found);
         }
         let asked_at = Instant::now();
-        let page = self.upstream.go_on(&self.scope, cursor).await?;
-        let joins = match page.entries.is_empty() && !page.has_more {
-            true => self.joins(log).await?,
-            // The last page of a drain may be older than what happened since: it is asked once more.
-            false => None,
-        };
+        let mut page = self.upstream.go_on(&self.scope, cursor).await?;
+        // The last page of a drain may be older than what happened since, also if there is nothing on it: only who asks behind
+        // the end of a drain and hears of nothing has everything.
+        if page.is_last_and_empty() && page.cursor != *cursor {
+            page = self.upstream.go_on(&self.scope, &page.cursor).await?;
+        }
+        let joins = if page.is_last_and_empty() { self.joins(log).await? } else { None };
         let (observed, head) = (self.clock.now(), self.state.borrow().head);
         let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
@@ -512,7 +513,7 @@ impl Feed {
             Err(fault) if fault.reason() == Reason::CursorReset => return Ok(None),
             Err(fault) => return Err(fault),
         };
-        Ok((page.entries.is_empty() && !page.has_more).then_some(head))
+        Ok(page.is_last_and_empty().then_some(head))
     }
 
     /// A page of a watcher's own listing; those who list at once share one walk. The first page is good for whoever asked

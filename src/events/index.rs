@@ -193,6 +193,7 @@ impl Tree {
             (Some(there), None) if self.rows[&there].id.is_none() && seen.kind() == FOLDER => {
                 self.is_named(there, seen)
             }
+            (Some(there), None) if self.is_that_folder(there, seen) => self.is_renumbered(there, seen),
             (Some(_), _) => return false,
         }
         self.unwait(&seen.path, seen.kind() == FILE);
@@ -215,7 +216,7 @@ impl Tree {
     fn root(&mut self, seen: &Seen) {
         let (id, rev, stamp) = (seen.id().map(str::to_owned), seen.rev(), self.tick());
         let root = self.rows[&INDEX_ROOT].clone();
-        let reshared = root.id == id && root.rev != rev;
+        let reshared = root.id.is_some() && root.rev != rev;
         if reshared {
             self.tell(ChangeKind::MetadataChanged, INDEX_ROOT, seen, None);
         }
@@ -259,6 +260,37 @@ impl Tree {
             (row.id, row.rev, row.stamp) = (id, rev, stamp);
         });
         self.tell(ChangeKind::Created, n, seen, None);
+    }
+
+    /// A folder over a folder keeps what is in it unless that is said to be gone (API-FACTS 5.2), and sharing one, or ending
+    /// that, may give it another id.
+    fn is_that_folder(&self, n: i64, seen: &Seen) -> bool {
+        let row = &self.rows[&n];
+        seen.kind() == FOLDER && row.kind == FOLDER && (self.is_settled(n) || row.rev != seen.rev())
+    }
+
+    fn is_renumbered(&mut self, n: i64, seen: &Seen) {
+        self.confirm(n);
+        let (row, before) = (self.rows[&n].clone(), self.path_of(n));
+        self.keep_past(n);
+        if let Some(old) = row.id.as_ref().filter(|old| self.ids.get(*old) == Some(&n)) {
+            self.ids.remove(old);
+        }
+        let (id, rev, stamp) = (seen.id().map(str::to_owned), seen.rev(), self.stamp);
+        if let Some(id) = &id {
+            self.ids.insert(id.clone(), n);
+        }
+        self.tell(ChangeKind::MetadataChanged, n, seen, Some((&row, None)));
+        if seen.name() != row.display.as_deref().unwrap_or(&row.name) {
+            self.tell(ChangeKind::Moved, n, seen, Some((&row, Some(before))));
+        }
+        self.change(n, |row| {
+            (row.id, row.rev) = (id, rev);
+            row.display = (seen.name() != row.name).then(|| seen.name().to_owned());
+            if row.gone.is_none() {
+                row.gone = Some(-stamp);
+            }
+        });
     }
 
     /// A row of this id stands elsewhere. What lies beneath a folder goes with it; what of that is not seen again by the end

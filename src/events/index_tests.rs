@@ -148,6 +148,12 @@ fn a_delta_is_told_as_what_happened() {
         ("d/ 1, d/a 2 1, d/s/ 3", &["d/ 1 S", "d/a 2 9, d/s/ 3"], "metadatachanged d"),
         ("d/ 1 S, d/a 2 1", &["-d", "d/ 1, d/a 2 9"], "metadatachanged d"),
         ("d/ 1, d/a 2, d/b 3", &["-d, d/ 1, d/a 2"], "deleted d/b"),
+        // The same where the folder gets another id with it, is told behind what it holds, and on another page.
+        ("d/ 1, d/a 2 1, d/s/ 3", &["d/ 9 S, d/a 2 9, d/s/ 3"], "metadatachanged d"),
+        ("d/ 1, d/a 2 1, d/s/ 3", &["-d, d/ 9 S, d/a 2 9, d/s/ 3"], "metadatachanged d"),
+        ("d/ 1 S, d/a 2 1, d/s/ 3", &["-d/a, -d/s", "d/a 2 9, d/s/ 3", "d/ 9"], "metadatachanged d"),
+        ("d/ 1, d/a 2", &["d/a 2, d/ 9"], "metadatachanged d"),
+        ("d/ 1, d/a 2, d/b 3", &["-d/a, -d/b", "d/a 2", "d/ 9 S"], "metadatachanged d, deleted d/b"),
         // Children before their folder, and a folder that nobody mentions.
         ("", &["d/a 2, d/ 1"], "created d, created d/a"),
         ("", &["d/a 2"], "created d/a"),

@@ -23,6 +23,12 @@ pub struct Page {
     pub has_more: bool,
 }
 
+impl Page {
+    pub(super) fn is_last_and_empty(&self) -> bool {
+        self.entries.is_empty() && !self.has_more
+    }
+}
+
 /// What a longpoll said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct News {

@@ -447,6 +447,13 @@ impl Tree {
         self.changed.send_replace(self.sequence);
     }
 
+    /// What is in a shared folder is at another place, as the folder is.
+    pub fn note_all(&mut self, namespace: NamespaceId) {
+        let keys: Vec<String> =
+            self.namespace(namespace).into_iter().flat_map(|inner| inner.nodes.keys().cloned()).collect();
+        keys.into_iter().for_each(|key| self.note(namespace, key));
+    }
+
     /// Ends a wait at every change.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

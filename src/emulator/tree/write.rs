@@ -222,6 +222,7 @@ impl Tree {
         }
         self.note(from.namespace, from.key.clone());
         let cut = nodes.first().map_or(0, |(_, top)| top.display.len());
+        let mounted: Vec<NamespaceId> = nodes.iter().filter_map(|(_, node)| node.mount()).collect();
         for (_, mut node) in nodes {
             node.display = format!("{display}{}", &node.display[cut..]);
             if let Kind::File(file) = &mut node.kind {
@@ -229,6 +230,7 @@ impl Tree {
             }
             self.put(to.namespace, node);
         }
+        mounted.into_iter().for_each(|inner| self.note_all(inner));
         Ok((to.namespace, paths::key_of(&display)))
     }
 

@@ -54,6 +54,14 @@ impl Oracle {
             Deed::Delete(path) => _ = call("files/delete_v2", json!({ "path": path })),
             Deed::Move(from, to) => _ = call("files/move_v2", json!({ "from_path": from, "to_path": to })),
             Deed::Recase(path) => _ = self.dropbox.control().recase(None, path),
+            Deed::Share(path) => {
+                let shared = call("files/get_metadata", json!({ "path": path }))
+                    .and_then(|item| Some(item["sharing_info"]["shared_folder_id"].as_str()?.to_owned()));
+                match shared {
+                    Some(id) => _ = call("sharing/unshare_folder", json!({ "shared_folder_id": id })),
+                    None => _ = call("sharing/share_folder", json!({ "path": path })),
+                }
+            }
         }
     }
 

@@ -616,6 +616,18 @@ async fn whoever_may_have_been_told_a_move_without_the_deletions_behind_it_goes_
 }
 
 #[tokio::test]
+async fn nothing_on_the_last_page_of_an_older_drain_is_not_taken_for_no_news() {
+    let house = House::new().await;
+    let (feed, _poller) = standing(&house).await;
+    house.script.says("mid", "", "end", false);
+    house.script.says("end", "c 3", "end 2", false);
+    let place = ResumePoint::beside("mid".into(), feed.state().head);
+    let heard = told(&mut house.watcher(&feed, Start::After(place)).await).await;
+    let is_c = |one: &Happening| matches!(one, Happening::Event(entry) if entry.change().is_some_and(|change| change.id.as_deref() == Some("id:3")));
+    assert!(heard.iter().any(is_c), "{heard:?}");
+}
+
+#[tokio::test]
 async fn a_watcher_in_the_midst_of_a_folder_that_the_log_has_swept_begins_anew() {
     let house = House::new().await;
     let (feed, mut poller) = standing(&house).await;
