@@ -66,7 +66,7 @@ impl Tree {
         if tree.next == 0 {
             tree.next = INDEX_ROOT + 1;
             let stamp = tree.tick();
-            tree.put(implied(INDEX_ROOT, 0, "", stamp, 0));
+            tree.put(IndexRow::implied(INDEX_ROOT, 0, "", stamp, 0));
         }
         tree
     }
@@ -461,7 +461,7 @@ impl Tree {
                 None => {
                     let (n, stamp) = (self.next, self.tick());
                     self.next += 1;
-                    self.put(implied(n, parent, name, stamp, self.coming()));
+                    self.put(IndexRow::implied(n, parent, name, stamp, self.coming()));
                     n
                 }
             };
@@ -678,24 +678,6 @@ impl Tree {
             at = row.parent;
         }
         names.iter().rev().fold(base.to_owned(), |path, name| format!("{path}/{name}"))
-    }
-}
-
-/// A folder that is there because of what lies in it: nobody has named it yet.
-fn implied(n: i64, parent: i64, name: &str, stamp: i64, since: i64) -> IndexRow {
-    IndexRow {
-        n,
-        parent,
-        name: name.to_owned(),
-        display: None,
-        id: None,
-        rev: None,
-        hash: None,
-        facts: None,
-        kind: FOLDER,
-        stamp,
-        gone: None,
-        since,
     }
 }
 

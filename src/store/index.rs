@@ -47,6 +47,26 @@ pub struct IndexRow {
     pub since: i64,
 }
 
+impl IndexRow {
+    /// A folder that is there because of what lies in it: nobody has named it yet.
+    pub fn implied(n: i64, parent: i64, name: &str, stamp: i64, since: i64) -> IndexRow {
+        IndexRow {
+            n,
+            parent,
+            name: name.to_owned(),
+            display: None,
+            id: None,
+            rev: None,
+            hash: None,
+            facts: None,
+            kind: 1,
+            stamp,
+            gone: None,
+            since,
+        }
+    }
+}
+
 /// An item as it was before an entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastRow {

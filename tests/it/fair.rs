@@ -172,10 +172,12 @@ const FOLDERS: &str = "files/create_folder_v2";
 async fn of_two_on_one_account_the_writes_of_one_do_not_wait_for_all_that_the_other_has_queued() {
     let house = two_on_one_account(|_| {}).await;
     house.control().script([Rule::always(FOLDERS, Action::Delay { millis: 100 })]).expect("a rule");
-    let writes: Vec<_> = (0..60)
+    // Folders in folders go one by one.
+    let writes: Vec<_> = (1..=60)
         .map(|n| {
             let mut client = house.client();
-            tokio::spawn(async move { client.create_folder(folder(PARAMETER, format!("/p-{n}"))).await })
+            let deep = pb::CreateFolderRequest { return_existing: true, ..folder(PARAMETER, "/p".repeat(n)) };
+            tokio::spawn(async move { client.create_folder(deep).await })
         })
         .collect();
     // They take half a second, one after the other: time for all to be in the queue.

@@ -11,6 +11,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use dbxcase::dbx_str_lowercase;
@@ -24,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use self::driver::Driver;
 use super::{
-    gate::{Gates, NamespaceKey, latest},
+    gate::{Gates, NamespaceKey, latest, too_late},
     together::{Heard, Paths, Sent, hear},
 };
 use crate::{
@@ -181,6 +182,9 @@ impl Batches {
             return calls::alone(caller, &turn, &change).await;
         }
         let (turn, after_unclear) = match self.enter(caller, namespaces, &change) {
+            Entered::Alone(_) if latest(caller.deadline()).is_some_and(|at| at <= std::time::Instant::now()) => {
+                return Err(too_late(Duration::ZERO));
+            }
             Entered::Alone(turn) => (turn, false),
             Entered::Waits(waiting) => match waiting.told(caller).await? {
                 Told::Alone { turn, after_unclear } => (turn, after_unclear),
