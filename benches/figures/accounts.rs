@@ -1,7 +1,10 @@
 //! Ten thousand accounts, each watched by its own parameter, on webhooks: what they hold while nothing happens, how they come
 //! up, and how they come up again.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use dropbox_connector::api::{plain::watch_events_response::Payload, v1 as api};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -49,8 +52,8 @@ async fn make_accounts(emulator: &Emulator) -> Outcome<Vec<Account>> {
 type Told = (usize, Instant);
 
 struct Watches {
-    /// The last token of each.
-    tokens: Vec<String>,
+    /// The last token of each, as a consumer keeps it.
+    tokens: Arc<Mutex<Vec<String>>>,
     told: mpsc::Receiver<Told>,
     running: Vec<AbortHandle>,
     _tasks: JoinSet<()>,
@@ -60,6 +63,7 @@ async fn open(connector: &Connector, accounts: &[Account], tokens: Option<&[Stri
     let (tell, told) = mpsc::channel(1024);
     let (ready, mut readies) = mpsc::channel(accounts.len());
     let (mut tasks, mut running) = (JoinSet::new(), Vec::new());
+    let kept = Arc::new(Mutex::new(vec![String::new(); accounts.len()]));
     for (connection, part) in accounts.chunks(accounts.len().div_ceil(CONNECTIONS)).enumerate() {
         let client = connector.client().await?;
         for (at, account) in part.iter().enumerate() {
@@ -70,7 +74,7 @@ async fn open(connector: &Connector, accounts: &[Account], tokens: Option<&[Stri
                 start: token.map(api::watch_events_request::Start::ResumeToken),
                 ..Default::default()
             };
-            let (mut client, tell, ready) = (client.clone(), tell.clone(), ready.clone());
+            let (mut client, tell, ready, kept) = (client.clone(), tell.clone(), ready.clone(), kept.clone());
             running.push(tasks.spawn(async move {
                 let mut stream = match client.watch_events(request).await {
                     Ok(stream) => stream.into_inner(),
@@ -78,8 +82,9 @@ async fn open(connector: &Connector, accounts: &[Account], tokens: Option<&[Stri
                 };
                 while let Ok(Some(message)) = stream.message().await {
                     let message = message.into_plain();
+                    kept.lock().unwrap_or_else(PoisonError::into_inner)[number] = message.resume_token;
                     match message.payload {
-                        Some(Payload::Ready(_)) => _ = ready.send(Ok((number, message.resume_token))).await,
+                        Some(Payload::Ready(_)) => _ = ready.send(Ok(())).await,
                         Some(Payload::Change(_)) => _ = tell.send((number, Instant::now())).await,
                         _ => {}
                     }
@@ -87,15 +92,14 @@ async fn open(connector: &Connector, accounts: &[Account], tokens: Option<&[Stri
             }));
         }
     }
-    let mut tokens = vec![String::new(); accounts.len()];
     for open in 0..accounts.len() {
         match tokio::time::timeout(PATIENCE, readies.recv()).await {
-            Ok(Some(Ok((number, token)))) => tokens[number] = token,
+            Ok(Some(Ok(()))) => {}
             Ok(Some(Err(refused))) => return fail(format!("a watch was refused: {refused}")),
             _ => return fail(format!("{open} of {} watches began", accounts.len())),
         }
     }
-    Ok(Watches { tokens, told, running, _tasks: tasks })
+    Ok(Watches { tokens: kept, told, running, _tasks: tasks })
 }
 
 async fn counter(emulator: &Emulator, route: &str, what: &str) -> Outcome<u64> {
@@ -135,8 +139,8 @@ pub async fn quiet(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let began = begun.elapsed();
-    // The last of them is brought to where its log is.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The last of them is brought to where its log is, and a heartbeat tells it.
+    tokio::time::sleep(Duration::from_secs(35)).await;
     let (resident, peak) = (connector.process.resident_mib()?, connector.process.peak_mib()?);
     let at_once = counter(&emulator, "list_folder", "running_max").await?;
     let mut took = Vec::new();
@@ -166,7 +170,7 @@ pub async fn quiet(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
         holds: Some(at_once <= 64 && began >= Duration::from_secs(280)),
     });
 
-    let tokens = watches.tokens.clone();
+    let tokens = watches.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone();
     watches.running.iter().for_each(AbortHandle::abort);
     let connector = connector.again(&emulator)?;
     connector.wait_ready()?;

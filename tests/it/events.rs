@@ -1,5 +1,6 @@
 //! Events end to end: a real server and the emulator, from a change at Dropbox to what a consumer is told.
 
+mod crowds;
 mod ends;
 mod fleet;
 mod folders;
