@@ -26,7 +26,7 @@ struct State {
     free: usize,
     /// By parameter; none stands here with nothing.
     held: HashMap<Arc<str>, usize>,
-    /// Parameters that wait, each once: ten thousand of them may, so nothing here looks at all.
+    /// Parameters that wait, each once. Looked through from the front, as far as those stand there who have their share.
     turns: VecDeque<Arc<str>>,
     /// Theirs; none is empty.
     queues: HashMap<Arc<str>, VecDeque<Waiter>>,

@@ -46,11 +46,10 @@ impl super::schedule::Desk {
         if state.ended.is_some() || (state.hot && state.listening) {
             return Duration::ZERO;
         }
-        if state.hot {
-            return self.overdue(feed);
-        }
         let heard_at = state.fresh_at.max(state.followed_at).unwrap_or(feed.born);
-        self.clock.steady().saturating_sub(heard_at)
+        let unheard = self.clock.steady().saturating_sub(heard_at);
+        // While a large index is built the log is looked at in between.
+        if state.hot { self.overdue(feed).min(unheard) } else { unheard }
     }
 }
 

@@ -173,16 +173,16 @@ impl Lifting {
 impl Chunk {
     fn take(&mut self, from: &mut Bytes) {
         let piece = from.split_to(from.len().min(self.data_left));
+        // Room for what is joined here, this piece included: it does not grow, which would copy it once more.
+        let room = self.data_left.min(LIFT_JOIN_BYTES + LIFT_JOIN_BELOW);
         self.data_left -= piece.len();
         if piece.len() >= LIFT_JOIN_BELOW {
             self.cut();
             self.pieces.push(piece);
         } else {
-            self.joined.reserve(piece.len().max(if self.joined.is_empty() {
-                self.data_left.min(LIFT_JOIN_BYTES)
-            } else {
-                0
-            }));
+            if self.joined.is_empty() {
+                self.joined.reserve(room);
+            }
             self.joined.extend_from_slice(&piece);
         }
         if self.joined.len() >= LIFT_JOIN_BYTES || self.data_left == 0 {

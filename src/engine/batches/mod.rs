@@ -271,6 +271,8 @@ impl Waiting {
             None => hearing.await?,
             Some(at) => match tokio::time::timeout_at(at.into(), hearing).await {
                 Ok(heard) => heard?,
+                // Its batch was contended: it waits again, and does not go any more.
+                Err(_) if self.sent.withdraw() => return Err(too_late(self.since.elapsed())),
                 Err(_) => {
                     let text = "the deadline passed before Dropbox answered; the change goes on";
                     let fault = Fault::new(Reason::DeadlineExceeded, text).fact("sent", true).fact("underWay", true);

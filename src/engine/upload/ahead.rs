@@ -113,7 +113,8 @@ impl Shared {
     /// What an earlier commit of an upload gave, which may have come through without an answer.
     ///
     /// # Errors
-    /// `OUTCOME_UNKNOWN`: a second commit could write a second file, and no look can tell whether there was a first.
+    /// `OUTCOME_UNKNOWN`: a second commit could write a second file, and no look can tell whether there was a first. What Dropbox
+    /// says to the look.
     pub(super) async fn committed_before(
         &self,
         caller: &Caller,
@@ -122,7 +123,14 @@ impl Shared {
         whole: Whole,
     ) -> Result<Option<Settled>> {
         let Some(tried) = &ready.tried else { return Ok(None) };
-        let settled = self.look(caller, tried, whole, record.handle.begun_at()).await;
+        let settled = match self.look(caller, tried, whole, record.handle.begun_at()).await {
+            Ok(settled) => settled,
+            // Terms that replaced those of the first commit would hide it from every later look.
+            Err(fault) => {
+                self.release(record).await;
+                return Err(fault);
+            }
+        };
         if settled.is_none() && record.intended && tried.may_write_twice() {
             self.release(record).await;
             return Err(outcome_unknown());

@@ -229,37 +229,45 @@ impl Shared {
 
     /// After a crash between intent and answer: did it happen? Not by a guess: with these switches the file may be
     /// elsewhere, or somebody else's. `since`: when the upload began; what was written before is not its doing.
+    ///
+    /// # Errors
+    /// What Dropbox says: nobody knows more than before.
     pub(super) async fn look(
         &self,
         caller: &Caller,
         spec: &UploadSpec,
         whole: Whole,
         since: SystemTime,
-    ) -> Option<Settled> {
+    ) -> Result<Option<Settled>> {
         // With `strict_conflict` the same content of somebody else's would have refused ours, written a moment ago or not, so
         // that it is found proves nothing.
         if spec.may_write_twice() {
-            return None;
+            return Ok(None);
         }
         let caller = caller.for_a_look();
-        let hash = whole.hash.or(whole.expected)?.to_string();
+        let Some(hash) = whole.hash.or(whole.expected) else { return Ok(None) };
+        let hash = hash.to_string();
         let is_it = |file: &FileMetadata| file.size == whole.size && file.content_hash.as_ref() == Some(&hash);
         let settled = |file| Some(Settled { file, content_hash: Some(hash.clone()), verified: true });
         let current = caller.call(&routes::GET_METADATA, &GetMetadataArg::new(spec.path.clone())).await;
         match current.map(|answer| answer.value) {
-            Ok(Metadata::File(file)) if is_it(&file) => return settled(file),
+            Ok(Metadata::File(file)) if is_it(&file) => return Ok(settled(file)),
             // Somebody may have written, or deleted, behind it.
             Ok(_) => {}
             Err(fault) if fault.reason() == Reason::PathNotFound => {}
-            Err(_) => return None,
+            Err(fault) => return Err(fault),
         }
         let arg = ListRevisionsArg::new(spec.path.clone()).with_limit(limits::REVISIONS_LOOKED_AT);
-        let revisions = caller.call(&routes::LIST_REVISIONS, &arg).await.ok()?.value.entries;
+        let revisions = match caller.call(&routes::LIST_REVISIONS, &arg).await {
+            Ok(answer) => answer.value.entries,
+            Err(fault) if fault.reason() == Reason::PathNotFound => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
         let ours = |file: &FileMetadata| {
             is_it(file)
                 && from_dropbox_time(&file.server_modified).is_some_and(|written| written >= whole_second(since))
         };
-        revisions.into_iter().find(ours).and_then(settled)
+        Ok(revisions.into_iter().find(ours).and_then(settled))
     }
 
     async fn turn(&self, caller: &Caller, account: &Account<'_>, spec: &UploadSpec) -> Result<Turn> {
@@ -294,7 +302,7 @@ impl Shared {
         fault: Fault,
     ) -> Result<Settled> {
         if is_unclear(&fault) {
-            return match self.look(caller, spec, whole, since).await {
+            return match self.look(caller, spec, whole, since).await.unwrap_or_default() {
                 Some(settled) => Ok(settled),
                 // The session is gone because a commit used it up, or because it ended: nobody can tell.
                 None if matches!(fault.reason(), Reason::UploadNotFound | Reason::UploadClosed) => {
@@ -335,6 +343,8 @@ impl Shared {
             },
             // Committed all the same: a later look must find it, so the intent stays.
             Err(fault) if fault.get("committed").is_some() || may_have_happened(fault) => Ok(()),
+            // Nor does a refusal say what an earlier attempt did, of which nothing was heard.
+            Err(_) if record.intended => Ok(()),
             Err(_) => self.store.commit_refused(&record.handle.id, record.writer).await,
         };
         if let Err(fault) = written {

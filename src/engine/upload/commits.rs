@@ -4,10 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use futures::{StreamExt as _, future::join_all, stream};
@@ -29,7 +26,7 @@ use super::{
 };
 use crate::{
     dropbox::Caller,
-    engine::{content_hash::ContentHash, gate::NamespaceKey},
+    engine::{content_hash::ContentHash, gate::NamespaceKey, together::Sent},
     fault::{Fault, Reason, Result},
     limits,
     seal::Owner,
@@ -124,7 +121,7 @@ struct Work {
     /// Nobody waits any more.
     left: CancellationToken,
     /// Which commits have left.
-    sent: Arc<[AtomicBool]>,
+    sent: Arc<[Sent]>,
     tell: mpsc::Sender<(usize, Result<Settled>)>,
 }
 
@@ -138,7 +135,7 @@ impl Uploads {
         commits: Vec<Commit>,
     ) -> Vec<Result<Settled>> {
         let end = end_ahead(caller.deadline());
-        let sent: Arc<[AtomicBool]> = commits.iter().map(|_| AtomicBool::new(false)).collect();
+        let sent: Arc<[Sent]> = commits.iter().map(|_| Sent::default()).collect();
         let mut results: Vec<Option<Result<Settled>>> = commits.iter().map(|_| None).collect();
         let (mut asked, mut same, mut first) = (Vec::new(), Vec::new(), HashMap::new());
         for (n, commit) in commits.iter().enumerate() {
@@ -191,7 +188,7 @@ impl Uploads {
                 () = at(end) => in_time = false,
             }
         }
-        for (n, before) in same {
+        for &(n, before) in &same {
             results[n] = results[before].as_ref().map(|result| match result {
                 Ok(settled) => Ok(settled.clone()),
                 Err(fault) => Err(fault.told_again()),
@@ -199,7 +196,10 @@ impl Uploads {
         }
         let missing = |n: usize| match in_time {
             true => Fault::bug("a commit was not answered"),
-            false => overdue(sent[n].load(Ordering::Acquire)),
+            false => {
+                let its = same.iter().find(|(one, _)| *one == n).map_or(n, |(_, before)| *before);
+                overdue(!sent[its].withdraw())
+            }
         };
         results.into_iter().enumerate().map(|(n, result)| result.unwrap_or_else(|| Err(missing(n)))).collect()
     }

@@ -321,7 +321,10 @@ impl Uploads {
             Standing::Open { prefix, .. } => status(State::Open, prefix, None),
             Standing::Ready(ready) => {
                 let looked = match &ready.tried {
-                    Some(tried) => self.0.look(caller, tried, ready.whole(&handle.spec), handle.begun_at()).await,
+                    Some(tried) => {
+                        let whole = ready.whole(&handle.spec);
+                        self.0.look(caller, tried, whole, handle.begun_at()).await.unwrap_or_default()
+                    }
                     None => None,
                 };
                 match looked {
@@ -556,6 +559,7 @@ impl Shared {
                 let whole = whole_of(&handle.spec, handle.spec.total_size.unwrap_or_default(), None);
                 let settled = self.look(caller, &handle.spec, whole, handle.begun_at()).await;
                 settled
+                    .unwrap_or_default()
                     .map(|settled| Standing::Committed(Box::new(settled)))
                     .ok_or_else(|| not_found(upload_id, "expired"))
             }

@@ -1,6 +1,6 @@
 //! The commits of one namespace, turn by turn: as many with each as may share a request.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use dropbox_sdk::files::{UploadSessionCursor, UploadSessionFinishArg};
 use futures::{StreamExt as _, future::join_all, stream};
@@ -76,19 +76,21 @@ impl Work {
 
     /// Commits with one request; those that go again.
     async fn together(&self, items: Vec<Item>, turn: Turn) -> Vec<Item> {
-        let (mut going, passed) = match self.intended(&items).await {
+        let (mut going, passed, late) = match self.intended(&items).await {
             Ok(intended) => {
-                let (mut going, mut passed) = (Vec::new(), Vec::new());
+                let (mut going, mut passed, mut late) = (Vec::new(), Vec::new(), Vec::new());
                 for (mut item, intent) in items.into_iter().zip(intended) {
                     match intent {
                         Ok(()) => {
                             item.intended = true;
-                            going.push(item);
+                            // Writing them down took its time: whoever was told meanwhile that nothing was sent is told the truth.
+                            let leaves = item.unclear || self.sent[item.n].leaves();
+                            if leaves { going.push(item) } else { late.push(item) }
                         }
                         Err(fault) => passed.push((item, fault)),
                     }
                 }
-                (going, passed)
+                (going, passed, late)
             }
             Err(fault) => {
                 drop(turn);
@@ -98,14 +100,17 @@ impl Work {
         };
         let mut again = Vec::new();
         if !going.is_empty() {
-            going.iter().for_each(|item| self.sent[item.n].store(true, Ordering::Release));
             let once = going[0].once();
             let doubts: Vec<bool> = going.iter().map(|item| item.unclear).collect();
             let Batch { ends, unclear, .. } =
                 finish_batch(&self.caller, turn, once, going.iter().map(commit).collect(), &doubts).await;
             going.iter_mut().for_each(|item| item.unclear |= unclear);
             again = self.ended(going, ends).await;
+        } else {
+            // Whoever has passed these may need it.
+            drop(turn);
         }
+        self.withdrawn(late, &overdue(false)).await;
         join_all(passed.into_iter().map(|(item, fault)| self.passed(item, fault))).await;
         again
     }
@@ -140,28 +145,30 @@ impl Work {
                     let wait = step.min(limits::BACKOFF_STEP_MAX).mul_f64(rand::random());
                     item.again_at = Some(Instant::now() + wait);
                     item.contentions += 1;
-                    self.sent[item.n].store(item.unclear, Ordering::Release);
+                    self.sent[item.n].set(item.unclear);
                     again.push(item);
                 }
                 End::Contended(fault) if item.unclear => refused.push((item, doubted(fault))),
                 End::Contended(fault) | End::Refused(fault) => refused.push((item, fault)),
                 End::Alone(fault) => {
                     tracing::info!(%fault, "an upload is committed by itself");
-                    if let Err(fault) =
-                        self.shared.store.commit_refused(&item.record.handle.id, item.record.writer).await
+                    if !item.record.intended
+                        && let Err(fault) =
+                            self.shared.store.commit_refused(&item.record.handle.id, item.record.writer).await
                     {
                         told.push((item, Err(fault)));
                         continue;
                     }
                     (item.single, item.intended) = (true, false);
-                    self.sent[item.n].store(false, Ordering::Release);
+                    self.sent[item.n].set(false);
                     again.push(item);
                 }
             }
         }
-        let looks = stream::iter(refused).map(|(item, fault)| self.looked(item, fault));
-        told.extend(looks.buffer_unordered(limits::COMMIT_LOOKS).collect::<Vec<_>>().await);
+        // What is known is told before others are looked for.
         self.settled(told).await;
+        let looks = stream::iter(refused).map(|(item, fault)| self.looked(item, fault));
+        self.settled(looks.buffer_unordered(limits::COMMIT_LOOKS).collect::<Vec<_>>().await).await;
         again
     }
 
@@ -235,7 +242,10 @@ impl Work {
     }
 
     async fn one(&self, item: Item, turn: Turn) {
-        self.sent[item.n].store(true, Ordering::Release);
+        if !self.sent[item.n].leaves() {
+            drop(turn);
+            return self.withdrawn(vec![item], &overdue(false)).await;
+        }
         let settled = self.shared.commit_once(&self.caller, &item.record, item.whole, item.doubt, turn).await;
         let settled = settled.map_err(|fault| item.located(fault));
         let (n, hold) = (item.n, item.hold);
