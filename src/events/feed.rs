@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use now::{Met, Present};
+use now::Present;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,6 @@ pub(super) struct Feed {
     tail: Mutex<Tail>,
     chunks: tokio::sync::Mutex<Shelf<Arc<[Arc<Entry>]>>>,
     pub(super) portions: Portions,
-    met: Met,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once. The one who polls waits for it,
     /// so nothing else is asked with it in hand.
     walks: tokio::sync::Mutex<Walks>,
@@ -155,7 +154,6 @@ impl Feed {
             walks: tokio::sync::Mutex::new(Walks { listed: Shelf::new(desk.tails_bytes.clone()), now: None }),
             drained: tokio::sync::Mutex::new(Shelf::new(desk.tails_bytes.clone())),
             portions: Portions::default(),
-            met: Met::default(),
             born,
             building: Building::default(),
             desk,
@@ -507,7 +505,6 @@ impl Feed {
         }
         let joins = if page.is_last_and_empty() { self.joins(log).await? } else { None };
         drop(turn);
-        joins.iter().for_each(|head| self.met.add(cursor, *head));
         let (observed, head) = (self.clock.now(), self.state.borrow().head);
         let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();

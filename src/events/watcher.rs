@@ -196,11 +196,6 @@ impl Watcher {
             };
         }
         point.within = point.within.filter(|_| self.options.expand);
-        if let Some(met) = self.feed.met(&point)
-            && self.feed.holds(&met).await?
-        {
-            point = met;
-        }
         self.last = point.clone();
         if point.listed.is_some() || !self.feed.holds(&point).await? {
             self.mode = Mode::Beside { said: false };

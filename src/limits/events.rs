@@ -76,9 +76,6 @@ pub const EVENT_FOLLOW: Duration = Duration::from_secs(1);
 /// Where Dropbox was asked so short a time ago the end of the log is where it is now: many who begin to watch a folder one after
 /// the other are one question a second.
 pub const EVENT_NOW_AGE: Duration = Duration::from_secs(1);
-/// Cursors of a folder's watchers that are remembered as places in its log; those of folders that just began are what is
-/// asked for.
-pub const EVENT_MET_KEPT: usize = 8;
 /// A webhook call that reached a process which does not poll the folder is left to the one that does for so long; then that
 /// one is taken to be dead. Far above what a notification takes, below the second within which a change is to be told.
 pub const EVENT_RING_GRACE: Duration = Duration::from_millis(500);

@@ -1,20 +1,14 @@
 //! The place of now, as of the call. The end of the log is that while Dropbox would say if it had more, or has just said that
 //! it has not; otherwise it is asked, once for all who ask at once. Nobody is woken for it: thousands of quiet folders may be
-//! opened at one time. And which cursors that were given so turned out to be places in the log.
+//! opened at one time.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{Feed, ResumePoint, State};
-use crate::{
-    apart::apart,
-    fault::Result,
-    limits::{EVENT_MET_KEPT, EVENT_NOW_AGE},
-    store::LogHead,
-};
+use crate::{apart::apart, fault::Result, limits::EVENT_NOW_AGE};
 
 /// What was found out for one of those who ask, for the others who asked before Dropbox was.
 pub(super) struct Present {
@@ -22,39 +16,7 @@ pub(super) struct Present {
     place: ResumePoint,
 }
 
-/// Cursors of watchers that had nothing behind them when the log had nothing either, and where the log was then.
-#[derive(Default)]
-pub(super) struct Met(Mutex<VecDeque<(Arc<str>, LogHead)>>);
-
-impl Met {
-    pub(super) fn add(&self, cursor: &Arc<str>, head: LogHead) {
-        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The first place stays: from there on nothing is missed.
-        if met.iter().any(|(there, _)| there == cursor) {
-            return;
-        }
-        if met.len() == EVENT_MET_KEPT {
-            met.pop_front();
-        }
-        met.push_back((cursor.clone(), head));
-    }
-
-    fn find(&self, cursor: &Arc<str>) -> Option<LogHead> {
-        let met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        met.iter().find(|(there, _)| there == cursor).map(|(_, head)| *head)
-    }
-}
-
 impl Feed {
-    /// The same place in the log, for one beside it that is known to be there: whoever comes back with a cursor from before the
-    /// log began is then told what the log has, types and ids, instead of Dropbox's words about it.
-    pub(in crate::events) fn met(&self, point: &ResumePoint) -> Option<ResumePoint> {
-        let beside = point.known.is_some() && point.listed.is_none() && point.page.is_none() && !point.unsettled;
-        let LogHead { epoch, newest: sequence, newest_mark: mark, .. } =
-            self.met.find(&point.cursor).filter(|_| beside)?;
-        Some(ResumePoint { epoch, sequence, mark, ..ResumePoint::at(point.cursor.clone()) })
-    }
-
     /// The place behind what there was when this was called.
     ///
     /// # Errors

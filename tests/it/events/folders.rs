@@ -6,7 +6,11 @@ use dropbox_connector::{
     api::v1::{
         dropbox_admin_connector_client::DropboxAdminConnectorClient, dropbox_connector_client::DropboxConnectorClient,
     },
-    emulator::{Emulator, Options, control::Generate},
+    emulator::{
+        Emulator, Options,
+        control::Generate,
+        script::{Action, Rule},
+    },
 };
 
 use super::*;
@@ -250,6 +254,8 @@ async fn a_folder_that_went_with_a_cursor_is_told_item_by_item_too() {
     let filter = pb::ItemFilter { kinds, exclude_globs: vec!["probe".into()], ..Default::default() };
     let mut files = Watch::ready(&house, |asked| (asked.path, asked.filter) = ("/in".into(), Some(filter))).await;
     house.control().reset_cursors();
+    // Both have happened before anybody hears that the cursor is gone.
+    house.control().script([Rule::once("files/list_folder/continue", Action::Delay { millis: 500 })]).expect("a rule");
     delete(&house, "/in/docs", pb::ItemKind::Folder).await;
     rename(&house, "/in/papers", "/in/old").await;
     let mut changes = files.changes(3).await;

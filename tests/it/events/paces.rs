@@ -153,29 +153,3 @@ async fn indexed_by_pulls(house: &House) -> Watch {
     }
     watch
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_first_token_of_a_folder_that_just_began_leads_back_to_what_the_log_has() {
-    let house = support::start().await;
-    make_folder(&house, "/in");
-    let mut watch = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
-    let first = watch.token.clone();
-    support::until("it is longpolled", || async { house.control().counter(LONGPOLL).running == 1 }).await;
-    long_at_rest(&house).await;
-    put(&house, "/in/a", "x");
-    rename(&house, "/in/a", "/in/b").await;
-    let told = until_settled(&mut watch, "/in/b").await;
-    assert!(told.iter().all(|change| change.basis() == pb::EventBasis::Index), "{told:?}");
-    let mut again = Watch::open(&house, |asked| (asked.path, asked.start) = ("/in".into(), behind(&first))).await;
-    assert_eq!(again.changes(told.len()).await, told, "with types and ids");
-}
-
-async fn until_settled(watch: &mut Watch, last: &str) -> Vec<pb::ChangeEvent> {
-    let mut told = Vec::new();
-    loop {
-        told.push(watch.change().await);
-        if told.last().is_some_and(|change| path(change) == last) {
-            return told;
-        }
-    }
-}
