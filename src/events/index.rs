@@ -194,6 +194,11 @@ impl Tree {
                 self.is_named(there, seen)
             }
             (Some(there), None) if self.is_that_folder(there, seen) => self.is_renumbered(there, seen),
+            // The same folder as the one that was implied: what was told to be in it stays there.
+            (Some(there), Some(known)) if self.takes_implied(there, known, seen) => {
+                self.deletes(known);
+                self.is_named(there, seen);
+            }
             (Some(_), _) => return false,
         }
         self.unwait(&seen.path, seen.kind() == FILE);
@@ -267,6 +272,12 @@ impl Tree {
     fn is_that_folder(&self, n: i64, seen: &Seen) -> bool {
         let row = &self.rows[&n];
         seen.kind() == FOLDER && row.kind == FOLDER && (self.is_settled(n) || row.rev != seen.rev())
+    }
+
+    fn takes_implied(&self, there: i64, known: i64, seen: &Seen) -> bool {
+        let row = &self.rows[&there];
+        let is_implied = row.id.is_none() && row.kind == FOLDER && self.is_settled(there);
+        is_implied && seen.kind() == FOLDER && !self.is_at_or_under(there, known)
     }
 
     fn is_renumbered(&mut self, n: i64, seen: &Seen) {
