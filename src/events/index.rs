@@ -267,11 +267,11 @@ impl Tree {
         self.tell(ChangeKind::Created, n, seen, None);
     }
 
-    /// A folder over a folder keeps what is in it unless that is said to be gone (API-FACTS 5.2), and sharing one, or ending
-    /// that, may give it another id.
+    /// Sharing a folder, or ending that, may give it another id: it keeps what is in it unless that is said to be gone
+    /// (API-FACTS 5.2). Of one that is shared as before another id is another folder.
     fn is_that_folder(&self, n: i64, seen: &Seen) -> bool {
         let row = &self.rows[&n];
-        seen.kind() == FOLDER && row.kind == FOLDER && (self.is_settled(n) || row.rev != seen.rev())
+        seen.kind() == FOLDER && row.kind == FOLDER && row.rev != seen.rev()
     }
 
     fn takes_implied(&self, there: i64, known: i64, seen: &Seen) -> bool {

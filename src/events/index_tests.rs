@@ -152,7 +152,7 @@ fn a_delta_is_told_as_what_happened() {
         ("d/ 1, d/a 2 1, d/s/ 3", &["d/ 9 S, d/a 2 9, d/s/ 3"], "metadatachanged d"),
         ("d/ 1, d/a 2 1, d/s/ 3", &["-d, d/ 9 S, d/a 2 9, d/s/ 3"], "metadatachanged d"),
         ("d/ 1 S, d/a 2 1, d/s/ 3", &["-d/a, -d/s", "d/a 2 9, d/s/ 3", "d/ 9"], "metadatachanged d"),
-        ("d/ 1, d/a 2", &["d/a 2, d/ 9"], "metadatachanged d"),
+        ("d/ 1, d/a 2", &["d/a 2, d/ 9"], "deleted d, created d, created d/a"),
         ("d/ 1, d/a 2, d/b 3", &["-d/a, -d/b", "d/a 2", "d/ 9 S"], "metadatachanged d, deleted d/b"),
         // A folder goes where one was implied by what lies in it.
         ("b/ 1, b/x 3, c/a 2", &["c/a 2", "c/ 1, c/x 3, -b"], "deleted b, created c, created c/x"),
