@@ -6,7 +6,7 @@ CARGO ?= cargo
 BUF := .tools/bin/buf
 FOLDER ?= .
 
-.PHONY: help run demo test test-clients test-long check lint fmt proto clients bench setup
+.PHONY: help run demo test test-clients test-long counts check lint fmt proto clients bench setup
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -33,12 +33,18 @@ test-long: setup ## The tests that take minutes: 2 GiB files, a thousand seeds
 	PROPTEST_CASES=1000 $(CARGO) test --lib
 	$(CARGO) test --test it -- --ignored --skip live --skip ten_thousand_parameters
 
-check: ## Everything CI runs: lint, tests, clients, long tests
+# By the binary of the unit tests: nothing more is built for it.
+counts: ## Instructions of the hot loops against tests/counts/budgets.txt; a tenth too many fails
+	@bash tests/setup/counts.sh
+	bash tests/counts/run.sh
+
+check: ## Everything CI runs: lint, tests, clients, long tests, counts
 	@bash tests/setup/check.sh
 	$(MAKE) lint
 	$(MAKE) test
 	$(MAKE) test-clients
 	$(MAKE) test-long
+	$(MAKE) counts
 
 lint: ## Format, clippy, docs, proto rules, licences and bans, all with warnings denied
 	@bash tests/setup/check.sh

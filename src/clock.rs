@@ -29,6 +29,14 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 
 pub type SharedClock = Arc<dyn Clock>;
 
+/// Ends then, in real time, or never. Cancel-safe.
+pub async fn at(then: Option<impl Into<tokio::time::Instant>>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The machine's clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;

@@ -185,6 +185,7 @@ impl Config {
             said.add_file(file, &mut problems);
         }
         said.add_overrides(overrides, &mut problems);
+        said.hasten_the_emulator();
         let config = said.extract(&mut problems);
         config.validate(&said, &mut problems);
         (config, problems)

@@ -89,8 +89,8 @@ impl Fair {
         Some(self.0.take(&mut state, parameter.into(), places))
     }
 
-    #[cfg(test)]
-    pub(crate) fn free(&self) -> usize {
+    /// Places that nobody has.
+    pub fn free(&self) -> usize {
         self.0.lock().free
     }
 
@@ -128,7 +128,7 @@ impl Fair {
 }
 
 /// Who has nothing may always have some.
-fn may_have_more(held: usize, free: usize) -> bool {
+pub fn may_have_more(held: usize, free: usize) -> bool {
     held == 0 || held < free.saturating_mul(FAIR_SHARE)
 }
 

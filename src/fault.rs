@@ -261,9 +261,14 @@ impl Fault {
         self
     }
 
+    /// An application parameter is a fact as well: callers find its id under one name in every refusal.
     #[must_use]
     pub fn resource(mut self, kind: &'static str, name: impl Into<String>) -> Self {
-        self.0.resource = Some(Resource { kind, name: name.into() });
+        let name = name.into();
+        if kind == "application_parameter" {
+            self.0.facts.insert("applicationParameterId", name.clone());
+        }
+        self.0.resource = Some(Resource { kind, name });
         self
     }
 

@@ -12,10 +12,11 @@ use std::{
 
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use crate::{
+    clock::at,
     fair::Fair,
     limits::{
         WRITE_LEASE, WRITE_LEASE_GIVEN, WRITE_LEASE_KEPT, WRITE_LEASE_LOOK, WRITE_LEASE_ON_ITS_WAY,
@@ -187,8 +188,12 @@ impl Lease {
         if std::mem::replace(&mut state.kept, true) {
             self.0.bell.notify_one();
         } else if self.0.keepers.try_send(self.clone()).is_err() {
-            // The process ends, or has too much to do: whoever waits goes without, and the next one tries again.
+            // The process ends, or has too much to do: whoever waits goes without, and who comes later tries again.
             state.kept = false;
+            // Nobody is there to give it away: it is used until it ends.
+            state.wanted = false;
+            state.fails(Instant::now());
+            self.0.told.notify_waiters();
         }
     }
 
@@ -286,12 +291,15 @@ impl Lease {
 
     /// The store failed. What is ours stays so until it ends.
     pub fn failed(&self, now: Instant) {
+        self.lock().fails(now);
+        self.0.told.notify_waiters();
+    }
+
+    /// Its keeper is gone, and it was not at its end.
+    pub fn is_left(&self, now: Instant) {
         let mut state = self.lock();
-        state.asked_at = None;
-        match &mut state.standing {
-            Standing::Ours { renew_at, .. } => *renew_at = now + WRITE_LEASE_LOOK,
-            standing => *standing = Standing::Without { until: now + WRITE_LEASE_WITHOUT },
-        }
+        state.kept = false;
+        state.fails(now);
         drop(state);
         self.0.told.notify_waiters();
     }
@@ -329,6 +337,15 @@ impl State {
                 self.standing = Standing::Unknown;
             }
             _ => {}
+        }
+    }
+
+    /// The store does not answer, or nobody asks it. What is ours stays so until it ends.
+    fn fails(&mut self, now: Instant) {
+        self.asked_at = None;
+        match &mut self.standing {
+            Standing::Ours { renew_at, .. } => *renew_at = now + WRITE_LEASE_LOOK,
+            standing => *standing = Standing::Without { until: now + WRITE_LEASE_WITHOUT },
         }
     }
 
@@ -388,13 +405,6 @@ impl Drop for Waiting<'_> {
         if state.wanted && state.kept {
             self.0.0.bell.notify_one();
         }
-    }
-}
-
-async fn at(then: Option<Instant>) {
-    match then {
-        Some(then) => sleep_until(then).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -22,6 +22,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod convert;
+#[cfg(test)]
+mod counted_tests;
 pub mod credentials;
 pub mod dropbox;
 pub mod emulator;

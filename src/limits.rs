@@ -48,6 +48,9 @@ pub const PARALLEL_APPENDS_DEFAULT: usize = 5;
 /// An append that comes along at less than a quarter of the median of its siblings for this long is dropped and sent again on
 /// another connection.
 pub const SIBLINGS_PATIENCE: Duration = Duration::from_secs(5);
+/// How fast one comes along is looked at over this span: one that stands still is under a quarter of what it was after the patience,
+/// and one that was slow from its beginning is known to be so when the span is over.
+pub const SIBLINGS_WINDOW: Duration = Duration::from_millis(6667);
 /// How often they are compared.
 pub const SIBLINGS_LOOK: Duration = Duration::from_millis(500);
 /// Younger ones tell nothing of how fast they are: what the socket takes at once looks like speed.
@@ -97,8 +100,8 @@ pub const DOWNLOAD_CHUNK_MIN: usize = 16 * 1024;
 pub const DOWNLOAD_CHUNK_MAX: usize = 2 * 1024 * 1024;
 /// Ranges read ahead take at most this part of the block budget, over all downloads: uploads find the other half.
 pub const AHEAD_SHARE: usize = 2;
-/// A caller that has not drained a block in this much time of its own gets no range ahead of it until it does: it costs what
-/// HTTP/2 holds for it and no more.
+/// A caller that has not drained a block in this much time of its own gets no range ahead of it until it does, and loses those
+/// it has: it costs what HTTP/2 holds for it and no more.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Where nobody said how many ranges to read at once, that is thought over after so many bytes each.
 pub const OUTRUN_BYTES: u64 = 8 * MIB;
@@ -109,14 +112,34 @@ pub const OUTRUN_WAIT_MIN: Duration = Duration::from_millis(100);
 pub const OUTRUN_LEFT_MIN: u64 = 4 * BLOCK_BYTES as u64;
 /// Twelve such downloads fill an account's places for bodies.
 pub const RANGES_BY_NEED_MAX: usize = 4;
+/// What an open download holds outside the block budget, at most, with chunks of up to `DOWNLOAD_CHUNK_DEFAULT`: what HTTP/2 takes
+/// ahead of its caller and the chunk behind that, the next chunk as it is written, and two pieces as the connection to Dropbox
+/// gave them, of up to 408 KiB each. One with larger chunks takes more places, so that each stands for no more than this.
+pub const DOWNLOAD_HELD_BYTES: usize = 2 * MIB as usize;
+/// What HTTP/2 takes of a stream ahead of its caller before it asks for no more: the library's bound.
+pub const SEND_AHEAD_BYTES: usize = 400 * 1024;
+/// What the process holds beside transfers, connections and watches: code, store, tokens, and what the allocator keeps.
+pub const PROCESS_BYTES: usize = 64 * MIB as usize;
+
+/// The process takes no more memory than this with so many places for downloads; the kernel's and that of connections and watches
+/// aside. README says it for those who size a machine.
+pub const fn memory_ceiling(transfer_buffer_bytes: usize, downloads: usize) -> usize {
+    let left_unread = transfer_buffer_bytes / LEFT_SHARE;
+    // Ranges ahead are a half of the budget at most; each has what its connection gave it beside its block of 4 MiB.
+    let on_connections = transfer_buffer_bytes / 8;
+    PROCESS_BYTES + transfer_buffer_bytes + left_unread + on_connections + downloads * DOWNLOAD_HELD_BYTES
+}
+
 /// What downloads that nobody reads may hold in HTTP/2, beside those that are open: this part of the block budget. Each holds a
-/// chunk; beyond it one keeps its place.
+/// chunk and what was taken ahead of it; beyond it one keeps its place.
 pub const LEFT_SHARE: usize = 8;
 /// A caller that leaves bytes waiting for longer loses its place among its account's bodies to others, unless it is
 /// configured otherwise: some 48 of them would else shut everybody out. Long enough that a player's full buffer is no stall.
 pub const DOWNLOAD_IDLE: Duration = Duration::from_secs(30);
-/// Times a broken body is taken up again before the caller hears of it.
+/// Times a broken body is taken up again before the caller hears of it, and how much must have come since the last break for them to
+/// be counted anew: sixteen segments of 64 KiB, which a line of any use carries.
 pub const DOWNLOAD_RESUMES_MAX: u32 = 5;
+pub const DOWNLOAD_RESUME_BYTES: u64 = 1024 * 1024;
 
 // ---- filters (API-DESIGN a.2) ----
 

@@ -115,9 +115,10 @@ impl KeyRing {
         Self { source, read_at: Mutex::new(Instant::now()), keys: ArcSwap::from_pointee(keys) }
     }
 
-    /// A ring with one new random key that lives as long as the process: for the emulator and tests.
+    /// A ring with one new random key that lives as long as the process: for the emulator and tests. It has a name of its own, so
+    /// that a handle of an earlier process is told from one that was damaged.
     pub fn ephemeral() -> Self {
-        Self::parse(&Self::new_line("ephemeral")).expect("a generated line is well formed")
+        Self::parse(&Self::new_line(&Self::new_id())).expect("a generated line is well formed")
     }
 
     /// A new random key as a line of a key file, without line end.
@@ -281,7 +282,7 @@ impl KeyRing {
                 Reason::HandleKeyRetired,
                 format!("the {} was sealed by a key that this server no longer has", kind.name()),
             )
-            .fact("handleKind", kind.name())
+            .fact("handleKind", kind.field())
             .fact("keyId", key_id),
         })?;
         let tag = plaintext.get(..OWNER_BYTES).ok_or_else(|| kind.malformed())?;
@@ -290,7 +291,7 @@ impl KeyRing {
                 Reason::HandleNotYours,
                 format!("the {} was given for another application parameter or another linked account", kind.name()),
             )
-            .fact("handleKind", kind.name()));
+            .fact("handleKind", kind.field()));
         }
         plaintext.drain(..OWNER_BYTES);
         Ok(plaintext)
@@ -313,10 +314,20 @@ impl HandleKind {
         }
     }
 
+    /// The field it travels in, for programs.
+    pub fn field(self) -> &'static str {
+        match self {
+            HandleKind::Page(_) => "page_token",
+            HandleKind::Upload => "upload_id",
+            HandleKind::Job => "job_id",
+            HandleKind::Resume => "resume_token",
+        }
+    }
+
     /// Of what is none, or was damaged.
     pub fn malformed(self) -> Fault {
         Fault::new(Reason::HandleMalformed, format!("this is no {}, or it was damaged on the way", self.name()))
-            .fact("handleKind", self.name())
+            .fact("handleKind", self.field())
     }
 
     fn associated(self) -> [&'static [u8]; 2] {

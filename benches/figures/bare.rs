@@ -30,6 +30,9 @@ pub enum What {
     Download,
 }
 
+/// Of several lanes: how often one append or range is said again because its connection broke.
+const REPEATS: u32 = 10;
+
 /// One run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
@@ -238,7 +241,16 @@ impl Bare {
                     let close = offset + part.len() as u64 == size;
                     let hash = hex::encode(Sha256::digest(digests.concat()));
                     let argument = json!({ "cursor": cursor, "close": close, "content_hash": hash });
-                    bare.send("upload_session/append_v2", argument, part).await?;
+                    let mut left = REPEATS;
+                    loop {
+                        match bare.send("upload_session/append_v2", argument.clone(), part.clone()).await {
+                            Err(broken) if left > 0 && broken.is::<reqwest::Error>() => left -= 1,
+                            sent => {
+                                sent?;
+                                break;
+                            }
+                        }
+                    }
                     Outcome::Ok((offset, digests))
                 };
                 tokio::spawn(append).await?
@@ -261,17 +273,27 @@ impl Bare {
         whole.compare(&file, size)
     }
 
+    async fn range(&self, path: &str, from: u64, last: u64) -> Outcome<(Value, Bytes)> {
+        let request = self.request("download", &json!({ "path": path }));
+        let answer = Self::answered("download", request.header("Range", format!("bytes={from}-{last}"))).await?;
+        Ok((told(&answer)?, answer.bytes().await?))
+    }
+
     /// Ranges of 8 MiB, so many in flight, hashed in order.
     async fn download_parallel(&self, path: &str, size: u64, lanes: usize) -> Outcome<()> {
         let ranges = (0..size).step_by(APPEND_BYTES as usize).map(|from| (from, (from + APPEND_BYTES).min(size) - 1));
         let mut ranges = stream::iter(ranges)
             .map(|(from, last)| {
-                let request = self.request("download", &json!({ "path": path }));
-                let request = request.header("Range", format!("bytes={from}-{last}"));
+                let (bare, path) = (self.clone(), path.to_owned());
                 async move {
                     let read = async move {
-                        let answer = Self::answered("download", request).await?;
-                        Outcome::Ok((told(&answer)?, answer.bytes().await?))
+                        let mut left = REPEATS;
+                        loop {
+                            match bare.range(&path, from, last).await {
+                                Err(broken) if left > 0 && broken.is::<reqwest::Error>() => left -= 1,
+                                read => break read,
+                            }
+                        }
                     };
                     tokio::spawn(read).await?
                 }

@@ -1,4 +1,5 @@
-//! One file over a line that is far away: what parallel appends and ranges gain, beside what the bare program gains.
+//! One file over a line that is far away: what parallel appends and ranges gain, beside what the bare program gains; and what they
+//! take where the line loses something.
 
 use std::time::Duration;
 
@@ -94,4 +95,66 @@ pub async fn down(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
     let name = "one download of 1 GiB, 8 ranges at once, 50 ms, 20 MB/s a connection: speed-up ÷ 8";
     gains.row(report, name, ("≥ 0.90", 0.90));
     Ok(())
+}
+
+/// Of segments of 64 KiB: so likely one is 200 ms late, and so likely the connection is reset.
+pub const STALLS: f64 = 0.01;
+pub const RESETS: f64 = 0.001;
+pub const LOST_LANES: i32 = 8;
+pub const LOST_BYTES: u64 = 512 * MIB;
+
+/// Both directions over a line that loses something, in turn with the bare program, which says again what broke. What came is
+/// compared by hash on either side.
+pub async fn lossy(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
+    let (emulator, connector) = far(bench).await?;
+    let seed = json!({ "files": [{ "path": "/seeded", "bytes": LOST_BYTES }] });
+    emulator.control("seed", Some(seed)).await?;
+    let mut client = connector.client().await?;
+    warm(&mut client).await?;
+    let file = File { lanes: LOST_LANES, ..File::new("/far", LOST_BYTES) };
+    let up = Job { lanes: LOST_LANES as usize, ..Job::new(What::Upload, &emulator, "/bare", LOST_BYTES) };
+    let down = Job { what: What::Download, path: "/seeded".to_owned(), ..up.clone() };
+    // First without any loss, so that the row says what it costs.
+    let clean_up = timed(&connector, file.upload(&mut client)).await?.wall.as_secs_f64();
+    let clean_down =
+        timed(&connector, download(&mut client, "/seeded", LOST_BYTES, LOST_LANES)).await?.wall.as_secs_f64();
+    drop((client, connector));
+    emulator.lossy(STALLS, RESETS).await?;
+    // A process without connections: those that are there keep their line.
+    let connector = bench.connector(&emulator).await?;
+    let mut client = connector.client().await?;
+    warm(&mut client).await?;
+    let (mut uploads, mut downloads) = (Against::default(), Against::default());
+    for _ in 0..ROUNDS {
+        uploads.ours.push(timed(&connector, file.upload(&mut client)).await?.wall.as_secs_f64());
+        file.check(&emulator).await?;
+        uploads.bare.push(up.run().await?.wall);
+        let read = download(&mut client, "/seeded", LOST_BYTES, LOST_LANES);
+        downloads.ours.push(timed(&connector, read).await?.wall.as_secs_f64());
+        downloads.bare.push(down.run().await?.wall);
+    }
+    uploads.row(report, "one upload of 512 MiB, 8 appends at once, same line with loss: time ÷ bare program", clean_up);
+    downloads.row(
+        report,
+        "one download of 512 MiB, 8 ranges at once, same line with loss: time ÷ bare program",
+        clean_down,
+    );
+    Ok(())
+}
+
+/// Seconds, in turn.
+#[derive(Default)]
+struct Against {
+    ours: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+impl Against {
+    fn row(&self, report: &mut Report, name: &'static str, clean: f64) {
+        let ratios: Vec<f64> = self.ours.iter().zip(&self.bare).map(|(ours, bare)| ours / bare).collect();
+        let [ratio, ours, bare] = [&ratios, &self.ours, &self.bare].map(|values| Spread::of(values));
+        let (ours, bare) = (ours.show(1, " s"), bare.show(1, " s"));
+        let measured = format!("{}; {ours}, without loss {clean:.1} s; bare program {bare}", ratio.show(2, " ×"));
+        report.add(Figure { name, target: "–", measured, holds: None });
+    }
 }

@@ -7,6 +7,7 @@
 mod accounts;
 mod bare;
 mod calls;
+mod ceiling;
 #[path = "../../tests/it/support/certs.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "tests use the rest")]
 mod certs;
@@ -28,8 +29,9 @@ mod transfers;
 mod waits;
 mod watches;
 
-use std::{process::ExitCode, time::SystemTime};
+use std::{any::Any, panic::AssertUnwindSafe, process::ExitCode, time::SystemTime};
 
+use futures::FutureExt as _;
 use process::Wire;
 use report::Report;
 
@@ -45,8 +47,9 @@ pub fn say(text: &str) {
     println!("{text}");
 }
 
-/// Names of the parts, as they may be given on the command line.
-const PARTS: [&str; 27] = [
+/// Names of the parts, as they may be given on the command line, in the order in which they are measured. Those of the peers,
+/// which are other programs, are in namespaces of their own.
+const PARTS: [&str; 33] = [
     "hash",
     "upload",
     "upload-tls",
@@ -57,9 +60,11 @@ const PARTS: [&str; 27] = [
     "streams",
     "lanes",
     "ranges",
+    "loss",
     "held",
     "memory",
     "many",
+    "ceiling",
     "footprint",
     "stalled",
     "unary",
@@ -67,6 +72,10 @@ const PARTS: [&str; 27] = [
     "small",
     "first",
     "pause",
+    "peers",
+    "peers-small",
+    "peers-far",
+    "peers-loss",
     "walk",
     "watchers",
     "events",
@@ -75,9 +84,6 @@ const PARTS: [&str; 27] = [
     "accounts",
     "start",
 ];
-
-/// Those against other programs, in namespaces of their own.
-const PEERS: [&str; 3] = ["peers", "peers-small", "peers-far"];
 
 fn main() -> ExitCode {
     // A second provider would be a second way to speak TLS; a failure means that one is set already.
@@ -113,6 +119,7 @@ async fn inside(parts: &[String]) -> Outcome<()> {
             "peers" => peers::cpu(&mut bench, &mut report).await?,
             "peers-small" => peers::small_files(&mut bench, &mut report).await?,
             "peers-far" => peers::far_file(&mut bench, &mut report).await?,
+            "peers-loss" => peers::lossy_file(&mut bench, &mut report).await?,
             other => return fail(format!("no part '{other}'")),
         }
     }
@@ -123,100 +130,73 @@ async fn measure(arguments: &[String]) -> Outcome<()> {
     let started = SystemTime::now();
     // cargo adds `--bench`.
     let asked: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
-    if let Some(unknown) = asked.iter().find(|word| !PARTS.contains(word) && !PEERS.contains(word)) {
-        return fail(format!("no part '{unknown}'; there are {}, {}", PARTS.join(", "), PEERS.join(", ")));
+    if let Some(unknown) = asked.iter().find(|word| !PARTS.contains(word)) {
+        return fail(format!("no part '{unknown}'; there are {}", PARTS.join(", ")));
     }
-    let wanted = |part| asked.is_empty() || asked.contains(&part);
     let mut report = Report::default();
     let mut bench = process::Bench::new()?;
-    if wanted("hash") {
-        transfers::hash(&mut report);
-    }
-    if wanted("upload") {
-        transfers::upload_cpu(&mut bench, &mut report, Wire::Plain).await?;
-    }
-    if wanted("upload-tls") {
-        transfers::upload_cpu(&mut bench, &mut report, Wire::Tls).await?;
-    }
-    if wanted("download") {
-        transfers::download_cpu(&mut bench, &mut report, Wire::Plain).await?;
-    }
-    if wanted("download-tls") {
-        transfers::download_cpu(&mut bench, &mut report, Wire::Tls).await?;
-    }
-    if wanted("eight") {
-        streams::eight(&mut bench, &mut report, Wire::Plain).await?;
-    }
-    if wanted("eight-tls") {
-        streams::eight(&mut bench, &mut report, Wire::Tls).await?;
-    }
-    if wanted("streams") {
-        streams::cpu(&mut bench, &mut report).await?;
-    }
-    if wanted("lanes") {
-        lanes::up(&mut bench, &mut report).await?;
-    }
-    if wanted("ranges") {
-        lanes::down(&mut bench, &mut report).await?;
-    }
-    if wanted("held") {
-        streams::held(&mut bench, &mut report).await?;
-    }
-    if wanted("memory") {
-        transfers::memory(&mut bench, &mut report).await?;
-    }
-    if wanted("many") {
-        transfers::many(&mut bench, &mut report).await?;
-    }
-    if wanted("footprint") {
-        footprint::footprint(&mut bench, &mut report).await?;
-    }
-    if wanted("stalled") {
-        calls::beside_stalled(&mut bench, &mut report).await?;
-    }
-    if wanted("unary") {
-        calls::unary(&mut bench, &mut report).await?;
-    }
-    if wanted("signed") {
-        waits::signed(&mut bench, &mut report).await?;
-    }
-    if wanted("small") {
-        waits::small(&mut bench, &mut report).await?;
-    }
-    if wanted("first") {
-        waits::first_byte(&mut bench, &mut report).await?;
-    }
-    if wanted("pause") {
-        waits::after_a_pause(&mut bench, &mut report).await?;
-    }
-    for part in PEERS.into_iter().filter(|part| wanted(part)) {
-        peers::apart(&mut report, part)?;
-    }
-    if wanted("walk") {
-        calls::walk(&mut bench, &mut report).await?;
-    }
-    if wanted("watchers") {
-        watches::many(&mut bench, &mut report).await?;
-    }
-    if wanted("events") {
-        watches::single(&mut bench, &mut report).await?;
-    }
-    if wanted("index") {
-        indexing::index(&mut bench, &mut report, None).await?;
-    }
-    if wanted("index-postgres") {
-        let server = postgres::Server::start();
-        indexing::index(&mut bench, &mut report, Some(&server)).await?;
-    }
-    if wanted("accounts") {
-        accounts::quiet(&mut bench, &mut report).await?;
-    }
-    if wanted("start") {
-        start::cold(&mut bench, &mut report).await?;
-        start::size(&mut report)?;
+    let mut failed = Vec::new();
+    for part in PARTS.into_iter().filter(|part| asked.is_empty() || asked.contains(part)) {
+        // What one of them lacks is told in its row, and costs none of the others theirs.
+        let measured = AssertUnwindSafe(one(part, &mut bench, &mut report)).catch_unwind().await;
+        let error = match measured {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => said(panic.as_ref()),
+        };
+        report.lacks(part, &error);
+        failed.push(format!("{part}: {error}"));
     }
     if asked.is_empty() {
         report.write(started, "make bench")?;
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { fail(failed.join("; ")) }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked").to_owned()
+}
+
+async fn one(part: &str, bench: &mut process::Bench, report: &mut Report) -> Outcome<()> {
+    match part {
+        "hash" => {
+            transfers::hash(report);
+            Ok(())
+        }
+        "upload" => transfers::upload_cpu(bench, report, Wire::Plain).await,
+        "upload-tls" => transfers::upload_cpu(bench, report, Wire::Tls).await,
+        "download" => transfers::download_cpu(bench, report, Wire::Plain).await,
+        "download-tls" => transfers::download_cpu(bench, report, Wire::Tls).await,
+        "eight" => streams::eight(bench, report, Wire::Plain).await,
+        "eight-tls" => streams::eight(bench, report, Wire::Tls).await,
+        "streams" => streams::cpu(bench, report).await,
+        "lanes" => lanes::up(bench, report).await,
+        "ranges" => lanes::down(bench, report).await,
+        "loss" => lanes::lossy(bench, report).await,
+        "held" => streams::held(bench, report).await,
+        "memory" => transfers::memory(bench, report).await,
+        "many" => transfers::many(bench, report).await,
+        "ceiling" => ceiling::ceiling(bench, report).await,
+        "footprint" => footprint::footprint(bench, report).await,
+        "stalled" => calls::beside_stalled(bench, report).await,
+        "unary" => calls::unary(bench, report).await,
+        "signed" => waits::signed(bench, report).await,
+        "small" => waits::small(bench, report).await,
+        "first" => waits::first_byte(bench, report).await,
+        "pause" => waits::after_a_pause(bench, report).await,
+        "peers" | "peers-small" | "peers-far" | "peers-loss" => peers::apart(report, part),
+        "walk" => calls::walk(bench, report).await,
+        "watchers" => watches::many(bench, report).await,
+        "events" => watches::single(bench, report).await,
+        "index" => indexing::index(bench, report, None).await,
+        "index-postgres" => indexing::index(bench, report, Some(&postgres::Server::start())).await,
+        "accounts" => accounts::quiet(bench, report).await,
+        "start" => {
+            start::cold(bench, report).await?;
+            start::size(report)
+        }
+        other => fail(format!("no part '{other}'")),
+    }
 }

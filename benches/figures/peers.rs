@@ -16,7 +16,7 @@ use crate::{
     Outcome, bare,
     bare::Spent,
     fail,
-    lanes::{ANSWER, LINE},
+    lanes::{ANSWER, LINE, LOST_BYTES, LOST_LANES, RESETS, STALLS},
     process::{Bench, Client, Emulator, Wire},
     report::{Figure, Report, Spread},
     transfers::{File, GIB, MIB, PAIRS, SOURCE_BYTES, source, timed, warm},
@@ -401,5 +401,36 @@ pub async fn far_file(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
         );
         report.add(Figure { name, target: "≤ 1.1", measured, holds: Some(ratio.median <= 1.1) });
     }
+    Ok(())
+}
+
+/// One file over a line that loses something, which each of them has to get over by itself.
+pub async fn lossy_file(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
+    let emulator = bench.emulator_over(Wire::AsDropbox).await?;
+    emulator.far_away(ANSWER, Some(LINE), false).await?;
+    emulator.lossy(STALLS, RESETS).await?;
+    let connector = bench.connector(&emulator).await?;
+    let mut client = connector.client().await?;
+    warm(&mut client).await?;
+    let on_disk = bench.path("file");
+    bare::write_file(&on_disk, LOST_BYTES)?;
+    let on_disk = text(&on_disk)?.to_owned();
+    let peers = Peers::new(bench, &emulator)?;
+    let file = File { lanes: LOST_LANES, ..File::new("/through", LOST_BYTES) };
+    let mut ours = Vec::new();
+    for _ in 0..SMALL_ROUNDS {
+        ours.push(timed(&connector, file.upload(&mut client)).await?.wall.as_secs_f64());
+        file.check(&emulator).await?;
+    }
+    let name = "one file of 512 MiB, 50 ms, 20 MB/s a connection with loss: time ÷ rclone's";
+    let Some(spent) = peers.rclone(&["copyto", &on_disk, "box:/peer"]).await else {
+        missing(report, name, "–");
+        return Ok(());
+    };
+    let wall = spent?.wall;
+    File { path: "/peer".to_owned(), ..file }.check(&emulator).await?;
+    let ratio = Spread::of(&ours.iter().map(|ours| ours / wall).collect::<Vec<_>>());
+    let measured = format!("{}; {}, {wall:.1} s (n=1)", ratio.show(3, " ×"), Spread::of(&ours).show(2, " s"));
+    report.add(Figure { name, target: "–", measured, holds: None });
     Ok(())
 }

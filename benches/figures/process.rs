@@ -274,6 +274,13 @@ impl Emulator {
         self.control("switches", Some(levers)).await.map(drop)
     }
 
+    /// Every connection made from now on loses segments: so likely one comes late by the time after which Linux sends again
+    /// (200 ms), so likely the connection is reset.
+    pub async fn lossy(&self, stalls: f64, resets: f64) -> Outcome<()> {
+        let loss = serde_json::json!({ "loss": { "stalls": stalls, "resets": resets, "seed": 1 } });
+        self.control("switches", Some(loss)).await.map(drop)
+    }
+
     /// Asks the control port; `None` is GET.
     ///
     /// # Errors

@@ -58,6 +58,12 @@ impl Report {
         self.rows.push(row.to_owned());
     }
 
+    /// A part that could not be measured, or not to its end.
+    pub fn lacks(&mut self, part: &str, error: &str) {
+        let error = error.replace('|', "/").replace('\n', " ");
+        self.take(&format!("| part `{part}` | – | not measured to its end: {error} | **no** |"));
+    }
+
     /// Writes `benches/RESULTS.md`.
     pub fn write(&self, started: SystemTime, command: &str) -> Outcome<()> {
         let mut text = String::from("# Figures of the last run\n\n");

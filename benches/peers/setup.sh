@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The programs that `make bench` compares with, into .tools/: rclone built from its released module, Dropbox's Python and
-# JavaScript SDKs as the tests have them, Apache OpenDAL's Python package. Running it again is cheap.
+# JavaScript SDKs as the tests have them, Apache OpenDAL's Python package; and the PostgreSQL server that figures need. Running it again is cheap.
 . "$(dirname "$0")/../../tests/setup/common.sh"
 
 rclone() {
@@ -18,6 +18,8 @@ opendal() {
 once go tests/setup/common.sh -- go_tool || die "could not get a Go toolchain"
 once node tests/setup/common.sh -- node_tool || die "could not get Node"
 PATH="$BIN:$PATH" bash tests/sdk/setup.sh || die "could not get Dropbox's Python and JavaScript SDKs"
+# Not a peer: parts of the run keep their state in it.
+postgres_server || say "could not get PostgreSQL: the parts that need it say so in their rows"
 # What is missing is named in the table of figures; the rest is measured.
 once rclone benches/peers/setup.sh benches/peers/rclone.go -- rclone || say "could not build rclone (see .tools/go-build.log)"
 once opendal benches/peers/setup.sh -- opendal || say "could not get Apache OpenDAL"

@@ -154,8 +154,8 @@ pub type Admin = DropboxAdminConnectorClient<InterceptedService<Channel, Identit
 /// Opens a channel. It reconnects by itself from then on.
 ///
 /// # Errors
-/// A malformed address; nobody there.
-pub async fn channel(server: &str, tls: &TlsArgs) -> Result<Channel> {
+/// A malformed address; nobody there, which `flag` may put right.
+pub async fn channel(server: &str, flag: &str, tls: &TlsArgs) -> Result<Channel> {
     let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
     let secure = url.starts_with("https://");
     if !secure && !url.starts_with("http://") {
@@ -179,11 +179,15 @@ pub async fn channel(server: &str, tls: &TlsArgs) -> Result<Channel> {
         endpoint = endpoint.tls_config(config).map_err(|error| Failure::usage(format!("{url}: {}", causes(&error))))?;
     }
     let channel = endpoint.connect().await.map_err(|error| {
-        let remedy = match secure {
-            true => "name the address with --server; --ca-file trusts a certificate of your own making",
-            false => "start the server with `dropbox-connector serve`, or name it with --server",
+        let why = causes(&error);
+        // All that TLS finds wrong with the server's own says so.
+        let remedy = match secure && why.contains("certificate") {
+            true => {
+                format!("--ca-file trusts a certificate of your own making; {flag} has to use a name that is in it")
+            }
+            false => format!("start the server with `dropbox-connector serve`, or name its address with {flag}"),
         };
-        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {}", causes(&error))).remedy(remedy)
+        Failure::new(Exit::Unavailable, format!("cannot reach {url}: {why}")).remedy(remedy)
     })?;
     greet(&channel, &url, tls).await?;
     Ok(channel)
@@ -292,7 +296,7 @@ impl Client {
     /// A malformed address or identity; nobody there.
     pub async fn connect(server: &str, tls: &TlsArgs, parameter: Option<&str>, token: Option<&str>) -> Result<Client> {
         let identity = Identity::new(parameter, token)?;
-        let data = DropboxConnectorClient::with_interceptor(channel(server, tls).await?, identity)
+        let data = DropboxConnectorClient::with_interceptor(channel(server, "--server", tls).await?, identity)
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         Ok(Client { data })
     }

@@ -115,7 +115,14 @@ async fn begin(admin: &mut Admin, args: &ConnectArgs, redirect_uri: &str) -> Res
 /// Once: a code that is sent twice is worth nothing.
 async fn complete(admin: &mut Admin, state: String, answer: Answer) -> Result<CompleteAuthorizationResponse> {
     let request = CompleteAuthorizationRequest { state, answer: Some(answer) };
-    Ok(admin.complete_authorization(request).await.map_err(Failure::from)?.into_inner())
+    let completed = admin.complete_authorization(request).await.map_err(Failure::from);
+    let completed = completed.map_err(|failure| match failure.reason.as_str() {
+        "ACCOUNT_MISMATCH" => {
+            failure.remedy("allow access with the account that is linked, or give --allow-account-change")
+        }
+        _ => failure,
+    })?;
+    Ok(completed.into_inner())
 }
 
 async fn by_code(admin: &mut Admin, args: &ConnectArgs) -> Result<CompleteAuthorizationResponse> {

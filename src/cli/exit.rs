@@ -133,7 +133,10 @@ impl From<Status> for Failure {
             message = format!("{}: {message}", about.resource_name);
         }
         let (reason, remedy) = match details.error_info() {
-            Some(told) => (told.reason.clone(), told.metadata.get("remedy").cloned().unwrap_or_default()),
+            Some(told) => {
+                let remedy = by_flags(&told.reason).map(str::to_owned).or_else(|| told.metadata.get("remedy").cloned());
+                (told.reason.clone(), remedy.unwrap_or_default())
+            }
             None => (String::new(), unsaid(if unsaid_end { Code::Unknown } else { status.code() }).to_owned()),
         };
         if let Some(request) = details.request_info() {
@@ -141,6 +144,14 @@ impl From<Status> for Failure {
         }
         Failure { exit, message, reason, remedy, lines: Vec::new() }
     }
+}
+
+/// What the server's remedy says of the API, said of flags; what is one command's own the command says.
+fn by_flags(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "CALLER_UNAUTHENTICATED" => "give --token, or DROPBOX_CONNECTOR_TOKEN, or --cert-file and --key-file",
+        _ => return None,
+    })
 }
 
 /// What to say where no connector answered.

@@ -253,7 +253,13 @@ pub async fn mkdir(args: MkdirArgs) -> Result<()> {
             CreateFolderRequest { path: paths::remote(typed), return_existing: args.exist_ok, ..Default::default() };
         let repeat = if args.exist_ok { Repeat::Free } else { Repeat::IfTold };
         let answer = repeated(repeat, async || client.data().create_folder(request.clone()).await).await;
-        let answer = answer.map_err(|failure| failure.about(typed))?;
+        let answer = answer.map_err(|failure| match failure.reason.as_str() {
+            "PATH_CONFLICT" if args.exist_ok => {
+                failure.remedy("a file is in the way: choose another path").about(typed)
+            }
+            "PATH_CONFLICT" => failure.remedy("--exist-ok takes a folder that is there already").about(typed),
+            _ => failure.about(typed),
+        })?;
         if args.json {
             out::line(json!({ "item": answer.item.as_ref().map(json::item), "created": answer.created }));
         }
@@ -315,7 +321,11 @@ pub async fn relocate(args: RelocateArgs, how: Relocation) -> Result<()> {
     };
     let item = answer.map_err(|failure| match failure.reason.as_str() {
         "PATH_NOT_FOUND" => Failure::missing(&from),
-        "PATH_CONFLICT" | "CASE_CONFLICT" | "DISALLOWED_NAME" => failure.about(to),
+        "PATH_CONFLICT" => {
+            let remedy = "--replace replaces a file, --autorename takes a new name; or choose another path";
+            failure.remedy(remedy).about(to)
+        }
+        "DISALLOWED_NAME" => failure.about(to),
         _ => failure.about(format_args!("{} → {to}", if from.is_empty() { "/" } else { &from })),
     })?;
     match (item, args.json) {

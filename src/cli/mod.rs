@@ -176,10 +176,16 @@ async fn dispatch(command: Command, logs: Logs) -> Result<()> {
             out::line(format_args!("dropbox-connector {}", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
-        client => tokio::select! {
-            outcome = Box::pin(call(client)) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(interrupted()),
-        },
+        client => {
+            let stopped = match &client {
+                Command::Watch(args) if !args.keeps_its_place() => watch::interrupted(),
+                _ => interrupted(),
+            };
+            tokio::select! {
+                outcome = Box::pin(call(client)) => outcome,
+                _ = tokio::signal::ctrl_c() => Err(stopped),
+            }
+        }
     }
 }
 

@@ -336,10 +336,7 @@ impl AdminArgs {
 
 pub async fn admin(args: &AdminArgs) -> Result<Admin> {
     let identity = Identity::new(None, args.token.as_deref())?;
-    let channel = channel(&args.admin_server, &args.tls).await.map_err(|failure| match failure.exit {
-        Exit::Unavailable => failure.remedy("start the server with `dropbox-connector serve`, or give --admin-server"),
-        _ => failure,
-    })?;
+    let channel = channel(&args.admin_server, "--admin-server", &args.tls).await?;
     Ok(DropboxAdminConnectorClient::with_interceptor(channel, identity))
 }
 

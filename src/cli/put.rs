@@ -235,7 +235,18 @@ async fn send(client: &Client, args: &PutArgs, one: &Planned, meter: &Meter) -> 
         format!("{server}\n{parameter}\n{}\n{}\n{:?} {:?}", one.target, source.display(), args.mode, args.rev)
     };
     let kept = if args.no_resume { None } else { Kept::find(subject(), &one.file) };
-    client.upload(path, *size, spec, kept, meter).await
+    client.upload(path, *size, spec, kept, meter).await.map_err(refused)
+}
+
+/// What to do about what is there, by flags.
+fn refused(failure: Failure) -> Failure {
+    match failure.reason.as_str() {
+        "PATH_CONFLICT" => {
+            failure.remedy("--mode overwrite replaces a file, --autorename takes a new name; or choose another target")
+        }
+        "REVISION_CONFLICT" => failure.remedy("`stat` shows the rev that is there now: --mode update --rev REV"),
+        _ => failure,
+    }
 }
 
 fn spec(args: &PutArgs, target: &str) -> UploadSpec {
@@ -274,7 +285,7 @@ async fn from_stdin(client: &Client, args: &PutArgs) -> Result<()> {
         return Err(Failure::usage("--skip-identical needs a file that can be read twice"));
     }
     let spec = spec(args, &paths::remote(&args.target));
-    let response = client.upload_once_through(tokio::io::stdin(), spec, &Meter::none()).await?;
+    let response = client.upload_once_through(tokio::io::stdin(), spec, &Meter::none()).await.map_err(refused)?;
     match (&response.item, args.json) {
         (Some(item), true) => out::line(json::item(item)),
         (Some(item), false) => out::note(format_args!("uploaded {}", out::plain(&item.path_display))),

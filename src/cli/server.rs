@@ -375,7 +375,7 @@ pub struct HealthArgs {
 
 pub async fn health(args: HealthArgs) -> Result<()> {
     let asked = async {
-        let mut client = HealthClient::new(channel(&args.probe_addr, &TlsArgs::default()).await?);
+        let mut client = HealthClient::new(channel(&args.probe_addr, "--probe-addr", &TlsArgs::default()).await?);
         let answer = client.check(HealthCheckRequest { service: args.service.clone() }).await?;
         Ok::<_, Failure>(answer.into_inner().status())
     };

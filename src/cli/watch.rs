@@ -1,16 +1,12 @@
 //! `watch`: prints what changes in a folder of Dropbox, as it happens, and can run a command for each event. It comes back by
 //! itself after every break, and after a restart from its state file, which is written once an event is dealt with.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+mod command;
+mod state;
+
+use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, process::Command};
 use tonic::Status;
 
 use crate::api::{
@@ -30,10 +26,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Each event is a line: what happened, the path, and for a move where it was. With --state the token is kept in a file once
-the event was printed and its command has ended; the next run goes on there, also on another machine. Events may come
-twice after a crash, never not at all. One thing is told otherwise: if Dropbox has dropped our place and the server knows
-nothing of what was told before, all that is there is printed anew, as with --snapshot, instead of what changed.
+Each event is a line: what happened, the path, and for a move where it was. With --state the token is kept in a file, and
+the next run goes on there, also on another machine. What the file proves: with --exec, that the command ended with 0 for
+all before it; without, that the lines were written to standard output. A program that reads them from a pipe may have died
+with lines it had not dealt with: it keeps resumeToken of --json itself and begins with --resume-token, or is given to --exec.
+One thing is told otherwise: if Dropbox has dropped our place and the server knows nothing of what was told before, all that is
+there is told anew, as with --snapshot, instead of what changed.
 
 With --json each line is an object, its fields by their names in the proto's JSON. An event has the fields of ChangeEvent; its
 item is flat, as ls --json shows it: kind, name, path (as displayed), pathLower and what else a file or folder has, with
@@ -46,12 +44,16 @@ only the last has it. Heartbeats have no line.
 With --exec a command is run for each event, one after the other, without a shell: write sh -c '…' if you want one.
 It finds EVENT_TYPE (created, updated, metadata_changed, deleted, moved), EVENT_PATH, EVENT_PREVIOUS_PATH, EVENT_KIND
 (file, folder), EVENT_ID, EVENT_ITEM_ID and EVENT_REV in its environment and the event as JSON on its standard input.
-If it fails, watch ends, and with --state the event comes again with the next run. It is run for events alone, not for
-the items of a snapshot, also not of one that Dropbox's reset made necessary: a line on standard error says so then.
+If it fails, watch ends, and with --state or --checkpoint the event comes again with the next run; after a crash an event may
+come twice, never not at all. Without --exec-snapshot it is run for events alone, not for the items of a snapshot, also not
+of one that Dropbox's reset made necessary: a line on standard error says so then. With it each of them is given to the command,
+in one order with the events, as EVENT_TYPE there; snapshot_end follows the last. Before a snapshot that a reset made
+necessary comes reset: what follows replaces all you have. Those two have no EVENT_PATH; standard input has the JSON line.
 
 Examples:
   dropbox-connector watch /in
   dropbox-connector watch /in --types created,updated --glob '*.pdf' --state in.token --exec ./work
+  dropbox-connector watch / --snapshot --state index.token --exec ./index-one --exec-snapshot
   dropbox-connector watch / --snapshot --json > everything.jsonl")]
 pub struct WatchArgs {
     /// The folder; the root if left out.
@@ -92,17 +94,32 @@ pub struct WatchArgs {
     /// Run this for each event.
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
+    /// Run it for each item of a snapshot, too.
+    #[arg(long, requires = "exec")]
+    exec_snapshot: bool,
     /// Wait until a path has been quiet for this long, and tell only the last: 10s.
-    #[arg(long, value_name = "SPAN", value_parser = span)]
+    #[arg(long, value_name = "SPAN", value_parser = span, allow_hyphen_values = true)]
     settle: Option<Duration>,
     /// End after so many events.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     server: ServerArgs,
+}
+
+impl WatchArgs {
+    pub fn keeps_its_place(&self) -> bool {
+        self.state.is_some() || self.checkpoint.is_some()
+    }
+}
+
+/// By whoever runs it, with no place kept.
+pub fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted")
+        .remedy("run again it begins with what happens from then on: --state FILE or --checkpoint NAME keeps the place")
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -137,8 +154,8 @@ fn span(text: &str) -> Result<Duration, String> {
 struct Watching {
     args: WatchArgs,
     client: super::client::Client,
-    /// The command of --exec, cut into words.
-    command: Vec<String>,
+    /// Of --exec.
+    command: Option<command::Command>,
     /// Behind all that was dealt with; empty before the first message.
     token: String,
     told: u64,
@@ -146,15 +163,10 @@ struct Watching {
 }
 
 /// # Errors
-/// A refusal that no repeat will change, a state file that cannot be read or written, a command that fails.
+/// A refusal that no repeat will change, a state file that cannot be read or written, a command that is not there or fails.
 pub async fn run(args: WatchArgs) -> Result<()> {
-    let command = match &args.exec {
-        None => Vec::new(),
-        Some(line) => shlex::split(line)
-            .filter(|words| !words.is_empty())
-            .ok_or_else(|| Failure::usage("--exec: is empty, or has a quote that does not end"))?,
-    };
-    let kept = args.state.as_deref().map(read_state).transpose()?;
+    let command = args.exec.as_deref().map(command::Command::new).transpose()?;
+    let kept = args.state.as_deref().map(state::read).transpose()?;
     let token = kept.or_else(|| args.resume_token.clone()).unwrap_or_default();
     let client = args.server.client().await?;
     let mut watching = Watching { args, client, command, token, told: 0, attempt: 0 };
@@ -173,6 +185,13 @@ pub async fn run(args: WatchArgs) -> Result<()> {
 impl Watching {
     fn refused(&self, status: Status) -> Failure {
         let (failure, path) = (Failure::from(status), &self.args.path);
+        if let Some(text) = state::wrong(&failure.reason) {
+            match (&self.args.state, &self.args.resume_token) {
+                (Some(file), _) => return state::useless(file, text),
+                (None, Some(_)) => return Failure::usage(format!("--resume-token: {text}")).remedy(state::ANEW),
+                (None, None) => {}
+            }
+        }
         match failure.reason.as_str() {
             "PATH_NOT_FOUND" => Failure::missing(path).remedy(format!(
                 "what is watched has to be there: `dropbox-connector mkdir {}` makes it",
@@ -245,52 +264,71 @@ impl Watching {
                 } else {
                     out::line(line(&change))
                 }
-                self.execute(&change, &told).await?;
+                if let Some(command) = &self.command {
+                    command.run(&word(change.change_type()), &change, &told).await?;
+                }
                 return Ok(true);
             }
             Some(Payload::Snapshot(snapshot)) => {
                 let last = snapshot.items.len().saturating_sub(1);
                 for (n, item) in snapshot.items.iter().enumerate() {
-                    match self.args.json {
+                    let told = match n < last {
                         // Behind any other item the rest of the message is still to come.
-                        true if n < last => out::line(json!({ "snapshot": json::item(item) })),
-                        true => self.say("snapshot", json::item(item), token),
-                        false => out::line(format_args!("{:<17} {}", "there", out::plain(&item.path_display))),
+                        true => json!({ "snapshot": json::item(item) }),
+                        false => json!({ "snapshot": json::item(item), "resumeToken": token }),
+                    };
+                    if self.args.json {
+                        out::line(&told);
+                    } else {
+                        out::line(format_args!("{:<17} {}", "there", out::plain(&item.path_display)));
                     }
+                    self.execute_of_snapshot("there", Some(item), &told).await?;
                 }
             }
             Some(Payload::SnapshotEnd(end)) => {
-                self.say("snapshotEnd", json!({ "count": end.count }), token);
+                let told = self.say("snapshotEnd", json!({ "count": end.count }), token);
+                self.execute_of_snapshot("snapshot_end", None, &told).await?;
                 out::note(format_args!("{}; watching", out::count(usize::try_from(end.count).unwrap_or(0), "item")));
             }
             Some(Payload::CursorReset(reset)) => {
-                self.say("cursorReset", json!({ "reason": reset.reason, "resync": reset.resync }), token);
-                let what = match (reset.resync, self.command.is_empty()) {
+                let told = self.say("cursorReset", json!({ "reason": reset.reason, "resync": reset.resync }), token);
+                let what = match (reset.resync, self.command.is_none() || self.args.exec_snapshot) {
                     (true, _) => "the differences follow",
                     (false, true) => "everything follows anew",
-                    (false, false) => "everything follows anew, and --exec is not run for it",
+                    (false, false) => "everything follows anew, and --exec is not run for it (--exec-snapshot: it is)",
                 };
                 out::note(format_args!("Dropbox lost our place ({}); {what}", out::plain(&reset.reason)));
+                if !reset.resync {
+                    self.execute_of_snapshot("reset", None, &told).await?;
+                }
             }
-            Some(Payload::Ready(_)) => self.say("ready", json!({}), token),
-            Some(Payload::BatchEnd(_)) => self.say("batchEnd", json!({}), token),
-            Some(Payload::Draining(_)) => self.say("draining", json!({}), token),
+            Some(Payload::Ready(_)) => drop(self.say("ready", json!({}), token)),
+            Some(Payload::BatchEnd(_)) => drop(self.say("batchEnd", json!({}), token)),
+            Some(Payload::Draining(_)) => drop(self.say("draining", json!({}), token)),
             _ => {}
         }
         Ok(false)
     }
 
     /// A line that is no event, for programs.
-    fn say(&self, what: &str, of_it: Value, token: &str) {
+    fn say(&self, what: &str, of_it: Value, token: &str) -> Value {
+        let told = json!({ what: of_it, "resumeToken": token });
         if self.args.json {
-            out::line(json!({ what: of_it, "resumeToken": token }));
+            out::line(&told);
         }
+        told
+    }
+
+    async fn execute_of_snapshot(&self, word: &str, item: Option<&api::Item>, told: &Value) -> Result<()> {
+        let Some(command) = self.command.as_ref().filter(|_| self.args.exec_snapshot) else { return Ok(()) };
+        let there = ChangeEvent { item: item.cloned(), item_kind: kind(item).into(), ..ChangeEvent::default() };
+        command.run(word, &there, told).await
     }
 
     /// Keeps the place behind what was dealt with.
     async fn keep(&self) -> Result<()> {
         if let Some(file) = &self.args.state {
-            return write_state(file, &self.token);
+            return state::write(file, &self.token);
         }
         let Some(name) = &self.args.checkpoint else { return Ok(()) };
         let request = api::AcknowledgeEventsRequest {
@@ -302,28 +340,6 @@ impl Watching {
             self.client.data().acknowledge_events(request.clone()).await
         });
         acknowledged.await.map(|_| ())
-    }
-
-    async fn execute(&self, change: &ChangeEvent, told: &Value) -> Result<()> {
-        let Some((program, words)) = self.command.split_first() else { return Ok(()) };
-        let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("--exec {program}: {error}"));
-        let mut child = Command::new(program)
-            .args(words)
-            .envs(environment(change))
-            .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut input) = child.stdin.take() {
-            // A command that does not read its input has ended its side: nothing is wrong with that.
-            let _ = input.write_all(format!("{told}\n").as_bytes()).await;
-        }
-        let ended = child.wait().await.map_err(failed)?;
-        match ended.success() {
-            true => Ok(()),
-            false => Err(Failure::new(Exit::Failed, format!("--exec {program}: {ended}"))
-                .remedy("the event comes again with the next run; --state keeps the place")),
-        }
     }
 
     /// How long to wait before the next stream; `None`: it is over.
@@ -369,65 +385,13 @@ fn change_json(change: &ChangeEvent, token: &str) -> Value {
     told
 }
 
-fn environment(change: &ChangeEvent) -> Vec<(&'static str, String)> {
-    use api::item::Kind;
-    let item = change.item.clone().unwrap_or_default();
-    let (id, rev) = match item.kind {
-        Some(Kind::File(file)) => (file.id, file.rev),
-        Some(Kind::Folder(folder)) => (folder.id, String::new()),
-        Some(Kind::Deleted(deleted)) => (deleted.last_id, deleted.last_rev),
-        None => Default::default(),
-    };
-    let kind = match change.item_kind() {
-        api::ItemKind::File => "file",
-        api::ItemKind::Folder => "folder",
-        _ => "",
-    };
-    // No environment holds NUL, and no path of Dropbox does.
-    vec![
-        ("EVENT_TYPE", word(change.change_type())),
-        ("EVENT_PATH", item.path_display),
-        ("EVENT_PREVIOUS_PATH", change.previous_path.clone()),
-        ("EVENT_KIND", kind.to_owned()),
-        ("EVENT_ID", change.event_id.clone()),
-        ("EVENT_ITEM_ID", id),
-        ("EVENT_REV", rev),
-    ]
-}
-
-/// The token that a former run kept; none if there is no file yet. An empty file is no beginning: something lost the place,
-/// and beginning now would leave out what happened since.
-fn read_state(file: &Path) -> Result<String> {
-    match fs::read_to_string(file) {
-        Ok(text) if text.trim().is_empty() => {
-            Err(Failure::usage(format!("--state {}: the file is empty, so the place is lost", out::plain(&file.display().to_string())))
-                .remedy("put the file back, or remove it to begin with what happens from now on (with --snapshot: with all that is there)"))
-        }
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(Failure::local(file, &error)),
+fn kind(item: Option<&api::Item>) -> api::ItemKind {
+    match item.and_then(|item| item.kind.as_ref()) {
+        Some(api::item::Kind::File(_)) => api::ItemKind::File,
+        Some(api::item::Kind::Folder(_)) => api::ItemKind::Folder,
+        Some(api::item::Kind::Deleted(_)) => api::ItemKind::Deleted,
+        None => api::ItemKind::Unspecified,
     }
-}
-
-/// Whole or not at all: a run that is stopped here leaves the state before, and so does a machine that loses its power.
-fn write_state(file: &Path, token: &str) -> Result<()> {
-    let mut draft = file.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = PathBuf::from(draft);
-    let written = || {
-        let mut whole = fs::File::create(&draft)?;
-        whole.write_all(format!("{token}\n").as_bytes())?;
-        whole.sync_all()?;
-        fs::rename(&draft, file)?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // The new name is on the disk once its folder is; where folders cannot be opened the system sees to that itself.
-        #[cfg(unix)]
-        fs::File::open(folder)?.sync_all()?;
-        #[cfg(not(unix))]
-        let _ = folder;
-        Ok(())
-    };
-    written().map_err(|error: std::io::Error| Failure::local(file, &error))
 }
 
 #[cfg(test)]
@@ -451,23 +415,5 @@ mod tests {
         assert_eq!(line(&moved()), "moved             /in/b\\u{7}/  (was /in/a)");
         let told = change_json(&moved(), "token");
         assert_eq!((&told["previousPath"], &told["resumeToken"]), (&json!("/in/a"), &json!("token")));
-        let environment = environment(&moved());
-        assert!(environment.contains(&("EVENT_TYPE", "moved".into())));
-        assert!(environment.contains(&("EVENT_KIND", "folder".into())));
-    }
-
-    #[test]
-    fn a_state_file_is_written_whole_and_read_again() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("in.token");
-        assert_eq!(read_state(&file).expect("no state yet"), "");
-        write_state(&file, "t1").expect("written");
-        write_state(&file, "t2").expect("written");
-        assert_eq!(read_state(&file).expect("read"), "t2");
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
-        assert!(read_state(folder.path()).is_err());
-        fs::write(&file, " \n").expect("written");
-        let refused = read_state(&file).expect_err("the place is lost").to_string();
-        assert!(refused.contains("in.token") && refused.contains("empty"), "{refused}");
     }
 }

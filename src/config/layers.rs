@@ -117,6 +117,16 @@ impl Layers {
         }
     }
 
+    /// Nothing routes to an emulated server, so nobody has to hear that it is not ready before it refuses: without a word on
+    /// `drain_delay` it does not wait.
+    pub fn hasten_the_emulator(&mut self) {
+        let emulated = self.said.get("emulator").is_some_and(|said| said.value == Value::Bool(true));
+        if let Some(delay) = self.said.get_mut("drain_delay").filter(|said| emulated && said.source == Source::Default)
+        {
+            delay.value = "0s".into();
+        }
+    }
+
     /// The values as a `Config`. One that cannot be read is told and gives way to its default.
     pub fn extract(&mut self, problems: &mut Vec<Problem>) -> Config {
         loop {

@@ -108,7 +108,7 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_OAUTH_REDIRECT_URIS", value_name = "LIST", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oauth_redirect_uris: Option<Vec<String>>,
-    /// Address where browsers from elsewhere reach /oauth/callback, and nothing else.
+    /// Address where browsers from elsewhere reach /oauth/callback and, with webhooks, Dropbox its webhook; nothing else.
     #[arg(long, env = "DROPBOX_CONNECTOR_PUBLIC_HTTP_LISTEN", value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_http_listen: Option<String>,
@@ -216,7 +216,7 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_DOWNLOAD_IDLE", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_idle: Option<String>,
-    /// Time between "not ready" and refusing new calls.
+    /// Time between "not ready" and refusing new calls, in which load balancers hear of it; with --emulator none.
     #[arg(long, env = "DROPBOX_CONNECTOR_DRAIN_DELAY", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_delay: Option<String>,

@@ -47,6 +47,17 @@ fn flags_win_over_the_file_and_the_file_over_the_defaults() {
 }
 
 #[test]
+fn an_emulated_server_waits_for_no_load_balancer_unless_it_is_told_to() {
+    let emulated = |delay: Option<&str>| {
+        let config = load(|o| (o.emulator, o.drain_delay) = (Some("true".into()), delay.map(str::to_owned)));
+        config.expect("valid").drain_delay
+    };
+    assert_eq!(emulated(None), Duration::ZERO);
+    assert_eq!(emulated(Some("5s")), Duration::from_secs(5));
+    assert_eq!(load(|_| {}).expect("defaults").drain_delay, Duration::from_secs(5));
+}
+
+#[test]
 fn a_bad_value_is_refused_by_the_name_of_its_key() {
     let cases: &[(&str, &str)] = &[
         ("data_listen = \"nowhere\"", "data_listen"),

@@ -178,16 +178,31 @@ fn checkpoint_name(fields: &mut Fields, name: &str) {
 fn terms(fields: &mut Fields, types: &[i32], classification: i32, expand_folders: bool, on_reset: i32) -> Terms {
     fields.check(types.len() <= TYPES_MAX, "event_types", "OUT_OF_RANGE", format!("at most {TYPES_MAX}"));
     let mut wanted = if types.is_empty() { Types::ALL } else { Types(0) };
+    let raw = fields.known::<api::Classification>("classification", classification) == api::Classification::Raw;
     for (index, value) in types.iter().take(TYPES_MAX).enumerate() {
         let field = format!("event_types[{index}]");
         match fields.known(&field, *value) {
             api::EventType::Unspecified => fields.refuse(field, "REQUIRED", "name a type"),
+            known if known != api::EventType::Deleted && raw != (known == api::EventType::Upserted) => {
+                fields.refuse(field, "NOT_POSSIBLE", never_told(known));
+            }
             known => wanted.0 |= bit(known),
         }
     }
-    let raw = fields.known::<api::Classification>("classification", classification) == api::Classification::Raw;
     let fails_on_reset = fields.known::<api::ResetPolicy>("on_reset", on_reset) == api::ResetPolicy::Fail;
     Terms { types: wanted, raw, expand_folders, fails_on_reset }
+}
+
+/// Whoever waits for a type that its classification does not have would wait for ever.
+fn never_told(asked: api::EventType) -> String {
+    let (with, instead) = match asked {
+        api::EventType::Upserted => (
+            "CLASSIFICATION_RAW",
+            "EVENT_TYPE_CREATED, EVENT_TYPE_UPDATED, EVENT_TYPE_METADATA_CHANGED, EVENT_TYPE_DELETED or EVENT_TYPE_MOVED",
+        ),
+        _ => ("CLASSIFICATION_FULL", "EVENT_TYPE_UPSERTED or EVENT_TYPE_DELETED"),
+    };
+    format!("{} is told with {with} alone: ask for that classification, or name {instead}", asked.as_str_name())
 }
 
 fn span(
@@ -211,7 +226,7 @@ fn span(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::Fault;
+    use crate::fault::{Fault, Reason};
 
     fn refused(change: fn(&mut api::WatchEventsRequest)) -> Fault {
         let mut request = api::WatchEventsRequest::default();
@@ -252,6 +267,40 @@ mod tests {
             asked.on_reset = 7;
         });
         assert_eq!(both.violations().len(), 2);
+    }
+
+    #[test]
+    fn a_type_that_is_never_told_as_asked_is_refused_with_what_would_be() {
+        use api::{Classification, EventType};
+        let ask = |classification: Classification, types: &[EventType]| {
+            let event_types: Vec<i32> = types.iter().map(|one| i32::from(*one)).collect();
+            let classification = classification.into();
+            let pull = api::PullEventsRequest {
+                resume_token: "t".into(),
+                event_types: event_types.clone(),
+                classification,
+                ..Default::default()
+            };
+            let watch = api::WatchEventsRequest { event_types, classification, ..Default::default() };
+            let (watched, pulled) = (watch_events(&watch).err(), pull_events(&pull).err());
+            assert_eq!(watched.is_some(), pulled.is_some());
+            watched
+        };
+        for (classification, wrong, helps) in [
+            (Classification::Full, EventType::Upserted, "CLASSIFICATION_RAW"),
+            (Classification::Unspecified, EventType::Upserted, "EVENT_TYPE_MOVED"),
+            (Classification::Raw, EventType::Created, "EVENT_TYPE_UPSERTED"),
+            (Classification::Raw, EventType::Moved, "CLASSIFICATION_FULL"),
+        ] {
+            let fault = ask(classification, &[EventType::Deleted, wrong]).expect("refused");
+            let [violation] = fault.violations() else { panic!("{fault:?}") };
+            assert_eq!((fault.reason(), violation.field.as_str()), (Reason::InvalidField, "event_types[1]"));
+            assert!(violation.description.starts_with(wrong.as_str_name()), "{}", violation.description);
+            assert!(violation.description.contains(helps), "{}", violation.description);
+        }
+        assert!(ask(Classification::Raw, &[EventType::Deleted, EventType::Upserted]).is_none());
+        let all = [1, 2, 3, 4, 5].map(|one| EventType::try_from(one).expect("a type"));
+        assert!(ask(Classification::Full, &all).is_none());
     }
 
     #[test]

@@ -257,11 +257,12 @@ pub fn item_error(fault: &Fault, code: i32) -> api::ItemError {
     let mut message: String =
         fault.message().chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
     message.truncate(512);
+    let remedy = fault.retry_delay().is_none().then(|| ("remedy", fault.remedy()));
     api::ItemError {
         code,
         reason: fault.reason().name().to_owned(),
         message,
-        facts: fault.told_facts().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        facts: fault.told_facts().chain(remedy).map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         retry_delay: fault.retry_delay().map(duration),
     }
 }

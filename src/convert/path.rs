@@ -76,7 +76,7 @@ impl ItemPath {
             return match (forms.id, well_formed) {
                 (true, true) => Ok(ItemPath::Id(text.to_owned())),
                 (true, false) => Err(malformed("an id has at least 4 characters and no separator")),
-                (false, _) => Err(malformed("an id is not taken here; a name that begins so is written /id:…")),
+                (false, _) => Err(malformed("an id is not taken here; a name that begins so is written /id:...")),
             };
         }
         if let Some(rev) = text.strip_prefix("rev:") {
@@ -84,7 +84,7 @@ impl ItemPath {
             return match (forms.rev, well_formed) {
                 (true, true) => Ok(ItemPath::Rev(text.to_owned())),
                 (true, false) => Err(malformed("a rev has at least 9 lower-case hexadecimal digits")),
-                (false, _) => Err(malformed("a rev is not taken here; a name that begins so is written /rev:…")),
+                (false, _) => Err(malformed("a rev is not taken here; a name that begins so is written /rev:...")),
             };
         }
         if let Some(rest) = text.strip_prefix("ns:").filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
@@ -97,7 +97,7 @@ impl ItemPath {
             return match (forms.ns, forms.root || !path.is_empty()) {
                 (true, true) => Ok(ItemPath::Namespace(format!("ns:{id}{path}"))),
                 (true, false) => Err(malformed("the root is not taken here")),
-                (false, _) => Err(malformed("a namespace is not taken here; a name that begins so is written /ns:…")),
+                (false, _) => Err(malformed("a namespace is not taken here; a name that begins so is written /ns:...")),
             };
         }
         if text.is_empty() && !forms.root {
@@ -289,9 +289,7 @@ impl Jail {
     }
 
     pub fn not_found(path: &str) -> Fault {
-        Fault::new(Reason::PathNotFound, "there is nothing at this path")
-            .fact("path", path)
-            .resource("dropbox.item", path)
+        Fault::new(Reason::PathNotFound, "there is nothing at this path").resource("dropbox.item", path)
     }
 
     pub fn refusal() -> Fault {

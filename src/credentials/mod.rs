@@ -151,6 +151,15 @@ impl Resolver {
         policy.is_some_and(|policy| principal.is_one_of(&policy.allowed_principals))
     }
 
+    /// The same, and reads one that is not in memory.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`, and what its row says that cannot be opened.
+    pub async fn would_admit(&self, id: &ParameterId, principal: &Principal) -> Result<bool> {
+        let admits = |entry: Arc<Account>| principal.is_one_of(&entry.parameters.settings.policy.allowed_principals);
+        Ok(self.entry(id).await?.is_some_and(admits))
+    }
+
     /// The gate again, for what goes on behind the calls that were let in: permissions were settled there. The parameter must
     /// still be the one of this `uid`.
     ///

@@ -639,7 +639,7 @@ fn argument<A: Serialize>(arg: &A) -> Result<String> {
     serde_json::to_string(arg).map_err(|error| Fault::bug("an argument is not JSON").source(error))
 }
 
-fn decode<R: DeserializeOwned>(facts: &Facts, text: &[u8], request_id: Option<&str>) -> Result<R> {
+pub(super) fn decode<R: DeserializeOwned>(facts: &Facts, text: &[u8], request_id: Option<&str>) -> Result<R> {
     serde_json::from_slice(text)
         .map_err(|error| protocol(facts, "the JSON is not what the route promises", request_id).source(error))
 }

@@ -33,6 +33,19 @@ impl Underway {
         Some(Given { since: progress.since()?, bytes: progress.bytes() })
     }
 
+    /// Whether the attempt has begun to leave: its connection stands, or stood when last used.
+    pub fn has_left(&self) -> bool {
+        self.given().is_some()
+    }
+
+    /// As of an attempt that has.
+    #[cfg(test)]
+    pub fn leave(&self) {
+        let progress = Arc::<Progress>::default();
+        progress.begin();
+        self.set(Some(&progress));
+    }
+
     /// Waits, once the call was dropped, until its connection has let go of its content, and no longer than `most`: it is given no
     /// more of it, but what it had been given may be stuck in it.
     pub async fn let_go(&self, most: Duration) {

@@ -1,11 +1,13 @@
 //! Bytes of files: received piece by piece and hashed on the way, kept in memory as they came or in files, served in pieces.
-//! No content is ever copied into one buffer, so a file may be larger than memory when pieces lie on disk.
+//! No content is ever copied into one buffer, so a file may be larger than memory when pieces lie on disk. A block that is in
+//! memory already is not kept twice, as Dropbox does it: many uploads of the same bytes take no more than one.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -236,19 +238,39 @@ pub(in crate::emulator) struct Receiver {
 
 #[derive(Debug)]
 enum Kept {
-    Memory(Vec<Piece>),
-    File { path: PathBuf, remove: bool, file: Option<tokio::fs::File>, buffer: BytesMut },
+    /// Whole blocks, and what has come of the next one.
+    Memory {
+        pieces: Vec<Piece>,
+        block: Vec<Bytes>,
+        known: Arc<Known>,
+    },
+    File {
+        path: PathBuf,
+        remove: bool,
+        file: Option<tokio::fs::File>,
+        buffer: BytesMut,
+    },
 }
 
 impl Receiver {
     /// # Errors
     /// The disk refuses.
-    pub async fn push(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.hasher.update(&bytes);
+    pub async fn push(&mut self, mut bytes: Bytes) -> io::Result<()> {
         self.size += bytes.len() as u64;
         match &mut self.kept {
-            Kept::Memory(pieces) => pieces.push(Piece::Memory(bytes)),
+            Kept::Memory { pieces, block, known } => {
+                while !bytes.is_empty() {
+                    let room = usize::try_from(BLOCK - self.hasher.filled).unwrap_or(usize::MAX);
+                    let of_block = bytes.split_to(room.min(bytes.len()));
+                    self.hasher.update(&of_block);
+                    block.push(of_block);
+                    if let (0, Some(digest)) = (self.hasher.filled, self.hasher.digests.last()) {
+                        pieces.extend(known.keep(*digest, std::mem::take(block)));
+                    }
+                }
+            }
             Kept::File { buffer, path, file, .. } => {
+                self.hasher.update(&bytes);
                 buffer.extend_from_slice(&bytes);
                 if buffer.len() >= WRITE_BYTES {
                     flush(path, file, buffer).await?;
@@ -262,7 +284,10 @@ impl Receiver {
     /// The disk refuses.
     pub async fn finish(self) -> io::Result<Received> {
         let pieces = match self.kept {
-            Kept::Memory(pieces) => pieces,
+            Kept::Memory { mut pieces, block, .. } => {
+                pieces.extend(block.into_iter().map(Piece::Memory));
+                pieces
+            }
             Kept::File { .. } if self.size == 0 => Vec::new(),
             Kept::File { path, remove, mut file, mut buffer } => {
                 flush(&path, &mut file, &mut buffer).await?;
@@ -287,10 +312,48 @@ async fn flush(path: &Path, file: &mut Option<tokio::fs::File>, buffer: &mut Byt
     Ok(())
 }
 
+/// Whole blocks in memory by their digest, for as long as a file or a session has them.
+#[derive(Debug, Default)]
+struct Known(Mutex<HashMap<[u8; 32], Weak<Vec<Bytes>>>>);
+
+/// One run of bytes of a block, which stays for as long as any of its runs.
+struct Run {
+    block: Arc<Vec<Bytes>>,
+    at: usize,
+}
+
+impl AsRef<[u8]> for Run {
+    fn as_ref(&self) -> &[u8] {
+        &self.block[self.at]
+    }
+}
+
+impl Known {
+    /// The block as it is known, or else as it came.
+    fn keep(&self, digest: [u8; 32], came: Vec<Bytes>) -> impl Iterator<Item = Piece> + use<> {
+        let block = {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() == known.capacity() {
+                known.retain(|_, block| block.strong_count() > 0);
+            }
+            match known.get(&digest).and_then(Weak::upgrade) {
+                Some(block) => block,
+                None => {
+                    let block = Arc::new(came);
+                    known.insert(digest, Arc::downgrade(&block));
+                    block
+                }
+            }
+        };
+        (0..block.len()).map(move |at| Piece::Memory(Bytes::from_owner(Run { block: block.clone(), at })))
+    }
+}
+
 /// Where contents are kept.
 #[derive(Debug)]
 pub(in crate::emulator) struct Store {
     folder: Option<PathBuf>,
+    known: Arc<Known>,
     /// The folder goes with the store.
     temporary: bool,
     next: AtomicU64,
@@ -311,12 +374,12 @@ impl Store {
         if let Some(path) = &folder {
             fs::create_dir_all(path).map_err(|source| Error::Folder { path: path.clone(), source })?;
         }
-        Ok(Store { folder, temporary, next: AtomicU64::new(0) })
+        Ok(Store { folder, known: Arc::default(), temporary, next: AtomicU64::new(0) })
     }
 
     pub fn receiver(&self) -> Receiver {
         let kept = match &self.folder {
-            None => Kept::Memory(Vec::new()),
+            None => Kept::Memory { pieces: Vec::new(), block: Vec::new(), known: self.known.clone() },
             Some(folder) => {
                 let name = format!("{:016x}-{:08x}", rand::random::<u64>(), self.next.fetch_add(1, Ordering::Relaxed));
                 let path = folder.join(name);
@@ -424,6 +487,36 @@ mod tests {
         assert_eq!(of(vec![0; (4 << 20) + 1]), "14a4d47f23a30177885d9820122f17d2d3a55fe63f7f5c27b95f689e0b2accd6");
         let ramp = (0..10 << 20).map(|i: u32| (i % 251) as u8).collect();
         assert_eq!(of(ramp), "9b168152f37a1b2c33d9b26ca4a679d5f99f84f8c070fd3a4491d52cbfe96af4");
+    }
+
+    #[tokio::test]
+    async fn a_block_is_kept_once_however_often_and_in_whatever_pieces_it_comes_and_goes_with_the_last_file() {
+        let store = Store::open(&Options::default()).expect("opens");
+        let bytes: Vec<u8> = (0..(9 << 20) as u32).map(|i| (i % 239) as u8).collect();
+        let mut contents = Vec::new();
+        let mut places = Vec::new();
+        for piece in [70_000, 1 << 20, 5 << 20] {
+            let mut receiver = store.receiver();
+            for chunk in bytes.chunks(piece) {
+                receiver.push(Bytes::copy_from_slice(chunk)).await.expect("kept");
+            }
+            let content = receiver.finish().await.expect("finished").into_content();
+            assert_eq!(content.hash(), Content::from_bytes(bytes.clone()).hash());
+            assert!(content.read(u64::MAX).expect("read") == bytes);
+            let [Piece::Memory(first), ..] = content.pieces() else { panic!("in memory") };
+            places.push(first.as_ptr());
+            contents.push(content);
+        }
+        assert!(places.iter().all(|place| *place == places[0]), "the first block lies in one place");
+        let kept = || {
+            let known = store.known.0.lock().expect("unpoisoned");
+            known.values().filter(|block| block.strong_count() > 0).count()
+        };
+        assert_eq!(kept(), 2, "two whole blocks; the rest of each file is its own");
+        contents.truncate(1);
+        assert_eq!(kept(), 2);
+        drop(contents);
+        assert_eq!(kept(), 0);
     }
 
     #[tokio::test]

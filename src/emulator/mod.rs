@@ -46,7 +46,7 @@ use serde_json::{Value, json};
 use crate::clock::{ManualClock, SharedClock, SystemClock};
 
 use self::{content::Content, schema::RouteSpec, tree::Tree};
-pub use self::{delta::DeltaOrder, webhooks::Hook};
+pub use self::{delta::DeltaOrder, serve::loss::Loss, webhooks::Hook};
 
 /// How an emulator is started. `Options::default()` listens on free ports of 127.0.0.1, empty, in memory, by the system's clock.
 #[derive(Debug, Clone)]
@@ -540,6 +540,8 @@ pub struct Switches {
     pub answer_takes: Duration,
     /// Of every connection that is made from now on, each way.
     pub connection_bytes_per_second: Option<u64>,
+    /// Of every connection that is made from now on.
+    pub loss: Option<Loss>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -584,6 +586,7 @@ impl Default for Switches {
             cursors_reset_before: 0,
             answer_takes: Duration::ZERO,
             connection_bytes_per_second: None,
+            loss: None,
         }
     }
 }

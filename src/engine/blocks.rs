@@ -1,9 +1,12 @@
 //! The process-wide budget of transfer memory, in units of 64 KiB, and its recycled blocks of 4 MiB.
 //! No task waits here for a block while it holds one that is being filled; that is the whole proof that the budget cannot
 //! deadlock. Charges for what lies outside blocks leave a quarter of the budget to blocks, so blocks always circulate.
+//! An application parameter that has blocks gets more while it has less than seven times what is free, so one that takes all it
+//! may leaves about an eighth of what was free to whoever comes next, and waits only for its own. One that has none is never over
+//! its share, so who waits is served at the latest when what circulates has come back.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,10 +16,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
     clock::SharedClock,
+    fair,
     limits::{BLOCK_BYTES, BLOCK_UNUSED, BUDGET_BYTES_MIN, BUDGET_UNIT_BYTES},
 };
 
@@ -34,8 +39,13 @@ struct Pool {
 
 struct State {
     free: usize,
+    /// Handed out ahead of what is about to come back: that pays for it before anybody else has it.
+    lent: usize,
     charged: usize,
     open: usize,
+    /// Units by parameter, without what admissions are charged: those are shared where they are let in. None stands here with
+    /// nothing.
+    held: HashMap<Arc<str>, usize>,
     /// Memory of blocks that nobody uses, the longest unused first. Its units are free: it goes when they are needed.
     unused: VecDeque<Unused>,
     /// Who waits: parameters in turn, and within a parameter in order of arrival.
@@ -49,6 +59,8 @@ struct Unused {
 
 struct Waiter {
     wish: Wish,
+    /// Units that others got before it since it was its turn.
+    passed: usize,
     grant: oneshot::Sender<Grant>,
 }
 
@@ -56,13 +68,15 @@ struct Waiter {
 enum Wish {
     Block,
     Units(usize),
+    /// Of an admission.
+    Charge(usize),
 }
 
 impl Wish {
     fn units(self) -> usize {
         match self {
             Wish::Block => BLOCK_UNITS,
-            Wish::Units(units) => units,
+            Wish::Units(units) | Wish::Charge(units) => units,
         }
     }
 }
@@ -77,7 +91,15 @@ impl Blocks {
     /// `bytes`: the whole budget; raised to `BUDGET_BYTES_MIN`, below which no upload could go on.
     pub fn new(bytes: usize, clock: SharedClock) -> Self {
         let budget = bytes.max(BUDGET_BYTES_MIN) / BUDGET_UNIT_BYTES;
-        let state = State { free: budget, charged: 0, open: 0, unused: VecDeque::new(), turns: VecDeque::new() };
+        let state = State {
+            free: budget,
+            lent: 0,
+            charged: 0,
+            open: 0,
+            held: HashMap::new(),
+            unused: VecDeque::new(),
+            turns: VecDeque::new(),
+        };
         Self(Arc::new(Pool { budget, clock, state: Mutex::new(state) }))
     }
 
@@ -87,15 +109,16 @@ impl Blocks {
         Block::new(self.wait(parameter, Wish::Block).await)
     }
 
-    /// A block for a transfer that has `held` of them already. Never waits; `None` while others wait, or when this one
-    /// would have more than budget ÷ (open transfers + 1).
-    pub fn more(&self, held: usize) -> Option<Block> {
+    /// A block for a transfer that has `held` of them already. Never waits; `None` while others wait, when this one would have
+    /// more than budget ÷ (open transfers + 1), or its parameter more than its share.
+    pub fn more(&self, parameter: &str, held: usize) -> Option<Block> {
         let grant = {
             let mut state = self.0.lock();
-            if held + 1 > self.0.share(&state) || state.free < BLOCK_UNITS || state.waiting() > 0 {
+            let may = held < self.0.share(&state) && state.may(parameter);
+            if !may || state.free < BLOCK_UNITS || state.waiting() > 0 {
                 return None;
             }
-            self.0.take(&mut state, Wish::Block)
+            self.0.take(&mut state, parameter, Wish::Block)
         };
         Some(Block::new(grant))
     }
@@ -113,7 +136,7 @@ impl Blocks {
             if state.free < self.0.budget / 2 + BLOCK_UNITS || state.waiting() > 0 {
                 return None;
             }
-            self.0.take(&mut state, Wish::Block)
+            self.0.take(&mut state, "", Wish::Block)
         };
         Some(Block::new(grant))
     }
@@ -123,21 +146,20 @@ impl Blocks {
         self.wait(parameter, Wish::Units(units_of(bytes))).await.units
     }
 
-    /// The same bytes in memory of their own size, so that blocks they lie in go to others. Never waits; `None` while others wait,
-    /// or when there is no room for both for a moment.
-    pub fn own_size(&self, pieces: &[Bytes]) -> Option<Bytes> {
-        let bytes: usize = pieces.iter().map(Bytes::len).sum();
-        let wish = Wish::Units(units_of(bytes));
-        let units = {
-            let mut state = self.0.lock();
-            if state.free < wish.units() || state.waiting() > 0 {
-                return None;
-            }
-            self.0.take(&mut state, wish).units
-        };
+    /// The same bytes in memory of their own size, so that the blocks they lie in go to others. Never waits, however many do: what
+    /// it takes is a part of what those blocks give back, at once where nobody else has the bytes.
+    pub fn own_size(&self, parameter: &str, pieces: SmallVec<[Bytes; 2]>) -> Bytes {
+        let bytes = pieces.iter().map(Bytes::len).sum();
         let mut memory = Vec::with_capacity(bytes);
         pieces.iter().for_each(|piece| memory.extend_from_slice(piece));
-        Some(Bytes::from_owner(OwnSize { memory, _units: units }))
+        let units = {
+            let mut state = self.0.lock();
+            let units = units_of(bytes);
+            state.lent += units;
+            Units { pool: self.0.clone(), units, of: state.holds(parameter, units) }
+        };
+        drop(pieces);
+        Bytes::from_owner(OwnSize { memory, _units: units })
     }
 
     /// Admits a transfer and charges what it holds outside blocks: one stream window and one largest message.
@@ -153,7 +175,7 @@ impl Blocks {
             state.open += 1;
             Charge { pool: self.0.clone(), units, is_given_back: false }
         };
-        let units = self.small(parameter, bytes).await;
+        let units = self.wait(parameter, Wish::Charge(units)).await.units;
         Some(Admission { units, charge })
     }
 
@@ -163,13 +185,13 @@ impl Blocks {
         let (charge, grant) = {
             let mut state = self.0.lock();
             let fits = state.charged + units <= self.0.budget / 4 * 3 && state.free >= units;
-            if !fits || !state.turns.is_empty() {
+            if !fits || state.waiting() > 0 {
                 return None;
             }
             state.charged += units;
             state.open += 1;
             let charge = Charge { pool: self.0.clone(), units, is_given_back: false };
-            (charge, self.0.take(&mut state, Wish::Units(units)))
+            (charge, self.0.take(&mut state, "", Wish::Charge(units)))
         };
         Some(Admission { units: grant.units, charge })
     }
@@ -183,7 +205,8 @@ impl Blocks {
 
     /// Bytes handed out: blocks, small uploads and admissions.
     pub fn used_bytes(&self) -> usize {
-        (self.0.budget - self.0.lock().free) * BUDGET_UNIT_BYTES
+        let state = self.0.lock();
+        (self.0.budget + state.lent - state.free) * BUDGET_UNIT_BYTES
     }
 
     pub fn budget_bytes(&self) -> usize {
@@ -195,9 +218,14 @@ impl Blocks {
         self.0.lock().unused.len() * BLOCK_BYTES
     }
 
-    /// How many wait for memory now.
+    /// How many wait for memory that anybody gives back.
     pub fn waiting(&self) -> usize {
         self.0.lock().waiting()
+    }
+
+    /// Whether anybody waits, also for what is its own.
+    pub fn is_short(&self) -> bool {
+        !self.0.lock().turns.is_empty()
     }
 
     /// How many transfers are admitted.
@@ -209,12 +237,12 @@ impl Blocks {
         let mut place = Place { pool: &self.0, left: false };
         let granted = {
             let mut state = self.0.lock();
-            if state.turns.is_empty() && state.free >= wish.units() {
+            if state.turns.is_empty() && state.free >= wish.units() && state.may(parameter) {
                 place.left = true;
-                return self.0.take(&mut state, wish);
+                return self.0.take(&mut state, parameter, wish);
             }
             let (grant, granted) = oneshot::channel();
-            state.enqueue(parameter, Waiter { wish, grant });
+            state.enqueue(parameter, Waiter { wish, passed: 0, grant });
             self.0.serve(&mut state);
             granted
         };
@@ -236,8 +264,69 @@ impl State {
         }
     }
 
+    /// How many wait for what anybody gives back. Who has its share waits for its own.
     fn waiting(&self) -> usize {
-        self.turns.iter().flat_map(|(_, queue)| queue).filter(|waiter| !waiter.grant.is_closed()).count()
+        let queues = self.turns.iter().filter(|(parameter, _)| self.may(parameter)).flat_map(|(_, queue)| queue);
+        queues.filter(|waiter| !waiter.grant.is_closed()).count()
+    }
+
+    fn give_back(&mut self, given: &mut Units) {
+        let units = std::mem::take(&mut given.units);
+        let owed = self.lent.min(units);
+        self.lent -= owed;
+        self.free += units - owed;
+        if let Some(parameter) = &given.of
+            && let Some(held) = self.held.get_mut(parameter)
+        {
+            *held -= units;
+            if *held == 0 {
+                self.held.remove(parameter);
+            }
+        }
+    }
+
+    fn held(&self, parameter: &str) -> usize {
+        self.held.get(parameter).copied().unwrap_or(0)
+    }
+
+    fn holds(&mut self, parameter: &str, units: usize) -> Option<Arc<str>> {
+        let known = self.held.get_key_value(parameter).map(|(known, _)| known.clone());
+        let parameter = known.unwrap_or_else(|| parameter.into());
+        *self.held.entry(parameter.clone()).or_default() += units;
+        Some(parameter)
+    }
+
+    /// Is more within the share of this parameter?
+    fn may(&self, parameter: &str) -> bool {
+        fair::may_have_more(self.held(parameter), self.free)
+    }
+
+    /// Where in turn the next one stands that is served. Who has its share waits for its own; for the first of the others the
+    /// budget fills up, so that a large wish is not passed by small ones for ever: only by those of who has less, and by as
+    /// much as it wants itself.
+    fn next(&mut self) -> Option<usize> {
+        for (_, queue) in &mut self.turns {
+            while queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
+                queue.pop_front();
+            }
+        }
+        self.turns.retain(|(_, queue)| !queue.is_empty());
+        let mut first = None;
+        for (at, (parameter, queue)) in self.turns.iter().enumerate() {
+            let Some(head) = queue.front().filter(|_| self.may(parameter)) else { continue };
+            let (held, wish, fits) = (self.held(parameter), head.wish.units(), head.wish.units() <= self.free);
+            match first {
+                None if fits => return Some(at),
+                None => first = Some((at, held, head.wish.units() - head.passed)),
+                Some((before, its_held, may_pass)) if fits && held < its_held && wish <= may_pass => {
+                    let passed = self.turns.get_mut(before).and_then(|(_, queue)| queue.front_mut());
+                    passed.into_iter().for_each(|waiter| waiter.passed += wish);
+                    return Some(at);
+                }
+                Some(_) => {}
+            }
+        }
+        None
     }
 
     /// Units in use and memory kept unused stay within the budget together.
@@ -256,36 +345,28 @@ impl Pool {
         self.budget / BLOCK_UNITS / (state.open + 1)
     }
 
-    fn take(self: &Arc<Self>, state: &mut State, wish: Wish) -> Grant {
+    fn take(self: &Arc<Self>, state: &mut State, parameter: &str, wish: Wish) -> Grant {
         let units = wish.units();
         state.free -= units;
-        let memory = match wish {
-            Wish::Block => state.unused.pop_back().map(|unused| unused.memory),
-            Wish::Units(_) => None,
+        let (memory, of) = match wish {
+            Wish::Block => (state.unused.pop_back().map(|unused| unused.memory), state.holds(parameter, units)),
+            Wish::Units(_) => (None, state.holds(parameter, units)),
+            Wish::Charge(_) => (None, None),
         };
         state.make_room();
-        Grant { units: Units { pool: self.clone(), units }, memory }
+        Grant { units: Units { pool: self.clone(), units, of }, memory }
     }
 
-    /// Grants in turn. The head of the turn is served before anybody behind it, so a large wish is not passed by small
-    /// ones for ever.
+    /// Grants in turn.
     fn serve(self: &Arc<Self>, state: &mut State) {
-        while let Some((parameter, mut queue)) = state.turns.pop_front() {
-            while queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
-                queue.pop_front();
-            }
+        while let Some((parameter, mut queue)) = state.next().and_then(|at| state.turns.remove(at)) {
             let Some(head) = queue.pop_front() else { continue };
-            if head.wish.units() > state.free {
-                queue.push_front(head);
-                state.turns.push_front((parameter, queue));
-                return;
-            }
+            let grant = self.take(state, &parameter, head.wish);
             if !queue.is_empty() {
                 state.turns.push_back((parameter, queue));
             }
-            let grant = self.take(state, head.wish);
             if let Err(mut grant) = head.grant.send(grant) {
-                state.free += std::mem::take(&mut grant.units.units);
+                state.give_back(&mut grant.units);
                 state.unused.extend(grant.memory.map(|memory| Unused { since: self.clock.now(), memory }));
             }
         }
@@ -322,6 +403,8 @@ impl Drop for Place<'_> {
 pub struct Units {
     pool: Arc<Pool>,
     units: usize,
+    /// Whose share they are of.
+    of: Option<Arc<str>>,
 }
 
 impl Units {
@@ -334,7 +417,7 @@ impl Units {
         let surplus = self.units.saturating_sub(units_of(bytes));
         if surplus > 0 {
             self.units -= surplus;
-            drop(Units { pool: self.pool.clone(), units: surplus });
+            drop(Units { pool: self.pool.clone(), units: surplus, of: self.of.clone() });
         }
     }
 }
@@ -342,9 +425,10 @@ impl Units {
 impl Drop for Units {
     fn drop(&mut self) {
         if self.units > 0 {
-            let mut state = self.pool.lock();
-            state.free += self.units;
-            self.pool.serve(&mut state);
+            let pool = self.pool.clone();
+            let mut state = pool.lock();
+            state.give_back(self);
+            pool.serve(&mut state);
         }
     }
 }
@@ -397,7 +481,7 @@ impl Drop for Admission {
         let pool = self.units.pool.clone();
         let mut state = pool.lock();
         self.charge.give_back(&mut state);
-        state.free += std::mem::take(&mut self.units.units);
+        state.give_back(&mut self.units);
         pool.serve(&mut state);
     }
 }
@@ -494,11 +578,11 @@ impl Drop for Block {
             tally.0.fetch_sub(1, Ordering::Relaxed);
         }
         let memory = std::mem::take(&mut self.memory);
-        let pool = &self.units.pool;
+        let pool = self.units.pool.clone();
         let mut state = pool.lock();
         let old = pool.trim(&mut state);
         state.unused.push_back(Unused { since: pool.clock.now(), memory });
-        state.free += std::mem::take(&mut self.units.units);
+        state.give_back(&mut self.units);
         pool.serve(&mut state);
         state.make_room();
         drop(state);

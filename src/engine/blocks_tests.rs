@@ -12,7 +12,7 @@ fn blocks(count: usize) -> Blocks {
 }
 
 fn take_all(blocks: &Blocks) -> Vec<Block> {
-    std::iter::from_fn(|| blocks.more(0)).collect()
+    (0..).map_while(|n: u32| blocks.more(&n.to_string(), 0)).collect()
 }
 
 type Waits<'a> = Pin<Box<dyn Future<Output = Block> + Send + 'a>>;
@@ -79,18 +79,18 @@ async fn a_large_wish_is_not_passed_by_small_ones() {
 async fn more_is_refused_above_the_share_and_while_others_wait() {
     let blocks = blocks(8);
     let first = blocks.admit("a", 1).await.expect("room");
-    assert!(blocks.more(3).is_some() && blocks.more(4).is_none(), "8 ÷ (1 + 1)");
+    assert!(blocks.more("a", 3).is_some() && blocks.more("a", 4).is_none(), "8 ÷ (1 + 1)");
     let second = blocks.admit("b", 1).await.expect("room");
-    assert!(blocks.more(1).is_some() && blocks.more(2).is_none(), "8 ÷ (2 + 1)");
+    assert!(blocks.more("a", 1).is_some() && blocks.more("a", 2).is_none(), "8 ÷ (2 + 1)");
     drop((first, second));
-    assert!(blocks.more(7).is_some());
+    assert!(blocks.more("a", 7).is_some());
     let mut held = take_all(&blocks);
     let waiting = queue(&blocks, "a").await;
     let also_waiting = queue(&blocks, "b").await;
     held.pop();
-    assert!(blocks.more(0).is_none(), "the first who waits has it");
+    assert!(blocks.more("a", 0).is_none(), "the first who waits has it");
     drop((waiting, also_waiting));
-    assert!(blocks.more(0).is_some());
+    assert!(blocks.more("a", 0).is_some());
 }
 
 #[tokio::test]
@@ -121,6 +121,46 @@ async fn memory_and_units_return_when_the_last_clone_is_dropped() {
     assert_eq!((&clone[..], blocks.used_bytes(), tally.held()), (&b"world"[..], BLOCK_BYTES, 1));
     drop(clone);
     assert_eq!((blocks.used_bytes(), blocks.unused_bytes(), tally.held()), (0, BLOCK_BYTES, 0));
+}
+
+#[tokio::test]
+async fn what_waits_gives_its_block_to_others_though_nothing_is_free_and_others_stand_in_line() {
+    let blocks = blocks(8);
+    let mut held = take_all(&blocks);
+    let (first, second) = (queue(&blocks, "a").await, queue(&blocks, "b").await);
+    let mut own = Vec::new();
+    for filled in [300_000, BLOCK_BYTES - 300_000] {
+        let mut block = held.pop().expect("eight");
+        block.extend_from_slice(&vec![7; filled]);
+        own.push(blocks.own_size("own", [block.freeze()].into_iter().collect()));
+        assert!(own.last().is_some_and(|own| own.len() == filled && own.iter().all(|byte| *byte == 7)));
+    }
+    // Of two blocks the bytes are one and a unit for each edge: what is over is not a block.
+    let rest = units_of(300_000) + units_of(BLOCK_BYTES - 300_000);
+    assert_eq!(blocks.used_bytes(), 6 * BLOCK_BYTES + rest * BUDGET_UNIT_BYTES);
+    own.pop();
+    let block = first.now_or_never().expect("what came back is a block");
+    assert_eq!(blocks.used_bytes(), 7 * BLOCK_BYTES + units_of(300_000) * BUDGET_UNIT_BYTES);
+    drop(own);
+    assert!(second.now_or_never().is_some());
+    drop((block, held));
+    assert_eq!(blocks.used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn bytes_that_somebody_else_has_are_paid_for_twice_until_he_lets_go() {
+    let blocks = blocks(8);
+    let mut held = take_all(&blocks);
+    let waiting = queue(&blocks, "a").await;
+    let mut block = held.pop().expect("eight");
+    block.extend_from_slice(b"bytes");
+    let bytes = block.freeze();
+    let own = blocks.own_size("own", [bytes.clone()].into_iter().collect());
+    assert_eq!(blocks.used_bytes(), 8 * BLOCK_BYTES + BUDGET_UNIT_BYTES);
+    drop((own, held.pop()));
+    let block = waiting.now_or_never().expect("a block came back");
+    drop((block, bytes, held));
+    assert_eq!(blocks.used_bytes(), 0);
 }
 
 #[tokio::test]
@@ -177,7 +217,7 @@ async fn far_more_streams_than_the_budget_has_blocks_all_come_through() {
                 drop(units);
                 let first = blocks.first(&parameter).await;
                 tokio::task::yield_now().await;
-                let second = blocks.more(1);
+                let second = blocks.more("a", 1);
                 let request = tokio::spawn(async move {
                     tokio::task::yield_now().await;
                     drop((first.freeze(), second.map(Block::freeze)));
@@ -199,4 +239,43 @@ async fn far_more_streams_than_the_budget_has_blocks_all_come_through() {
     tokio::time::timeout(Duration::from_secs(10), settled).await.expect("every unit returned");
     assert_eq!(blocks.waiting(), 0);
     assert!(blocks.unused_bytes() <= blocks.budget_bytes());
+}
+
+#[tokio::test]
+async fn one_parameter_leaves_something_to_whoever_comes_next_and_waits_for_its_own() {
+    let blocks = blocks(16);
+    let mut greedy = Vec::new();
+    while let Some(block) = blocks.first("greedy").now_or_never() {
+        greedy.push(block);
+    }
+    assert_eq!(greedy.len(), 14, "seven eighths");
+    assert!(blocks.more("greedy", 0).is_none());
+    let more = queue(&blocks, "greedy").await;
+    let small = blocks.small("modest", 1).now_or_never().expect("at once");
+    let block = blocks.first("modest").now_or_never().expect("at once");
+    greedy.pop();
+    drop(more.now_or_never().expect("its own came back"));
+    drop((small, block, greedy));
+    assert_eq!((blocks.used_bytes(), blocks.0.lock().held.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_block_that_is_waited_for_is_passed_by_small_wishes_of_others_and_not_for_ever() {
+    let blocks = blocks(8);
+    let held = blocks.first("waits").await;
+    let others: Vec<Block> = (0..6).map_while(|n: u32| blocks.more(&n.to_string(), 0)).collect();
+    let (stays, goes) =
+        (blocks.small("stays", 40 * BUDGET_UNIT_BYTES).await, blocks.small("goes", 24 * BUDGET_UNIT_BYTES).await);
+    let waiting = queue(&blocks, "waits").await;
+    drop(goes);
+    // Free is what is too little for a block: whoever has as much already does not pass, who has less does.
+    let mut as_much = Box::pin(blocks.small("0", 1));
+    assert!(poll!(&mut as_much).is_pending());
+    drop(as_much);
+    let passed = (0..).take_while(|n: &u32| blocks.small(&format!("small-{n}"), 1).now_or_never().is_some());
+    assert_eq!(passed.count(), BLOCK_UNITS, "as much as a block is");
+    drop(stays);
+    let block = waiting.now_or_never().expect("its turn");
+    drop((block, held, others));
+    assert_eq!((blocks.used_bytes(), blocks.waiting()), (0, 0));
 }

@@ -220,9 +220,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{counted_tests::counted, limits::HASH_STEP_BYTES};
 
     fn pattern(len: usize, modulus: usize) -> Vec<u8> {
         (0..len).map(|i| (i % modulus) as u8).collect()
+    }
+
+    #[test]
+    fn the_hash_of_a_block_of_1_mib_is_counted() {
+        let bytes = pattern(1 << 20, 251);
+        let digest = counted(|| BlockDigest::of(&bytes));
+        let mut hasher = ContentHasher::new();
+        bytes.chunks(999).for_each(|piece| hasher.update(piece));
+        assert_eq!(hasher.into_digests(), [digest]);
+    }
+
+    #[test]
+    fn the_hash_of_two_blocks_of_1_mib_in_lock_step_is_counted() {
+        let [first, second] = [251, 241].map(|modulus| Bytes::from(pattern(1 << 20, modulus)));
+        let digests = counted(|| {
+            let mut lanes = PairHasher::begin(first.clone());
+            second.chunks(HASH_STEP_BYTES).for_each(|step| lanes.update_second(step));
+            lanes.finish()
+        });
+        assert_eq!(digests, (BlockDigest::of(&first), BlockDigest::of(&second)));
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! The write gate: one commit in flight per namespace, the rest wait in a queue that serves application parameters in turn. Small uploads that find it busy commit together (`upload/group`), with one turn for all of them.
+//! The write gate: one commit in flight per namespace, the rest wait in a queue that serves application parameters in turn. What
+//! finds it busy goes together with others, with one turn for all of them: small uploads (`upload/group`), commits of uploads
+//! (`upload/commits`), new folders, deletions, moves and copies (`batches`).
 //! Dropbox takes a write lock on the namespace for every commit, and overlapping commits earn `too_many_write_operations`.
 //! A [`Turn`] is made nowhere else, so a commit that skips the gate does not compile. Who waits to repeat a commit lays the turn
-//! down and queues again behind those who came meanwhile. Processes on one server have queues of their own, and whoever is first there needs the fleet's lease (`gate/fleet.rs`).
+//! down and queues again behind those who came meanwhile. Processes on one server have queues of their own, and whoever is
+//! first there needs the fleet's lease (`gate/fleet.rs`).
 //! All of it is courtesy: what goes past it is refused by Dropbox and tried again.
 
 mod fleet;
@@ -41,8 +44,8 @@ pub struct Gates {
 
 #[derive(Debug, Default)]
 struct Mounts {
-    /// account → folder (path_lower) → namespace id.
-    by_account: HashMap<Arc<str>, BTreeMap<String, String>>,
+    /// What paths count from → folder (path_lower) → namespace id.
+    by_base: HashMap<Arc<str>, BTreeMap<String, String>>,
     count: usize,
 }
 
@@ -124,8 +127,9 @@ impl Gates {
             return NamespaceKey(relative.split('/').next().unwrap_or(relative).into());
         }
         let lower = dbxcase::dbx_str_lowercase(path);
+        let base = base(account, root);
         let mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = mounts.by_account.get(account) {
+        if let Some(known) = mounts.by_base.get(&base) {
             let mut above = lower.as_str();
             while let Some(cut) = above.rfind('/') {
                 if let Some(namespace) = known.get(above) {
@@ -134,23 +138,28 @@ impl Gates {
                 above = &above[..cut];
             }
         }
-        match root {
-            Some(Root::Root(id) | Root::Namespace(id)) => NamespaceKey(id.as_str().into()),
-            Some(Root::Home) | None => NamespaceKey(format!("home of {account}").into()),
-        }
+        NamespaceKey(base)
     }
 
     /// Remembers that what lies in `folder_lower` is in namespace `namespace_id`.
-    pub fn learn(&self, account: &str, folder_lower: &str, namespace_id: &str) {
+    pub fn learn(&self, account: &str, root: Option<&Root>, folder_lower: &str, namespace_id: &str) {
         let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
         if mounts.count >= limits::MOUNTS_KNOWN_MAX {
             // Knowledge of mounts is courtesy: without it two gates serve one namespace, and retries settle the rest.
             *mounts = Mounts::default();
         }
-        let known = mounts.by_account.entry(account.into()).or_default();
+        let known = mounts.by_base.entry(base(account, root)).or_default();
         if known.insert(folder_lower.to_owned(), namespace_id.to_owned()).is_none() {
             mounts.count += 1;
         }
+    }
+}
+
+/// What paths count from: the root in force, else the account's own. A path is another place in another root.
+fn base(account: &str, root: Option<&Root>) -> Arc<str> {
+    match root {
+        Some(Root::Root(id) | Root::Namespace(id)) => id.as_str().into(),
+        Some(Root::Home) | None => format!("home of {account}").into(),
     }
 }
 
@@ -222,12 +231,13 @@ mod tests {
     #[test]
     fn the_key_is_the_longest_known_mount_then_the_root() {
         let gates = Gates::new();
-        gates.learn("dbid:a", "/team", "77");
-        gates.learn("dbid:a", "/team/deep", "78");
+        gates.learn("dbid:a", None, "/team", "77");
+        gates.learn("dbid:a", None, "/team/deep", "78");
         let key = |path: &str, root: Option<Root>| gates.key_for("dbid:a", root.as_ref(), path).0.to_string();
         assert_eq!(key("/Team/x.txt", None), "77");
         assert_eq!(key("/team/deep/er/x", None), "78");
         assert_eq!(key("/teammate", Some(Root::Root("5".into()))), "5");
+        assert_eq!(key("/team/x.txt", Some(Root::Root("5".into()))), "5", "another place in another root");
         assert_eq!(key("ns:9/x", None), "9");
         assert_eq!(key("/other", None), "home of dbid:a");
     }

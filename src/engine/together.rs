@@ -100,7 +100,7 @@ impl Paths {
         !meets
     }
 
-    fn meets(&self, path: &str) -> bool {
+    pub(super) fn meets(&self, path: &str) -> bool {
         self.taken.contains(path) || self.above.contains(path) || above(path).any(|folder| self.taken.contains(folder))
     }
 }

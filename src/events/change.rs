@@ -147,7 +147,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(point: ResumePoint, observed: SystemTime, told: Told, logged: bool) -> Entry {
+    pub(crate) fn new(point: ResumePoint, observed: SystemTime, told: Told, logged: bool) -> Entry {
         let point = ResumePoint { unsettled: told.is_unsettled(), ..point };
         Entry { point, observed, told, logged, token: OnceLock::new(), encoded: OnceLock::new() }
     }
@@ -164,6 +164,16 @@ impl Entry {
         }
         let told = serde_json::to_vec(&(&self.point.cursor, &self.told)).unwrap_or_default();
         format!("i-{}", hex::encode(&<sha2::Sha256 as sha2::Digest>::digest(told)[..12]))
+    }
+
+    /// Epoch and number in the log.
+    pub fn number(&self) -> (i64, i64) {
+        (self.point.epoch, self.point.sequence)
+    }
+
+    /// It is one of what a folder held, or the folder itself, all of which is told.
+    pub fn is_one_by_one(&self) -> bool {
+        self.point.within.is_some()
     }
 
     pub fn change(&self) -> Option<&Change> {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use rand::Rng as _;
-use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     Inside, Poll,
@@ -15,6 +15,8 @@ use super::{
     schedule::{Orders, Rest},
 };
 use crate::{
+    dropbox::Underway,
+    fair::Held,
     fault::{Fault, Reason, Result},
     limits::{EVENT_LEASE, FEED_RETRY, FEED_RETRY_MAX, LONGPOLL_WAIT, POLL_TURN, SAFETY_POLL},
 };
@@ -44,16 +46,25 @@ enum Ahead<'a> {
     Longpoll(SemaphorePermit<'a>),
 }
 
-/// One piece of work on a feed; `place` bounds how many ask or write at once.
-pub(super) async fn shift(hub: Arc<Inside>, feed: Arc<Feed>, place: OwnedSemaphorePermit) {
+/// One piece of work on a feed.
+pub(super) async fn shift(hub: Arc<Inside>, feed: Arc<Feed>) {
     let mut poller = None;
     let before = feed.newest();
+    let working = async {
+        // What it takes is made when it has its place: many may wait for one.
+        let place = hub.at_work.take(feed.scope.parameter.as_str(), 1).await;
+        Box::pin(drive(&hub, &feed, &mut poller, place)).await
+    };
     let end = tokio::select! {
-        end = Box::pin(drive(&hub, &feed, &mut poller, place)) => end,
+        end = working => end,
         () = feed.over.cancelled() => End::Over(None),
         () = hub.parts.ended.cancelled() => End::Over(None),
     };
-    feed.set_listening(false);
+    feed.set_longpoll(None);
+    Box::pin(shifted(&hub, &feed, poller, end, before)).await;
+}
+
+async fn shifted(hub: &Inside, feed: &Arc<Feed>, poller: Option<Poller>, end: End, before: i64) {
     let held = poller.as_ref().filter(|poller| poller.holds());
     match end {
         End::Rest(rest) => {
@@ -64,21 +75,21 @@ pub(super) async fn shift(hub: Arc<Inside>, feed: Arc<Feed>, place: OwnedSemapho
                     Rest::Elsewhere(_) | Rest::Failed(_) => {}
                 }
             }
-            hub.desk.rest(&feed, rest, feed.newest() != before);
+            hub.desk.rest(feed, rest, feed.newest() != before);
         }
         End::Over(fault) => {
             if let Some(poller) = held {
                 poller.release().await;
             }
             match fault {
-                Some(fault) => hub.end(&feed, fault),
-                None => hub.leave(&feed),
+                Some(fault) => hub.end(feed, fault),
+                None => hub.leave(feed),
             }
         }
     }
 }
 
-async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, place: OwnedSemaphorePermit) -> End {
+async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, place: Held) -> End {
     let mut place = Some(place);
     let poller = match Poller::of(feed.clone()) {
         Ok(made) => poller.insert(made),
@@ -98,8 +109,11 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
         let could_longpoll = wished == Some(Poll::Longpoll) && hub.longpolls.available_permits() > 0;
         let orders = Orders { urgent: orders.urgent || (!hub.parts.webhooks && could_longpoll), ..orders };
         let working = match place.take() {
-            Some(working) => Some(working),
-            None => hub.at_work.clone().acquire_owned().await.ok(),
+            Some(working) => working,
+            // Behind a longpoll, with the lease in hand. Nobody renews it meanwhile: it holds for some more seconds, and whoever
+            // is kept waiting for longer is better relieved by a process that is less busy. What is here when the place comes
+            // counts for nothing then: `lease` sees that another had it and reads what that one saved.
+            None => hub.at_work.take(feed.scope.parameter.as_str(), 1).await,
         };
         poller.news |= orders.again;
         match work(hub, feed, poller, orders).await {
@@ -120,7 +134,7 @@ async fn drive(hub: &Inside, feed: &Arc<Feed>, poller: &mut Option<Poller>, plac
             Ahead::Longpoll(_one) => {
                 drop(working);
                 let heard = longpoll(feed, poller).await;
-                feed.set_listening(false);
+                feed.set_longpoll(None);
                 heard
             }
         };
@@ -184,6 +198,10 @@ async fn work(hub: &Inside, feed: &Feed, poller: &mut Poller, orders: Orders) ->
                 poller.lost();
                 return elsewhere(feed).await;
             }
+            Step::Gone => match feed.look().await? {
+                None => return Ok(Turn::Gone),
+                Some(_) => return Err(Fault::bug("the store has lost the index of a watched folder")),
+            },
         }
     }
 }
@@ -227,8 +245,9 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<()> {
     let asking = async {
         // The folder stays in hand meanwhile: another worker or process would not wait.
         feed.backed_off().await;
-        feed.set_listening(true);
-        feed.upstream.longpoll(&feed.scope, &cursor, LONGPOLL_WAIT).await
+        let asked = Arc::<Underway>::default();
+        feed.set_longpoll(Some(asked.clone()));
+        feed.upstream.longpoll(&feed.scope, &cursor, LONGPOLL_WAIT, asked).await
     };
     let mut asking = std::pin::pin!(asking);
     let mut lost = std::pin::pin!(poller.keeping().lost());
@@ -261,7 +280,11 @@ async fn longpoll(feed: &Feed, poller: &mut Poller) -> Result<()> {
         Ok(news) => {
             // What there is may be fetched at once: it is the next longpoll that has to wait.
             feed.back_off(news.backoff.unwrap_or_default());
-            poller.news = news.changes;
+            // A longpoll carries no token: only another question tells that the grant is gone, or that it was wrong.
+            poller.news = true;
+            if !news.changes {
+                feed.heard_nothing();
+            }
             Ok(())
         }
         Err(fault) if fault.reason() == Reason::CursorReset => {

@@ -19,7 +19,7 @@ use super::{
     seen::{FILE, FOLDER, how_shared, paths},
 };
 use crate::{
-    apart::apart,
+    apart::{Apart, apart},
     clock::{dropbox_time, from_unix_seconds},
     fault::{Fault, Result},
     limits::{EXPAND_PORTION, INDEX_DEPTH_MAX},
@@ -84,12 +84,14 @@ pub(super) struct Expanding {
     after: Option<i64>,
     portion: Option<Arc<Portion>>,
     told: usize,
+    /// Being read.
+    reading: Option<Apart<Option<Arc<Portion>>>>,
 }
 
 impl Expanding {
     /// `after`: the row that was told last, 0 for the entry itself; None: nothing was told.
     pub(super) fn behind(entry: Arc<Entry>, after: Option<i64>) -> Expanding {
-        Expanding { entry, after, portion: None, told: 0 }
+        Expanding { entry, after, portion: None, told: 0, reading: None }
     }
 
     /// The next to tell, as far as it was read.
@@ -104,11 +106,11 @@ impl Expanding {
         self.portion.as_ref().is_some_and(|portion| portion.is_last && self.told >= portion.entries.len())
     }
 
-    /// Reads on; false: the log has swept the entry.
+    /// Reads on; false: the log has swept the entry. Cancel-safe.
     pub(super) async fn read(&mut self, feed: &Arc<Feed>) -> Result<bool> {
         let (feed, entry, after, before) = (feed.clone(), self.entry.clone(), self.after, self.portion.clone());
-        let reading = apart(async move { feed.portion(&entry, after, before.as_deref()).await });
-        let Some(portion) = reading.await? else { return Ok(false) };
+        let reading = || apart(async move { feed.portion(&entry, after, before.as_deref()).await });
+        let Some(portion) = Apart::once(&mut self.reading, reading).await? else { return Ok(false) };
         self.after = Some(portion.last);
         (self.portion, self.told) = (Some(portion), 0);
         Ok(true)

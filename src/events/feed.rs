@@ -2,9 +2,9 @@
 //! pages drained for those who are far behind, and the bell that wakes the one who polls.
 
 mod now;
+mod tail;
 
 use std::{
-    collections::VecDeque,
     fmt,
     hash::{DefaultHasher, Hasher as _},
     sync::{
@@ -16,13 +16,14 @@ use std::{
 
 use now::Present;
 use smallvec::SmallVec;
+use tail::{Tail, weight, written};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Poll, Scope, Upstream,
     building::Building,
-    change::{Change, Entry, Told},
+    change::{Entry, Told},
     expand::Portions,
     inferred,
     poller::{self, Progress},
@@ -32,10 +33,11 @@ use super::{
     upstream::Page,
 };
 use crate::{
-    apart::apart,
+    apart::{Apart, apart},
     clock::SharedClock,
+    dropbox::Underway,
     fault::{Fault, Reason, Result},
-    limits::{EVENT_CHUNK, EVENT_TAIL_BYTES, EVENT_TAIL_ENTRIES, EVENT_TAILS_BYTES, FEED_RETRY, SNAPSHOT_ITEMS_MAX},
+    limits::{EVENT_CHUNK, FEED_RETRY, SNAPSHOT_ITEMS_MAX},
     store::{Followed, LogHead, ReadRow, ScopeRow, Store},
     telemetry,
 };
@@ -51,7 +53,7 @@ pub(super) struct Feed {
     chunks: tokio::sync::Mutex<Shelf<Arc<[Arc<Entry>]>>>,
     pub(super) portions: Portions,
     /// Held by whoever walks a cursor of this scope: Dropbox refuses equal questions at once. The one who polls waits for it,
-    /// so nothing else is asked with it in hand.
+    /// so nothing else is asked or waited for with it in hand.
     walks: tokio::sync::Mutex<Walks>,
     /// Pages that were drained for those who are far behind. Held over all that such a page takes, before `walks`.
     drained: tokio::sync::Mutex<Shelf<Arc<Drained>>>,
@@ -86,10 +88,11 @@ pub(super) struct State {
     pub(super) hot: bool,
     /// When Dropbox was last asked for the last thing that is told, by steady time.
     pub(super) fresh_at: Option<Duration>,
+    /// When Dropbox was asked last of which this process knows that the log has its answer, also by a watcher.
+    proven_at: Option<Duration>,
     /// When it was last read what another process has saved that polls the folder, by steady time.
     pub(super) followed_at: Option<Duration>,
-    /// A longpoll is out: Dropbox would say if there were anything.
-    pub(super) listening: bool,
+    longpoll: Option<Arc<Underway>>,
     pub(super) ended: Option<Arc<Ended>>,
 }
 
@@ -111,14 +114,6 @@ struct Listed {
     page: Page,
 }
 
-#[derive(Default)]
-struct Tail {
-    entries: VecDeque<(Arc<Entry>, usize)>,
-    bytes: usize,
-    /// What was read last, and behind which place: most watchers are at the same one.
-    read: Option<(i64, Arc<[Arc<Entry>]>)>,
-}
-
 /// A page from a cursor older than the log.
 #[derive(Debug)]
 pub(super) struct Drained {
@@ -132,6 +127,7 @@ pub(super) struct Drained {
 }
 
 /// What is behind a place in the log.
+#[derive(Debug)]
 pub(super) enum Behind {
     Entries(Arc<[Arc<Entry>]>),
     /// It is not in the log any more.
@@ -149,7 +145,7 @@ impl Feed {
             clock,
             id: OnceLock::new(),
             state: watch::Sender::new(State::default()),
-            tail: Mutex::default(),
+            tail: Mutex::new(Tail::new(desk.tails_bytes.clone())),
             chunks: tokio::sync::Mutex::new(Shelf::new(desk.tails_bytes.clone())),
             walks: tokio::sync::Mutex::new(Walks { listed: Shelf::new(desk.tails_bytes.clone()), now: None }),
             drained: tokio::sync::Mutex::new(Shelf::new(desk.tails_bytes.clone())),
@@ -260,8 +256,17 @@ impl Feed {
         self.state.send_if_modified(|state| {
             let changed = !state.hot;
             state.hot = true;
-            state.fresh_at = looked_at.or(state.fresh_at);
+            (state.fresh_at, state.proven_at) = (state.fresh_at.max(looked_at), state.proven_at.max(looked_at));
             changed
+        });
+    }
+
+    /// A longpoll was answered without news. Its answer may have been long on its way, so for where now is it proves nothing.
+    pub(super) fn heard_nothing(&self) {
+        let now = self.clock.steady();
+        self.state.send_if_modified(|state| {
+            state.fresh_at = state.fresh_at.max(Some(now));
+            false
         });
     }
 
@@ -270,15 +275,15 @@ impl Feed {
         self.state.send_if_modified(|state| std::mem::take(&mut state.hot));
     }
 
-    pub(super) fn set_listening(&self, listening: bool) {
+    pub(super) fn set_longpoll(&self, longpoll: Option<Arc<Underway>>) {
         self.state.send_if_modified(|state| {
-            state.listening = listening;
+            state.longpoll = longpoll;
             false
         });
     }
 
     pub(super) fn is_listening(&self) -> bool {
-        self.state.borrow().listening
+        self.state.borrow().is_listening()
     }
 
     /// Dropbox wants to be left alone for so long, by whichever worker comes next.
@@ -346,47 +351,18 @@ impl Feed {
     }
 
     fn keep(&self, entries: Vec<(Arc<Entry>, usize)>) {
-        if entries.is_empty() {
-            return;
-        }
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.read = None;
-        for (entry, bytes) in entries {
-            let bytes = weight(bytes);
-            let follows = tail.entries.back().is_none_or(|(last, _)| {
-                (last.point.epoch, last.point.sequence + 1) == (entry.point.epoch, entry.point.sequence)
-            });
-            if !follows {
-                let freed = std::mem::take(&mut tail.bytes);
-                self.desk.tails_bytes.fetch_sub(freed, Ordering::Relaxed);
-                tail.entries.clear();
-            }
-            tail.bytes += bytes;
-            let all = self.desk.tails_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            tail.entries.push_back((entry, bytes));
-            // A full process keeps one entry of each scope, which is what most watchers wait for.
-            while tail.entries.len() > 1
-                && (tail.entries.len() > EVENT_TAIL_ENTRIES || tail.bytes > EVENT_TAIL_BYTES || all > EVENT_TAILS_BYTES)
-            {
-                if let Some((_, bytes)) = tail.entries.pop_front() {
-                    tail.bytes -= bytes;
-                    self.desk.tails_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                }
-            }
+        if !entries.is_empty() {
+            self.tail.lock().unwrap_or_else(PoisonError::into_inner).keep(entries);
         }
     }
 
     // ---- by those who watch ----
 
-    /// Entries behind a sequence, one at least if there are any.
-    pub(super) async fn behind(self: &Arc<Self>, sequence: i64) -> Result<Behind> {
-        let epoch = self.state.borrow().head.epoch;
-        if let Some(entries) = self.in_memory(epoch, sequence) {
-            return Ok(Behind::Entries(entries));
-        }
+    /// Entries behind a sequence that are in memory no more, one at least if there are any.
+    pub(super) fn behind(self: &Arc<Self>, epoch: i64, sequence: i64) -> Apart<Behind> {
         metrics::counter!(crate::telemetry::WATCH_DETACHED).increment(1);
         let feed = self.clone();
-        apart(async move { feed.chunk_behind(epoch, sequence).await }).await
+        apart(async move { feed.chunk_behind(epoch, sequence).await })
     }
 
     async fn chunk_behind(&self, epoch: i64, sequence: i64) -> Result<Behind> {
@@ -407,23 +383,7 @@ impl Feed {
     }
 
     pub(super) fn in_memory(&self, epoch: i64, sequence: i64) -> Option<Arc<[Arc<Entry>]>> {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = &tail.entries.front()?.0.point;
-        if first.epoch != epoch || first.sequence > sequence + 1 {
-            return None;
-        }
-        if let Some((behind, entries)) = &tail.read
-            && *behind == sequence
-        {
-            return Some(entries.clone());
-        }
-        let skip = usize::try_from(sequence + 1 - first.sequence).unwrap_or(usize::MAX);
-        let entries: Arc<[_]> = tail.entries.iter().skip(skip).map(|(entry, _)| entry.clone()).collect();
-        if entries.is_empty() {
-            return None;
-        }
-        tail.read = Some((sequence, entries.clone()));
-        Some(entries)
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).behind(epoch, sequence)
     }
 
     /// Whether somebody who comes back to a place that the log does not hold may have been told a drain in part from which no
@@ -437,13 +397,27 @@ impl Feed {
             return Ok(Some(true));
         }
         // Entries without an index are Dropbox's own words.
-        if self.scope.raw {
+        if self.scope.raw && !place.of_index {
             return Ok(Some(false));
+        }
+        if self.scope.raw {
+            let key = self.scope.as_ref().clone().raw(false).key();
+            let (epoch, sequence) = place.told_to();
+            let head = self.store.log_head_of(&key).await?;
+            let of_this_life = head.filter(|head| head.epoch == epoch);
+            return match of_this_life {
+                Some(head) => Ok(Some(head.delicate > sequence)),
+                None => self.store.was_delicate(&key, epoch, sequence).await.map(Some),
+            };
         }
         if self.store.is_shared() {
             self.look().await?;
         }
         let State { head, cursor, .. } = self.state();
+        // The log has other entries behind the place than those that were told: its store was put back to an earlier state.
+        if place.ahead().is_some() && place.epoch == head.epoch && place.sequence >= head.swept {
+            return Ok(Some(true));
+        }
         let (epoch, sequence) = place.told_to();
         let may_be = head.delicate > if epoch == head.epoch { sequence } else { 0 };
         if may_be || epoch == head.epoch {
@@ -464,34 +438,40 @@ impl Feed {
 
     async fn has(&self, point: &ResumePoint) -> Result<bool> {
         let head = self.state.borrow().head;
-        if point.epoch != head.epoch || !(head.swept..=head.newest).contains(&point.sequence) {
+        if point.epoch != head.epoch || point.sequence < head.swept {
             return Ok(false);
         }
-        if point.sequence == head.newest {
-            return Ok(point.mark == head.newest_mark);
-        }
         // The beginning of this life of the log: there was no entry, and none was swept.
-        if (point.sequence, point.mark) == (head.swept, 0) {
-            return Ok(true);
+        let is_beginning = point.sequence != head.newest && (point.sequence, point.mark) == (head.swept, 0);
+        let has = is_beginning || self.has_entry(head, point.sequence, point.mark).await?;
+        match point.ahead() {
+            Some(ahead) if has => self.has_entry(head, ahead.until, ahead.mark).await,
+            _ => Ok(has),
         }
-        Ok(self.store.log_mark(self.id()?, point.sequence).await? == Some(point.mark))
     }
 
-    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer. `listed`: it is the cursor of
-    /// a listing that this watcher has just read. Such a listing shows what is newer than its cursor, so that there was
-    /// nothing behind that before is no answer: it would join the log before what it has.
-    pub(super) async fn drain(self: &Arc<Self>, cursor: Arc<str>, listed: bool) -> Result<Arc<Drained>> {
+    async fn has_entry(&self, head: LogHead, sequence: i64, mark: i64) -> Result<bool> {
+        if sequence >= head.newest {
+            return Ok((sequence, mark) == (head.newest, head.newest_mark));
+        }
+        Ok(self.store.log_mark(self.id()?, sequence).await? == Some(mark))
+    }
+
+    /// The next page behind a cursor of a watcher's own; those who ask the same share one answer. That there was nothing is an
+    /// answer only for who came before Dropbox was asked: it leads into the log, and whoever comes later may have been told
+    /// what has come since, in other words than the log's, by a stream or a process that is gone.
+    pub(super) fn drain(self: &Arc<Self>, cursor: Arc<str>) -> Apart<Arc<Drained>> {
         let feed = self.clone();
-        apart(async move { feed.drain_behind(&cursor, listed).await }).await
+        apart(async move { feed.drain_behind(&cursor).await })
     }
 
-    async fn drain_behind(&self, cursor: &Arc<str>, listed: bool) -> Result<Arc<Drained>> {
+    async fn drain_behind(&self, cursor: &Arc<str>) -> Result<Arc<Drained>> {
         let came_at = Instant::now();
         let mut drained = self.drained.lock().await;
         // That there was nothing is good while the log is where it was met.
         let log = self.state();
         drained.retain(|page| page.leads_on() || page.joins == Some(log.head));
-        let is_good = |page: &Arc<Drained>| !listed || page.leads_on() || page.asked_at >= came_at;
+        let is_good = |page: &Arc<Drained>| page.leads_on() || page.asked_at >= came_at;
         if let Some(found) = drained.find(|page| page.from == *cursor && is_good(page)) {
             return Ok(found);
         }
@@ -509,14 +489,16 @@ impl Feed {
         let changes = inferred::infer(&*self.upstream, &self.scope, page.entries).await?;
         let last = changes.len();
         let bytes = changes.iter().map(|change| weight(written(change))).sum();
-        let (mut told, mut digest) = (0, DefaultHasher::new());
+        // Of the whole page: somewhere in it is a place in an equal one alone. As Dropbox tells it: whether something is called new
+        // is a guess that may come out otherwise. Not of the cursor behind it, which may be another one each time.
+        let mut digest = DefaultHasher::new();
+        changes.iter().for_each(|change| digest.write(&serde_json::to_vec(&change.item).unwrap_or_default()));
+        let (mut told, digest) = (0, digest.finish());
         let entries = changes.into_iter().map(|change| {
             told += 1;
-            // As Dropbox tells it: whether it is called new is a guess that may come out otherwise.
-            digest.write(&serde_json::to_vec(&change.item).unwrap_or_default());
             let place = match told < last {
                 true => {
-                    let page = u32::try_from(told).ok().map(|told| Box::new((told, digest.finish())));
+                    let page = u32::try_from(told).ok().map(|told| Box::new((told, digest)));
                     ResumePoint { page, ..ResumePoint::beside(cursor.clone(), head) }
                 }
                 // Whoever has all of the page goes on behind it.
@@ -552,9 +534,9 @@ impl Feed {
 
     /// A page of a watcher's own listing; those who list at once share one walk. The first page is good for whoever asked
     /// before Dropbox was: nobody is shown what was there before they came.
-    pub(super) async fn list(self: &Arc<Self>, cursor: Option<Arc<str>>) -> Result<Page> {
+    pub(super) fn list(self: &Arc<Self>, cursor: Option<Arc<str>>) -> Apart<Page> {
         let (feed, came_at) = (self.clone(), Instant::now());
-        apart(async move { feed.list_behind(cursor.as_ref(), came_at).await }).await
+        apart(async move { feed.list_behind(cursor.as_ref(), came_at).await })
     }
 
     async fn list_behind(&self, cursor: Option<&Arc<str>>, came_at: Instant) -> Result<Page> {
@@ -605,13 +587,6 @@ impl Feed {
     }
 }
 
-impl Drop for Feed {
-    fn drop(&mut self) {
-        let tail = self.tail.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.desk.tails_bytes.fetch_sub(tail.bytes, Ordering::Relaxed);
-    }
-}
-
 impl Drained {
     /// There is something in it, or behind it.
     pub(super) fn leads_on(&self) -> bool {
@@ -641,31 +616,6 @@ impl Ended {
             Some(resource) => again.resource(resource.kind, resource.name.clone()),
             None => again,
         }
-    }
-}
-
-/// What an entry takes in memory: itself, and of the length it has as JSON at most its texts, its token and its wire bytes.
-fn weight(body_bytes: usize) -> usize {
-    size_of::<Entry>() + size_of::<Change>() + 3 * body_bytes
-}
-
-/// Its length as JSON.
-fn written(value: &impl serde::Serialize) -> usize {
-    let mut length = Length(0);
-    serde_json::to_writer(&mut length, value).map_or(0, |()| length.0)
-}
-
-/// Counts what is written, and keeps none of it.
-struct Length(usize);
-
-impl std::io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

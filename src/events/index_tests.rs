@@ -8,6 +8,7 @@ use super::{
     super::tests::truth::{Mirror, Truth, page, path_of, shown},
     *,
 };
+use crate::counted_tests::counted;
 
 /// The store of an index, without a database.
 #[derive(Debug, Default)]
@@ -258,4 +259,33 @@ fn whoever_applies_what_is_told_step_by_step_has_what_is_there() {
             std::panic::resume_unwind(why);
         }
     }
+}
+
+#[test]
+fn a_page_of_500_changes_among_2000_items_is_counted() {
+    // As many folders as files; then a fifth of the files is new, one is other, one is elsewhere, one is gone, one is the same.
+    let list =
+        |entries: Vec<String>| entries.iter().map(|text| super::super::tests::truth::entry(text)).collect::<Vec<_>>();
+    let mut shelf = Shelf::default();
+    let folders = (0..20).map(|n| format!("folder {n}/").replace(' ', "_") + &format!(" f{n}"));
+    let files = (0..2000).map(|n| format!("folder_{}/file_{n}.txt {n} 1 x", n % 20));
+    assert_eq!(shelf.page(list(folders.chain(files).collect()), Basis::Index).len(), 2020);
+    let page = (0..100).flat_map(|n| {
+        let at = |n: usize| format!("folder_{}/file_{n}.txt", n % 20);
+        let (other, moved, gone, same) = (n, 200 + n, 400 + n, 600 + n);
+        [
+            format!("folder_{}/new_{n}.txt {} 1 x", n % 20, 5000 + n),
+            format!("{} {other} 2 y", at(other)),
+            format!("folder_0/moved_{n}.txt {moved} 1 x"),
+            format!("-{}", at(gone)),
+            format!("{} {same} 1 x", at(same)),
+        ]
+    });
+    let (page, mut tree, base) = (list(page.collect()), shelf.tree(Basis::Index), Base::of("/W"));
+    let told = counted(|| {
+        tree.page(page.into_iter().filter_map(|item| Seen::of(item, &base)).collect());
+        tree.done()
+    });
+    let count = |kind| told.0.iter().filter(|change| change.kind == kind).count();
+    assert_eq!([ChangeKind::Created, ChangeKind::Updated, ChangeKind::Moved].map(count), [100, 100, 100]);
 }

@@ -43,7 +43,7 @@ impl super::schedule::Desk {
     /// How long a feed has not heard all it should have.
     fn lag(&self, feed: &Feed) -> Duration {
         let state = feed.state();
-        if state.ended.is_some() || (state.hot && state.listening) {
+        if state.ended.is_some() || (state.hot && state.is_listening()) {
             return Duration::ZERO;
         }
         let heard_at = state.fresh_at.max(state.followed_at).unwrap_or(feed.born);

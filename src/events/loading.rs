@@ -9,14 +9,18 @@ use crate::{
     store::{INDEX_ROOT, IndexRow, Store, WaitingRow},
 };
 
-pub(super) async fn for_page(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<()> {
+/// False: the index is not there any more, for the scope was swept. So for the next one.
+pub(super) async fn for_page(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) -> Result<bool> {
     tree.load(store.index_upwards(scope, &[INDEX_ROOT]).await?);
+    if !tree.knows(INDEX_ROOT) {
+        return Ok(false);
+    }
     by_ids(store, scope, tree, entries).await?;
     on_paths(store, scope, tree, entries).await?;
     if store.any_waiting(scope).await? {
         waiting(store, scope, tree, entries).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 pub(super) async fn for_end(
@@ -25,13 +29,17 @@ pub(super) async fn for_end(
     tree: &mut Tree,
     waits: &[&[WaitingRow]],
     gone: &[IndexRow],
-) -> Result<()> {
+) -> Result<bool> {
     let numbers: Vec<i64> = gone.iter().map(|row| row.n).chain([INDEX_ROOT]).collect();
     tree.load(store.index_upwards(scope, &numbers).await?);
+    if !tree.knows(INDEX_ROOT) {
+        return Ok(false);
+    }
     let entries: Vec<Seen> = waits.iter().flat_map(|waits| waits.iter()).filter_map(Seen::from_waiting).collect();
     by_ids(store, scope, tree, &entries).await?;
     on_paths(store, scope, tree, &entries).await?;
-    waiting(store, scope, tree, &entries).await
+    waiting(store, scope, tree, &entries).await?;
+    Ok(true)
 }
 
 /// Level by level: one question for all paths of a page. An item that this page moves takes what lies in it along, so its own
@@ -56,11 +64,11 @@ async fn on_paths(store: &Store, scope: i64, tree: &mut Tree, entries: &[Seen]) 
             above.get(folder).into_iter().flatten().map(|parent| (*parent, name.to_owned())).collect()
         };
         let wanted: Vec<(i64, String)> = level.iter().flat_map(|place| split(place)).collect();
-        if wanted.is_empty() {
-            return Ok(());
+        // Where nothing stands something may arrive, and bring along what stands on the next level.
+        if !wanted.is_empty() {
+            let asked: Vec<(i64, &str)> = wanted.iter().map(|(parent, name)| (*parent, name.as_str())).collect();
+            tree.load(store.index_at(scope, &asked).await?);
         }
-        let asked: Vec<(i64, &str)> = wanted.iter().map(|(parent, name)| (*parent, name.as_str())).collect();
-        tree.load(store.index_at(scope, &asked).await?);
         let stands = |place: &&'_ str| -> Vec<i64> {
             let there = split(place).into_iter().filter_map(|(parent, name)| tree.number_at(parent, &name));
             there.chain(arriving.get(*place).into_iter().flatten().copied()).collect()

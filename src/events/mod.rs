@@ -5,6 +5,7 @@
 //! Delivery is at least once and in order per scope. A watcher's place is a [`ResumePoint`]; whoever comes back with it
 //! goes on behind it: in the log if the log still holds it, else from Dropbox's cursor inside it, else by a resync.
 
+mod begins;
 mod building;
 mod change;
 mod delicate;
@@ -48,11 +49,12 @@ use feed::Feed;
 pub use few::Few;
 pub use lag::Laggard;
 use schedule::{Desk, Ring};
-pub use scope::{CheckpointName, ResumePoint, Scope};
+pub use scope::{Ahead, CheckpointName, ResumePoint, Scope};
 pub use upstream::{Dropbox, News, Page, Upstream};
 pub use watcher::{Happening, Resync, Watcher};
 
 use crate::{
+    fair::Fair,
     fault::{Fault, Reason, Result},
     limits::{BUSY_RETRY, FEEDS_AT_WORK_MAX, INDEXES_UNWATCHED_MAX, LONGPOLLS_MAX},
     store::Store,
@@ -68,7 +70,7 @@ struct Inside {
     watchers: AtomicU64,
     desk: Arc<Desk>,
     /// Feeds that ask or write at once.
-    at_work: Arc<Semaphore>,
+    at_work: Fair,
     longpolls: Semaphore,
     /// Indexes that are built while nobody watches.
     unwatched: Semaphore,
@@ -145,7 +147,7 @@ impl Hub {
             feeds: Mutex::default(),
             watchers: AtomicU64::new(0),
             desk,
-            at_work: Arc::new(Semaphore::new(FEEDS_AT_WORK_MAX)),
+            at_work: Fair::new(FEEDS_AT_WORK_MAX),
             longpolls: Semaphore::new(LONGPOLLS_MAX),
             unwatched: Semaphore::new(INDEXES_UNWATCHED_MAX),
             shifts: TaskTracker::new(),

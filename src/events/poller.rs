@@ -94,6 +94,8 @@ pub(super) enum Step {
     Idle,
     /// Another process has the scope.
     Lost,
+    /// What is known of the folder is not there any more: it was swept.
+    Gone,
 }
 
 #[derive(Debug)]
@@ -273,7 +275,9 @@ impl Poller {
         let mut draft = Draft::default();
         if indexed {
             let basis = if progress.phase == Phase::Comparing { Basis::Synthetic } else { Basis::Index };
-            let (tree, changes, index) = self.apply(page.entries, basis, &mut progress).await?;
+            let Some((tree, changes, index)) = self.apply(page.entries, basis, &mut progress).await? else {
+                return Ok(Step::Gone);
+            };
             if tree.lost {
                 return self.compare("folder_deleted").await;
             }
@@ -295,7 +299,10 @@ impl Poller {
             }
             let joins = joint.is_some();
             if let Some(entries) = joint {
-                (_, _, draft.index) = self.apply(entries, Basis::Index, &mut progress).await?;
+                let Some(applied) = self.apply(entries, Basis::Index, &mut progress).await? else {
+                    return Ok(Step::Gone);
+                };
+                draft.index = applied.2;
             }
             if !page.has_more {
                 self.finish(&mut progress, &mut draft);
@@ -332,7 +339,9 @@ impl Poller {
         }
         progress.other = Some(page.cursor.clone());
         progress.other_stage = if page.has_more { Stage::Draining } else { Stage::Ending };
-        let (tree, _, index) = self.apply(page.entries, Basis::Index, &mut progress).await?;
+        let Some((tree, _, index)) = self.apply(page.entries, Basis::Index, &mut progress).await? else {
+            return Ok(Step::Gone);
+        };
         if tree.lost {
             // What the former folder held is in there.
             return self.build_anew().await;
@@ -346,25 +355,26 @@ impl Poller {
         self.save(progress, Draft { index, ..Draft::default() }).await
     }
 
+    /// None: the scope is not there any more. Nobody was at it for long, by the time of day, and it was swept meanwhile.
     async fn apply(
         &self,
         entries: Vec<Metadata>,
         basis: Basis,
         progress: &mut Progress,
-    ) -> Result<(Tree, Vec<Change>, IndexWrites)> {
+    ) -> Result<Option<(Tree, Vec<Change>, IndexWrites)>> {
         let base = Base::of(&self.scope().path);
         let entries: Vec<Seen> = entries.into_iter().filter_map(|item| Seen::of(item, &base)).collect();
         let mut tree = Tree::new(base, basis, progress.next, progress.stamp);
         if progress.is_indexed() {
             tree.log_behind(self.row.head.newest);
         }
-        if progress.next > 0 {
-            loading::for_page(self.store(), self.row.id, &mut tree, &entries).await?;
+        if progress.next > 0 && !loading::for_page(self.store(), self.row.id, &mut tree, &entries).await? {
+            return Ok(None);
         }
         tree.page(entries);
         let (changes, index) = tree.done();
         (progress.next, progress.stamp) = (tree.next, tree.stamp);
-        Ok((tree, changes, index))
+        Ok(Some((tree, changes, index)))
     }
 
     /// One portion of the end of a drain.
@@ -421,7 +431,9 @@ impl Poller {
         if !silent {
             tree.log_behind(self.row.head.newest);
         }
-        loading::for_end(self.store(), self.row.id, &mut tree, &[moves, rest], gone).await?;
+        if !loading::for_end(self.store(), self.row.id, &mut tree, &[moves, rest], gone).await? {
+            return Ok(Step::Gone);
+        }
         let numbers: Vec<i64> = gone.iter().map(|row| row.n).collect();
         if !ending::step(&mut tree, moves, &numbers, whole, rest) {
             self.gone_after = numbers.last().copied().unwrap_or(0);
@@ -500,6 +512,9 @@ impl Poller {
         let base = Base::of(&self.scope().path);
         let mut tree = Tree::new(base, Basis::Synthetic, progress.next, progress.stamp);
         tree.load(self.store().index_upwards(self.row.id, &[crate::store::INDEX_ROOT]).await?);
+        if !tree.knows(crate::store::INDEX_ROOT) {
+            return Ok(Step::Gone);
+        }
         tree.doubt_all();
         let (_, mut index) = tree.done();
         // The listing says it again.

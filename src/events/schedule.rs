@@ -1,9 +1,10 @@
 //! When feeds work. One that has nothing to do is an entry in a map, not a task: the desk wakes it when it is time, when a
 //! webhook names its account, when a watcher comes or when another process has saved something, and one task per process
-//! hands those that are due to a bounded number of workers. Times are steady ones: setting the machine's clock moves none.
+//! sends those that are due to work. Places for those who begin and for those at work are bounded, and shared between
+//! application parameters (`fair.rs`). Times are steady ones: setting the machine's clock moves none.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
@@ -12,13 +13,15 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 
 use super::{
-    Inside, Poll, driver,
+    Inside, Poll,
+    begins::Begins,
+    driver,
     feed::Feed,
     letters::{self, Outbox},
 };
 use crate::{
     clock::SharedClock,
-    fair::Fair,
+    fair::{Fair, Held},
     limits::{
         EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, INDEX_UNWATCHED, POLL_TURN, RING_GAP, RING_GAP_MAX,
     },
@@ -33,6 +36,8 @@ pub(super) struct Desk {
     plan: Mutex<Plan>,
     /// Something is due earlier than it was.
     changed: Notify,
+    /// Feeds that have not been up to date yet and are at it.
+    beginning: Fair,
     /// Feeds whose parameter is to be watched over.
     pub(super) born: Newcomers,
     pub(super) outbox: Outbox,
@@ -55,9 +60,8 @@ struct Plan {
     due: BTreeMap<(Duration, u64), Arc<Feed>>,
     next: u64,
     /// Those that have not worked yet: with a cursor that was saved, and without.
-    saved: VecDeque<Arc<Feed>>,
-    new: VecDeque<Arc<Feed>>,
-    beginning: usize,
+    saved: Begins,
+    new: Begins,
     /// When the last begin would be due if all of them kept their distance.
     begun_until: Duration,
     in_turn: usize,
@@ -86,7 +90,7 @@ pub(super) struct Seat {
     rung: bool,
     /// This process polls the scope.
     holds: bool,
-    begins: bool,
+    begins: Option<Held>,
     in_turn: bool,
     failures: u32,
     rung_in_vain: u32,
@@ -153,6 +157,7 @@ impl Desk {
             webhooks,
             plan: Mutex::default(),
             changed: Notify::new(),
+            beginning: Fair::new(FEEDS_AT_ONCE),
             born: Newcomers::default(),
             outbox: Outbox::new(shared),
             asking: Fair::new(FEEDS_AT_ONCE),
@@ -170,7 +175,7 @@ impl Desk {
         let mut plan = self.plan();
         feed.seat().place = Place::Beginning;
         let queue = if has_cursor { &mut plan.saved } else { &mut plan.new };
-        queue.push_back(feed.clone());
+        queue.push(feed.clone());
         drop(plan);
         self.born.add(feed.clone());
         self.changed.notify_one();
@@ -291,11 +296,10 @@ impl Desk {
 
     /// A worker has brought the log up to date: the next feed may begin.
     pub(super) fn up_to_date(&self, feed: &Feed) {
-        let mut plan = self.plan();
+        let _plan = self.plan();
         let mut seat = feed.seat();
         (seat.failures, seat.holds) = (0, true);
-        if std::mem::take(&mut seat.begins) {
-            plan.beginning -= 1;
+        if seat.begins.take().is_some() {
             self.changed.notify_one();
         }
     }
@@ -396,7 +400,7 @@ impl Desk {
         let now = self.clock.steady();
         let mut plan = self.plan();
         if plan.due.first_key_value().is_some_and(|((at, _), _)| *at <= now)
-            && let Some((_, feed)) = plan.due.pop_first()
+            && let Some(((due, _), feed)) = plan.due.pop_first()
         {
             let mut seat = feed.seat();
             if seat.linger_until.is_some_and(|until| until <= now) && feed.wished().is_none() {
@@ -405,28 +409,30 @@ impl Desk {
                 return Take::Over(feed);
             }
             plan.leave_turn(&mut seat);
-            (seat.place, seat.wake) = (Place::Working, None);
+            // It may have to wait for a place.
+            (seat.place, seat.wake, seat.since) = (Place::Working, None, due);
             drop(seat);
             return Take::Work(feed);
         }
         let burst = FEED_SPREAD * u32::try_from(FEEDS_AT_ONCE - 1).unwrap_or(u32::MAX);
         let mut begin = None;
-        while plan.beginning < FEEDS_AT_ONCE && (!plan.saved.is_empty() || !plan.new.is_empty()) {
+        while self.beginning.free() > 0 && !(plan.saved.is_empty() && plan.new.is_empty()) {
             let free_at = plan.begun_until.saturating_sub(burst);
             if free_at > now {
                 begin = Some(free_at);
                 break;
             }
-            let Some(feed) = plan.saved.pop_front().or_else(|| plan.new.pop_front()) else { break };
+            let next = plan.saved.next(&self.beginning).or_else(|| plan.new.next(&self.beginning));
+            let Some((feed, place)) = next else { break };
             let mut seat = feed.seat();
             // It may be over, or have been rung for.
             if seat.place != Place::Beginning {
                 drop(seat);
                 continue;
             }
-            (seat.place, seat.begins, seat.wake) = (Place::Working, true, None);
+            (seat.place, seat.begins, seat.wake) = (Place::Working, Some(place), None);
+            seat.since = now;
             drop(seat);
-            plan.beginning += 1;
             plan.begun_until = plan.begun_until.max(now) + FEED_SPREAD;
             return Take::Work(feed);
         }
@@ -456,9 +462,7 @@ impl Plan {
     }
 
     fn settle(&mut self, seat: &mut Seat) {
-        if std::mem::take(&mut seat.begins) {
-            self.beginning -= 1;
-        }
+        seat.begins = None;
         self.leave_turn(seat);
     }
 
@@ -495,12 +499,13 @@ impl Newcomers {
 pub(super) async fn run(hub: Arc<Inside>) {
     let desk = &hub.desk;
     let work = async {
-        while let Ok(place) = hub.at_work.clone().acquire_owned().await {
+        loop {
+            // Ten thousand may be due at once.
+            tokio::task::consume_budget().await;
             match desk.take() {
-                Take::Work(feed) => drop(hub.shifts.spawn(driver::shift(hub.clone(), feed, place))),
+                Take::Work(feed) => drop(hub.shifts.spawn(driver::shift(hub.clone(), feed))),
                 Take::Over(feed) => hub.leave(&feed),
                 Take::Wait(span) => {
-                    drop(place);
                     let time = async {
                         match span {
                             Some(span) => desk.clock.sleep(span).await,

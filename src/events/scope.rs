@@ -65,7 +65,8 @@ impl Scope {
     /// What a token is bound to. Whether entries are classified is not part of it: a token of the one kind is read by its
     /// cursor in the other.
     fn binding(&self) -> [u8; 16] {
-        let folder = (&self.uid, self.act_name(), self.root_name(), self.path.to_lowercase(), self.recursive);
+        let folder =
+            (&self.uid, self.act_name(), self.root_name(), dbxcase::dbx_str_lowercase(&self.path), self.recursive);
         let text = serde_json::to_vec(&folder).expect("strings are JSON");
         let mut tag = [0; 16];
         tag.copy_from_slice(&Sha256::digest(text)[..16]);
@@ -140,6 +141,42 @@ pub struct ResumePoint {
     /// Inside the page that follows the cursor, which is rare: how many of its changes were told, and a digest of those.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub(super) page: Option<Box<(u32, u64)>>,
+    /// In the log: some of what is behind it was told, too.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub(super) ahead: Option<Box<Ahead>>,
+    /// Its token was given where the index tells what happened, and is brought where Dropbox's own words are wanted.
+    #[serde(skip)]
+    pub(super) of_index: bool,
+}
+
+/// What was told behind a place of the log where events wait until their paths are quiet: every entry up to one, but for some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    #[serde(rename = "u")]
+    pub until: i64,
+    /// Of that entry, as in the place itself.
+    #[serde(rename = "m", default)]
+    pub mark: i64,
+    /// Of what the folder of that last entry held: the number of the row that was told last; as in the place itself.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<i64>,
+    /// What was not told: first and last of each run, in order.
+    #[serde(rename = "w")]
+    pub waits: Vec<(i64, i64)>,
+}
+
+impl Ahead {
+    pub fn was_told(&self, sequence: i64) -> bool {
+        sequence <= self.until && !self.waits.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
+    }
+
+    /// What is left of it behind a place.
+    fn behind(&self, place: &ResumePoint) -> Option<Box<Ahead>> {
+        let sequence = place.sequence();
+        let waits = self.waits.iter().filter(|(_, last)| *last > sequence);
+        let waits = waits.map(|(first, last)| (*first.max(&(sequence + 1)), *last)).collect();
+        (self.until > place.sequence).then(|| Box::new(Ahead { waits, ..*self }))
+    }
 }
 
 /// A place with what it is bound to: what a token says. As JSON only in tokens of versions before (`token.rs`).
@@ -152,6 +189,9 @@ pub(super) struct Bound {
     pub(super) path: Arc<str>,
     #[serde(rename = "r", default)]
     pub(super) recursive: bool,
+    /// What was told are Dropbox's own words.
+    #[serde(rename = "o", default)]
+    pub(super) raw: bool,
     #[serde(flatten)]
     pub(super) point: ResumePoint,
 }
@@ -175,6 +215,8 @@ impl ResumePoint {
             unsettled: false,
             known: None,
             page: None,
+            ahead: None,
+            of_index: false,
         }
     }
 
@@ -185,14 +227,50 @@ impl ResumePoint {
 
     /// Epoch and number of the entry behind which the log may have told something to whoever has this place.
     pub(super) fn told_to(&self) -> (i64, i64) {
+        // What was told behind it was told in part: it does not count.
         self.known.unwrap_or((self.epoch, self.sequence))
+    }
+
+    /// The number of the newest entry that was told with all its rows; zero beside the log.
+    fn sequence(&self) -> i64 {
+        self.sequence - i64::from(self.within.is_some())
+    }
+
+    /// What was told to whoever is here, but for some that waits: first and last of each run, in order.
+    pub fn told_but(&self, waits: Vec<(i64, i64)>) -> Ahead {
+        let mut told = Ahead { until: self.sequence, mark: self.mark, within: self.within, waits };
+        if let Some(ahead) = &self.ahead {
+            if ahead.until > told.until {
+                (told.until, told.mark, told.within) = (ahead.until, ahead.mark, ahead.within);
+            }
+            told.waits.extend(&ahead.waits);
+            told.waits.sort_unstable();
+        }
+        told
+    }
+
+    /// The same place, whatever was told behind it.
+    #[must_use]
+    pub fn bare(&self) -> ResumePoint {
+        ResumePoint { ahead: None, ..self.clone() }
+    }
+
+    pub fn ahead(&self) -> Option<&Ahead> {
+        self.ahead.as_deref()
+    }
+
+    /// The same place, and this was told behind it.
+    #[must_use]
+    pub fn with_ahead(self, ahead: &Ahead) -> ResumePoint {
+        ResumePoint { ahead: ahead.behind(&self), ..self }
     }
 
     /// # Errors
     /// `CONNECTOR_BUG` for a cursor that is too long to be kept in a handle.
     pub fn seal(&self, keys: &KeyRing, scope: &Scope) -> Result<Arc<str>> {
-        let Scope { path, recursive, .. } = scope;
-        let bound = Bound { binding: scope.binding(), path: path.clone(), recursive: *recursive, point: self.clone() };
+        let Scope { path, recursive, raw, .. } = scope;
+        let (path, recursive, raw) = (path.clone(), *recursive, *raw);
+        let bound = Bound { binding: scope.binding(), path, recursive, raw, point: self.clone() };
         let token = keys.seal_handle_bytes(HandleKind::Resume, &scope.owner(), &token::write(&bound));
         Ok(token
             .map_err(|fault| Fault::bug("Dropbox's cursor does not fit into a token").source(fault.to_string()))?
@@ -210,7 +288,7 @@ impl ResumePoint {
                  was given for (recursive defaults to true here, and to false in ListFolder and WalkFolder)",
             ));
         }
-        Ok(bound.point)
+        Ok(ResumePoint { of_index: scope.raw && !bound.raw, ..bound.point })
     }
 
     /// The folder a token was given for, and whether with all beneath it. It is not looked at whose it is otherwise.
@@ -234,7 +312,7 @@ impl Bound {
     }
 
     fn mismatch(text: &str) -> Fault {
-        Fault::new(Reason::ResumeTokenMismatch, text).fact("handleKind", "resume token")
+        Fault::new(Reason::ResumeTokenMismatch, text).fact("handleKind", HandleKind::Resume.field())
     }
 }
 
@@ -276,7 +354,8 @@ mod tests {
         let point = ResumePoint { epoch: 7, sequence: 9, mark: -3, within: Some(4), ..ResumePoint::at("AAH".into()) };
         let token = point.seal(&keys, &scope("/Docs")).unwrap();
         for same in [scope("/Docs"), scope("/docs"), scope("/Docs").raw(true)] {
-            assert_eq!(ResumePoint::unseal(&keys, &same, &token).unwrap(), point);
+            let expected = ResumePoint { of_index: same.raw, ..point.clone() };
+            assert_eq!(ResumePoint::unseal(&keys, &same, &token).unwrap(), expected);
         }
         let others = [
             scope("/Docs/a"),
@@ -291,6 +370,9 @@ mod tests {
             assert_eq!(fault.reason(), Reason::ResumeTokenMismatch);
         }
         assert_eq!(scope("/Docs").key(), scope("/docs").key());
+        // Two folders at Dropbox, which lowers letter by letter.
+        assert_ne!(scope("/ΟΔΟΣ").key(), scope("/οδος").key());
+        assert_eq!(scope("/ΟΔΟΣ").key(), scope("/οδοσ").key());
         for other in [scope("/Docs").raw(true), Scope { linked: "dbid:B".into(), ..scope("/Docs") }] {
             assert_ne!(other.key(), scope("/Docs").key(), "it has a log of its own");
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message as _;
 
-use super::scope::{Bound, ResumePoint};
+use super::scope::{Ahead, Bound, ResumePoint};
 
 const PACKED: u8 = 1;
 
@@ -47,15 +47,40 @@ struct Packed {
     page_told: Option<u32>,
     #[prost(fixed64, optional, tag = "16")]
     page_digest: Option<u64>,
+    #[prost(int64, optional, tag = "17")]
+    ahead_until: Option<i64>,
+    /// Of each run how far it begins behind the end of the one before (at first: behind `sequence`), and its length less one.
+    #[prost(uint64, repeated, tag = "18")]
+    ahead_waits: Vec<u64>,
+    #[prost(bool, tag = "19")]
+    raw: bool,
+    #[prost(int64, optional, tag = "20")]
+    ahead_within: Option<i64>,
+    #[prost(sfixed64, tag = "21")]
+    ahead_mark: i64,
 }
 
 pub(super) fn write(bound: &Bound) -> Vec<u8> {
-    let ResumePoint { epoch, sequence, mark, cursor, listed, whole, within, unsettled, known, page } = &bound.point;
+    let ResumePoint {
+        epoch,
+        sequence,
+        mark,
+        cursor,
+        listed,
+        whole,
+        within,
+        unsettled,
+        known,
+        page,
+        ahead,
+        of_index: _,
+    } = &bound.point;
     let (packed, rest) = packed(cursor);
     let message = Packed {
         binding: bound.binding.to_vec(),
         path: bound.path.to_string(),
         recursive: bound.recursive,
+        raw: bound.raw,
         epoch: *epoch,
         sequence: *sequence,
         mark: *mark,
@@ -69,6 +94,10 @@ pub(super) fn write(bound: &Bound) -> Vec<u8> {
         known_sequence: known.map(|(_, sequence)| sequence),
         page_told: page.as_deref().map(|(told, _)| *told),
         page_digest: page.as_deref().map(|(_, digest)| *digest),
+        ahead_until: ahead.as_deref().map(|ahead| ahead.until),
+        ahead_mark: ahead.as_deref().map_or(0, |ahead| ahead.mark),
+        ahead_within: ahead.as_deref().and_then(|ahead| ahead.within),
+        ahead_waits: ahead.as_deref().map_or_else(Vec::new, |ahead| gaps(*sequence, &ahead.waits)),
     };
     let mut bytes = Vec::with_capacity(1 + message.encoded_len());
     bytes.push(PACKED);
@@ -91,6 +120,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Bound> {
         binding: packed.binding.try_into().ok()?,
         path: packed.path.into(),
         recursive: packed.recursive,
+        raw: packed.raw,
         point: ResumePoint {
             epoch: packed.epoch,
             sequence: packed.sequence,
@@ -102,8 +132,37 @@ pub(super) fn read(bytes: &[u8]) -> Option<Bound> {
             unsettled: packed.unsettled,
             known: packed.known_epoch.zip(packed.known_sequence),
             page: packed.page_told.zip(packed.page_digest).map(Box::new),
+            ahead: match packed.ahead_until {
+                Some(until) => {
+                    let waits = runs(packed.sequence, &packed.ahead_waits)?;
+                    Some(Box::new(Ahead { until, mark: packed.ahead_mark, within: packed.ahead_within, waits }))
+                }
+                None => None,
+            },
+            of_index: false,
         },
     })
+}
+
+fn gaps(sequence: i64, runs: &[(i64, i64)]) -> Vec<u64> {
+    let mut end = sequence;
+    let mut gaps = Vec::with_capacity(2 * runs.len());
+    for (first, last) in runs {
+        gaps.extend([first.abs_diff(end), last.abs_diff(*first)]);
+        end = *last;
+    }
+    gaps
+}
+
+fn runs(sequence: i64, gaps: &[u64]) -> Option<Vec<(i64, i64)>> {
+    let mut end = sequence;
+    let run = |gap: &[u64]| {
+        let [gap, length] = gap else { return None };
+        let first = end.checked_add_unsigned(*gap)?;
+        end = first.checked_add_unsigned(*length)?;
+        Some((first, end))
+    };
+    gaps.chunks(2).map(run).collect()
 }
 
 /// As many groups of four letters of base64 as a cursor begins with, as bytes, and the rest. A whole group comes back as it
@@ -132,9 +191,15 @@ mod tests {
             unsettled: true,
             known: Some((i64::MIN + 3, 70_001)),
             page: Some(Box::new((0, u64::MAX))),
+            ahead: Some(Box::new(Ahead {
+                until: 80_000,
+                mark: -7,
+                within: Some(3),
+                waits: vec![(70_001, 70_001), (70_300, 79_999)],
+            })),
             ..ResumePoint::at(cursor.into())
         };
-        Bound { binding: [7; 16], path: "/Buchhaltung/Süd".into(), recursive: true, point }
+        Bound { binding: [7; 16], path: "/Buchhaltung/Süd".into(), recursive: true, raw: true, point }
     }
 
     #[test]
@@ -154,8 +219,8 @@ mod tests {
     #[test]
     fn a_place_with_a_cursor_of_two_hundred_letters_takes_less_than_two_hundred_and_fifty_bytes() {
         let mut bound = Bound { path: "/accounting/incoming documents".into(), ..bound(&"AAHx".repeat(50)) };
-        // An entry of the log says its own number and no other.
-        bound.point.known = None;
+        // An entry of the log says its own number and no other, and what waits only where something does.
+        (bound.point.known, bound.point.ahead, bound.raw) = (None, None, false);
         assert!(write(&bound).len() < 250, "{}", write(&bound).len());
     }
 

@@ -10,7 +10,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use super::Scope;
 use crate::{
     credentials::{Ending, Resolver},
-    dropbox::{Caller, routes},
+    dropbox::{Caller, Underway, routes},
     fault::Result,
     limits::{LONGPOLL_JITTER_MAX, LONGPOLL_MARGIN},
 };
@@ -44,8 +44,14 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     fn go_on<'a>(&'a self, scope: &'a Scope, cursor: &'a str) -> BoxFuture<'a, Result<Page>>;
     /// A cursor for now.
     fn latest<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>>;
-    /// Waits for news, `wait` at most and what Dropbox adds to it.
-    fn longpoll<'a>(&'a self, scope: &'a Scope, cursor: &'a str, wait: Duration) -> BoxFuture<'a, Result<News>>;
+    /// Waits for news, `wait` at most and what Dropbox adds to it; `asked` says whether the question has left.
+    fn longpoll<'a>(
+        &'a self,
+        scope: &'a Scope,
+        cursor: &'a str,
+        wait: Duration,
+        asked: Arc<Underway>,
+    ) -> BoxFuture<'a, Result<News>>;
     /// Whether the file at this path has one revision only.
     fn is_new<'a>(&'a self, scope: &'a Scope, path: &'a str) -> BoxFuture<'a, Result<bool>>;
     /// Resolves when the parameter may not be used any more, with the reason.
@@ -97,10 +103,17 @@ impl Upstream for Dropbox {
         .boxed()
     }
 
-    fn longpoll<'a>(&'a self, scope: &'a Scope, cursor: &'a str, wait: Duration) -> BoxFuture<'a, Result<News>> {
+    fn longpoll<'a>(
+        &'a self,
+        scope: &'a Scope,
+        cursor: &'a str,
+        wait: Duration,
+        asked: Arc<Underway>,
+    ) -> BoxFuture<'a, Result<News>> {
         async move {
             let arg = files::ListFolderLongpollArg::new(cursor.to_owned()).with_timeout(wait.as_secs());
-            let caller = self.caller(scope).await?.patient(wait + LONGPOLL_JITTER_MAX + LONGPOLL_MARGIN);
+            let patience = wait + LONGPOLL_JITTER_MAX + LONGPOLL_MARGIN;
+            let caller = self.caller(scope).await?.patient(patience).followed_by(asked);
             let answer = caller.call(&routes::LIST_FOLDER_LONGPOLL, &arg).await?.value;
             Ok(News { changes: answer.changes, backoff: answer.backoff.map(Duration::from_secs) })
         }

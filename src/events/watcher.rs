@@ -11,17 +11,17 @@ use super::{
     OnReset, Options, Scope, Start,
     change::{Entry, Told},
     expand::Expanding,
-    feed::{Behind, Feed, State},
+    feed::{Behind, Drained, Feed, State},
     few::Few,
     inferred,
-    scope::{CheckpointName, ResumePoint},
+    scope::{Ahead, CheckpointName, ResumePoint},
     upstream::Page,
 };
 use crate::{
-    apart::apart,
+    apart::{Apart, apart},
     fault::{Fault, Reason, Result},
     limits::EVENT_FOLLOW,
-    store::Store,
+    store::{Checkpoint, LogHead, Store},
 };
 
 /// Reads the changes of one scope behind its own place.
@@ -32,6 +32,7 @@ pub struct Watcher {
     options: Options,
     state: watch::Receiver<State>,
     mode: Mode,
+    asked: Asked,
     /// What was said last.
     last: ResumePoint,
     ready: Few<Happening>,
@@ -42,6 +43,8 @@ pub struct Watcher {
     expanding: Option<Box<Expanding>>,
     /// It came back in the midst of that: the entry's number, and the row that was told last.
     within: Option<Box<(i64, i64)>>,
+    /// It came back to a place behind which some was told.
+    ahead: Option<Box<Ahead>>,
     /// Boxed, as what few watchers have: thousands are kept.
     checkpoint: Option<Box<Held>>,
 }
@@ -61,10 +64,20 @@ enum Mode {
     Log { epoch: i64, sequence: i64 },
     /// At a place that the log does not hold: it is seen to how it goes on from there. Ready was said, or not.
     Beside { said: bool },
-    /// Older than the log; `listed`: it is the cursor of a listing that was just read; `page`: somewhere in what follows it.
-    Cursor { cursor: Arc<str>, listed: bool, page: Option<Box<(u32, u64)>> },
+    /// Older than the log; `page`: somewhere in what follows it.
+    Cursor { cursor: Arc<str>, page: Option<Box<(u32, u64)>> },
     /// In a listing of its own; None: it begins.
     Listing { cursor: Option<Arc<str>>, count: u64 },
+}
+
+/// What a watcher has asked in its present mode: whoever gives up the wait for the answer, for a heartbeat, finds the question
+/// under way.
+#[derive(Debug, Default)]
+struct Asked {
+    entries: Option<Apart<Behind>>,
+    delicate: Option<Apart<Option<bool>>>,
+    drained: Option<Apart<Arc<Drained>>>,
+    page: Option<Apart<Page>>,
 }
 
 /// Why a watcher begins with a snapshot.
@@ -81,6 +94,7 @@ struct Held {
     holder: String,
     /// By steady time.
     looked_at: Duration,
+    look: Option<Apart<Option<Checkpoint>>>,
 }
 
 /// What a watcher is told. Each carries the place behind it.
@@ -100,6 +114,8 @@ pub enum Happening {
         point: ResumePoint,
     },
     Event(Arc<Entry>),
+    /// The log has all that follows: whoever goes on from here hears of it in the log's words, and again in the same.
+    Joined(ResumePoint),
     /// The last event of one drained batch was told. To be passed on if anything of the batch was.
     BatchEnd(Arc<Entry>),
     /// Dropbox forgot the cursor.
@@ -125,6 +141,7 @@ impl Happening {
             Happening::Ready(point)
             | Happening::Snapshot { point, .. }
             | Happening::SnapshotEnd { point, .. }
+            | Happening::Joined(point)
             | Happening::CursorReset { point, .. } => point,
             Happening::Event(entry) | Happening::BatchEnd(entry) => &entry.point,
         }
@@ -140,12 +157,14 @@ impl Watcher {
             options,
             state: feed.subscribe(),
             mode: Mode::Listing { cursor: None, count: 0 },
+            asked: Asked::default(),
             last: nowhere,
             ready: Few::new(),
             entries: Arc::default(),
             told: 0,
             expanding: None,
             within: None,
+            ahead: None,
             checkpoint: None,
             feed,
         };
@@ -180,7 +199,8 @@ impl Watcher {
                         point
                     }
                 };
-                self.checkpoint = Some(Box::new(Held { name, holder, looked_at: self.feed.clock.steady() }));
+                self.checkpoint =
+                    Some(Box::new(Held { name, holder, looked_at: self.feed.clock.steady(), look: None }));
                 self.go_to(point).await
             }
         }
@@ -188,7 +208,7 @@ impl Watcher {
 
     async fn go_to(&mut self, mut point: ResumePoint) -> Result<()> {
         if point.listed.is_some() && point.cursor.is_empty() {
-            self.mode = Mode::Listing { cursor: None, count: 0 };
+            self.turn_to(Mode::Listing { cursor: None, count: 0 });
             // Some of the snapshot may have come already, of which the one that comes now says nothing.
             return match self.options.on_reset {
                 OnReset::Resync => self.reset(forgotten()).map(drop),
@@ -198,13 +218,19 @@ impl Watcher {
         point.within = point.within.filter(|_| self.options.expand);
         self.last = point.clone();
         if point.listed.is_some() || !self.feed.holds(&point).await? {
-            self.mode = Mode::Beside { said: false };
+            self.turn_to(Mode::Beside { said: false });
             return self.go_on_beside(false).await.map(drop);
         }
-        self.within = point.within.map(|row| Box::new((point.sequence, row)));
         // The entry itself is read again.
-        let sequence = point.sequence - i64::from(self.within.is_some());
-        self.mode = Mode::Log { epoch: point.epoch, sequence };
+        let sequence = point.sequence - i64::from(point.within.is_some());
+        self.turn_to(Mode::Log { epoch: point.epoch, sequence });
+        self.within = point.within.map(|row| Box::new((point.sequence, row)));
+        self.ahead.clone_from(&point.ahead);
+        if let Some(Ahead { until, within: Some(row), .. }) = self.ahead.as_deref()
+            && self.options.expand
+        {
+            self.within = Some(Box::new((*until, *row)));
+        }
         self.ready.push_back(Happening::Ready(point));
         Ok(())
     }
@@ -213,17 +239,19 @@ impl Watcher {
     async fn go_on_beside(&mut self, said: bool) -> Result<Worked> {
         self.state.borrow_and_update();
         let (feed, place) = (self.feed.clone(), self.last.clone());
-        match apart(async move { feed.is_delicate(&place).await }).await? {
+        let ask = || apart(async move { feed.is_delicate(&place).await });
+        match Apart::once(&mut self.asked.delicate, ask).await? {
             None => return Ok(Worked::Waits),
             Some(true) => return self.begin_anew(Anew::LogOver),
             Some(false) => {}
         }
         let point = self.last.clone();
+        self.ahead = None;
         match point.listed {
             Some(count) if point.whole => self.listed_whole(point.cursor, count),
-            Some(count) => self.mode = Mode::Listing { cursor: Some(point.cursor), count },
+            Some(count) => self.turn_to(Mode::Listing { cursor: Some(point.cursor), count }),
             None => {
-                self.mode = Mode::Cursor { cursor: point.cursor.clone(), listed: false, page: point.page.clone() };
+                self.turn_to(Mode::Cursor { cursor: point.cursor.clone(), page: point.page.clone() });
                 if !said {
                     self.ready.push_back(Happening::Ready(point));
                 }
@@ -279,13 +307,17 @@ impl Watcher {
     /// # Errors
     /// As [`Watcher::next`].
     pub fn at_hand(&mut self) -> Result<Option<Happening>> {
+        // Not before what was said last is behind it: until then places from before it are asked for.
+        if self.last.ahead.is_none() {
+            self.ahead = None;
+        }
         let happening = if let Some(happening) = self.ready.pop_front() {
             happening
         } else {
             let Some(entry) = self.next_entry() else { return Ok(None) };
             self.tell(entry)?
         };
-        self.last = happening.point().clone();
+        self.last = self.with_ahead(happening.point()).unwrap_or_else(|| happening.point().clone());
         Ok(Some(happening))
     }
 
@@ -301,15 +333,47 @@ impl Watcher {
             }
             let entry = self.entries.get(self.told).cloned()?;
             self.told += 1;
-            if matches!(entry.told, Told::Unknown) {
+            // That a batch is over was said if all of it was told.
+            let is_end = matches!(entry.told, Told::BatchEnd);
+            if matches!(entry.told, Told::Unknown) || (self.was_told(&entry) && !is_end) {
                 continue;
             }
-            let within = self.within.take().filter(|within| entry.logged && entry.point.sequence == within.0);
+            let within = self.within.take_if(|within| entry.logged && entry.point.sequence == within.0);
             if !self.options.expand || entry.folder().is_none() {
                 return Some(entry);
             }
             self.expanding = Some(Box::new(Expanding::behind(entry, within.map(|within| within.1))));
         }
+    }
+
+    fn was_told(&self, entry: &Entry) -> bool {
+        // Of its rows some were not.
+        let is_within = self.within.as_ref().is_some_and(|within| within.0 == entry.point.sequence);
+        let was_told = |ahead: &Ahead| ahead.was_told(entry.point.sequence);
+        entry.logged && !is_within && self.ahead.as_deref().is_some_and(was_told)
+    }
+
+    /// Some of what comes was told before this watcher began.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// A place with what was told behind it before this watcher began; `None`: nothing was.
+    pub fn with_ahead(&self, point: &ResumePoint) -> Option<ResumePoint> {
+        self.ahead.as_deref().map(|ahead| point.clone().with_ahead(ahead))
+    }
+
+    /// The newest entry that may have been told to somebody before this moment: epoch and number.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn told_until(&self) -> Result<(i64, i64)> {
+        let feed = self.feed.clone();
+        // Another process may have told more than this one has heard of.
+        let look = async move { if feed.store.is_shared() { feed.look().await.map(drop) } else { Ok(()) } };
+        apart(look).await?;
+        let head = self.state.borrow().head;
+        Ok((head.epoch, head.newest))
     }
 
     /// Entries of the log that are in memory; `None`: it takes more than that to go on.
@@ -333,9 +397,14 @@ impl Watcher {
 
     fn take(&mut self, epoch: i64, entries: Arc<[Arc<Entry>]>) {
         if let Some(last) = entries.last() {
-            self.mode = Mode::Log { epoch, sequence: last.point.sequence };
+            self.turn_to(Mode::Log { epoch, sequence: last.point.sequence });
         }
         (self.entries, self.told) = (entries, 0);
+    }
+
+    /// What was asked in another mode is not of interest any more.
+    fn turn_to(&mut self, mode: Mode) {
+        (self.mode, self.asked) = (mode, Asked::default());
     }
 
     async fn work(&mut self) -> Result<Worked> {
@@ -349,14 +418,15 @@ impl Watcher {
             }
             // With what came behind it: all that is told otherwise.
             (self.expanding, self.entries, self.told) = (None, Arc::default(), 0);
-            self.mode = Mode::Beside { said: true };
+            self.turn_to(Mode::Beside { said: true });
             return Ok(Worked::More);
         }
         match self.mode.clone() {
             Mode::Log { epoch, sequence } => self.read(epoch, sequence).await,
             Mode::Beside { said } => self.go_on_beside(said).await,
-            Mode::Cursor { cursor, listed, page } => self.drain(cursor, listed, page.as_deref()).await,
-            Mode::Listing { cursor, count } => match self.feed.list(cursor).await {
+            Mode::Cursor { cursor, page } => self.drain(cursor, page.as_deref()).await,
+            Mode::Listing { cursor, count } => match Apart::once(&mut self.asked.page, || self.feed.list(cursor)).await
+            {
                 Ok(page) => {
                     self.listed(page, count);
                     Ok(Worked::More)
@@ -375,28 +445,40 @@ impl Watcher {
             // Of an end that came with this look nothing more would be heard.
             return ended.map_or(Ok(Worked::Waits), |ended| Err(ended.fault()));
         }
-        match self.feed.behind(sequence).await? {
-            Behind::Swept => self.mode = Mode::Beside { said: true },
+        if let Some(entries) = self.feed.in_memory(epoch, sequence) {
+            self.take(epoch, entries);
+            return Ok(Worked::More);
+        }
+        match Apart::once(&mut self.asked.entries, || self.feed.behind(epoch, sequence)).await? {
+            Behind::Swept => self.turn_to(Mode::Beside { said: true }),
             Behind::Entries(entries) => self.take(epoch, entries),
         }
         Ok(Worked::More)
     }
 
-    async fn drain(&mut self, cursor: Arc<str>, listed: bool, within: Option<&(u32, u64)>) -> Result<Worked> {
+    async fn drain(&mut self, cursor: Arc<str>, within: Option<&(u32, u64)>) -> Result<Worked> {
         // While the log itself is behind, the two cannot meet.
         if !self.state.borrow_and_update().hot {
             return Ok(Worked::Waits);
         }
-        let page = match self.feed.drain(cursor, listed).await {
+        let page = match Apart::once(&mut self.asked.drained, || self.feed.drain(cursor)).await {
             Ok(page) => page,
             Err(fault) => return self.reset(fault),
         };
         (self.entries, self.told) = (page.entries.clone(), page.told_to(within));
-        self.mode = match page.joins {
+        self.turn_to(match page.joins {
             Some(head) => Mode::Log { epoch: head.epoch, sequence: head.newest },
-            None => Mode::Cursor { cursor: page.next.cursor.clone(), listed, page: None },
-        };
-        if page.entries.is_empty() {
+            None => Mode::Cursor { cursor: page.next.cursor.clone(), page: None },
+        });
+        if let Some(LogHead { epoch, newest, newest_mark, .. }) = page.joins {
+            let place = ResumePoint::at(page.next.cursor.clone());
+            self.ready.push_back(Happening::Joined(ResumePoint {
+                epoch,
+                sequence: newest,
+                mark: newest_mark,
+                ..place
+            }));
+        } else if page.entries.is_empty() {
             self.last = page.next.clone();
         }
         if page.leads_on() || page.joins.is_some() {
@@ -416,7 +498,7 @@ impl Watcher {
             self.ready.push_back(Happening::Snapshot { items, point });
         }
         if page.has_more {
-            self.mode = Mode::Listing { cursor: Some(page.cursor), count };
+            self.turn_to(Mode::Listing { cursor: Some(page.cursor), count });
             return;
         }
         self.listed_whole(page.cursor, count);
@@ -426,7 +508,7 @@ impl Watcher {
         let point = ResumePoint::beside(cursor.clone(), self.feed.state().head);
         self.ready.push_back(Happening::SnapshotEnd { count, point: point.clone() });
         self.ready.push_back(Happening::Ready(point));
-        self.mode = Mode::Cursor { cursor, listed: true, page: None };
+        self.turn_to(Mode::Cursor { cursor, page: None });
     }
 
     fn tell(&mut self, entry: Arc<Entry>) -> Result<Happening> {
@@ -469,7 +551,8 @@ impl Watcher {
         // Whoever comes back with this place is told so again, and gets the snapshot from its beginning.
         let point = ResumePoint { listed: Some(0), ..ResumePoint::at("".into()) };
         self.ready.push_back(Happening::CursorReset { resync: Resync::Snapshot, cause, point });
-        self.mode = Mode::Listing { cursor: None, count: 0 };
+        self.ahead = None;
+        self.turn_to(Mode::Listing { cursor: None, count: 0 });
         Ok(Worked::More)
     }
 
@@ -494,10 +577,12 @@ impl Watcher {
         }
         let (feed, name) = (self.feed.clone(), held.name.clone());
         // With a connection of the store in hand.
-        let found = apart(async move { feed.store.checkpoint(&feed.scope.uid, name.as_str()).await }).await;
+        let look = || apart(async move { feed.store.checkpoint(&feed.scope.uid, name.as_str()).await });
+        let found = Apart::once(&mut held.look, look).await;
         held.looked_at = now;
         match found {
-            Ok(Some(found)) if found.holder != held.holder => {
+            // Kept anew under a name that was forgotten meanwhile, it is held by nobody.
+            Ok(Some(found)) if found.holder != held.holder && !found.holder.is_empty() => {
                 let text = format!("another stream took over the checkpoint {}", held.name.as_str());
                 Err(Fault::new(Reason::CheckpointTakenOver, text).fact("checkpoint", held.name.as_str()))
             }
@@ -508,7 +593,7 @@ impl Watcher {
 
     /// Sees to it that Dropbox is asked whether there is more, unless it would say so by itself.
     pub fn look(&self) {
-        if !self.state.borrow().listening {
+        if !self.state.borrow().is_listening() {
             self.feed.ring();
         }
     }
@@ -552,7 +637,7 @@ impl Watcher {
         match self.entries.get(self.told) {
             // An entry may be of another process, or of a life ago: it knows the time of day only.
             Some(entry) => now.duration_since(entry.observed).unwrap_or_default(),
-            None if state.hot && state.listening => Duration::ZERO,
+            None if state.hot && state.is_listening() => Duration::ZERO,
             None => self.feed.clock.steady().saturating_sub(state.fresh_at.unwrap_or(self.feed.born)),
         }
     }
@@ -561,7 +646,7 @@ impl Watcher {
     /// time; None: not since this process follows the folder.
     pub fn looked_at(&self) -> Option<Duration> {
         let state = self.state.borrow();
-        if state.hot && state.listening {
+        if state.hot && state.is_listening() {
             return Some(self.feed.clock.steady());
         }
         state.fresh_at.max(state.followed_at)

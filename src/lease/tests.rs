@@ -114,6 +114,41 @@ async fn a_store_that_fails_is_left_alone_for_a_second() {
 }
 
 #[tokio::test]
+async fn who_waits_goes_without_when_no_keeper_is_to_be_had() {
+    let House { lease, keepers, .. } = house();
+    drop(keepers);
+    let pass = lease.enter().now_or_never().expect("at once");
+    assert!(!pass.is_with_lease());
+    let state = lease.lock();
+    assert!(!state.kept && matches!(state.standing, Standing::Without { .. }), "{:?}", state.standing);
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_can_give_away_any_more_is_used_until_it_ends() {
+    let (House { lease, keepers, now, .. }, pass) = House::ours();
+    // Another one wants it, and its keeper is gone with all others.
+    lease.is_wanted(1);
+    drop((pass, keepers));
+    lease.is_left(now);
+    let pass = lease.enter().now_or_never().expect("it does not go round and round");
+    assert!(pass.is_with_lease());
+}
+
+#[tokio::test]
+async fn who_waits_goes_without_when_the_keeper_breaks_down_and_a_later_one_gets_another() {
+    let mut house = house();
+    let mut entering = house.entering();
+    assert!(house.keepers.try_recv().is_ok());
+    assert_eq!(house.step(), Step::Ask);
+    house.lease.is_left(house.now);
+    assert!(!entering.as_mut().now_or_never().expect("at once").is_with_lease());
+    house.now += WRITE_LEASE_WITHOUT;
+    assert_eq!(house.step(), Step::End);
+    let _later = house.entering();
+    assert!(house.keepers.try_recv().is_ok(), "another keeper is called");
+}
+
+#[tokio::test]
 async fn a_renewal_that_fails_is_tried_again_and_takes_nothing_away() {
     let (mut house, _pass) = House::ours();
     house.now += WRITE_LEASE - WRITE_LEASE_RENEW;

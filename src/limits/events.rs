@@ -23,12 +23,19 @@ pub const PULL_EVENTS_MAX: usize = 1000;
 pub const PULL_WAIT_MAX: Duration = Duration::from_secs(50);
 /// A pull that need not wait for events waits this long for Dropbox's word that there are none.
 pub const PULL_LOOK_MAX: Duration = Duration::from_secs(20);
+/// Bytes of a watched folder's path: it is in every token, as Dropbox's cursor is, which may hold it again, and what waits to settle.
+pub const WATCH_PATH_MAX: usize = 800;
 /// Between two looks at whether a pull has caught up.
 pub const PULL_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest time for which events of a path are gathered.
 pub const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Paths with gathered events of one watch: about 2 MiB. The oldest is told before its time when there are more.
 pub const SETTLE_PATHS_MAX: usize = 1024;
+/// Runs of numbers that a token names as not told yet, five bytes each at most. The oldest event is told before its time when
+/// there are more.
+pub const SETTLE_RUNS_MAX: usize = 128;
+/// A path that goes on changing is told after so many times the span that is asked for.
+pub const SETTLE_SPANS_MAX: u32 = 10;
 /// One message of a snapshot.
 pub const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
 /// Ages of watches differ by this part either way, so that they do not all come again at once.
@@ -124,7 +131,7 @@ pub const LONGPOLL_MARGIN: Duration = Duration::from_secs(15);
 pub const LONGPOLLS_MAX: usize = 1000;
 /// Between two looks at a scope that has no longpoll.
 pub const POLL_TURN: Duration = Duration::from_secs(30);
-/// Scopes of one process that ask Dropbox or write at once.
+/// Scopes of one process that ask Dropbox or write at once; those of one application parameter leave an eighth to others.
 pub const FEEDS_AT_WORK_MAX: usize = 256;
 /// With webhooks a scope is asked by itself only this often, give or take a fifth: the net under lost notifications.
 pub const SAFETY_POLL: Duration = Duration::from_secs(10 * 60);
@@ -137,7 +144,7 @@ pub const INDEXES_UNWATCHED_MAX: usize = 32;
 pub const FEED_LINGER: Duration = Duration::from_secs(30);
 /// Begins of feeds are spread: behind the first ones there is one in this time, 5 minutes for 10,000.
 pub const FEED_SPREAD: Duration = Duration::from_millis(30);
-/// So many begin without waiting, and so many are beginning at once.
+/// So many begin without waiting, and so many are beginning at once; of these, too, one application parameter leaves an eighth.
 pub const FEEDS_AT_ONCE: usize = 64;
 /// A call that was followed by nothing new makes the next one wait so long, doubled up to the second with each more: a
 /// thousand calls a second about other folders of an account are a few questions.

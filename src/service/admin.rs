@@ -49,7 +49,6 @@ fn required() -> Fault {
 
 fn not_found(id: &ParameterId) -> Fault {
     Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"))
-        .fact("applicationParameterId", id)
         .resource("application_parameter", id.as_str())
 }
 
@@ -130,7 +129,7 @@ impl Admin {
         let id = id(&call, &asked.application_parameter_id)?;
         let mask = Mask::new(request.update_mask.as_ref())?;
         let new = parameters::settings(&asked)?;
-        let etag = parameters::etag(&request.etag)?;
+        let etag = parameters::etag(&id, &request.etag)?;
         let secrets = mask.secrets(&asked);
         let resolver = &self.door.resolver;
         let mut named = store::Settings::default();

@@ -136,7 +136,7 @@ fn deletable(before: &files::Metadata, kind: api::ItemKind, expected_rev: &str, 
     match before {
         files::Metadata::File(_) if kind == api::ItemKind::Folder => {
             let text = "this is a file, and only a folder was to be deleted";
-            Err(Fault::new(Reason::NotAFolder, text).fact("path", asked).resource("dropbox.item", asked))
+            Err(Fault::new(Reason::NotAFolder, text).resource("dropbox.item", asked))
         }
         files::Metadata::File(file) => {
             expect_rev(file, expected_rev)?;
@@ -144,7 +144,7 @@ fn deletable(before: &files::Metadata, kind: api::ItemKind, expected_rev: &str, 
         }
         files::Metadata::Folder(_) if kind == api::ItemKind::File || !expected_rev.is_empty() => {
             let text = "this is a folder, and only a file was to be deleted; set kind to delete folders";
-            Err(Fault::new(Reason::NotAFile, text).fact("path", asked).resource("dropbox.item", asked))
+            Err(Fault::new(Reason::NotAFile, text).resource("dropbox.item", asked))
         }
         files::Metadata::Folder(_) => Ok(None),
         files::Metadata::Deleted(_) => Err(Jail::not_found(asked)),

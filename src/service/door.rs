@@ -121,6 +121,17 @@ impl Door {
         id.map(|id| id.as_str().to_owned()).unwrap_or_default()
     }
 
+    /// The same for one that waits for the store first: a parameter that exists is the one it names.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn tenant_read(&self, call: &Call, named: &str) -> Result<String> {
+        match named_parameter(call, named) {
+            Ok(id) if self.resolver.would_admit(&id, call.principal()).await? => Ok(id.as_str().to_owned()),
+            _ => Ok(String::new()),
+        }
+    }
+
     pub async fn open_as(
         &self,
         call: &Call,
@@ -146,12 +157,13 @@ impl Door {
             root: asked_root,
             deadline: call.deadline(),
         };
-        let mut opened = self.resolver.open(&id, ask).await?;
+        let told = |fault: Fault| fault.fact("applicationParameterId", id.as_str());
+        let mut opened = self.resolver.open(&id, ask).await.map_err(told)?;
         opened.caller = opened.caller.heard_by(call.heard().clone());
         let _ = call.facts().ending.set(opened.ending.clone());
         let jail = Jail::new(&opened.parameters.settings.path_prefix)?;
         if !jail.is_open() && context.root.is_some() {
-            return Err(Jail::refusal());
+            return Err(told(Jail::refusal()));
         }
         let nameless = match opened.parameters.bound_to() {
             Cow::Borrowed(_) => None,
@@ -343,7 +355,7 @@ impl Site {
     pub fn learn(&self, metadata: &files::Metadata) {
         let folder = paths(metadata).0.and_then(|path| path.rsplit_once('/')).map(|(folder, _)| folder);
         if let (Some(folder), Some(namespace)) = (folder, convert::items::parent_shared_folder_id(metadata)) {
-            self.0.door.gates.learn(self.owner().account, folder, namespace);
+            self.0.door.gates.learn(self.owner().account, self.root(), folder, namespace);
         }
     }
 

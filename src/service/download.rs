@@ -3,6 +3,7 @@
 use dropbox_sdk::types::{files, sharing};
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 
 use super::{active::Active, call::Call, door::Site, items::Answers, transfer::Transfer};
@@ -48,12 +49,7 @@ impl Transfer {
                     sending.active.moved(piece.bytes.len());
                     sending.due = sending.rate.moved(piece.bytes.len());
                     sending.held_back();
-                    let chunk = api::DownloadChunk {
-                        offset: size(piece.offset),
-                        crc32c: crc_fast::crc32_iscsi(&piece.bytes),
-                        data: piece.bytes,
-                    };
-                    Some((Ok(answer(Payload::Chunk(chunk))), Some(sending)))
+                    Some((Ok(chunk(piece.offset, piece.bytes)), Some(sending)))
                 }
                 Ok(None) => {
                     let trailer = sending.download.trailer();
@@ -89,6 +85,10 @@ impl Sending {
         self.download.hold_back(left);
         Some(left)
     }
+}
+
+pub(super) fn chunk(offset: u64, data: Bytes) -> api::DownloadFileResponse {
+    answer(Payload::Chunk(api::DownloadChunk { offset: size(offset), crc32c: crc_fast::crc32_iscsi(&data), data }))
 }
 
 fn answer(payload: Payload) -> api::DownloadFileResponse {

@@ -9,6 +9,8 @@ mod call;
 mod changes;
 mod commits;
 mod connector;
+#[cfg(test)]
+mod counted_tests;
 mod door;
 mod download;
 mod doze;

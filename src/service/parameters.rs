@@ -11,8 +11,8 @@ use crate::{
     limits::{TIMEOUT_MAX, TIMEOUT_MIN},
     secret::Secret,
     store::{
-        AccessType, AccountKind, ActAsMode, AppSource, Member, Parameters, PathRoot, Policy, ProxyKind, ProxySettings,
-        SecretChange, SecretChanges, Secrets, Settings, State, Timeouts,
+        AccessType, AccountKind, ActAsMode, AppSource, Member, ParameterId, Parameters, PathRoot, Policy, ProxyKind,
+        ProxySettings, SecretChange, SecretChanges, Secrets, Settings, State, Timeouts,
     },
 };
 
@@ -375,12 +375,15 @@ fn copy(path: &str, to: &mut Settings, from: &Settings) -> bool {
 
 /// # Errors
 /// `ETAG_MISMATCH` for what was never an etag of ours.
-pub fn etag(text: &str) -> Result<Option<i64>> {
+pub fn etag(id: &ParameterId, text: &str) -> Result<Option<i64>> {
     if text.is_empty() {
         return Ok(None);
     }
     let parsed = text.parse().map(Some);
-    parsed.map_err(|_| Fault::new(Reason::EtagMismatch, "the application parameter has another etag"))
+    parsed.map_err(|_| {
+        let text = "the application parameter has another etag";
+        Fault::new(Reason::EtagMismatch, text).resource("application_parameter", id.as_str())
+    })
 }
 
 /// As administrators see it.

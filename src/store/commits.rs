@@ -1,9 +1,14 @@
 //! Commits of uploads whose bytes are at Dropbox, as many in a transaction as are sent together. Rows are taken in the order of
 //! their ids, so that two processes that commit the same ones do not wait for each other in a circle.
 
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
 use super::{
     Store,
     database::{Tx, query},
+    index_sql::Words,
     millis,
     uploads::{Claim, NewUpload, Upload, UploadState, columns, signed},
 };
@@ -29,6 +34,19 @@ pub struct Outcome<'a> {
     /// What it gave, as the engine wrote it; `None`: Dropbox refused it and nothing happened.
     pub committed: Option<&'a str>,
 }
+
+/// One statement, for it is waited for with the turn in hand.
+const INTEND: Words = (
+    "WITH w(v) AS MATERIALIZED (SELECT value FROM json_each($1))
+     UPDATE uploads SET state = 'committing', size = v ->> 'n', spec_sealed = unhex(v ->> 's') FROM w
+     WHERE id = v ->> 'i' AND writer = v ->> 'w' AND (state IN ('open', 'ready') OR (state = 'committing' AND v ->> 'a' = 1))
+     RETURNING id",
+    "UPDATE uploads u SET state = 'committing', size = h.n, spec_sealed = decode(h.s, 'hex') FROM
+       (SELECT w.* FROM jsonb_to_recordset($1::jsonb) AS w(i TEXT, w BIGINT, n BIGINT, s TEXT, a BIGINT)
+          JOIN uploads held ON held.id = w.i ORDER BY held.id FOR UPDATE OF held) AS h
+     WHERE u.id = h.i AND u.writer = h.w AND (u.state IN ('open', 'ready') OR (u.state = 'committing' AND h.a = 1))
+     RETURNING u.id",
+);
 
 impl Store {
     /// The row of an upload whose bytes came with one request: ready, and held by nobody.
@@ -105,26 +123,19 @@ impl Store {
     /// `STORE_UNAVAILABLE`: none is intended. Of single ones `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED` when it is committed, or
     /// committing and not `again`, `UPLOAD_NOT_FOUND`.
     pub async fn intend_commits(&self, intents: &[Intent<'_>]) -> Result<Vec<Result<()>>> {
-        const FIRST: &str = "UPDATE uploads SET state = 'committing', size = $3, spec_sealed = $4
-             WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')";
-        const AGAIN: &str = "UPDATE uploads SET state = 'committing', size = $3, spec_sealed = $4
-             WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready', 'committing')";
-        let mut changed = vec![0; intents.len()];
-        let mut tx = self.0.pools.durable.begin().await?;
-        for n in in_order(intents.iter().map(|intent| intent.id)) {
-            let intent = &intents[n];
-            changed[n] = query(if intent.again { AGAIN } else { FIRST })
-                .bind(intent.id)
-                .bind(intent.writer)
-                .bind(signed(intent.size))
-                .bind(self.sealed_spec(intent.id, intent.spec))
-                .execute(&mut tx)
-                .await?;
-        }
-        tx.commit().await?;
+        let rows: Vec<Value> = intents
+            .iter()
+            .map(|Intent { id, writer, size, spec, again }| {
+                let spec = hex::encode(self.sealed_spec(id, spec));
+                json!({ "i": id, "w": writer, "n": signed(*size), "s": spec, "a": i64::from(*again) })
+            })
+            .collect();
+        let intended = query(self.said(INTEND)).bind(Value::Array(rows).to_string());
+        let intended = intended.fetch_all(&self.0.pools.durable).await?;
+        let mut intended: HashSet<String> = intended.iter().map(|row| row.get("id")).collect::<Result<_>>()?;
         let mut results = Vec::with_capacity(intents.len());
-        for (intent, rows) in intents.iter().zip(changed) {
-            results.push(self.require_turn(rows, intent.id, intent.writer).await);
+        for Intent { id, writer, .. } in intents {
+            results.push(self.require_turn(intended.remove(*id).into(), id, *writer).await);
         }
         Ok(results)
     }

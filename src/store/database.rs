@@ -19,6 +19,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 
+#[cfg(test)]
+use super::kill;
 use super::place;
 use crate::{
     fault::{Fault, Reason, Result},
@@ -100,7 +102,10 @@ impl Query {
 
     /// Gives the number of rows it touched.
     pub(super) async fn execute(self, on: impl Into<On<'_>>) -> Result<u64> {
-        let done = match on.into() {
+        let on = on.into();
+        #[cfg(test)]
+        let place = kill::before(self.sql, &on)?;
+        let done = match on {
             On::Pool(Pool::Sqlite(pool)) => self.bound().execute(pool).await.map(|done| done.rows_affected()),
             On::Tx(Tx::Sqlite(tx)) => self.bound().execute(&mut **tx).await.map(|done| done.rows_affected()),
             On::Pool(Pool::Postgres(pool)) => {
@@ -110,19 +115,28 @@ impl Query {
                 answered(self.bound().execute(&mut **tx)).await.map(|done| done.rows_affected())
             }
         };
-        done.map_err(unavailable)
+        let done = done.map_err(unavailable)?;
+        #[cfg(test)]
+        place.behind()?;
+        Ok(done)
     }
 
     pub(super) async fn fetch_all(self, on: impl Into<On<'_>>) -> Result<Vec<Row>> {
+        let on = on.into();
+        #[cfg(test)]
+        let place = kill::before(self.sql, &on)?;
         let sqlite = |rows: Vec<SqliteRow>| rows.into_iter().map(Row::Sqlite).collect();
         let postgres = |rows: Vec<PgRow>| rows.into_iter().map(Row::Postgres).collect();
-        let rows = match on.into() {
+        let rows = match on {
             On::Pool(Pool::Sqlite(pool)) => self.bound().fetch_all(pool).await.map(sqlite),
             On::Tx(Tx::Sqlite(tx)) => self.bound().fetch_all(&mut **tx).await.map(sqlite),
             On::Pool(Pool::Postgres(pool)) => answered(self.bound().fetch_all(pool)).await.map(postgres),
             On::Tx(Tx::Postgres(tx)) => answered(self.bound().fetch_all(&mut **tx)).await.map(postgres),
         };
-        rows.map_err(unavailable)
+        let rows = rows.map_err(unavailable)?;
+        #[cfg(test)]
+        place.behind()?;
+        Ok(rows)
     }
 
     /// For statements that give one row or none.
@@ -162,6 +176,8 @@ impl Row {
 
 impl Pool {
     pub(super) async fn begin(&self) -> Result<Tx> {
+        #[cfg(test)]
+        kill::begins()?;
         match self {
             // Taking the write lock at once is what lets busy_timeout work: a reader that becomes a writer is refused instead.
             Pool::Sqlite(pool) => pool.begin_with("BEGIN IMMEDIATE").await.map(Tx::Sqlite),
@@ -180,11 +196,16 @@ impl Pool {
 
 impl Tx {
     pub(super) async fn commit(self) -> Result<()> {
+        #[cfg(test)]
+        let place = kill::before_commit()?;
         match self {
             Tx::Sqlite(tx) => tx.commit().await,
             Tx::Postgres(tx) => answered(tx.commit()).await,
         }
-        .map_err(unavailable)
+        .map_err(unavailable)?;
+        #[cfg(test)]
+        place.behind()?;
+        Ok(())
     }
 
     pub(super) async fn rollback(self) -> Result<()> {

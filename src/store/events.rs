@@ -220,8 +220,6 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn save_events(&self, save: &Save) -> Result<bool> {
-        #[cfg(test)]
-        kill::here()?;
         let mut tx = self.0.pools.durable.begin().await?;
         let mine = query(self.said((
             "UPDATE event_scopes SET version = version + 1, epoch = $4, newest = $5, newest_mark = $6, progress = $7,
@@ -245,8 +243,6 @@ impl Store {
             query(sql).bind(save.scope).bind(save.head.newest - save.log.len() as i64).execute(&mut tx).await?;
         }
         self.write_index(&mut tx, save.scope, &save.index).await?;
-        #[cfg(test)]
-        kill::here()?;
         if let Some(drain) = &save.drain {
             let sql =
                 "INSERT INTO event_drains (scope, drain, mark, cursor_from, cursor_to) VALUES ($1, $2, $3, $4, $5)
@@ -260,11 +256,7 @@ impl Store {
             let sql = self.said(APPEND);
             query(sql).bind(save.scope).bind(list).execute(&mut tx).await?;
         }
-        #[cfg(test)]
-        kill::here()?;
         tx.commit().await?;
-        #[cfg(test)]
-        kill::here()?;
         Ok(true)
     }
 
@@ -529,34 +521,4 @@ fn scope_row(row: &Row) -> Result<ScopeRow> {
         head: log_head(row)?,
         progress: row.get("progress")?,
     })
-}
-
-/// Where a test ends a process: before, inside or after a transaction.
-#[cfg(test)]
-pub(crate) mod kill {
-    use std::cell::Cell;
-
-    use crate::fault::{Fault, Result};
-
-    thread_local! {
-        static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
-    }
-
-    /// The process ends at the place so many places ahead.
-    pub(crate) fn after(places: Option<u32>) {
-        LEFT.set(places);
-    }
-
-    pub(in crate::store) fn here() -> Result<()> {
-        match LEFT.get() {
-            Some(0) => {
-                LEFT.set(None);
-                Err(Fault::bug("killed"))
-            }
-            left => {
-                LEFT.set(left.map(|left| left - 1));
-                Ok(())
-            }
-        }
-    }
 }

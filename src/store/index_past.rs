@@ -46,8 +46,6 @@ impl Store {
     /// # Errors
     /// `STORE_UNAVAILABLE`.
     pub async fn empty_index_trash(&self, scope: i64) -> Result<bool> {
-        #[cfg(test)]
-        super::kill::here()?;
         let mut tx = self.0.pools.quick.begin().await?;
         let numbers = query(self.said(sql::TRASHED)).bind(scope).bind(INDEX_TRASH).bind(ROWS_MAX);
         let numbers = numbers.fetch_all(&mut tx).await?.iter().map(|row| row.get("n")).collect::<Result<Vec<i64>>>()?;
@@ -66,8 +64,6 @@ impl Store {
                 query(self.said(sql::REMOVE)).bind(scope).bind(trashed).execute(&mut tx).await?;
             }
         }
-        #[cfg(test)]
-        super::kill::here()?;
         tx.commit().await?;
         Ok(!numbers.is_empty())
     }

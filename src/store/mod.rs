@@ -12,6 +12,8 @@ mod index;
 mod index_past;
 mod index_sql;
 mod item_id;
+#[cfg(test)]
+pub(crate) mod kill;
 mod parameters;
 mod place;
 mod proxy;
@@ -42,8 +44,6 @@ use tokio::sync::broadcast;
 pub use authorizations::Authorization;
 pub use commits::{Intent, Outcome};
 use database::{On, Pool, Pools, query};
-#[cfg(test)]
-pub(crate) use events::kill;
 pub use events::{Checkpoint, DrainRow, EventsSwept, Followed, LogHead, LogRow, ReadRow, Save, ScopeRow};
 pub use facts::Facts;
 pub use index::{INDEX_ROOT, INDEX_TRASH, IndexRow, IndexWrites, PastRow, WaitingRow};

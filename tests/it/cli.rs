@@ -74,7 +74,16 @@ async fn the_exit_code_and_the_line_tell_why_a_command_failed() {
     write(house.folder.path(), "b.txt", b"b");
     ends(&house, 0, &["put", "a.txt", "/a.txt"]);
     let (_, err) = ends(&house, 4, &["put", "b.txt", "/a.txt"]);
-    assert!(err.contains("[PATH_CONFLICT]") && err.contains("→"), "{err}");
+    assert!(
+        err.contains("[PATH_CONFLICT]") && err.contains("--mode overwrite") && err.contains("--autorename"),
+        "{err}"
+    );
+    let (_, err) = ends(&house, 4, &["put", "b.txt", "/a.txt", "--mode", "update", "--rev", "0123456789abcdef"]);
+    assert!(err.contains("[REVISION_CONFLICT]") && err.contains("--rev"), "{err}");
+    let (_, err) = ends(&house, 2, &["watch", "/", "--settle", "-3s"]);
+    assert!(err.contains("--settle") && err.contains("-3s") && !err.contains("unexpected argument"), "{err}");
+    let (_, err) = ends(&house, 2, &["rm", "rev:0123456789"]);
+    assert!(err.contains("/rev:...") && !err.contains('?'), "{err}");
     ends(&house, 0, &["put", "b.txt", "/a.txt", "--mode", "overwrite"]);
     let (_, err) = ends(&house, 3, &["get", "/nothing"]);
     assert!(err.contains("/nothing"), "{err}");
@@ -87,7 +96,10 @@ async fn the_exit_code_and_the_line_tell_why_a_command_failed() {
     ends(&house, 3, &["ls", "--parameter", "nobody"]);
     ends(&house, 2, &["put", "-r"]);
     ends(&house, 0, &["mkdir", "/folder"]);
-    ends(&house, 4, &["mkdir", "/folder"]);
+    let (_, err) = ends(&house, 4, &["mkdir", "/folder"]);
+    assert!(err.contains("--exist-ok") && !err.contains("overwrite"), "{err}");
+    let (_, err) = ends(&house, 4, &["mkdir", "--exist-ok", "/a.txt"]);
+    assert!(err.contains("a file is in the way"), "{err}");
     ends(&house, 0, &["mkdir", "--exist-ok", "/folder"]);
     ends(&house, 1, &["rm", "/folder"]);
     ends(&house, 0, &["rm", "-r", "/folder"]);
@@ -231,7 +243,7 @@ async fn what_is_missing_is_told_in_the_same_words_by_every_command() {
         assert_eq!(told(words), one, "{words:?}");
     }
     let (_, err) = ends(&house, 4, &["mv", "/a.txt", "/b.txt"]);
-    assert!(err.starts_with("error: /b.txt: "), "the target failed: {err}");
+    assert!(err.starts_with("error: /b.txt: ") && err.contains("--replace"), "the target failed: {err}");
     ends(&house, 0, &["mv", "--replace", "/a.txt", "/b.txt"]);
     assert_eq!(house.control().read(None, "/b.txt").as_deref(), Some(&b"a"[..]));
 }

@@ -91,6 +91,7 @@ async fn a_server_is_trusted_by_the_ca_file_and_by_nothing_less() {
     assert_eq!(list(folder.path(), &server, &["--ca-file", "ca.pem"]), (Some(0), "a.txt\n".into()));
     let (code, told) = list(folder.path(), &server, &[]);
     assert!(code == Some(6) && told.contains("certificate") && told.contains("--ca-file"), "{told}");
+    assert!(!told.contains("start the server"), "it runs: {told}");
     // Another name than the certificate's.
     let (code, told) = list(folder.path(), &format!("https://127.0.0.1:{port}"), &["--ca-file", "ca.pem"]);
     assert!(code == Some(6) && told.contains("certificate"), "{told}");

@@ -7,10 +7,15 @@ use std::{
     process::Command,
 };
 
+use dropbox_connector::{
+    config::{Config, Overrides},
+    limits,
+};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::support::{
+    MIB,
     certs::{Authority, Pair},
     process::{BINARY, Served, root, succeed, text, tool},
 };
@@ -145,10 +150,13 @@ impl Container<'_> {
     }
 }
 
+fn of_kind<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
+    documents.iter().find(|one| one["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
 /// The pod of a manifest's Deployment.
 fn pod(documents: &[Value]) -> &Value {
-    let deployment = documents.iter().find(|one| one["kind"] == "Deployment").expect("a Deployment");
-    &deployment["spec"]["template"]["spec"]
+    &of_kind(documents, "Deployment")["spec"]["template"]["spec"]
 }
 
 #[test]
@@ -170,6 +178,11 @@ fn the_manifests_are_known_to_the_program_and_let_nobody_in_unasked() {
         let container = cluster.container(pod, &pod["containers"][0]);
         container.run(&["config", "check"], cluster.folder.path());
         assert!(container.environment.iter().all(|(name, _)| !name.ends_with("_I_KNOW")));
+        assert_eq!(word(&container.spec["resources"]["limits"], "memory"), "1280Mi");
+        let buffer = Config::load(&Overrides::default()).expect("defaults").transfer_buffer_mib as usize * MIB;
+        let ceiling = limits::memory_ceiling(buffer, container.get("MAX_DOWNLOADS").parse().expect("a number"));
+        // README's example: a thousand connections, ten thousand watches, the logs of folders; and the kernel has some.
+        assert!(ceiling + (20 + 60 + 64 + 128) * MIB <= 1280 * MIB, "{ceiling} bytes");
         assert_ne!(container.get("AUTH_MODE"), "none");
         // Ports are what is listened on, and probes go to the one for probes.
         let ports: BTreeMap<&str, u64> = list(container.spec, "ports")
@@ -184,7 +197,11 @@ fn the_manifests_are_known_to_the_program_and_let_nobody_in_unasked() {
             assert_eq!((probe["port"].as_u64(), probe["service"].as_str()), (Some(ports["probe"]), Some(service)));
         }
     }
-    let policy = single.iter().find(|one| one["kind"] == "NetworkPolicy").expect("a NetworkPolicy");
+    // Each is applied by itself, so each has all; and what one applies the other one leaves as it is.
+    for kind in ["Service", "NetworkPolicy"] {
+        assert_eq!(of_kind(&single, kind), of_kind(&several, kind));
+    }
+    let policy = of_kind(&single, "NetworkPolicy");
     let open: Vec<u64> = list(&policy["spec"], "ingress")
         .flat_map(|rule| list(rule, "ports").map(|port| port["port"].as_u64().unwrap()))
         .collect();

@@ -2,6 +2,7 @@
 
 mod crowds;
 mod ends;
+mod far;
 mod fleet;
 mod folders;
 mod lags;
@@ -14,6 +15,7 @@ mod recipes;
 mod refusals;
 mod resets;
 mod rings;
+mod settles;
 mod slow;
 mod streams;
 mod terminal;
@@ -27,6 +29,7 @@ use dropbox_connector::{
     },
     emulator::control::{Seed, SeedFile},
 };
+use sqlx::{Connection as _, SqliteConnection};
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::support::{self, House, PARAMETER, PATIENCE};
@@ -181,6 +184,20 @@ async fn indexed(house: &House, folder: &str) -> Watch {
         }
     }
     watch
+}
+
+/// All that a server knew of watched folders.
+async fn forget_all(house: &House) {
+    let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+    for forget in [
+        "DELETE FROM event_log",
+        "DELETE FROM event_drains",
+        "DELETE FROM event_waiting",
+        "DELETE FROM index_items",
+        "DELETE FROM event_scopes",
+    ] {
+        sqlx::query(forget).execute(&mut store).await.expect("forgotten");
+    }
 }
 
 #[track_caller]

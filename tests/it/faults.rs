@@ -326,6 +326,9 @@ pub fn check_shape(status: &Status) -> Result<(), String> {
     let info = found.error_info().expect("looked for above");
     check(info.domain == "dropboxconnector", "the domain");
     check(info.metadata.contains_key("remedy") != names.contains("RetryInfo"), "a remedy or a time to try again");
+    if let Err(text) = crate::support::manual::compare(&info.reason, &info.metadata) {
+        check(false, &text);
+    }
     for (key, value) in &info.metadata {
         check(key.bytes().all(|b| b.is_ascii_alphanumeric()), "keys are lowerCamelCase");
         check(value.len() <= if key == "uploadId" { 3328 } else { 256 }, "values are short");

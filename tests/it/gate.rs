@@ -3,6 +3,7 @@
 mod changes;
 mod counts;
 mod fleet;
+mod killed;
 mod lost;
 mod outcomes;
 mod tenants;

@@ -52,6 +52,47 @@ fn the_grpcurl_lines_of_the_demo_run_as_printed() {
     succeed(&mut shell(&script));
 }
 
+#[test]
+fn the_cron_job_of_the_readme_brings_every_change_once_and_those_that_its_work_failed_on_again() {
+    let readme = readme();
+    let start = readme.find("cat > pull-in").expect("the job");
+    let script = &readme[start..start + readme[start..].find("\n```").expect("its end")];
+    let mut served = Served::start();
+    let (data, folder) = (served.told("data"), tempfile::tempdir().expect("a folder"));
+    let run = |script: &str| {
+        let mut command = shell(&script.replace("localhost:50051", &data));
+        command.current_dir(folder.path()).env("DROPBOX_CONNECTOR_SERVER", format!("http://{data}"));
+        command.env("DROPBOX_CONNECTOR_PARAMETER", "demo");
+        command
+    };
+    let work =
+        "#!/bin/sh\n[ ! -e broken ] || exit 1\nsed -n 's/^ *\"path\": //p; s/^ *\"pathDisplay\": //p' >> done.txt\n";
+    fs::write(folder.path().join("work"), work).expect("written");
+    succeed(&mut run(&format!("chmod +x work; dropbox-connector mkdir /in\n{script}")));
+    let done = || fs::read_to_string(folder.path().join("done.txt")).unwrap_or_default();
+    assert_eq!(done(), "", "nothing has changed since it began");
+    succeed(&mut run("echo a > a.txt; dropbox-connector put a.txt /in/; touch broken"));
+    assert!(!run("./pull-in").status().expect("it starts").success(), "its work failed");
+    succeed(&mut run("rm broken"));
+    // What happened in the last moment may come with the next answer.
+    let until_told = |times: usize| {
+        let began = Instant::now();
+        while done().matches("/in/").count() < times {
+            assert!(began.elapsed() < Duration::from_secs(60), "{}", done());
+            succeed(&mut run("./pull-in"));
+        }
+    };
+    until_told(1);
+    succeed(&mut run("dropbox-connector put a.txt /in/b.txt"));
+    until_told(2);
+    succeed(&mut run("./pull-in"));
+    let told: Vec<String> = done().lines().map(|line| line.trim_matches(['"', ',']).to_owned()).collect();
+    assert_eq!(told, ["/in/a.txt", "/in/b.txt"]);
+    // And the place is one that a checkpoint takes.
+    let acknowledge = readme.lines().find(|line| line.ends_with("/AcknowledgeEvents")).expect("the call");
+    succeed(&mut run(acknowledge));
+}
+
 /// Five ports for a process that has to be told its own. Not those that the system gives to whoever asks for any, as all the
 /// other tests do and every client: between a look and the start of the process one of them would come by.
 fn free_ports() -> [u16; 5] {

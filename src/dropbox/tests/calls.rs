@@ -3,7 +3,7 @@
 use dropbox_sdk::types::files;
 
 use super::*;
-use crate::{fair::Fair, limits};
+use crate::{counted_tests::counted, fair::Fair, limits};
 
 const FOLDER: &str = r#"{".tag":"folder","name":"a","id":"id:1","path_lower":"/a","path_display":"/a"}"#;
 const BUSY: &str =
@@ -436,4 +436,23 @@ async fn the_token_endpoint_grants_and_denies() {
     assert_eq!(fault.reason(), Reason::DropboxProtocol);
     let code = [("grant_type", "authorization_code"), ("code", "c")];
     assert_eq!(bench.transport.token(&code).await.expect_err("failed").reason(), Reason::OutcomeUnknown);
+}
+
+#[test]
+fn reading_a_page_of_500_files_is_counted() {
+    let file = |n: u32| {
+        let path = format!("/Some Team/Some Project/Reports of the year/Report {n}.pdf");
+        serde_json::json!({
+            ".tag": "file", "name": format!("Report {n}.pdf"), "path_lower": path.to_lowercase(), "path_display": path,
+            "id": format!("id:a4ayc_80_OEAAAAA{n:06}"), "client_modified": "2026-01-01T00:00:00Z",
+            "server_modified": "2026-01-01T00:00:00Z", "rev": format!("a1c10ce0{n:06}"), "size": 7212, "is_downloadable": true,
+            "content_hash": format!("{n:064x}"),
+        })
+    };
+    let entries: Vec<_> = (0..500).map(file).collect();
+    let page = serde_json::json!({ "entries": entries, "cursor": "c".repeat(120), "has_more": true }).to_string();
+    let read: files::ListFolderResult =
+        counted(|| caller::decode(routes::LIST_FOLDER.facts(), page.as_bytes(), None)).expect("a page");
+    assert!(read.entries.len() == 500 && read.has_more);
+    assert!(matches!(&read.entries[499], files::Metadata::File(file) if file.name == "Report 499.pdf"));
 }

@@ -56,6 +56,9 @@ pub struct Counter {
     pub running_max: u64,
     /// Largest request body.
     pub body_bytes_max: u64,
+    /// Of the arguments of batches, in all and of the largest.
+    pub entries: u64,
+    pub entries_max: u64,
 }
 
 /// One request, as remembered.
@@ -194,12 +197,17 @@ impl Ticket {
     }
 
     pub fn arg(&self, arg: &Value) {
+        let entries = arg["entries"].as_array().map_or(0, |entries| entries.len() as u64);
         let text = arg.to_string();
         let arg = match text.len() > ARG_BYTES_MAX {
             true => Value::String(text[..text.floor_char_boundary(ARG_BYTES_MAX)].to_owned()),
             false => arg.clone(),
         };
-        self.note(|_, entry| entry.arg = arg);
+        self.note(|counter, entry| {
+            counter.entries += entries;
+            counter.entries_max = counter.entries_max.max(entries);
+            entry.arg = arg;
+        });
     }
 
     pub fn account(&self, account_id: &str) {
@@ -257,8 +265,17 @@ mod tests {
         first.answered(206, "r1");
         drop(second);
         let counter = ledger.counter("files/download");
-        let want =
-            Counter { calls: 2, good: 1, bytes_in: 7, bytes_out: 10, running: 1, running_max: 2, body_bytes_max: 7 };
+        let want = Counter {
+            calls: 2,
+            good: 1,
+            bytes_in: 7,
+            bytes_out: 10,
+            running: 1,
+            running_max: 2,
+            body_bytes_max: 7,
+            entries: 0,
+            entries_max: 0,
+        };
         assert_eq!(counter, want);
         drop(first);
         let journal = ledger.journal();

@@ -8,7 +8,7 @@
 //! | `GET /control/script` | the rules, with `seen` and `fired` |
 //! | `POST /control/script` | adds rules: a list of [`Rule`], or one |
 //! | `DELETE /control/script` | drops all rules |
-//! | `GET /control/counters` | by route: calls, bytes, running now and at most, largest body |
+//! | `GET /control/counters` | by route: calls, bytes, running now and at most, largest body, entries of batches |
 //! | `GET /control/journal?last=n` | the last requests, oldest first |
 //! | `GET /control/wrong_answers` | answers that were not of the published types: the emulator's own mistakes |
 //! | `DELETE /control/journal` | counters and journal begin anew |
@@ -45,7 +45,7 @@ use serde_json::{Value, json};
 use super::{Consent, Control, ControlError, Document, Restriction, Rule, Seed, invalid};
 use crate::{
     clock::dropbox_time,
-    emulator::{Contention, DeltaOrder, ResentBlock, SecondFinish, Switches, World},
+    emulator::{Contention, DeltaOrder, Loss, ResentBlock, SecondFinish, Switches, World},
 };
 
 /// The longest clock step at once: beyond it, times leave what Dropbox can write.
@@ -142,7 +142,7 @@ struct AdvanceAsked {
     advance_seconds: u64,
 }
 
-/// [`Switches`] as JSON; on the way in, what is absent stays. `null` switches contention and jobs off.
+/// [`Switches`] as JSON; on the way in, what is absent stays. `null` switches contention, jobs, rate and loss off.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Levers {
@@ -167,6 +167,8 @@ struct Levers {
     answer_takes_millis: Option<u64>,
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     connection_bytes_per_second: Option<Option<u64>>,
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    loss: Option<Option<Loss>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -213,6 +215,7 @@ impl Levers {
             space: Some(switches.space),
             answer_takes_millis: Some(millis(switches.answer_takes)),
             connection_bytes_per_second: Some(switches.connection_bytes_per_second),
+            loss: Some(switches.loss),
         }
     }
 
@@ -244,6 +247,10 @@ impl Levers {
         if self.connection_bytes_per_second == Some(Some(0)) {
             return invalid("connection_bytes_per_second: is 0");
         }
+        if let Some(Some(loss)) = &self.loss {
+            loss.check().map_err(|wrong| ControlError::Invalid(format!("loss: {wrong}")))?;
+        }
+        switches.loss = self.loss.unwrap_or(switches.loss);
         switches.answer_takes = self.answer_takes_millis.map_or(switches.answer_takes, Duration::from_millis);
         switches.connection_bytes_per_second =
             self.connection_bytes_per_second.unwrap_or(switches.connection_bytes_per_second);

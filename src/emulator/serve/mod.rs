@@ -3,6 +3,7 @@
 mod answer;
 pub(in crate::emulator) mod commits;
 pub(in crate::emulator) mod listings;
+pub(in crate::emulator) mod loss;
 mod page;
 mod pipeline;
 mod request;
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
 };
@@ -119,6 +120,7 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let mut losses = loss::Losses::of(host);
     loop {
         tokio::select! {
             _ = stopped.changed() => break,
@@ -130,8 +132,15 @@ async fn accept(
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let rate = world.switches().connection_bytes_per_second.filter(|_| host != Host::Control);
-                let (stream, world, tls) = (wire::Paced::new(stream, rate), world.clone(), tls.clone());
+                let switches = world.switches();
+                let (rate, loss) = match host {
+                    Host::Control => (None, None),
+                    _ => (switches.connection_bytes_per_second, switches.loss),
+                };
+                // Without that the kernel would close it in good order.
+                let cut = |stream: &TcpStream| drop(stream.set_zero_linger());
+                let stream = wire::Paced::new(stream, rate, losses.next(loss), cut);
+                let (world, tls) = (world.clone(), tls.clone());
                 connections.spawn(async move {
                     match tls {
                         None => converse(&world, host, stream).await,

@@ -1,4 +1,4 @@
-//! What lies between a socket and HTTP: TLS where certificates are given, and a connection that is only so fast.
+//! What lies between a socket and HTTP: TLS where certificates are given, and a line that is only so fast and loses something.
 
 use std::{
     io,
@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::loss::Segments;
 use crate::emulator::{Error, TlsFiles};
 
 /// How far ahead of its rate a connection may be: timers fire a millisecond late, and what was lost by that is made up for.
@@ -46,22 +47,71 @@ pub(super) fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, Error
     Ok(Arc::new(config))
 }
 
-/// A connection that reads and writes no faster than so many bytes a second each way. What the kernel holds for either side
-/// comes on top, as on a real line.
+/// A connection that reads and writes no faster than so many bytes a second each way, and loses some of them. What the kernel
+/// holds for either side comes on top, as on a real line.
 #[derive(Debug)]
 pub(super) struct Paced<S> {
     inner: S,
-    reads: Option<Pace>,
-    writes: Option<Pace>,
+    reads: Direction,
+    writes: Direction,
+    /// What is done to the socket before it is let go of because the line reset it.
+    cut: fn(&S),
+    is_cut: bool,
 }
 
 impl<S> Paced<S> {
-    pub fn new(inner: S, bytes_per_second: Option<u64>) -> Paced<S> {
-        Paced { inner, reads: bytes_per_second.map(Pace::new), writes: bytes_per_second.map(Pace::new) }
+    /// `losses` of what comes and of what goes.
+    pub fn new(inner: S, bytes_per_second: Option<u64>, losses: Option<[Segments; 2]>, cut: fn(&S)) -> Paced<S> {
+        let [reads, writes] = losses.map_or([None, None], |both| both.map(Some));
+        let direction = |losses| Direction { pace: bytes_per_second.map(Pace::new), losses };
+        Paced { inner, reads: direction(reads), writes: direction(writes), cut, is_cut: false }
+    }
+
+    /// What is left of a poll of either direction: once one of them is reset, both are.
+    fn allow(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(polled, Poll::Ready(Err(_))) && !self.is_cut {
+            self.is_cut = true;
+            (self.cut)(&self.inner);
+        }
+        if self.is_cut { Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())) } else { polled }
     }
 }
 
 /// One direction.
+#[derive(Debug)]
+struct Direction {
+    pace: Option<Pace>,
+    losses: Option<Segments>,
+}
+
+impl Direction {
+    fn is_free(&self) -> bool {
+        self.pace.is_none() && self.losses.is_none()
+    }
+
+    /// The most that may go now.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut most = usize::MAX;
+        if let Some(losses) = &mut self.losses {
+            most = std::task::ready!(losses.poll(context))?;
+        }
+        if let Some(pace) = &mut self.pace {
+            most = most.min(std::task::ready!(pace.poll(context)));
+        }
+        Poll::Ready(Ok(most))
+    }
+
+    fn went(&mut self, bytes: usize) {
+        if let Some(losses) = &mut self.losses {
+            losses.went(bytes);
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.went(bytes);
+        }
+    }
+}
+
+/// How fast one direction is.
 #[derive(Debug)]
 struct Pace {
     rate: u64,
@@ -100,12 +150,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some(pace) = &mut this.reads else { return Pin::new(&mut this.inner).poll_read(context, buffer) };
-        let most = std::task::ready!(pace.poll(context)).min(buffer.remaining());
+        if this.reads.is_free() {
+            return Pin::new(&mut this.inner).poll_read(context, buffer);
+        }
+        let polled = this.reads.poll(context);
+        let most = std::task::ready!(this.allow(polled))?.min(buffer.remaining());
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
         std::task::ready!(Pin::new(&mut this.inner).poll_read(context, &mut part))?;
         let read = part.filled().len();
-        pace.went(read);
+        this.reads.went(read);
         buffer.advance(read);
         Poll::Ready(Ok(()))
     }
@@ -114,10 +167,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let Some(pace) = &mut this.writes else { return Pin::new(&mut this.inner).poll_write(context, bytes) };
-        let most = std::task::ready!(pace.poll(context)).min(bytes.len());
+        if this.writes.is_free() {
+            return Pin::new(&mut this.inner).poll_write(context, bytes);
+        }
+        let polled = this.writes.poll(context);
+        let most = std::task::ready!(this.allow(polled))?.min(bytes.len());
         let wrote = std::task::ready!(Pin::new(&mut this.inner).poll_write(context, &bytes[..most]))?;
-        pace.went(wrote);
+        this.writes.went(wrote);
         Poll::Ready(Ok(wrote))
     }
 
@@ -126,7 +182,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.writes.is_none() {
+        if self.writes.is_free() {
             return Pin::new(&mut self.inner).poll_write_vectored(context, slices);
         }
         let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
@@ -156,7 +212,7 @@ mod tests {
     async fn a_paced_connection_takes_the_time_its_rate_says_each_way() {
         const RATE: u64 = 1_000_000;
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let mut paced = Paced::new(near, Some(RATE));
+        let mut paced = Paced::new(near, Some(RATE), None, |_| ());
         let bytes = vec![7u8; 200_000];
         let begin = Instant::now();
         paced.write_all(&bytes).await.expect("room for all of it");

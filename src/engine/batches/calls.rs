@@ -285,6 +285,9 @@ async fn follow(shared: &Shared, group: &Group, id: &str, entries: &[Entry]) -> 
                     Reason::JobNotFound => return (Status::Lost, None),
                     // Something went wrong with it on Dropbox's side.
                     Reason::DropboxInternal => return (Status::Failed, None),
+                    Reason::DropboxProtocol | Reason::DeadlineExceeded => {}
+                    // It will not be told later either, and the gate is not held for that.
+                    _ if fault.retry_delay().is_none() => return (Status::Lost, None),
                     _ => {}
                 }
             }

@@ -12,6 +12,7 @@ use super::{
     calls::{self, Ended},
 };
 use crate::{
+    clock::at,
     dropbox::Turn,
     engine::together::{Paths, back_off, next_turn_max},
     fault::Result,
@@ -156,12 +157,5 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.abandon(&self.group);
-    }
-}
-
-async fn at(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
-        None => std::future::pending().await,
     }
 }

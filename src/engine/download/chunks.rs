@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::limits::{DOWNLOAD_CHUNK_DEFAULT, DOWNLOAD_CHUNK_MIN};
 
+/// So much is worth a chunk more.
+const FIRST_FROM: usize = 4 * DOWNLOAD_CHUNK_MIN;
 /// A chunk that takes a longer part of the patience is too large.
 const LARGE: u32 = 4;
 /// One that takes a shorter part may be twice as large.
@@ -28,8 +30,12 @@ impl Chunks {
         Chunks { max, size: max.min(DOWNLOAD_CHUNK_DEFAULT), idle, given: 0, given_at: None }
     }
 
-    pub(super) fn size(&self) -> usize {
-        self.size
+    /// Bytes of the next one, where so many are there. The first is small, for its caller waits for all of a chunk: to be
+    /// hashed, sent and read.
+    pub(super) fn next(&self, there: usize) -> usize {
+        let is_first = self.given == 0 && there > FIRST_FROM;
+        let most = if is_first { DOWNLOAD_CHUNK_MIN.min(self.max) } else { self.size };
+        most.min(there)
     }
 
     /// Bytes of the last one.
@@ -48,7 +54,7 @@ impl Chunks {
         if span > self.idle / LARGE {
             self.size = (self.given / 2).clamp(DOWNLOAD_CHUNK_MIN, self.max.max(DOWNLOAD_CHUNK_MIN));
         } else if span < self.idle / SMALL {
-            self.size = (self.size * 2).min(self.max);
+            self.size = (self.given * 2).max(self.size).min(self.max);
         }
     }
 }
@@ -65,8 +71,9 @@ mod tests {
         let mut chunks = Chunks::new(MAX, idle);
         let mut now = Duration::ZERO;
         let mut taken_in = |chunks: &mut Chunks, rate: usize| {
-            chunks.give(chunks.size(), now);
-            let span = Duration::from_secs_f64(chunks.size() as f64 / rate as f64);
+            let size = chunks.next(usize::MAX);
+            chunks.give(size, now);
+            let span = Duration::from_secs_f64(size as f64 / rate as f64);
             now += span;
             chunks.taken(now);
             span
@@ -74,17 +81,26 @@ mod tests {
         for _ in 0..8 {
             assert!(taken_in(&mut chunks, 20_000) < idle / 2, "a slow one never looks as if it had gone");
         }
-        assert!(chunks.size() < 160_000);
+        assert!(chunks.next(MAX) < 160_000);
         for _ in 0..8 {
             taken_in(&mut chunks, 100_000_000);
         }
-        assert_eq!(chunks.size(), MAX, "a fast one gets what it asked for");
+        assert_eq!(chunks.next(MAX), MAX, "a fast one gets what it asked for");
         taken_in(&mut chunks, 1000);
         taken_in(&mut chunks, 1);
         for _ in 0..20 {
             taken_in(&mut chunks, 1);
         }
-        assert_eq!(chunks.size(), DOWNLOAD_CHUNK_MIN);
-        assert_eq!(Chunks::new(1000, idle).size(), 1000, "no more than was asked for");
+        assert_eq!(chunks.next(MAX), DOWNLOAD_CHUNK_MIN);
+    }
+
+    #[test]
+    fn the_first_chunk_is_small_where_much_is_there_and_no_larger_than_was_asked_for() {
+        let mut chunks = Chunks::new(DOWNLOAD_CHUNK_DEFAULT, Duration::from_secs(30));
+        assert_eq!((chunks.next(1000), chunks.next(FIRST_FROM)), (1000, FIRST_FROM));
+        assert_eq!(chunks.next(FIRST_FROM + 1), DOWNLOAD_CHUNK_MIN);
+        assert_eq!(Chunks::new(1000, Duration::from_secs(30)).next(usize::MAX), 1000);
+        chunks.give(DOWNLOAD_CHUNK_MIN, Duration::ZERO);
+        assert_eq!(chunks.next(usize::MAX), DOWNLOAD_CHUNK_DEFAULT, "as if it had not been");
     }
 }

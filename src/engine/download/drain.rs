@@ -51,16 +51,17 @@ impl Drain {
         }
     }
 
-    /// It has left bytes waiting for so long that what lies ahead of them is not for it.
+    /// It takes so little, or has left bytes waiting for so long, that what lies ahead of them is not for it.
     pub(super) fn is_late(&self, silence: Duration) -> bool {
-        self.block.1 + silence > DRAIN_PATIENCE
+        self.is_slow || self.block.1 + silence > DRAIN_PATIENCE
     }
 
     /// So much was handed on; so much is left behind it.
     pub(super) fn gave(&mut self, bytes: u64, left: u64) {
         self.block.0 += bytes;
         if self.block.0 >= BLOCK_BYTES as u64 {
-            self.is_slow = false;
+            // In half the time where it was slow: what is let go and read anew at every other block would be worse than none.
+            self.is_slow &= self.block.1 > DRAIN_PATIENCE / 2;
             self.block = (0, Duration::ZERO);
         }
         self.stretch.0 += bytes;
@@ -118,10 +119,16 @@ mod tests {
         let mut drain = Drain::new(8);
         block(&mut drain, millis(10_000), millis(124), PLENTY);
         assert_eq!(drain.ranges(), 8, "what Dropbox takes is not its fault");
+        assert!(!drain.is_late(millis(100)) && drain.is_late(millis(3000)));
         block(&mut drain, millis(0), millis(200), PLENTY);
         assert_eq!(drain.ranges(), 1);
-        assert!(!drain.is_late(millis(100)) && drain.is_late(millis(3000)));
-        block(&mut drain, millis(0), millis(1), PLENTY);
-        assert_eq!(drain.ranges(), 8);
+        assert!(drain.is_late(Duration::ZERO), "also while it comes for bytes again and again");
+        block(&mut drain, millis(0), millis(90), PLENTY);
+        block(&mut drain, millis(0), millis(90), PLENTY);
+        assert_eq!(drain.ranges(), 1, "a block in 1.4 s: what it would be given it would soon lose again");
+        block(&mut drain, millis(0), millis(60), PLENTY);
+        block(&mut drain, millis(0), millis(60), PLENTY);
+        assert_eq!(drain.ranges(), 8, "a block in half the time");
+        assert!(!drain.is_late(millis(100)));
     }
 }

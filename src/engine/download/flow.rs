@@ -13,6 +13,7 @@ use super::{place::Place, reader::Reader};
 use crate::{
     engine::{content_hash::ContentHash, stream_hash::StreamHasher},
     fault::Result,
+    limits,
 };
 
 /// One download's bytes on their way.
@@ -25,15 +26,22 @@ pub(super) struct Flow {
     /// Read and not handed on, since only `hashed` bytes of it are hashed.
     chunk: Bytes,
     hashed: usize,
+    /// So often nothing comes behind the first chunk: the codec lets go of what it has when nothing more comes at once, and so
+    /// does the connection behind it.
+    pauses: u8,
 }
 
 impl Flow {
     pub(super) fn new(reader: Reader, hasher: Option<StreamHasher>, place: Place) -> Flow {
-        Flow { reader, place, hasher, chunk: Bytes::new(), hashed: 0 }
+        Flow { reader, place, hasher, chunk: Bytes::new(), hashed: 0, pauses: 2 }
     }
 
     /// The next chunk, hashed; `None` when all were given. Gives the thread up after every 256 KiB of a lane.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        if self.pauses > 0 && self.reader.given() > 0 && self.chunk.is_empty() && !self.reader.is_at_end() {
+            self.pauses -= 1;
+            return come_again(context);
+        }
         if self.chunk.is_empty() {
             // Whoever has been given everything needs no place for its proof.
             if !self.reader.is_at_end() {
@@ -65,14 +73,15 @@ impl Flow {
         self.hasher.take().map(StreamHasher::finish)
     }
 
-    /// Gives back what it holds at Dropbox, of the budget and of the process if its caller has not come for bytes for so long.
-    /// Some of that takes work: `false` asks to be called again.
+    /// Gives back what it holds at Dropbox, of the budget and of the process if its caller has not come for bytes for so long; of
+    /// the budget what makes a download faster also if it comes for few. Some of that takes work: `false` asks to be called again.
     pub(super) fn let_go(&mut self, now: Duration, idle: Duration) -> bool {
-        self.reader.let_go_ahead(now);
-        if !self.reader.let_go(now, idle) {
+        let is_late = self.reader.let_go_ahead(now);
+        if self.reader.let_go(now, idle) {
+            self.place.lay_down(limits::SEND_AHEAD_BYTES + self.reader.given());
+        } else if !is_late {
             return true;
         }
-        self.place.lay_down(self.reader.given());
         self.hasher.as_mut().is_none_or(StreamHasher::fold)
     }
 }

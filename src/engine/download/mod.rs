@@ -168,7 +168,7 @@ impl Downloads {
     /// `PATH_NOT_FOUND`, `NOT_A_FILE`, `NOT_DOWNLOADABLE`, `RESTRICTED_CONTENT`, `READ_OFFSET_BEYOND_END`, `REVISION_GONE`,
     /// `INVALID_FIELD` (a range of an export), `CONNECTOR_BUSY`, link rows of the error table, common ones.
     pub async fn open(&self, parameter: &str, caller: &Caller, request: DownloadRequest) -> Result<Download> {
-        let place = self.places.enter(parameter)?;
+        let place = self.places.enter(parameter, request.chunk_bytes)?;
         let Begun { header, body, body_end, pin, expected } = begin::begin(caller, &request).await?;
         let whole = header.range_start == 0 && header.range_end == header.total_size;
         let hasher = whole.then(|| StreamHasher::new(self.blocks.clone(), header.total_size));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -21,7 +22,10 @@ use super::{
 use crate::{
     clock::SharedClock,
     dropbox::Caller,
-    engine::blocks::{Block, Blocks, Tally},
+    engine::{
+        blocks::{Block, Blocks, Tally},
+        together::back_off,
+    },
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -50,6 +54,8 @@ pub(super) struct Reader {
     /// Read and not handed on.
     rest: Bytes,
     resumes_left: u32,
+    /// Where the body broke last.
+    broke_at: u64,
     blocks: Blocks,
     tally: Tally,
     clock: SharedClock,
@@ -75,8 +81,13 @@ enum Head {
 struct Ahead {
     start: u64,
     end: u64,
-    filling: AbortOnDropHandle<Result<Bytes>>,
+    /// It is its turn to be the head.
+    turn: Arc<Notify>,
+    filling: AbortOnDropHandle<Result<Filled>>,
 }
+
+/// What of a range has come ahead of its turn, and the body that goes on behind that.
+type Filled = (Bytes, Option<Ranged>);
 
 impl Reader {
     /// `head` is the body the download began with, and where it ends.
@@ -94,6 +105,7 @@ impl Reader {
             caller,
             pin: Arc::new(pin),
             next: plan.start,
+            broke_at: plan.start,
             plan,
             head,
             head_end,
@@ -130,7 +142,7 @@ impl Reader {
                 }
             }
         }
-        let chunk = self.rest.split_to(self.plan.chunks.size().min(self.rest.len()));
+        let chunk = self.rest.split_to(self.plan.chunks.next(self.rest.len()));
         self.plan.chunks.give(chunk.len(), self.touched);
         self.plan.drain.gave(chunk.len() as u64, self.plan.end.saturating_sub(self.next));
         Poll::Ready(Ok(Some(chunk)))
@@ -165,13 +177,24 @@ impl Reader {
             match &mut self.head {
                 Head::None => match self.ahead.front_mut() {
                     Some(segment) if segment.start == self.next => {
+                        segment.turn.notify_one();
                         let filled = ready!(Pinned::new(&mut segment.filling).poll(context));
                         let end = segment.end;
                         self.ahead.pop_front();
                         match filled {
-                            Ok(Ok(bytes)) => {
-                                self.next = end;
-                                return Poll::Ready(Ok(Some(bytes)));
+                            Ok(Ok((bytes, body))) => {
+                                self.next += bytes.len() as u64;
+                                self.head_end = end;
+                                self.head = body.map_or(Head::None, |body| Head::Open(Box::new(body)));
+                                if !bytes.is_empty() {
+                                    // Its place is another's while these are handed on, and the head's is not empty.
+                                    let is_last = self.ahead.is_empty() && matches!(self.head, Head::None);
+                                    if is_last && self.next < self.plan.end && self.plan.drain.ranges() > 1 {
+                                        self.open_head(self.end_of_head());
+                                    }
+                                    self.reach_ahead();
+                                    return Poll::Ready(Ok(Some(bytes)));
+                                }
                             }
                             // The part that did not come is read again as the head, with the head's patience.
                             Ok(Err(fault)) if fault.retry_delay().is_none() => return Poll::Ready(Err(fault)),
@@ -210,9 +233,14 @@ impl Reader {
         }
     }
 
-    /// Drops the broken body, so that the next turn opens it again; gives up after a number of breaks.
+    /// Drops the broken body, so that the next turn opens it again; gives up after a number of breaks with next to nothing between
+    /// them. A long file over a line that breaks now and then has many, and comes along all the same.
     fn mend(&mut self, fault: Fault) -> Result<()> {
         self.head = Head::None;
+        if self.next.saturating_sub(self.broke_at) >= limits::DOWNLOAD_RESUME_BYTES {
+            self.resumes_left = limits::DOWNLOAD_RESUMES_MAX;
+        }
+        self.broke_at = self.next;
         if self.resumes_left == 0 || !matches!(*self.pin, Pin::Rev(_) | Pin::Link { .. }) {
             return Err(fault.with_reason(Reason::DropboxUnavailable).retry_after(limits::BUSY_RETRY));
         }
@@ -230,7 +258,17 @@ impl Reader {
         if std::mem::take(&mut self.is_let_go) {
             resumed();
         }
-        let opening = range::open(self.caller.clone(), self.pin.clone(), self.next, end).in_current_span();
+        let open = range::open(self.caller.clone(), self.pin.clone(), self.next, end);
+        let breaks = limits::DOWNLOAD_RESUMES_MAX - self.resumes_left;
+        let clock = self.clock.clone();
+        let opening = async move {
+            // Breaks with next to nothing between them have a pause.
+            if breaks > 1 {
+                clock.sleep(back_off(breaks - 1)).await;
+            }
+            open.await
+        };
+        let opening = opening.in_current_span();
         self.head = Head::Opening(AbortOnDropHandle::new(tokio::spawn(opening)));
         self.head_end = end;
     }
@@ -252,23 +290,26 @@ impl Reader {
             if self.tally.held() >= self.blocks.budget_bytes() / limits::BLOCK_BYTES / limits::AHEAD_SHARE {
                 return;
             }
-            let Some(block) = self.blocks.more(self.ahead.len()) else { return };
+            let Some(block) = self.blocks.more(self.caller.parameter(), self.ahead.len()) else { return };
             let block = block.counted(&self.tally);
             if self.ahead.is_empty() {
                 self.head_end = head_end;
             }
             let end = self.plan.end.min(start + limits::BLOCK_BYTES as u64);
-            let filling = fill(self.caller.clone(), self.pin.clone(), start, end, block).in_current_span();
-            self.ahead.push_back(Ahead { start, end, filling: AbortOnDropHandle::new(tokio::spawn(filling)) });
+            let turn = Arc::new(Notify::new());
+            let filling = fill(self.caller.clone(), self.pin.clone(), (start, end), block, turn.clone());
+            let filling = AbortOnDropHandle::new(tokio::spawn(filling.in_current_span()));
+            self.ahead.push_back(Ahead { start, end, turn, filling });
         }
     }
 
-    /// The caller drains too little for what lies ahead of it to be kept: it is read again when it comes to that.
-    pub(super) fn let_go_ahead(&mut self, now: Duration) {
-        let is_late = self.plan.drain.is_late(now.saturating_sub(self.touched));
-        if self.waiting.is_none() && is_late && !self.ahead.is_empty() {
+    /// The caller drains too little for what lies ahead of it to be kept, if this says so: it is read again when it comes to that.
+    pub(super) fn let_go_ahead(&mut self, now: Duration) -> bool {
+        let is_late = self.waiting.is_none() && self.plan.drain.is_late(now.saturating_sub(self.touched));
+        if is_late {
             self.ahead.clear();
         }
+        is_late
     }
 
     /// Whether the caller has left bytes waiting for at least so long. If so, nothing is held at Dropbox or of the budget
@@ -309,15 +350,30 @@ fn resumed() {
     metrics::counter!(crate::telemetry::TRANSFER_RESUMED, "direction" => "download").increment(1);
 }
 
-async fn fill(caller: Caller, pin: Arc<Pin>, start: u64, end: u64, mut block: Block) -> Result<Bytes> {
+/// Reads a range until it is whole, or its turn has come: from there on it is read as any head.
+async fn fill(
+    caller: Caller,
+    pin: Arc<Pin>,
+    (start, end): (u64, u64),
+    mut block: Block,
+    turn: Arc<Notify>,
+) -> Result<Filled> {
     let mut body = range::open(caller, pin, start, end).await?;
     let wanted = usize::try_from(end - start).unwrap_or(limits::BLOCK_BYTES);
     while block.len() < wanted {
+        let bytes = tokio::select! {
+            biased;
+            () = turn.notified() => {
+                let came = if block.is_empty() { Bytes::new() } else { block.freeze() };
+                return Ok((came, Some(body)));
+            }
+            bytes = std::future::poll_fn(|context| body.poll_next(context)) => bytes,
+        };
         let cut = || {
             Fault::new(Reason::DropboxUnavailable, "the body ended before its length").retry_after(limits::BUSY_RETRY)
         };
-        let bytes = std::future::poll_fn(|context| body.poll_next(context)).await.ok_or_else(cut)??;
+        let bytes = bytes.ok_or_else(cut)??;
         block.extend_from_slice(&bytes[..bytes.len().min(wanted - block.len())]);
     }
-    Ok(block.freeze())
+    Ok((block.freeze(), None))
 }

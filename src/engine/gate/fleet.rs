@@ -58,7 +58,23 @@ impl Fleet {
     }
 }
 
+/// Whoever waits for a lease is told when its keeper breaks down or is stopped.
+struct Keeper {
+    lease: Lease,
+    is_done: bool,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.lease.is_left(Instant::now());
+        }
+    }
+}
+
 async fn keep(store: Store, lease: Lease) {
+    let mut keeper = Keeper { lease, is_done: false };
+    let lease = keeper.lease.clone();
     loop {
         match lease.step(Instant::now()) {
             Step::Ask => ask(&store, &lease, "asked").await,
@@ -70,7 +86,10 @@ async fn keep(store: Store, lease: Lease) {
             }
             // The bell keeps that it was rung.
             Step::Rest(until) => _ = tokio::time::timeout_at(until, lease.rung()).await,
-            Step::End => return,
+            Step::End => {
+                keeper.is_done = true;
+                return;
+            }
         }
     }
 }

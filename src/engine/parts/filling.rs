@@ -42,7 +42,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             // Only `finish` can follow, and that needs no memory.
             Filling::Nothing if is_all_there => {}
             Filling::Nothing if self.gathered.is_some() => {
-                let Some(block) = self.blocks.more(self.tally.held()) else { return false };
+                let Some(block) = self.blocks.more(&self.parameter, self.tally.held()) else { return false };
                 self.filling = Filling::First(block.counted(&self.tally));
             }
             Filling::Nothing => {
@@ -59,7 +59,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                 if *len + self.pending.len() <= SMALL_UPLOAD_BYTES && frames.len() < SMALL_UPLOAD_FRAMES {
                     return true;
                 }
-                let block = match self.blocks.more(0) {
+                let block = match self.blocks.more(&self.parameter, 0) {
                     Some(block) => block,
                     None => {
                         // Its frames are within what the admission pays for; units are never held while waiting.
@@ -110,7 +110,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         let is_last = self.pending.is_empty() && self.rules.declared_size == Some(self.next_offset);
         let takes_two = self.rules.append_bytes >= 2 * BLOCK_BYTES && !self.rules.is_hurried();
         let second = match takes_two && !is_last {
-            true => self.blocks.more(self.tally.held()),
+            true => self.blocks.more(&self.parameter, self.tally.held()),
             false => None,
         };
         match second {
@@ -129,6 +129,10 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             Filling::Small { len: 0, .. } => None,
             Filling::Small { frames, len, units } => Some(Ripe::alone(keep(frames, len, units))),
             Filling::First(block) if block.is_empty() => None,
+            // A body of many frames, or the end of a long one: it is not to hold a block wherever it waits.
+            Filling::First(block) if block.len() <= SMALL_UPLOAD_BYTES => {
+                Some(Ripe::alone(smallvec![self.blocks.own_size(&self.parameter, smallvec![block.freeze()])]))
+            }
             Filling::First(block) => Some(Ripe::alone(smallvec![block.freeze()])),
             Filling::Pair { lanes, second } => {
                 let second = (!second.is_empty()).then(|| second.freeze());

@@ -361,7 +361,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         }
         Err(Fault::new(Reason::ContentHashMismatch, "the bytes that arrived are not those that content_hash names")
             .fact("expectedContentHash", expected)
-            .fact("actualContentHash", actual))
+            .fact("computedContentHash", actual))
     }
 }
 

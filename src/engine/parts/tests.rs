@@ -146,19 +146,20 @@ async fn an_upload_under_256_kib_keeps_its_frames_and_charges_its_own_size() {
 }
 
 #[tokio::test]
-async fn many_tiny_frames_are_joined_in_a_block() {
-    let bytes = content(1000);
+async fn many_tiny_frames_are_joined_and_charged_their_own_size() {
+    let (blocks, bytes) = (budget(), content(1000));
     let mut all = frames(&bytes, &[1]);
     all.push(finish());
-    let (parts, _) = cut(all, Rules::default()).await.expect("no fault");
-    assert_eq!((parts.len(), parts[0].pieces.len()), (1, 1));
-    check(&parts, &bytes);
+    let mut cutter = cutter(stream::iter(all), &blocks, Rules::default());
+    let part = cutter.next().await.expect("no fault").expect("a part");
+    assert_eq!((part.pieces.len(), blocks.used_bytes()), (1, 64 * 1024));
+    check(&[part], &bytes);
 }
 
 #[tokio::test]
 async fn a_part_is_one_block_when_no_second_is_to_be_had() {
     let (blocks, bytes) = (budget(), content(3 * BLOCK + 5));
-    let mut others: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
+    let mut others: Vec<Block> = (0..).map_while(|n: u32| blocks.more(&n.to_string(), 0)).collect();
     others.truncate(7);
     let mut all = frames(&bytes, &[1 << 20]);
     all.push(finish());
@@ -183,7 +184,7 @@ async fn finish_needs_no_block_when_every_declared_byte_is_there() {
     let rules = Rules { declared_size: Some(2 * BLOCK as u64), ..Rules::default() };
     let mut cutter = cutter(stream::iter(all), &blocks, rules);
     let part = cutter.next().await.expect("no fault").expect("a part");
-    let others: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
+    let others: Vec<Block> = (0..).map_while(|n: u32| blocks.more(&n.to_string(), 0)).collect();
     assert_eq!((part.len(), others.len()), (2 * BLOCK as u64, 6));
     assert!(cutter.next().now_or_never().expect("no wait").expect("no fault").is_none());
     assert!(cutter.is_finished());
@@ -192,7 +193,7 @@ async fn finish_needs_no_block_when_every_declared_byte_is_there() {
 #[tokio::test]
 async fn an_upload_that_outgrows_small_gives_its_units_back_before_it_waits() {
     let (blocks, bytes) = (budget(), content(400_000));
-    let mut others: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
+    let mut others: Vec<Block> = (0..).map_while(|n: u32| blocks.more(&n.to_string(), 0)).collect();
     others.pop();
     let units = blocks.small("q", 1).await;
     let mut all = frames(&bytes, &[100_000]);
@@ -440,7 +441,7 @@ async fn who_is_held_back_is_neither_silent_nor_slow_for_that() {
     };
     paced(100);
     assert!(poll!(Box::pin(cutter.next())).is_pending());
-    let held: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
+    let held: Vec<Block> = (0..).map_while(|n: u32| blocks.more(&n.to_string(), 0)).collect();
     let mut waiting = Box::pin(blocks.first("other"));
     assert!(poll!(&mut waiting).is_pending(), "others wait for memory");
     // Also when whoever waits for a part does something else in between.
@@ -513,7 +514,7 @@ async fn a_dribbler_ends_when_others_wait_for_memory_and_only_then() {
         sender.unbounded_send(chunk(content(5))).expect("open");
         let mut next = Box::pin(cutter.next());
         assert!(poll!(&mut next).is_pending());
-        let held: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).collect();
+        let held: Vec<Block> = (0..).map_while(|n: u32| blocks.more(&n.to_string(), 0)).collect();
         let mut waiting = Box::pin(blocks.first("other"));
         if others_wait {
             assert!(poll!(&mut waiting).is_pending());
@@ -613,7 +614,7 @@ async fn appends_of_a_very_large_file_are_larger_where_the_budget_has_blocks_at_
         (300 * GIB, None, 0, BLOCK, vec![4, 4, 4, 4, 4, 2]),
     ] {
         let blocks = budget();
-        let _others: Vec<Block> = std::iter::from_fn(|| blocks.more(0)).take(taken).collect();
+        let _others: Vec<Block> = (0..).map_while(|n: u32| blocks.more(&n.to_string(), 0)).take(taken).collect();
         let rules = Rules { append_bytes, declared_size: declared, ..Rules::default() };
         let all = frames(&bytes, &[1 << 20]);
         let clock = Arc::new(SystemClock);

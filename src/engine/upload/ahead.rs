@@ -135,12 +135,12 @@ impl Shared {
             self.release(record).await;
             return Err(outcome_unknown());
         }
-        match settled.map(Ok) {
-            Some(settled) if record.stored => {
-                self.write_down(record, &settled).await;
-                settled.map(Some)
-            }
-            settled => settled.transpose(),
+        let settled = settled.map(Ok);
+        if let Some(settled) = &settled
+            && record.stored
+        {
+            self.write_down(record, settled).await;
         }
+        settled.transpose()
     }
 }

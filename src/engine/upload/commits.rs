@@ -7,7 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use futures::{StreamExt as _, future::join_all, stream};
+use futures::{
+    StreamExt as _,
+    future::{join, join_all},
+    stream,
+};
 use tokio::{
     sync::{OwnedMutexGuard, mpsc},
     time::Instant,
@@ -26,7 +30,11 @@ use super::{
 };
 use crate::{
     dropbox::Caller,
-    engine::{content_hash::ContentHash, gate::NamespaceKey, together::Sent},
+    engine::{
+        content_hash::ContentHash,
+        gate::NamespaceKey,
+        together::{Paths, Sent},
+    },
     fault::{Fault, Reason, Result},
     limits,
     seal::Owner,
@@ -79,6 +87,13 @@ struct Asked {
     guard: Option<OwnedMutexGuard<()>>,
 }
 
+impl Asked {
+    /// Where it is to go, as Dropbox compares paths.
+    fn path(&self) -> String {
+        dbxcase::dbx_str_lowercase(self.terms.as_ref().map_or(&self.handle.spec.path, |terms| &terms.path))
+    }
+}
+
 /// One whose commit may be sent.
 struct Item {
     n: usize,
@@ -94,6 +109,8 @@ struct Item {
     /// This call's intent is in the row.
     intended: bool,
     contentions: u32,
+    /// It met contention among others that did not, and goes again without them.
+    apart: bool,
     /// It may have been committed by a batch before.
     unclear: bool,
     again_at: Option<Instant>,
@@ -211,14 +228,33 @@ fn named_before(place: usize, before: usize) -> Fault {
 }
 
 impl Work {
-    async fn run(self, asked: Vec<Asked>) {
-        let items = tokio::select! {
+    /// What another commit is at keeps none of the others waiting but those that keep their order with it.
+    async fn run(self, mut asked: Vec<Asked>) {
+        for one in &mut asked {
+            one.guard = self.shared.commits.begin_at_once(&one.handle.id);
+        }
+        let (mut free, mut busy): (Vec<Asked>, Vec<Asked>) = asked.into_iter().partition(|one| one.guard.is_some());
+        let mut waited_for = Paths::default();
+        let mut joined = 0;
+        while joined < busy.len() {
+            busy[joined..].iter().for_each(|one| _ = waited_for.take(&[one.path()]));
+            joined = busy.len();
+            for one in free.extract_if(.., |one| waited_for.meets(&one.path())) {
+                // Locked again in its turn: who waits for one holds none that comes behind it.
+                busy.push(Asked { guard: None, ..one });
+            }
+        }
+        join(Box::pin(self.committed(free)), Box::pin(self.committed(busy))).await;
+    }
+
+    async fn committed(&self, asked: Vec<Asked>) {
+        let found = tokio::select! {
             biased;
             () = self.left.cancelled() => return,
-            items = self.prepared(asked) => items,
+            found = self.looked_for(asked) => found,
         };
         let mut lanes: BTreeMap<NamespaceKey, Vec<Item>> = BTreeMap::new();
-        for item in items {
+        for item in self.prepared(found).await {
             let path = &item.record.handle.spec.path;
             lanes.entry(self.shared.gates.key_for(&self.account, self.caller.root(), path)).or_default().push(item);
         }
@@ -230,15 +266,20 @@ impl Work {
         let _ = self.tell.send((n, result)).await;
     }
 
-    /// Those that may be committed, held by this call; all others are told.
-    async fn prepared(&self, mut asked: Vec<Asked>) -> Vec<Item> {
+    /// What their rows say, when no other commit is at them.
+    async fn looked_for(&self, mut asked: Vec<Asked>) -> Vec<Found> {
         // In one order for whoever does this, so that no two calls wait for each other in a circle.
         asked.sort_by(|one, other| one.handle.id.cmp(&other.handle.id));
-        for one in &mut asked {
+        for one in asked.iter_mut().filter(|one| one.guard.is_none()) {
             one.guard = Some(self.shared.commits.begin(&one.handle.id).await);
         }
         let found = stream::iter(asked).map(|one| self.found(one)).buffered(limits::COMMIT_LOOKS);
-        let found: Vec<Found> = found.collect().await;
+        found.collect().await
+    }
+
+    /// Those that may be committed, held by this call; all others are told. Not to be left half done: what is claimed is let go by
+    /// whoever holds it.
+    async fn prepared(&self, found: Vec<Found>) -> Vec<Item> {
         let (mut claimable, mut rowless) = (Vec::new(), Vec::new());
         for found in found {
             match found {
@@ -255,7 +296,7 @@ impl Work {
         });
         let held: Vec<Held> = claimed.into_iter().chain(rowless).collect();
         let items = stream::iter(held).map(|held| self.item(held)).buffer_unordered(limits::COMMIT_LOOKS);
-        items.filter_map(async |item| item).collect().await
+        items.filter_map(std::future::ready).collect().await
     }
 
     /// Looks at the row before it is taken over: who still sends bytes is not disturbed.
@@ -383,6 +424,7 @@ impl Work {
             hold,
             single,
             contentions: 0,
+            apart: false,
             unclear: false,
             again_at: None,
             _guard: one.guard,

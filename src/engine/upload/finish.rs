@@ -17,7 +17,9 @@ use crate::{
 /// What one commit of a batch came to.
 pub(super) enum End {
     Done(Box<FileMetadata>),
-    /// Nothing happened, and it may go again: others wrote in the namespace at that moment.
+    /// Nothing happened to any of the batch, and it may go again as it is.
+    Unsent(Fault),
+    /// Nothing happened to this one, and it may go again: others wrote in the namespace at that moment.
     Contended(Fault),
     /// Nothing happened. Its session is not what a batch takes.
     Alone(Fault),
@@ -63,7 +65,7 @@ pub(super) async fn finish_batch(
             let nothing_happened = fault.reason() == Reason::WriteContention || fault.get("sent") == Some("false");
             let request_id = fault.get("dropboxRequestId").map(str::to_owned);
             let end = |doubt: &bool| match (nothing_happened, fault.told_again()) {
-                (true, fault) => End::Contended(fault),
+                (true, fault) => End::Unsent(fault),
                 (false, fault) => End::Refused(if *doubt { doubted(fault) } else { fault }),
             };
             return Batch { ends: doubts.iter().map(end).collect(), request_id, took, unclear: false };

@@ -60,13 +60,19 @@ pub(super) struct UnderWay(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 impl UnderWay {
     /// From the intent until the outcome is written down.
     pub(super) async fn begin(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let commit = {
-            let mut commits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those nobody holds or waits for have ended.
-            commits.retain(|_, commit| Arc::strong_count(commit) > 1);
-            commits.entry(id.to_owned()).or_default().clone()
-        };
-        commit.lock_owned().await
+        self.of(id).lock_owned().await
+    }
+
+    /// The same, if no other commit is at it.
+    pub(super) fn begin_at_once(&self, id: &str) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        self.of(id).try_lock_owned().ok()
+    }
+
+    fn of(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut commits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those nobody holds or waits for have ended.
+        commits.retain(|_, commit| Arc::strong_count(commit) > 1);
+        commits.entry(id.to_owned()).or_default().clone()
     }
 
     /// Waits for the outcome of a commit, if there is one under way.

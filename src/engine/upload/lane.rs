@@ -20,6 +20,7 @@ use super::{
     siblings::{Siblings, Watched},
 };
 use crate::{
+    clock::at,
     dropbox::{Caller, routes},
     engine::{
         content_hash::{BlockDigest, ContentHasher},
@@ -276,7 +277,7 @@ impl Driver {
                 parallel: self.plan.parallel,
                 resumed: self.plan.resumed,
                 close: false,
-                watched: self.plan.parallel.then(|| self.siblings.begin(part.offset)),
+                watched: self.plan.parallel.then(|| self.siblings.begin(part.offset, part.len())),
             };
             // Blocks of one part share its room: the first to come back frees it, the others are in flight already.
             let room = room.take();
@@ -352,7 +353,7 @@ impl Driver {
             parallel: self.plan.parallel,
             resumed: self.plan.resumed,
             close: true,
-            watched: self.plan.parallel.then(|| self.siblings.begin(part.offset)),
+            watched: self.plan.parallel.then(|| self.siblings.begin(part.offset, part.len())),
         };
         let sent = tokio::select! {
             sent = append.send(part, None) => sent?,
@@ -453,7 +454,7 @@ impl Append {
                 }
                 Some(Err(fault)) => {
                     unclear |= fault.get("earlierAttempt") == Some("unknown");
-                    if self.parallel { self.parallel(end, unclear, fault) } else { self.ordered(from, end, fault) }
+                    if self.parallel { self.parallel(unclear, fault) } else { self.ordered(from, end, fault) }
                 }
             };
             let (certainty, dropbox_at) = match (reading, unsure) {
@@ -514,10 +515,9 @@ impl Append {
 
     /// A concurrent session takes any offset from anybody, so a refusal that names this one may only mean that an earlier
     /// attempt of ours, or of the stream before, came through. The store tells other writers apart, Dropbox does not.
-    fn parallel(&self, end: u64, unclear: bool, fault: Fault) -> Reading {
+    fn parallel(&self, unclear: bool, fault: Fault) -> Reading {
         match (fault.reason(), correct_offset(&fault)) {
             (Reason::UploadClosed, _) if self.close => Reading::There { dropbox_at: 0 },
-            (_, Some(correct)) if correct >= end && unclear && !self.close => Reading::There { dropbox_at: 0 },
             (Reason::UploadClosed, _) if unclear => Reading::Unsure { closed: true },
             (Reason::UploadConcurrentWriter | Reason::DropboxError, _) if unclear => Reading::Unsure { closed: false },
             (_, Some(correct)) => Reading::Failed(another_writer(correct)),
@@ -570,11 +570,4 @@ fn covered(beyond: &[Piece]) -> BTreeMap<u64, BlockDigest> {
 
 fn flat(sent: Result<Result<Sent>, tokio::task::JoinError>) -> Result<Sent> {
     sent.map_err(|error| Fault::bug("an append broke down").source(error))?
-}
-
-async fn at(instant: Option<tokio::time::Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }

@@ -52,7 +52,7 @@ use super::{
     parts::Frame,
 };
 use crate::{
-    clock::SharedClock,
+    clock::{SharedClock, at},
     dropbox::{Caller, routes},
     fault::{Fault, Reason, Result},
     limits,
@@ -411,13 +411,6 @@ fn end_ahead(deadline: Option<Instant>) -> Option<Instant> {
     })
 }
 
-async fn at(end: Option<Instant>) {
-    match end {
-        Some(end) => tokio::time::sleep_until(end.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// `sent`: the commit was, and may happen. Otherwise the upload goes on where it stands.
 fn overdue(sent: bool) -> Fault {
     let fault =
@@ -557,11 +550,12 @@ impl Shared {
             },
             (Reason::UploadNotFound, _) => {
                 let whole = whole_of(&handle.spec, handle.spec.total_size.unwrap_or_default(), None);
-                let settled = self.look(caller, &handle.spec, whole, handle.begun_at()).await;
-                settled
-                    .unwrap_or_default()
-                    .map(|settled| Standing::Committed(Box::new(settled)))
-                    .ok_or_else(|| not_found(upload_id, "expired"))
+                match self.look(caller, &handle.spec, whole, handle.begun_at()).await {
+                    Ok(Some(settled)) => Ok(Standing::Committed(Box::new(settled))),
+                    // A later look may find it; who cannot look at all is told that the session is gone.
+                    Err(fault) if fault.retry_delay().is_some() => Err(fault),
+                    Ok(None) | Err(_) => Err(not_found(upload_id, "expired")),
+                }
             }
             _ => Err(fault),
         }

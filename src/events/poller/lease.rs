@@ -74,8 +74,8 @@ impl Poller {
     /// or a store that did not answer; many are worth a look.
     pub(in crate::events) fn lost(&mut self) {
         self.held = false;
-        let scope = self.row.id;
-        tracing::warn!(scope, "another process took a watched folder over while this one was at work on it");
+        let (parameter, scope) = (self.scope().parameter.as_str(), self.scope().mark());
+        tracing::warn!(parameter, scope, "another process took a watched folder over while this one was at work on it");
     }
 
     async fn take(&mut self, taken: Option<ScopeRow>) -> Result<bool> {

@@ -18,6 +18,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use crate::{
     clock::SystemClock,
     credentials::Ending,
+    dropbox::Underway,
     events::{
         News, Page, Scope, Upstream,
         feed::Feed,
@@ -132,7 +133,7 @@ impl Upstream for Folder {
         async move { Ok("d".into()) }.boxed()
     }
 
-    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration, _: Arc<Underway>) -> BoxFuture<'a, Result<News>> {
         unreachable!("the test says when there is news")
     }
 

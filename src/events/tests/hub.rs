@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     clock::{Clock as _, ManualClock},
     credentials::Ending,
+    dropbox::Underway,
     events::{
         CheckpointName, Happening, Hub, News, Options, Page, Parts, Poll, ResumePoint, Scope, Start, Upstream, Watcher,
         feed::Feed,
@@ -36,6 +37,10 @@ struct Quiet {
     clock: ManualClock,
     /// Answers that may go out.
     answers: Semaphore,
+    /// While there are any longpolls leave.
+    lines: Semaphore,
+    /// Longpolls that may be answered: there is nothing new.
+    silences: Semaphore,
     /// Pages of listings that may go out, each once.
     pages: Semaphore,
     books: Mutex<Books>,
@@ -122,7 +127,13 @@ impl Upstream for Quiet {
         async move { Ok(self.page().await?.cursor) }.boxed()
     }
 
-    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+    fn longpoll<'a>(
+        &'a self,
+        _: &'a Scope,
+        _: &'a str,
+        _: Duration,
+        asked: Arc<Underway>,
+    ) -> BoxFuture<'a, Result<News>> {
         struct Place<'a>(&'a Quiet);
         impl Drop for Place<'_> {
             fn drop(&mut self) {
@@ -133,7 +144,10 @@ impl Upstream for Quiet {
         let place = Place(self);
         async move {
             let _place = place;
-            std::future::pending().await
+            drop(self.lines.acquire().await);
+            asked.leave();
+            self.silences.acquire().await.expect("open").forget();
+            Ok(News { changes: false, backoff: None })
         }
         .boxed()
     }
@@ -182,7 +196,9 @@ impl House {
 
     fn on(store: Store, clock: ManualClock, webhooks: bool) -> House {
         let all = || Semaphore::new(Semaphore::MAX_PERMITS);
-        let dropbox = Arc::new(Quiet { clock: clock.clone(), answers: all(), pages: all(), books: Mutex::default() });
+        let (silences, books) = (Semaphore::new(0), Mutex::default());
+        let (answers, lines, pages) = (all(), all(), all());
+        let dropbox = Arc::new(Quiet { clock: clock.clone(), answers, lines, silences, pages, books });
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts { store, upstream: dropbox.clone(), tasks: tasks.clone(), ended: ended.clone(), webhooks };
         House { hub: Hub::new(parts), dropbox, clock, ended, tasks }
@@ -204,7 +220,7 @@ impl House {
     }
 
     fn at_work(&self) -> usize {
-        FEEDS_AT_WORK_MAX - self.hub.0.at_work.available_permits()
+        FEEDS_AT_WORK_MAX - self.hub.0.at_work.free()
     }
 
     fn feeds(&self) -> Vec<Arc<Feed>> {
@@ -306,6 +322,45 @@ async fn no_more_than_so_many_begin_at_once_however_slow_dropbox_is() {
     house.end().await;
 }
 
+fn of_another(folder: &str) -> Scope {
+    Scope { parameter: ParameterId::new("other").unwrap(), ..scope(folder) }
+}
+
+#[tokio::test]
+async fn folders_whose_dropbox_lets_them_wait_keep_no_other_parameters_from_beginning() {
+    let house = House::new(true).await;
+    house.dropbox.answers.forget_permits(Semaphore::MAX_PERMITS);
+    let mut watchers = Vec::new();
+    for folder in folders("in", FEEDS_AT_ONCE * 2) {
+        watchers.push(house.watch(scope(&folder)).await);
+    }
+    let begun = || house.dropbox.books().asked.len();
+    house.until("its share of them begins", || begun() == fair::alone(FEEDS_AT_ONCE, 1)).await;
+    watchers.push(house.watch(of_another("/else")).await);
+    house.until("the other one begins", || !house.dropbox.asked("/else").is_empty()).await;
+    house.dropbox.answers.add_permits(Semaphore::MAX_PERMITS);
+    house.end().await;
+}
+
+#[tokio::test]
+async fn folders_whose_dropbox_lets_them_wait_keep_no_other_parameters_from_being_asked_for() {
+    let house = House::new(true).await;
+    let all = folders("in", FEEDS_AT_WORK_MAX + 10);
+    let mut watchers = house.watch_all(&all).await;
+    watchers.push(house.watch(of_another("/else")).await);
+    house.pass(FEED_SPREAD * 300, FEED_SPREAD * 10).await;
+    assert_eq!(house.dropbox.books().listed.len(), all.len() + 1, "all are up to date");
+    house.dropbox.answers.forget_permits(Semaphore::MAX_PERMITS);
+    let wake = |folder: &str| house.hub.wake(&[format!("dbid:{folder}")]);
+    all.iter().for_each(|folder| wake(folder));
+    house.until("they take their share", || house.at_work() == fair::alone(FEEDS_AT_WORK_MAX, 1)).await;
+    let before = house.dropbox.asked("/else").len();
+    wake("/else");
+    house.until("the other one is asked for", || house.dropbox.asked("/else").len() > before).await;
+    house.dropbox.answers.add_permits(Semaphore::MAX_PERMITS);
+    house.end().await;
+}
+
 #[tokio::test]
 async fn a_thousand_folders_are_longpolled_and_those_beyond_take_turns() {
     let house = House::new(false).await;
@@ -337,6 +392,28 @@ async fn a_thousand_folders_are_longpolled_and_those_beyond_take_turns() {
     watchers.truncate(LONGPOLLS_MAX);
     house.pass(FEED_LINGER + POLL_TURN * 2, Duration::from_secs(1)).await;
     assert!(!house.hub.takes_turns());
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_folder_is_up_to_date_while_its_longpoll_has_left_and_else_as_of_what_dropbox_said_last() {
+    let house = House::new(false).await;
+    let quiet = Duration::from_secs(100);
+    let watcher = house.watch(scope("/in")).await;
+    house.rest().await;
+    assert_eq!(house.dropbox.books().longpolls, 1);
+    house.clock.advance(quiet).await;
+    assert_eq!(watcher.lag(), Duration::ZERO);
+    // Dropbox says that there is nothing; the line is dead for the next question.
+    house.dropbox.lines.forget_permits(Semaphore::MAX_PERMITS);
+    house.dropbox.silences.add_permits(1);
+    house.until("it is heard", || watcher.lag().is_zero() && !house.feeds()[0].is_listening()).await;
+    house.until("it is asked again", || house.dropbox.books().longpolls == 1).await;
+    house.clock.advance(quiet).await;
+    assert_eq!((watcher.lag(), house.hub.laggards()[0].lag), (quiet, quiet));
+    // And now it leaves.
+    house.dropbox.lines.add_permits(1);
+    house.until("it is out", || watcher.lag().is_zero() && house.hub.laggards().is_empty()).await;
     house.end().await;
 }
 

@@ -8,9 +8,11 @@ use dropbox_sdk::types::files::Metadata;
 use super::truth::{Mirror, Node, Nodes, below, node_of, path_of, place_of};
 use crate::{
     events::{
-        Basis, Change, ChangeKind, Entry, Happening, ItemKind, Options, ResumePoint, Resync, Start, Watcher, feed::Feed,
+        Basis, Change, ChangeKind, CheckpointName, Entry, Happening, ItemKind, Options, ResumePoint, Resync, Start,
+        Watcher, feed::Feed, watcher::keep,
     },
     fault::{Fault, Reason},
+    store::kill,
 };
 
 /// What a run has come across; a test that never meets the rare is no test.
@@ -35,10 +37,16 @@ pub(super) struct Met {
     pub replaced_unseen: usize,
     /// Times that Dropbox was away.
     pub failures: usize,
+    /// The watched folder itself was not there, for whoever polls or watches.
+    pub gone: usize,
+    /// Told as Dropbox tells it.
+    pub raw: usize,
+    /// Went on from a place that the store keeps.
+    pub named: usize,
 }
 
 impl Met {
-    fn each(&mut self) -> [&mut usize; 13] {
+    fn each(&mut self) -> [&mut usize; 16] {
         [
             &mut self.indexed,
             &mut self.inferred,
@@ -53,11 +61,18 @@ impl Met {
             &mut self.crossed,
             &mut self.replaced_unseen,
             &mut self.failures,
+            &mut self.gone,
+            &mut self.raw,
+            &mut self.named,
         ]
     }
 
-    /// Dropbox was away: whatever it was is tried again.
+    /// Dropbox was away, and whatever it was is tried again; or the folder was, and they come back when it is there.
     pub(super) fn passes(&mut self, fault: &Fault) {
+        if is_gone(fault) {
+            self.gone += 1;
+            return;
+        }
         assert!(fault.retry_delay().is_some(), "{fault:?}");
         self.failures += 1;
     }
@@ -68,9 +83,14 @@ impl Met {
         }
     }
 
-    pub(super) fn all(mut self) -> [usize; 13] {
+    pub(super) fn all(mut self) -> [usize; 16] {
         self.each().map(|count| *count)
     }
+}
+
+/// The watched folder is not there, or is a file.
+pub(super) fn is_gone(fault: &Fault) -> bool {
+    matches!(fault.reason(), Reason::PathNotFound | Reason::NotAFolder)
 }
 
 /// Which items somebody wants, by path and by whether it is a file.
@@ -92,6 +112,8 @@ pub(super) struct Listener {
     picture: Picture,
     watcher: Option<Watcher>,
     token: Option<Arc<str>>,
+    /// The store keeps its place under this name: the token only says that there is one.
+    name: Option<CheckpointName>,
     /// It keeps its place behind every so many messages.
     keeps_every: usize,
     heard: usize,
@@ -115,12 +137,25 @@ impl Listener {
 
     /// It hears much again that it has applied before, and not always in the same words.
     pub fn seldom_at_rest(trace: bool) -> Listener {
-        Listener { keeps_every: 7, ..Listener::whole(trace) }
+        Listener { keeps_every: 19, ..Listener::whole(trace) }
+    }
+
+    pub fn by_name(trace: bool) -> Listener {
+        Listener { name: Some(CheckpointName::new("mirror")), keeps_every: 3, ..Listener::whole(trace) }
     }
 
     fn new(picture: Picture, trace: bool) -> Listener {
         let told = HashMap::new();
-        Listener { picture, watcher: None, token: None, keeps_every: 1, heard: 0, told, trace }
+        Listener { picture, watcher: None, token: None, name: None, keeps_every: 1, heard: 0, told, trace }
+    }
+
+    /// Its name is given up, and it begins anew, whether the store heard of that or not.
+    pub async fn forget(&mut self, feed: &Feed) {
+        if let Some(name) = &self.name {
+            (self.token, self.watcher) = (None, None);
+            let forgotten = keep(&feed.store, &feed.scope, name, None).await;
+            assert_eq!(forgotten.is_err(), kill::over().is_some(), "{forgotten:?}");
+        }
     }
 
     pub fn fall(&mut self) {
@@ -139,13 +174,17 @@ impl Listener {
         if self.watcher.is_some() {
             return true;
         }
-        let start = match &self.token {
-            None => {
+        let start = match (&self.token, &self.name) {
+            (None, _) => {
                 // Whoever had no token begins with nothing.
                 self.picture.forget();
                 Start::Snapshot
             }
-            Some(token) => {
+            (Some(_), Some(name)) => {
+                met.named += 1;
+                Start::Checkpoint(name.clone())
+            }
+            (Some(token), None) => {
                 let point = ResumePoint::unseal(feed.store.keys(), &feed.scope, token).unwrap();
                 met.resumed += 1;
                 met.within += usize::from(point.within.is_some());
@@ -155,6 +194,7 @@ impl Listener {
         let expand = matches!(self.picture, Picture::OneByOne(_));
         match Watcher::begin(feed.clone(), 1, start, Options { expand, ..Options::default() }).await {
             Ok(watcher) => self.watcher = Some(watcher),
+            Err(_) if kill::over().is_some() => {}
             Err(fault) if fault.reason() == Reason::CursorReset => {}
             Err(fault) => met.passes(&fault),
         }
@@ -170,12 +210,16 @@ impl Listener {
             let happening = match self.watcher.as_mut().unwrap().try_next().await {
                 Ok(Some(happening)) => happening,
                 Ok(None) => return true,
+                Err(_) if kill::over().is_some() => return false,
                 Err(fault) => {
                     met.passes(&fault);
+                    if is_gone(&fault) {
+                        self.watcher = None;
+                    }
                     return false;
                 }
             };
-            self.apply(&happening, met);
+            self.apply(&happening, feed.scope.raw, met);
             let token = happening.point().seal(feed.store.keys(), &feed.scope).unwrap();
             if dies_at == Some(number) {
                 self.watcher = None;
@@ -183,13 +227,20 @@ impl Listener {
             }
             self.heard += 1;
             if self.heard.is_multiple_of(self.keeps_every) {
+                if let Some(name) = &self.name {
+                    let kept = keep(&feed.store, &feed.scope, name, Some(happening.point())).await;
+                    assert_eq!(kept.is_err(), kill::over().is_some(), "{kept:?}");
+                    if kept.is_err() {
+                        return false;
+                    }
+                }
                 self.token = Some(token);
             }
         }
         false
     }
 
-    fn apply(&mut self, happening: &Happening, met: &mut Met) {
+    fn apply(&mut self, happening: &Happening, raw: bool, met: &mut Met) {
         if self.trace {
             eprintln!("heard {happening:?}");
         }
@@ -200,8 +251,8 @@ impl Listener {
                 self.picture.forget();
             }
             Happening::CursorReset { resync: Resync::Differences, .. } => met.differences += 1,
-            Happening::Event(entry) => self.event(entry, met),
-            Happening::BatchEnd(_) | Happening::Ready(_) => {
+            Happening::Event(entry) => self.event(entry, raw, met),
+            Happening::BatchEnd(_) | Happening::Ready(_) | Happening::Joined(_) => {
                 if let Picture::Whole(mirror) = &mut self.picture {
                     mirror.end_batch();
                 }
@@ -210,8 +261,12 @@ impl Listener {
         }
     }
 
-    fn event(&mut self, entry: &Entry, met: &mut Met) {
+    fn event(&mut self, entry: &Entry, raw: bool, met: &mut Met) {
         let change = entry.change().unwrap();
+        let is_raw = change.kind == ChangeKind::Upserted;
+        assert!(is_raw == (raw && change.kind != ChangeKind::Deleted), "{change:?}");
+        assert!(!raw || change.basis == Basis::Inferred, "{change:?}");
+        met.raw += usize::from(raw);
         if entry.logged {
             let said = said(change);
             let known = self.told.insert(entry.event_id(), said.clone());
@@ -284,7 +339,10 @@ impl Flat {
 
     fn apply(&mut self, change: &Change, met: &mut Met) {
         let path = place_of(&change.item);
-        let from = change.previous_path.as_deref().map_or_else(|| path.clone(), |from| below(&from.to_lowercase()));
+        let from = change
+            .previous_path
+            .as_deref()
+            .map_or_else(|| path.clone(), |from| below(&dbxcase::dbx_str_lowercase(from)));
         let is_file = change.item_kind == ItemKind::File;
         let (was, is) = ((self.wants)(&from, is_file), (self.wants)(&path, is_file));
         match change.kind {

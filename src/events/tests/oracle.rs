@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     credentials::Ending,
+    dropbox::Underway,
     emulator::{Options, direct::Direct},
     events::{News, Page, Scope, Upstream},
     fault::{Fault, Reason, Result},
@@ -65,10 +66,23 @@ impl Oracle {
         }
     }
 
-    /// What is there.
-    pub fn nodes(&self) -> Nodes {
+    /// Whether there is such a folder.
+    pub fn is_there(&self) -> bool {
+        self.dropbox.call("files/list_folder", json!({ "path": "/W" })).is_ok()
+    }
+
+    /// Somebody sees to it that there is.
+    pub fn make_folder(&self) {
+        if !self.is_there() {
+            let _ = self.dropbox.call("files/delete_v2", json!({ "path": "/W" }));
+            self.dropbox.call("files/create_folder_v2", json!({ "path": "/W" })).expect("nothing is there");
+        }
+    }
+
+    /// What is there; without `recursive` in the folder itself alone.
+    pub fn nodes(&self, recursive: bool) -> Nodes {
         let mut nodes = Nodes::new();
-        let mut page = self.dropbox.call("files/list_folder", json!({ "path": "/W", "recursive": true })).unwrap();
+        let mut page = self.dropbox.call("files/list_folder", json!({ "path": "/W", "recursive": recursive })).unwrap();
         loop {
             let found = read(&page);
             nodes.extend(found.entries.iter().map(|item| (place_of(item), node_of(item))));
@@ -89,6 +103,7 @@ impl Oracle {
             let reason = match (error[".tag"].as_str(), error["path"][".tag"].as_str()) {
                 (Some("reset"), _) => Reason::CursorReset,
                 (_, Some("not_found")) => Reason::PathNotFound,
+                (_, Some("not_folder")) => Reason::NotAFolder,
                 _ => panic!("{route}: {error}"),
             };
             Fault::new(reason, error.to_string())
@@ -124,7 +139,7 @@ impl Upstream for Oracle {
         async move { Ok(found?["cursor"].as_str().unwrap().into()) }.boxed()
     }
 
-    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration, _: Arc<Underway>) -> BoxFuture<'a, Result<News>> {
         unreachable!("the test says when there is news")
     }
 

@@ -1,20 +1,20 @@
 //! How an index comes to stand while changes follow one another without a pause: what was told without it is told neither
 //! again nor otherwise, and what is newer is. The answers of Dropbox are written down.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    steps::{House, is_replaced, names, scope, told, work},
+    steps::{House, is_replaced, names, news, scope, standing, told, work},
     truth::path_of,
 };
 use crate::{
     events::{
-        Basis, Happening, ResumePoint, Start,
+        Ahead, Basis, Happening, Options, ResumePoint, Start, Watcher,
         feed::Feed,
         poller::{Poller, Step},
     },
     fault::Reason,
-    limits::INDEX_ROUNDS_MAX,
+    limits::{INDEX_ROUNDS_MAX, SCOPE_KEPT},
     store::Save,
 };
 
@@ -228,6 +228,45 @@ async fn an_index_comes_to_stand_wherever_the_process_ends() {
     assert!(stood.contains(&false) && stood.contains(&true), "{stood:?}");
 }
 
+#[tokio::test]
+async fn a_folder_that_was_swept_while_somebody_was_at_work_on_it_is_lost_and_begins_anew() {
+    let mut was_built = Vec::new();
+    for swept_behind in 1..16 {
+        let house = House::new().await;
+        house.script.says("list", "a/ 1, a/b 2, c 3", "list 1", true);
+        house.script.says("list 1", "d 4", "list 2", false);
+        house.script.says("list 2", "-c, d 5, e/x 6", "list 3", false);
+        house.script.says("list 3", "-a, f/ 1, f/b 2", "list 4", true);
+        house.script.refuses("list 4", Reason::CursorReset);
+        house.script.says("now", "e 7", "log 1", false);
+        let (feed, mut poller) = house.feed(scope()).await;
+        for _ in 0..swept_behind {
+            poller.step().await.unwrap();
+            poller.news |= feed.is_built();
+        }
+        was_built.push(feed.is_built());
+        // The time of day has jumped, or the machine has slept.
+        house.clock.advance(SCOPE_KEPT + Duration::from_secs(1)).await;
+        assert_eq!(house.store.sweep_events().await.unwrap().scopes, 1);
+        let mut steps = 0;
+        let end = loop {
+            steps += 1;
+            assert!(steps < 100, "it does not end");
+            poller.news |= feed.is_built();
+            let step = poller.step().await.unwrap();
+            if step != Step::Worked {
+                break step;
+            }
+        };
+        // What is missed first is the index, or the row that a save is for.
+        assert!(matches!(end, Step::Gone | Step::Lost), "behind step {swept_behind}: {end:?}");
+        let (feed, mut poller) = house.feed(scope()).await;
+        while poller.step().await.unwrap() != Step::Idle {}
+        assert!(feed.is_built() && !names(&house, &feed).await.is_empty());
+    }
+    assert!(was_built.contains(&false) && was_built.contains(&true), "{was_built:?}");
+}
+
 /// The log is over, whoever reads it is told so, and the index is that of the second listing.
 async fn begins_anew(house: &House) {
     let (feed, mut poller) = house.feed(scope()).await;
@@ -331,4 +370,57 @@ async fn a_scope_that_an_older_version_was_catching_up_goes_on_and_loses_nothing
         let kept: serde_json::Value = serde_json::from_str(&row.progress).unwrap();
         assert!(kept.get("quiet").is_none() && kept.get("probing").is_none(), "an older version believes them: {kept}");
     }
+}
+
+#[tokio::test]
+async fn that_there_was_nothing_leads_into_the_log_only_those_who_had_come_by_then() {
+    let house = House::new().await;
+    let (feed, _poller) = standing(&house).await;
+    let place = ResumePoint::beside("mid".into(), feed.state().head);
+    let first = told(&mut house.watcher(&feed, Start::After(place.clone())).await).await;
+    assert!(matches!(first[..], [Happening::Ready(_), Happening::Joined(_)]), "{first:?}");
+    // Something happens. A stream in another process has told it, without the index, and whoever heard that has died.
+    house.script.says("mid", "c 3", "end", false);
+    house.script.says("list 1", "c 3", "list 2", false);
+    let heard = told(&mut house.watcher(&feed, Start::After(place)).await).await;
+    let [Happening::Ready(_), Happening::Event(entry)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((entry.logged, entry.change().unwrap().basis), (false, Basis::Inferred), "the log tells it otherwise");
+}
+
+#[tokio::test]
+async fn a_place_behind_which_some_was_told_is_good_in_its_own_log_alone_and_also_at_the_beginning_of_that() {
+    let house = House::new().await;
+    let (feed, mut poller) = standing(&house).await;
+    let beginning = house.watcher(&feed, Start::Now).await.point();
+    house.script.says("list 1", "d 4, -a, x/ 1, x/b 2", "c 1", false);
+    news(&feed, &mut poller).await;
+    let heard = told(&mut house.watcher(&feed, Start::After(beginning.clone())).await).await;
+    let sequences = heard.iter().map(|one| one.point().sequence).collect::<Vec<_>>();
+    assert_eq!(sequences, [0, 1, 2, 3], "ready, two changes, the end");
+    let is_move = |one: &Happening| matches!(one, Happening::Event(entry) if entry.folder().is_some());
+    let moved = heard.iter().find(|one| is_move(one)).expect("a move").point();
+    // The folder itself was told, and the rest was not.
+    let others = (1..=2).filter(|number| *number != moved.sequence).map(|number| (number, number)).collect();
+    let ahead = ResumePoint { within: Some(0), ..moved.clone() }.told_but(others);
+    let place = beginning.clone().with_ahead(&ahead);
+    let expand = Options { expand: true, ..Options::default() };
+    let mut again = Watcher::begin(feed.clone(), 1, Start::After(place.clone()), expand).await.unwrap();
+    let events = told(&mut again).await;
+    let paths = events.iter().filter_map(|one| match one {
+        Happening::Event(entry) => {
+            assert!(entry.logged);
+            entry.change().map(path_of)
+        }
+        _ => None,
+    });
+    let mut paths: Vec<_> = paths.collect();
+    paths.sort();
+    assert_eq!(paths, ["/W/d", "/W/x/b"]);
+    // The log of a store that was put back to an earlier state goes on with other entries.
+    for lost in [Ahead { until: 90, ..ahead.clone() }, Ahead { mark: ahead.mark ^ 1, ..ahead.clone() }] {
+        let place = beginning.clone().with_ahead(&lost);
+        assert!(!feed.holds(&place).await.unwrap(), "{lost:?}");
+        assert!(is_replaced(&told(&mut house.watcher(&feed, Start::After(place)).await).await), "{lost:?}");
+    }
+    assert!(feed.holds(&place).await.unwrap());
 }

@@ -14,6 +14,7 @@ use super::truth::{entry, page};
 use crate::{
     clock::ManualClock,
     credentials::Ending,
+    dropbox::Underway,
     events::{
         ChangeKind, Happening, Hub, News, OnReset, Options, Page, Parts, ResumePoint, Resync, Scope, Start, Upstream,
         Watcher,
@@ -81,7 +82,7 @@ impl Upstream for Script {
         async move { Ok("now".into()) }.boxed()
     }
 
-    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration, _: Arc<Underway>) -> BoxFuture<'a, Result<News>> {
         std::future::pending().boxed()
     }
 
@@ -271,7 +272,7 @@ async fn what_was_told_of_one_account_is_nothing_to_another_that_the_parameter_i
     house.script.says("now", "", "now b", false);
     work(&feed_b, &mut poller_b).await;
     let mut watcher = house.watcher(&feed_b, Start::Now).await;
-    assert!(matches!(told(&mut watcher).await.as_slice(), [Happening::Ready(_)]));
+    assert!(matches!(told(&mut watcher).await.as_slice(), [Happening::Ready(_), ..]));
 }
 
 #[tokio::test]
@@ -367,13 +368,16 @@ async fn a_place_inside_a_page_of_dropbox_leads_on_unless_what_came_before_it_ha
         let mut again = house.watcher(&feed, Start::After(place.clone())).await;
         assert_eq!(paths(told(&mut again).await), all[at + 1..], "behind {at}");
     }
-    // Elsewhere, and later: what was told first is another file now.
-    let other = House::new().await;
-    let (feed, mut poller) = other.feed(scope()).await;
-    work(&feed, &mut poller).await;
-    other.script.says("old", "b 2, -c, d 4, a 9", "old 2", false);
-    let mut again = other.watcher(&feed, Start::After(places[1].clone())).await;
-    assert_eq!(paths(told(&mut again).await).len(), 4, "all of it again");
+    // Elsewhere, and later: what was told first is another file now; or it is the same, and what is behind it is not, so that it
+    // may have been there in between. Where nothing has changed the place is good, whatever Dropbox calls the one behind it.
+    for (at, page, left) in [(1, "b 2, -c, d 4, a 9", 4), (2, "a 1, b 2, -c, d 5", 4), (2, "a 1, b 2, -c, d 4", 1)] {
+        let other = House::new().await;
+        let (feed, mut poller) = other.feed(scope()).await;
+        work(&feed, &mut poller).await;
+        other.script.says("old", page, "old 2", false);
+        let mut again = other.watcher(&feed, Start::After(places[at].clone())).await;
+        assert_eq!(paths(told(&mut again).await).len(), left, "{page}");
+    }
 }
 
 #[tokio::test]
@@ -525,7 +529,7 @@ async fn what_a_newer_version_wrote_is_passed_over_kept_or_left_to_it() {
 }
 
 /// A folder `a` with `b` in it, of which an index stands.
-async fn standing(house: &House) -> (Arc<Feed>, Poller) {
+pub(super) async fn standing(house: &House) -> (Arc<Feed>, Poller) {
     house.script.says("list", "a/ 1, a/b 2", "list 1", false);
     let (feed, mut poller) = house.feed(scope()).await;
     work(&feed, &mut poller).await;
@@ -544,8 +548,10 @@ async fn whoever_may_have_been_told_a_move_without_the_deletions_behind_it_goes_
     let (feed, mut poller) = standing(&house).await;
     let at_start = house.watcher(&feed, Start::Now).await.point();
     let mut first = house.watcher(&feed, Start::Snapshot).await;
-    let beside: Vec<_> = told(&mut first).await.iter().map(|one| one.point().clone()).collect();
-    assert_eq!(beside.len(), 3, "items, the end of them, ready");
+    let mut beside: Vec<_> = told(&mut first).await.iter().map(|one| one.point().clone()).collect();
+    assert_eq!(beside.len(), 4, "items, the end of them, ready, where it met the log");
+    let met = beside.pop().expect("the last");
+    assert_eq!((met.sequence, met.mark), (at_start.sequence, at_start.mark));
     // `b` is deleted, then `a` is moved to `x`: the index has `b` in it until the drain is over.
     house.script.says("list 1", "-a, -a/b, x/ 1", "c 1", true);
     house.script.says("c 1", "d 4", "c 2", false);
@@ -574,9 +580,17 @@ async fn whoever_may_have_been_told_a_move_without_the_deletions_behind_it_goes_
         assert!(begins_anew(&house, &feed, place).await, "{place:?}");
     }
     // The log goes on from every place of its own.
-    for (place, left) in [(&at_start, 4), (&moved, 3), (&end, 0)] {
+    for (place, left) in [(&at_start, 4), (&met, 4), (&moved, 3), (&end, 0)] {
         let mut watcher = house.watcher(&feed, Start::After(place.clone())).await;
         assert_eq!(told(&mut watcher).await.len(), left + 1, "{place:?}");
+    }
+    // Where Dropbox's own words are wanted as well.
+    let raw = scope().raw(true);
+    let (of_raw, _raw_poller) = house.feed(raw.clone()).await;
+    for (place, anew) in [(&beside[2], true), (&at_start, true), (&end, false)] {
+        let token = place.seal(house.store.keys(), &scope()).unwrap();
+        let place = ResumePoint::unseal(house.store.keys(), &raw, &token).unwrap();
+        assert_eq!(of_raw.is_delicate(&place).await.unwrap(), Some(anew), "{place:?}");
     }
     // A place that was given behind it, and one of which nobody knows when it was.
     let behind = ResumePoint::beside("c 2".into(), feed.state().head);
@@ -608,7 +622,7 @@ async fn whoever_may_have_been_told_a_move_without_the_deletions_behind_it_goes_
     assert!(refused.message().contains("log"), "{refused}");
     // Nobody watches for long: what is known of its tokens outlives the scope.
     house.clock.advance(SCOPE_KEPT + Duration::from_secs(1)).await;
-    assert_eq!(house.store.sweep_events().await.unwrap().scopes, 1);
+    assert_eq!(house.store.sweep_events().await.unwrap().scopes, 2);
     drop((feed, poller));
     let (feed, _poller) = house.feed(scope()).await;
     assert!(begins_anew(&house, &feed, &at_start).await && begins_anew(&house, &feed, &beside[2]).await);
@@ -648,4 +662,31 @@ async fn a_watcher_in_the_midst_of_a_folder_that_the_log_has_swept_begins_anew()
     let again = Start::After(folder.point().clone());
     let mut again = Watcher::begin(feed.clone(), 1, again, expand).await.unwrap();
     assert!(is_replaced(&told(&mut again).await));
+}
+
+#[tokio::test]
+async fn what_a_folder_takes_along_into_a_new_one_gives_way_to_what_now_stands_there() {
+    let house = House::new().await;
+    let (feed, mut poller) = standing(&house).await;
+    let mut watcher = house.watcher(&feed, Start::Now).await;
+    told(&mut watcher).await;
+    // In one page, and nothing was where it goes: `a` moves into the new `c`, and a folder stands where its file `b` was.
+    house.script.says("list 1", "-a, c/ 7, c/x/ 1, c/x/b/ 8", "c 1", false);
+    news(&feed, &mut poller).await;
+    let heard = told(&mut watcher).await;
+    let kinds: Vec<_> = heard
+        .iter()
+        .filter_map(|one| match one {
+            Happening::Event(entry) => entry.change().map(|change| (change.kind, super::truth::path_of(change))),
+            _ => None,
+        })
+        .collect();
+    let of = |kind, path: &str| (kind, path.to_owned());
+    let expected = [
+        of(ChangeKind::Created, "/W/c"),
+        of(ChangeKind::Moved, "/W/c/x"),
+        of(ChangeKind::Deleted, "/W/c/x/b"),
+        of(ChangeKind::Created, "/W/c/x/b"),
+    ];
+    assert_eq!(kinds, expected, "{heard:?}");
 }

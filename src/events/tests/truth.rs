@@ -248,7 +248,7 @@ impl Mirror {
                 self.remove(&path);
             }
             ChangeKind::Moved => {
-                let from = below(&change.previous_path.as_ref().unwrap().to_lowercase());
+                let from = below(&dbxcase::dbx_str_lowercase(change.previous_path.as_ref().unwrap()));
                 assert_eq!(self.nodes.get(&from).map(|there| there.id.clone()), Some(node().id), "{change:?}");
                 // A rename of case alone has one place.
                 assert!(from == path || !self.nodes.contains_key(&path), "something stood there: {change:?}");

@@ -5,16 +5,19 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Semaphore;
 
-use super::truth::page;
+use super::{
+    steps::{House, scope},
+    truth::page,
+};
 use crate::{
-    clock::ManualClock,
     credentials::Ending,
+    dropbox::Underway,
     events::{
         News, Page, Scope, Upstream,
         feed::Feed,
@@ -22,8 +25,6 @@ use crate::{
     },
     fault::Result,
     limits::EVENT_NOW_AGE,
-    seal::KeyRing,
-    store::{ParameterId, Store},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,7 +57,7 @@ impl Upstream for Slow {
         async move { Ok("now".into()) }.boxed()
     }
 
-    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration) -> BoxFuture<'a, Result<News>> {
+    fn longpoll<'a>(&'a self, _: &'a Scope, _: &'a str, _: Duration, _: Arc<Underway>) -> BoxFuture<'a, Result<News>> {
         std::future::pending().boxed()
     }
 
@@ -75,20 +76,8 @@ impl Upstream for Slow {
 }
 
 /// A folder whose log is up to date.
-async fn followed() -> (Arc<Slow>, Arc<Feed>, ManualClock) {
-    let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-    let store = Store::open("sqlite::memory:", Arc::new(KeyRing::ephemeral()), Arc::new(clock.clone())).await.unwrap();
-    let scope = Scope {
-        parameter: ParameterId::new("docs").unwrap(),
-        uid: "uid".into(),
-        account: "dbid:A".into(),
-        linked: "dbid:A".into(),
-        act_as: None,
-        root: None,
-        path: "/W".into(),
-        recursive: true,
-        raw: false,
-    };
+async fn followed() -> (Arc<Slow>, Arc<Feed>, House) {
+    let house = House::new().await;
     let slow = Slow {
         pages: Semaphore::new(1),
         revisions: Semaphore::new(0),
@@ -96,12 +85,12 @@ async fn followed() -> (Arc<Slow>, Arc<Feed>, ManualClock) {
         looked_up: AtomicUsize::new(0),
     };
     let slow = Arc::new(slow);
-    let feed = Feed::alone(&scope, &store, slow.clone());
+    let feed = Feed::alone(&scope(), &house.store, slow.clone());
     let mut poller = Poller::open(feed.clone()).await.unwrap();
     assert!(poller.lease().await.unwrap());
     while poller.step().await.unwrap() != Step::Idle {}
     feed.set_hot(poller.looked_at);
-    (slow, feed, clock)
+    (slow, feed, house)
 }
 
 async fn until(count: &AtomicUsize, least: usize) {
@@ -115,15 +104,15 @@ async fn until(count: &AtomicUsize, least: usize) {
 
 #[tokio::test]
 async fn whoever_polls_does_not_wait_while_a_watchers_page_is_looked_up_file_by_file() {
-    let (slow, feed, _) = followed().await;
+    let (slow, feed, _house) = followed().await;
     let behind = feed.clone();
-    let drained = tokio::spawn(async move { behind.drain("old".into(), false).await });
+    let drained = tokio::spawn(async move { behind.drain("old".into()).await });
     until(&slow.looked_up, 1).await;
     let turn = tokio::time::timeout(PATIENCE, feed.turn()).await;
     drop(turn.expect("the one who polls may ask"));
     // And who wants the same page waits for the one that is made.
     let (behind, asked) = (feed.clone(), slow.asked.load(Ordering::Relaxed));
-    let same = tokio::spawn(async move { behind.drain("old".into(), false).await });
+    let same = tokio::spawn(async move { behind.drain("old".into()).await });
     tokio::task::yield_now().await;
     slow.revisions.add_permits(1);
     let (one, other) = (drained.await.unwrap().unwrap(), same.await.unwrap().unwrap());
@@ -133,11 +122,15 @@ async fn whoever_polls_does_not_wait_while_a_watchers_page_is_looked_up_file_by_
 
 #[tokio::test]
 async fn those_who_ask_for_now_at_once_are_answered_by_one_question_and_a_later_one_by_another() {
-    let (slow, feed, clock) = followed().await;
+    let (slow, feed, house) = followed().await;
     let begun = slow.asked.load(Ordering::Relaxed);
     assert_eq!(feed.now().await.unwrap(), feed.now().await.unwrap());
     assert_eq!(slow.asked.load(Ordering::Relaxed), begun, "it was asked just now");
-    clock.advance(EVENT_NOW_AGE * 2).await;
+    // Also while a longpoll is out: it may never be answered.
+    let longpoll = Arc::<Underway>::default();
+    longpoll.leave();
+    feed.set_longpoll(Some(longpoll));
+    house.clock.advance(EVENT_NOW_AGE * 2).await;
     let page = slow.pages.acquire().await.unwrap();
     let ask = || {
         let feed = feed.clone();
@@ -146,6 +139,7 @@ async fn those_who_ask_for_now_at_once_are_answered_by_one_question_and_a_later_
     // The first one is at it; the others came later, and share the next question.
     let first = ask();
     until(&slow.asked, begun + 1).await;
+    house.clock.advance(Duration::from_millis(1)).await;
     let others: Vec<_> = (0..50).map(|_| ask()).collect();
     for _ in 0..200 {
         tokio::task::yield_now().await;
@@ -157,4 +151,6 @@ async fn those_who_ask_for_now_at_once_are_answered_by_one_question_and_a_later_
     }
     assert_eq!(slow.asked.load(Ordering::Relaxed), begun + 2);
     assert!(feed.holds(&end).await.unwrap(), "a place in the log");
+    assert_eq!(feed.now().await.unwrap(), end);
+    assert_eq!(slow.asked.load(Ordering::Relaxed), begun + 2, "and it was asked just now again");
 }

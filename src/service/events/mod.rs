@@ -31,9 +31,12 @@ use crate::{
         path::ItemPath,
     },
     events::{CheckpointName, Happening, Hub, OnReset, Options, Poll, Resync, Scope, Start},
-    fair::Fair,
+    fair::{Fair, Held},
     fault::{Fault, Reason, Result},
-    limits::{ANSWER_BYTES_MAX, DRAINING_RETRY, PULL_LOOK_EVERY, PULL_LOOK_MAX, WATCH_END_AHEAD, WATCHES_OPENING_MAX},
+    limits::{
+        ANSWER_BYTES_MAX, DRAINING_RETRY, EVENT_FOLLOW, PULL_LOOK_EVERY, PULL_LOOK_MAX, WATCH_END_AHEAD,
+        WATCH_PATH_MAX, WATCHES_OPENING_MAX,
+    },
     telemetry::WATCH_DELIVERED,
 };
 
@@ -74,17 +77,33 @@ impl Events {
                 .fact("limit", "max_watches")
                 .retry_after(DRAINING_RETRY)
         })?;
-        let tenant = self.door.tenant(&call, &request.application_parameter_id);
         let _turn = tokio::select! {
             biased;
             () = self.draining.cancelled() => {
                 let fault = Fault::new(Reason::ServerDraining, "this server is going down; call again elsewhere");
                 return Err(fault.retry_after(DRAINING_RETRY));
             }
-            turn = self.openings.take(&tenant, 1) => turn,
+            turn = self.turn(&call, &request.application_parameter_id) => turn?,
         };
         // Made when its turn has come: ten thousand that wait hold their requests, and not what it takes to open a watch.
         Box::pin(self.open_watch(call, request, plan, place)).await
+    }
+
+    /// A turn to open a watch, of those of its parameter. Of one that nobody has used yet it is not known whether it is the
+    /// caller's: it is read with a turn of all such, among whom nobody waits for Dropbox.
+    async fn turn(&self, call: &Call, parameter: &str) -> Result<Held> {
+        let known = self.door.tenant(call, parameter);
+        let turn = self.openings.take(&known, 1).await;
+        if !known.is_empty() {
+            return Ok(turn);
+        }
+        let read = Box::pin(self.door.tenant_read(call, parameter)).await?;
+        if read.is_empty() {
+            // It is about to be refused.
+            return Ok(turn);
+        }
+        drop(turn);
+        Ok(self.openings.take(&read, 1).await)
     }
 
     async fn open_watch(
@@ -106,7 +125,8 @@ impl Events {
         });
         let (site, watcher) = begun.await?;
         let taste = Taste { base: watcher.scope().path.clone(), ..wants.clone() };
-        Ok(Box::new(Watch::new(self, call, site.audience(), watcher, taste, &plan, place)))
+        let watch = Watch::new(self, call, site.audience(), watcher, taste, &plan, place);
+        Ok(Box::new(watch.settling(plan.settle).await?))
     }
 
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {
@@ -150,6 +170,8 @@ impl Events {
                         token = self.hub.seal(&scope, &watcher.point())?;
                         break;
                     }
+                    // A watcher that has caught up says nothing of it; one that has not asks by itself.
+                    let look = if watcher.is_caught_up() { PULL_LOOK_EVERY } else { EVENT_FOLLOW };
                     let happening = tokio::select! {
                         biased;
                         () = self.draining.cancelled() => break,
@@ -160,8 +182,7 @@ impl Events {
                             continue;
                         }
                         () = &mut waited => break,
-                        // A watcher that has caught up says nothing: it is looked at again.
-                        () = tokio::time::sleep(PULL_LOOK_EVERY) => continue,
+                        () = tokio::time::sleep(look) => continue,
                     };
                     if let Happening::CursorReset { resync: Resync::Snapshot, .. } | Happening::Snapshot { .. } =
                         happening
@@ -183,7 +204,10 @@ impl Events {
                         self.count(change.change_type());
                         answer.put(change);
                     }
-                    token = self.token(&scope, &happening)?;
+                    token = match watcher.with_ahead(happening.point()) {
+                        Some(point) => self.hub.seal(&scope, &point)?,
+                        None => self.token(&scope, &happening)?,
+                    };
                 }
                 Ok(api::PullEventsResponse { changes: answer.taken, resume_token: token.to_string(), more })
             })
@@ -265,6 +289,14 @@ impl Events {
 
 async fn scope_at(site: &Site, path: &ItemPath, recursive: bool) -> Result<Scope> {
     let folder = site.place(path).await?;
+    if folder.len() > WATCH_PATH_MAX {
+        let text = format!(
+            "a watched folder's path has at most {WATCH_PATH_MAX} bytes, for it is in every token, and this one has {}; watch a \
+             folder above it, with a filter",
+            folder.len()
+        );
+        return Err(Fault::field("path", "TOO_LONG", text));
+    }
     Ok(Scope::of(site.parameters(), site.act_as(), site.root(), &folder).recursive(recursive))
 }
 

@@ -1,13 +1,39 @@
 //! Events that wait until their path has been quiet: of a path that changes again and again only the sum is told. What waits
 //! stands in the order it came, and nothing is told before what it builds upon: whoever applies what is told has at each
-//! event what was there without settling, and the same in the end. Pure.
+//! event what was there without settling, and the same in the end. A place names what waits, so that whoever comes back is told
+//! that and no other. Pure.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
+use super::told::Sides;
 use crate::{
     api::v1::{self as api, EventType},
-    limits::SETTLE_PATHS_MAX,
+    events::ResumePoint,
+    limits::{SETTLE_PATHS_MAX, SETTLE_RUNS_MAX, SETTLE_SPANS_MAX},
 };
+
+/// An event that comes.
+#[derive(Debug, Clone)]
+pub(super) struct Coming {
+    pub change: api::ChangeEvent,
+    /// Epoch and number in the log.
+    pub number: (i64, i64),
+    /// The place before it.
+    pub before: ResumePoint,
+    /// It waits for nothing but what it builds upon; it is told of a folder that is told one by one.
+    pub is_urgent: bool,
+    /// What of it a filter lets through.
+    pub sides: Sides,
+}
+
+/// An event that is told.
+#[derive(Debug)]
+pub(super) struct Going {
+    pub change: api::ChangeEvent,
+    pub is_urgent: bool,
+    /// Of the item before all that this sums up, and behind it.
+    pub sides: Sides,
+}
 
 /// An event that waits.
 #[derive(Debug, Clone)]
@@ -16,12 +42,21 @@ struct Waiting {
     path: String,
     /// Of a move: where it was.
     from: Option<String>,
-    /// The token before the first event of its path.
-    before: Arc<str>,
+    /// The place before the first event of its path.
+    before: ResumePoint,
+    /// Numbers of the first event of its path, of the one that makes it what it is, and of the last.
+    parts: [i64; 3],
+    /// The first was there when the watch began.
+    is_known: bool,
     /// Counts from the first event of its path.
     arrived: u64,
-    /// By steady time.
+    /// By steady time: when its path is quiet, and when it has waited for long enough all the same.
     due: Duration,
+    at_last: Duration,
+    /// It is told next, in its turn.
+    goes: bool,
+    is_urgent: bool,
+    sides: Sides,
 }
 
 impl Waiting {
@@ -31,6 +66,11 @@ impl Waiting {
 
     fn concerns(&self, path: &str) -> bool {
         self.paths().any(|own| own == path || lies_under(own, path) || lies_under(path, own))
+    }
+
+    /// A stream before this one may have told it.
+    fn may_be_told(&self) -> bool {
+        self.is_known && self.sides.is
     }
 
     fn lies_under(&self, folder: &str) -> bool {
@@ -49,31 +89,57 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) struct Settling {
     span: Duration,
+    /// Epoch and number of the newest entry that was there when the watch began: whoever watches may have been told of it by a
+    /// stream before, and have kept no token since.
+    known: (i64, i64),
     waiting: Vec<Waiting>,
     arrived: u64,
 }
 
 impl Settling {
-    pub fn new(span: Duration) -> Settling {
-        Settling { span, waiting: Vec::new(), arrived: 0 }
+    pub fn new(span: Duration, known: (i64, i64)) -> Settling {
+        Settling { span, known, waiting: Vec::new(), arrived: 0 }
     }
 
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Adds an event, joined with what waits at its path. Gives what must be told at once: the oldest where there is no room.
-    pub fn take(&mut self, change: api::ChangeEvent, before: Arc<str>, now: Duration) -> Vec<api::ChangeEvent> {
+    /// Something waits at this path, or at the one it was moved from.
+    pub fn has(&self, change: &api::ChangeEvent) -> bool {
+        let path = change.item.as_ref().map_or("", |item| &item.path_lower);
+        let from = dbxcase::dbx_str_lowercase(&change.previous_path);
+        self.waiting.iter().any(|at| at.path == path || at.path == from)
+    }
+
+    /// Adds an event, joined with what waits at its path. Where there is no room the oldest goes.
+    pub fn take(&mut self, coming: Coming, now: Duration) {
         self.arrived += 1;
+        let Coming { change, number: (epoch, sequence), before, is_urgent, sides } = coming;
+        let is_known = epoch == self.known.0 && sequence <= self.known.1;
         let path = change.item.as_ref().map_or("", |item| &item.path_lower).to_owned();
-        let from = (!change.previous_path.is_empty()).then(|| change.previous_path.to_lowercase());
-        let new = Waiting { change, path, from, before, arrived: self.arrived, due: now + self.span };
-        let Some(new) = self.join(new) else { return Vec::new() };
-        self.waiting.push(new);
-        if self.waiting.len() > SETTLE_PATHS_MAX {
-            return vec![self.waiting.remove(0).change];
+        let from = (!change.previous_path.is_empty()).then(|| dbxcase::dbx_str_lowercase(&change.previous_path));
+        let due = if is_urgent { now } else { now + self.span };
+        let (parts, arrived, at_last) = ([sequence; 3], self.arrived, now + self.span * SETTLE_SPANS_MAX);
+        let goes = false;
+        let new =
+            Waiting { change, path, from, before, parts, is_known, arrived, due, at_last, goes, is_urgent, sides };
+        if let Some(new) = self.join(new) {
+            self.waiting.push(new);
         }
-        Vec::new()
+        while self.is_full()
+            && let Some(oldest) = self.waiting.iter_mut().find(|at| !at.goes)
+        {
+            oldest.goes = true;
+        }
+    }
+
+    /// There is more than memory or a token has room for.
+    fn is_full(&self) -> bool {
+        let stay = self.waiting.iter().filter(|at| !at.goes);
+        let count = stay.clone().count();
+        // A path brings three runs at most.
+        count > SETTLE_PATHS_MAX || (3 * count > SETTLE_RUNS_MAX && runs(stay).len() > SETTLE_RUNS_MAX)
     }
 
     /// Joins an event with the last one that waits at its path, if both are one story; gives back what is to wait itself.
@@ -82,6 +148,14 @@ impl Settling {
         let since = &self.waiting[at + 1..];
         let old = &self.waiting[at];
         match (old.change.change_type(), new.change.change_type()) {
+            // What is moved is told with the content it had or has, and other content by an event of its own behind it, when
+            // both are quiet: a copy that renames upon the move has to read it anew.
+            (EventType::Moved, EventType::Updated | EventType::Upserted) if is_same_item(&old.change, &new.change) => {
+                let moved = &mut self.waiting[at];
+                (new.due, new.at_last) = (new.due.min(moved.at_last), moved.at_last);
+                moved.due = new.due;
+                Some(new)
+            }
             // It is as it is now, whatever lies beneath it; it is told where the first of its events stood.
             (known, EventType::Updated | EventType::MetadataChanged | EventType::Upserted)
                 if known != EventType::Deleted
@@ -89,14 +163,24 @@ impl Settling {
                     && !since.iter().any(|later| later.parts(&new.path)) =>
             {
                 let old = &mut self.waiting[at];
-                new.change.change_type = joined(known, new.change.change_type()).into();
+                let sum = joined(known, new.change.change_type());
+                let [first, makes, last] = old.parts;
+                // One that is not wanted for itself is not waited for: who comes back without settling hears of the one before it.
+                let last = if new.sides.any() { new.parts[0] } else { last };
+                old.parts = [first, if sum == known { makes } else { new.parts[0] }, last];
+                old.sides.was |= old.may_be_told();
+                new.change.change_type = sum.into();
                 if known == EventType::Moved {
                     new.change.previous_path.clone_from(&old.change.previous_path);
                 }
                 new.change.previous_rev.clone_from(&old.change.previous_rev);
-                (old.change, old.due) = (new.change, new.due);
+                new.change.event_id = sum_of(&old.change, &new.change);
+                (old.change, old.due, old.sides.is) = (new.change, new.due.min(old.at_last), new.sides.is);
+                self.delay_move(at);
                 None
             }
+            // Somebody may have been told of the first, or is told of what it held: it is told of both.
+            (EventType::Created, EventType::Deleted) if old.is_known || new.is_urgent => Some(new),
             // It came and went, with all that came in it: nobody needs to know.
             (EventType::Created, EventType::Deleted)
                 if old.change.basis() != api::EventBasis::Inferred
@@ -111,7 +195,11 @@ impl Settling {
                 if known != EventType::Moved && !since.iter().any(|later| later.concerns(&new.path)) =>
             {
                 let old = self.waiting.remove(at);
-                (new.before, new.arrived) = (old.before, old.arrived);
+                let [first, ..] = old.parts;
+                new.sides.was = old.sides.was || old.may_be_told();
+                (new.before, new.arrived, new.parts[0], new.is_known) = (old.before, old.arrived, first, old.is_known);
+                (new.due, new.at_last) = (new.due.min(old.at_last), old.at_last);
+                new.change.event_id = sum_of(&old.change, &new.change);
                 if known != EventType::Deleted {
                     new.change.previous_rev.clone_from(&old.change.previous_rev);
                 }
@@ -121,44 +209,80 @@ impl Settling {
         }
     }
 
-    /// What has been quiet for long enough, behind what that builds upon.
-    pub fn due(&mut self, now: Duration) -> Vec<api::ChangeEvent> {
+    /// The move whose content this tells is told when this is.
+    fn delay_move(&mut self, at: usize) {
+        let (before, behind) = self.waiting.split_at_mut(at);
+        let Some(content) = behind.first() else { return };
+        if let Some(last) = before.iter_mut().rfind(|earlier| earlier.path == content.path)
+            && last.change.change_type() == EventType::Moved
+            && is_same_item(&last.change, &content.change)
+        {
+            last.due = content.due.min(last.at_last);
+        }
+    }
+
+    /// What has been quiet for long enough goes, and what that builds upon before it.
+    pub fn look(&mut self, now: Duration) {
         if self.next_due().is_none_or(|due| due > now) {
-            return Vec::new();
+            return;
         }
         let (mut paths, mut above) = (HashSet::new(), HashSet::new());
-        let mut goes = vec![false; self.waiting.len()];
-        for (at, waiting) in self.waiting.iter().enumerate().rev() {
+        for waiting in self.waiting.iter_mut().rev() {
             let is_needed = |path: &str| {
                 paths.contains(path) || above.contains(path) || folders_of(path).any(|folder| paths.contains(folder))
             };
-            if waiting.due <= now || waiting.paths().any(is_needed) {
-                goes[at] = true;
+            waiting.goes |= waiting.due <= now || waiting.paths().any(is_needed);
+            if waiting.goes {
                 for path in waiting.paths() {
                     above.extend(folders_of(path).map(str::to_owned));
                     paths.insert(path.to_owned());
                 }
             }
         }
-        let mut goes = goes.into_iter();
-        let (go, stay): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|_| goes.next().unwrap_or_default());
-        self.waiting = stay;
-        go.into_iter().map(|at| at.change).collect()
     }
 
-    /// Everything, before its time.
-    pub fn all(&mut self) -> Vec<api::ChangeEvent> {
-        self.waiting.drain(..).map(|at| at.change).collect()
+    /// Everything goes, before its time.
+    pub fn hurry(&mut self) {
+        self.waiting.iter_mut().for_each(|at| at.goes = true);
+    }
+
+    /// The next that goes.
+    pub fn next(&mut self) -> Option<Going> {
+        let at = self.waiting.iter().position(|at| at.goes)?;
+        let Waiting { change, is_urgent, sides, .. } = self.waiting.remove(at);
+        Some(Going { change, is_urgent, sides })
     }
 
     pub fn next_due(&self) -> Option<Duration> {
         self.waiting.iter().map(|at| at.due).min()
     }
 
-    /// The token behind which everything that waits comes again: before the one that has been here longest.
-    pub fn floor(&self) -> Option<Arc<str>> {
-        self.waiting.iter().min_by_key(|at| at.arrived).map(|at| at.before.clone())
+    /// A place from which all that waits is told and nothing else up to `here`; `None`: nothing waits.
+    pub fn floor(&self, here: &ResumePoint) -> Option<ResumePoint> {
+        let oldest = self.waiting.iter().min_by_key(|at| at.arrived)?;
+        let told = here.told_but(runs(self.waiting.iter()));
+        Some(oldest.before.clone().with_ahead(&told))
     }
+}
+
+/// Numbers of what waits: first and last of each run.
+fn runs<'a>(waiting: impl Iterator<Item = &'a Waiting>) -> Vec<(i64, i64)> {
+    let mut numbers: Vec<i64> = waiting.flat_map(|at| at.parts).collect();
+    numbers.sort_unstable();
+    let mut runs: Vec<(i64, i64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if number <= *last + 1 => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    runs
+}
+
+/// `first~last`: a sum that is made again of the same events has the same id, and no event of the log has it.
+fn sum_of(old: &api::ChangeEvent, new: &api::ChangeEvent) -> String {
+    let first = old.event_id.split('~').next().unwrap_or_default();
+    format!("{first}~{}", new.event_id)
 }
 
 fn lies_under(path: &str, folder: &str) -> bool {
@@ -189,258 +313,5 @@ fn joined(old: EventType, new: EventType) -> EventType {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-
-    use super::*;
-
-    const SPAN: Duration = Duration::from_secs(5);
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn event(change_type: EventType, kind: api::ItemKind, path: &str) -> api::ChangeEvent {
-        let item = api::Item { path_lower: path.into(), ..Default::default() };
-        api::ChangeEvent {
-            change_type: change_type.into(),
-            item_kind: kind.into(),
-            item: Some(item),
-            basis: api::EventBasis::Index.into(),
-            ..Default::default()
-        }
-    }
-
-    fn file(change_type: EventType, path: &str) -> api::ChangeEvent {
-        event(change_type, api::ItemKind::File, path)
-    }
-
-    fn folder(change_type: EventType, path: &str) -> api::ChangeEvent {
-        event(change_type, api::ItemKind::Folder, path)
-    }
-
-    fn moved(from: &str, path: &str) -> api::ChangeEvent {
-        api::ChangeEvent { previous_path: from.into(), ..file(EventType::Moved, path) }
-    }
-
-    fn told(changes: Vec<api::ChangeEvent>) -> Vec<(EventType, String)> {
-        changes.into_iter().map(|one| (one.change_type(), one.item.unwrap().path_lower)).collect()
-    }
-
-    fn taken(settling: &mut Settling, seconds: u64, change: api::ChangeEvent) {
-        assert!(settling.take(change, format!("t{seconds}").into(), at(seconds)).is_empty());
-    }
-
-    #[test]
-    fn a_path_that_goes_on_changing_is_told_once_when_it_has_been_quiet() {
-        let mut settling = Settling::new(SPAN);
-        taken(&mut settling, 0, file(EventType::Created, "/a"));
-        taken(&mut settling, 1, file(EventType::Created, "/b"));
-        taken(&mut settling, 4, file(EventType::Updated, "/a"));
-        assert_eq!(settling.next_due(), Some(at(6)));
-        assert_eq!(told(settling.due(at(6))), [(EventType::Created, "/b".into())]);
-        assert_eq!(settling.floor().as_deref(), Some("t0"), "the first event of /a is not told yet");
-        assert_eq!(told(settling.due(at(9))), [(EventType::Created, "/a".into())]);
-        assert!(settling.is_empty() && settling.floor().is_none());
-    }
-
-    #[test]
-    fn what_came_and_went_is_nothing_and_what_was_replaced_is_two_things() {
-        let mut settling = Settling::new(SPAN);
-        taken(&mut settling, 0, folder(EventType::Created, "/a"));
-        taken(&mut settling, 1, file(EventType::Created, "/a/b"));
-        taken(&mut settling, 1, folder(EventType::Deleted, "/a"));
-        assert!(settling.is_empty());
-        taken(&mut settling, 2, file(EventType::Deleted, "/b"));
-        taken(&mut settling, 3, file(EventType::Created, "/b"));
-        assert_eq!(told(settling.due(at(7))), [(EventType::Deleted, "/b".into())]);
-        assert_eq!(settling.floor().as_deref(), Some("t3"));
-        // What is only guessed to be new may have been there.
-        let guessed = api::ChangeEvent { basis: api::EventBasis::Inferred.into(), ..folder(EventType::Created, "/c") };
-        taken(&mut settling, 9, guessed);
-        taken(&mut settling, 9, folder(EventType::Deleted, "/c"));
-        assert_eq!(told(settling.all()), [(EventType::Created, "/b".into()), (EventType::Deleted, "/c".into())]);
-    }
-
-    #[test]
-    fn nothing_is_overtaken_by_what_moves_it_or_takes_it_away() {
-        let mut settling = Settling::new(SPAN);
-        taken(&mut settling, 0, file(EventType::Updated, "/in/a"));
-        taken(&mut settling, 1, folder(EventType::Deleted, "/in"));
-        taken(&mut settling, 4, file(EventType::Updated, "/other"));
-        taken(&mut settling, 5, moved("/OTHER", "/in"));
-        assert_eq!(told(settling.due(at(5))), [(EventType::Updated, "/in/a".into())]);
-        assert_eq!(told(settling.due(at(6))), [(EventType::Deleted, "/in".into())]);
-        assert_eq!(
-            told(settling.due(at(10))),
-            [(EventType::Updated, "/other".into()), (EventType::Moved, "/in".into())]
-        );
-    }
-
-    #[test]
-    fn a_move_that_is_undone_or_built_upon_is_told_first() {
-        let mut settling = Settling::new(SPAN);
-        taken(&mut settling, 0, moved("/a", "/b"));
-        taken(&mut settling, 1, file(EventType::Deleted, "/b"));
-        assert_eq!(told(settling.all()), [(EventType::Moved, "/b".into()), (EventType::Deleted, "/b".into())]);
-        taken(&mut settling, 0, moved("/a", "/b"));
-        taken(&mut settling, 1, file(EventType::Created, "/a"));
-        taken(&mut settling, 4, file(EventType::Updated, "/b"));
-        assert_eq!(settling.next_due(), Some(at(6)));
-        let due = settling.due(at(6));
-        assert_eq!(due[0].previous_path, "/a");
-        assert_eq!(told(due), [(EventType::Moved, "/b".into()), (EventType::Created, "/a".into())]);
-        taken(&mut settling, 0, folder(EventType::Created, "/d"));
-        taken(&mut settling, 1, file(EventType::Created, "/d/a"));
-        taken(&mut settling, 2, folder(EventType::MetadataChanged, "/d"));
-        assert_eq!(told(settling.due(at(6))), [(EventType::Created, "/d".into()), (EventType::Created, "/d/a".into())]);
-    }
-
-    #[test]
-    fn a_full_house_tells_its_oldest_before_its_time() {
-        let mut settling = Settling::new(SPAN);
-        for index in 0..SETTLE_PATHS_MAX {
-            assert!(settling.take(file(EventType::Created, &format!("/{index}")), "t".into(), at(0)).is_empty());
-        }
-        assert_eq!(told(settling.take(file(EventType::Created, "/x"), "t".into(), at(0)))[0].1, "/0");
-    }
-
-    /// What is there: id, kind and content by path.
-    #[derive(Debug, Default, Clone, PartialEq, Eq)]
-    struct Tree(BTreeMap<String, (u32, bool, u32)>);
-
-    impl Tree {
-        fn beneath(&self, top: &str) -> Vec<String> {
-            self.0.keys().filter(|path| *path == top || lies_under(path, top)).cloned().collect()
-        }
-
-        fn has_room_at(&self, path: &str) -> bool {
-            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            !self.0.contains_key(path)
-                && (folder.is_empty() || self.0.get(folder).is_some_and(|(_, is_folder, _)| *is_folder))
-        }
-
-        /// Believes nothing that cannot be.
-        fn apply(&mut self, change: &api::ChangeEvent) {
-            let item = change.item.as_ref().expect("an item");
-            let path = item.path_lower.clone();
-            let is_folder = change.item_kind() == api::ItemKind::Folder;
-            let (id, content) = match &item.kind {
-                Some(api::item::Kind::File(file)) => (file.id.parse().unwrap(), file.size.try_into().unwrap()),
-                Some(api::item::Kind::Folder(folder)) => (folder.id.parse().unwrap(), 0),
-                _ => (0, 0),
-            };
-            match change.change_type() {
-                EventType::Created => {
-                    assert!(self.has_room_at(&path), "{change:?} in {self:?}");
-                    self.0.insert(path, (id, is_folder, content));
-                }
-                EventType::Updated | EventType::MetadataChanged => {
-                    let there = self.0.get_mut(&path).unwrap_or_else(|| panic!("not there: {change:?}"));
-                    assert_eq!((there.0, there.1), (id, is_folder), "{change:?}");
-                    there.2 = content;
-                }
-                EventType::Deleted => {
-                    assert!(self.0.contains_key(&path), "not there: {change:?}");
-                    self.0.retain(|there, _| *there != path && !lies_under(there, &path));
-                }
-                EventType::Moved => {
-                    assert!(self.has_room_at(&path), "{change:?} in {self:?}");
-                    let from = &change.previous_path;
-                    assert_eq!(self.0.get(from).map(|there| there.0), Some(id), "{change:?}");
-                    for old in self.beneath(from) {
-                        let there = self.0.remove(&old).unwrap();
-                        self.0.insert(format!("{path}{}", &old[from.len()..]), there);
-                    }
-                    self.0.get_mut(&path).unwrap().2 = content;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-
-        /// Something that can happen to it.
-        fn happens(&self, dice: &mut StdRng, ids: &mut u32) -> Option<api::ChangeEvent> {
-            let some = |dice: &mut StdRng| {
-                let paths: Vec<&String> = self.0.keys().collect();
-                (!paths.is_empty()).then(|| paths[dice.random_range(0..paths.len())].clone())
-            };
-            let mut place = match some(dice).filter(|_| dice.random_bool(0.6)) {
-                Some(folder) if folder.matches('/').count() < 3 => folder,
-                _ => String::new(),
-            };
-            place += ["/a", "/b", "/c"][dice.random_range(0..3)];
-            *ids += 1;
-            let shown = |path: &str, (id, is_folder, content): (u32, bool, u32)| {
-                let kind = if is_folder {
-                    api::item::Kind::Folder(api::FolderItem { id: id.to_string(), ..Default::default() })
-                } else {
-                    let size = content.into();
-                    api::item::Kind::File(api::FileItem { id: id.to_string(), size, ..Default::default() })
-                };
-                api::Item { path_lower: path.to_owned(), kind: Some(kind), ..Default::default() }
-            };
-            let of = |change_type: EventType, path: &str, there: (u32, bool, u32)| api::ChangeEvent {
-                change_type: change_type.into(),
-                item_kind: if there.1 { api::ItemKind::Folder } else { api::ItemKind::File }.into(),
-                item: Some(shown(path, there)),
-                basis: api::EventBasis::Index.into(),
-                ..Default::default()
-            };
-            let known = some(dice);
-            let there = known.as_ref().map(|path| self.0[path]);
-            match dice.random_range(0..10) {
-                0..=3 if self.has_room_at(&place) => {
-                    let is_folder = dice.random_bool(0.5);
-                    Some(of(EventType::Created, &place, (*ids, is_folder, if is_folder { 0 } else { *ids })))
-                }
-                4..=5 => match there? {
-                    (id, true, _) => Some(of(EventType::MetadataChanged, &known?, (id, true, 0))),
-                    (id, false, _) => Some(of(EventType::Updated, &known?, (id, false, *ids))),
-                },
-                6 => Some(of(EventType::Deleted, &known?, there?)),
-                7..=9 => {
-                    let from = known.filter(|from| *from != place && !lies_under(&place, from))?;
-                    let moved = of(EventType::Moved, &place, there?);
-                    self.has_room_at(&place).then_some(api::ChangeEvent { previous_path: from, ..moved })
-                }
-                _ => None,
-            }
-        }
-    }
-
-    #[test]
-    fn whoever_applies_what_has_settled_has_what_all_events_give() {
-        let seeds = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse::<u64>().ok()).unwrap_or(100);
-        let (mut all, mut settled) = (0, 0);
-        for seed in 0..seeds * 20 {
-            let mut dice = StdRng::seed_from_u64(seed);
-            let (mut truth, mut mirror, mut ids, mut now) = (Tree::default(), Tree::default(), 0, 0);
-            let mut settling = Settling::new(SPAN);
-            let mut apply = |mirror: &mut Tree, due: Vec<api::ChangeEvent>| {
-                settled += due.len();
-                let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    due.iter().for_each(|change| mirror.apply(change));
-                }));
-                assert!(applied.is_ok(), "seed {seed}");
-            };
-            for _ in 0..dice.random_range(1..60) {
-                let Some(change) = truth.happens(&mut dice, &mut ids) else { continue };
-                truth.apply(&change);
-                all += 1;
-                apply(&mut mirror, settling.take(change, "t".into(), at(now)));
-                now += [0, 0, 1, 3][dice.random_range(0..4)];
-                apply(&mut mirror, settling.due(at(now)));
-                if dice.random_bool(0.02) {
-                    apply(&mut mirror, settling.all());
-                    assert_eq!(mirror, truth, "seed {seed}");
-                }
-            }
-            apply(&mut mirror, settling.due(at(now + 6)));
-            assert!(settling.is_empty());
-            assert_eq!(mirror, truth, "seed {seed}");
-        }
-        assert!(settled < all, "something was told as a sum");
-    }
-}
+#[path = "settle_tests.rs"]
+mod tests;

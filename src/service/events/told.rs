@@ -27,6 +27,19 @@ pub(super) struct Taste {
     pub base: Arc<str>,
 }
 
+/// Which of what an item was before a change and what it is behind it a filter lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sides {
+    pub was: bool,
+    pub is: bool,
+}
+
+impl Sides {
+    pub fn any(self) -> bool {
+        self.was || self.is
+    }
+}
+
 impl Taste {
     /// Whether what a folder held is to be told one by one: it was asked for, or the folder's event may be hidden.
     pub fn expands(&self, terms: Terms) -> bool {
@@ -37,21 +50,29 @@ impl Taste {
     /// A change is wanted for what the item is and for what it was: whoever hears only of some items hears when one of them
     /// leaves.
     pub fn wants(&self, change: &Change) -> bool {
-        if !self.types.holds(change_type(change.kind)) {
-            return false;
-        }
+        let sides = || self.sides(change);
+        self.types.holds(change_type(change.kind)) && (self.filter.is_open() || sides().any())
+    }
+
+    /// Whether the filter lets it through, whatever types are wanted.
+    pub fn sides(&self, change: &Change) -> Sides {
+        let is_deleted = change.kind == ChangeKind::Deleted;
+        // What is called new by a guess may have been there.
+        let is_new = change.kind == ChangeKind::Created && change.basis != Basis::Inferred;
         if self.filter.is_open() {
-            return true;
+            return Sides { was: !is_new, is: !is_deleted };
         }
         let (now, name) = (path(&change.item), filter::name(&change.item));
-        let is_deleted = change.kind == ChangeKind::Deleted;
         let kinds: &[Kind] = match (change.item_kind, is_deleted) {
             (ItemKind::File, true) => &[Kind::File, Kind::Deleted],
             (ItemKind::Folder, true) => &[Kind::Folder, Kind::Deleted],
             (ItemKind::File, false) => &[Kind::File],
             (ItemKind::Folder, false) => &[Kind::Folder],
             // Nobody knows what it was, nor what it held: it stands for whatever a filter may have let through.
-            (ItemKind::Unknown, _) => return self.filter.reaches(now, name, &self.base),
+            (ItemKind::Unknown, _) => {
+                let reaches = self.filter.reaches(now, name, &self.base);
+                return Sides { was: reaches, is: reaches && !is_deleted };
+            }
         };
         let at = |path: &str, measures: Measures| {
             let places = kinds.iter().map(|kind| Place { path, kind: *kind, measures });
@@ -60,7 +81,7 @@ impl Taste {
         let is = Measures::of(&change.item);
         let was = change.before.as_ref().map_or(is, measures);
         let then = change.previous_path.as_deref().unwrap_or(now);
-        (!is_deleted && at(now, is)) || (change.kind != ChangeKind::Created && at(then, was))
+        Sides { was: !is_new && at(then, was), is: !is_deleted && at(now, is) }
     }
 
     pub fn wants_item(&self, item: &files::Metadata) -> bool {

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::{
     Events, end_ahead, jail_mark,
-    settle::Settling,
+    settle::{Coming, Going, Settling},
     spread,
     told::{self, Taste},
 };
@@ -31,7 +31,7 @@ use crate::{
         v1 as api,
     },
     convert::{self, events::WatchPlan},
-    events::{Entry, Few, Happening, ResumePoint, Resync, Watcher},
+    events::{ChangeKind, Entry, Few, Happening, ResumePoint, Resync, Watcher},
     fault::{Fault, Reason, Result},
     limits::{DRAINING_RETRY, HEARTBEAT_SPREAD, SNAPSHOT_BYTES_MAX, STREAM_AGE_SPREAD, WATCH_YIELD_BYTES},
     service::{call::Call, door::Audience, doze::Doze, items::Answers, pages, pieces},
@@ -56,6 +56,8 @@ pub struct Watch {
     place: Place,
     /// Something of the batch under way was told.
     told_of_batch: bool,
+    /// Entries came since the last batch ended.
+    in_batch: bool,
     /// Items of the snapshot that were told.
     listed: i64,
     heartbeat: Duration,
@@ -103,10 +105,11 @@ impl Watch {
         let overdue = call.deadline().map(|deadline| deadline - end_ahead(deadline));
         Watch {
             jail: jail_mark(audience.jail().prefix()),
-            settling: (!plan.settle.is_zero()).then(|| Box::new(Settling::new(plan.settle))),
+            settling: None,
             ready: Few::new(),
             place: Place::Point(watcher.point()),
             told_of_batch: false,
+            in_batch: false,
             listed: 0,
             heartbeat,
             spoke_at: now,
@@ -123,6 +126,18 @@ impl Watch {
             watcher,
             taste,
         }
+    }
+
+    /// Its events wait for so long until their paths are quiet; also if that is no time at all, where it comes back to
+    /// something that waited.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub(super) async fn settling(mut self, span: Duration) -> Result<Watch> {
+        if !span.is_zero() || self.watcher.is_ahead() {
+            self.settling = Some(Box::new(Settling::new(span, self.watcher.told_until().await?)));
+        }
+        Ok(self)
     }
 
     /// As messages, for the codec.
@@ -225,19 +240,23 @@ impl Watch {
     }
 
     fn happened(&mut self, happening: Happening) -> Result<()> {
-        let (point, payload) = match happening {
+        let happening = match happening {
             Happening::Event(entry) => return self.event(entry),
             Happening::BatchEnd(entry) => return self.batch_end(entry),
+            other => other,
+        };
+        // What happened before it is not told behind it.
+        self.tell_waiting()?;
+        let (point, payload) = match happening {
+            Happening::Event(_) | Happening::BatchEnd(_) => return Ok(()),
             Happening::Snapshot { items, point } => return self.snapshot(items, point),
             Happening::Ready(point) => (point, Payload::Ready(api::WatchReady {})),
+            Happening::Joined(point) => (point, self.heartbeat_now()),
             Happening::SnapshotEnd { point, .. } => {
                 let count = std::mem::take(&mut self.listed);
                 (point, Payload::SnapshotEnd(api::SnapshotEnd { count }))
             }
             Happening::CursorReset { resync, cause, point } => {
-                // What happened before it is not told behind it.
-                let waiting = self.settling.as_deref_mut().map(Settling::all);
-                self.tell_settled(waiting.unwrap_or_default())?;
                 let resync = resync == Resync::Differences;
                 (point, Payload::CursorReset(api::CursorReset { reason: cause, resync }))
             }
@@ -250,14 +269,48 @@ impl Watch {
 
     fn event(&mut self, entry: Arc<Entry>) -> Result<()> {
         let before = std::mem::replace(&mut self.place, Place::Entry(entry.clone()));
-        let Some(change) = entry.change().filter(|change| self.taste.wants(change)) else { return Ok(()) };
-        if self.settling.is_some() {
-            let before = self.sealed(&before)?;
+        self.in_batch = true;
+        let Some(change) = entry.change() else { return Ok(()) };
+        if let Some(settling) = self.settling.as_deref().filter(|_| entry.logged) {
             let Some(told) = told::change_event(&entry, change, self.audience.jail()) else { return Ok(()) };
+            // Of what type it is and whether it is wanted is said of the sum, which what is new may begin.
+            let sides = self.taste.sides(change);
+            if !sides.any() && change.kind != ChangeKind::Created && !settling.has(&told) {
+                return Ok(());
+            }
+            let before_it = match &before {
+                Place::Entry(entry) => entry.point.bare(),
+                Place::Point(point) => point.bare(),
+            };
+            if entry.is_one_by_one() {
+                // What is told before it leaves it untold.
+                self.place = before;
+            }
+            let coming = Coming {
+                change: told,
+                number: entry.number(),
+                before: before_it,
+                // A folder's rows follow its event, however many they are.
+                is_urgent: entry.is_one_by_one(),
+                sides,
+            };
             let now = self.events.door.clock.steady();
-            let due = self.settling.as_mut().map(|settling| settling.take(told, before, now));
-            self.tell_settled(due.unwrap_or_default())?;
+            if let Some(settling) = &mut self.settling {
+                settling.take(coming, now);
+                settling.look(now);
+            }
+            self.tell_settled(Some(&entry))?;
+            self.place = Place::Entry(entry);
             self.wake_by_next_due();
+            return Ok(());
+        }
+        if self.settling.is_some() {
+            // It has no number by which a token could name it: what waits is told before it.
+            self.place = before;
+            self.tell_waiting()?;
+            self.place = Place::Entry(entry.clone());
+        }
+        if !self.taste.wants(change) {
             return Ok(());
         }
         let told = || told::change_event(&entry, change, self.audience.jail()).map(Payload::Change);
@@ -270,33 +323,33 @@ impl Watch {
 
     fn batch_end(&mut self, entry: Arc<Entry>) -> Result<()> {
         self.place = Place::Entry(entry.clone());
-        if !std::mem::take(&mut self.told_of_batch) {
-            return Ok(());
+        self.in_batch = false;
+        if self.settling.is_some() {
+            return self.settled_batch();
         }
-        let payload = Payload::BatchEnd(api::BatchEnd {});
-        if let Some(floor) = self.settling.as_deref().and_then(Settling::floor) {
-            self.say(&floor, payload);
-        } else if let Some(bytes) = self.shared(&entry, || Some(payload))? {
+        if std::mem::take(&mut self.told_of_batch)
+            && let Some(bytes) = self.shared(&entry, || Some(Payload::BatchEnd(api::BatchEnd {})))?
+        {
             self.ready.push_back(Encoded::ready(bytes));
         }
         Ok(())
     }
 
+    /// Says that a batch is over, and all of it told, if that is so.
+    fn settled_batch(&mut self) -> Result<()> {
+        let waits = self.settling.as_deref().is_some_and(|settling| !settling.is_empty());
+        if self.in_batch || waits || !std::mem::take(&mut self.told_of_batch) {
+            return Ok(());
+        }
+        let token = self.floor()?;
+        self.say(&token, Payload::BatchEnd(api::BatchEnd {}));
+        Ok(())
+    }
+
     /// The message of an entry, made by the first watch that needs it; `None` if there is nothing to say.
     fn shared(&self, entry: &Entry, payload: impl FnOnce() -> Option<Payload>) -> Result<Option<Bytes>> {
-        let mark = self.jail.as_slice();
-        if let Some(bytes) = entry.encoded.get().filter(|bytes| bytes.starts_with(mark)) {
-            return Ok(Some(bytes.slice(mark.len()..)));
-        }
-        let Some(payload) = payload() else { return Ok(None) };
-        let message = response(&entry.token(&self.events.door.keys, self.watcher.scope())?, payload);
-        let mut bytes = BytesMut::with_capacity(mark.len() + message.encoded_len());
-        bytes.put_slice(mark);
-        bytes.put(message.encode_to_vec().as_slice());
-        let bytes: Bytes = bytes.freeze();
-        // Another jail's bytes may be there already: then these are this watch's alone.
-        let _ = entry.encoded.set(bytes.clone());
-        Ok(Some(bytes.slice(mark.len()..)))
+        let token = || entry.token(&self.events.door.keys, self.watcher.scope());
+        shared(entry, self.jail.as_slice(), token, payload)
     }
 
     /// A page of a snapshot, as messages of bounded size. Only the last of them has the page behind it.
@@ -333,28 +386,32 @@ impl Watch {
             return self.leave(Fault::new(Reason::ServerDraining, text).retry_after(DRAINING_RETRY));
         }
         if let Some(settling) = &mut self.settling {
-            let due = settling.due(now);
-            self.tell_settled(due)?;
+            settling.look(now);
+            self.tell_settled(None)?;
+            self.settled_batch()?;
         }
         if now >= self.spoke_at + self.heartbeat && self.ready.is_empty() {
-            let lag = self.watcher.lag();
-            let time = self.events.door.clock.now();
-            let observed_time = time.checked_sub(lag).unwrap_or(time);
-            let heartbeat = api::Heartbeat {
-                observed_time: Some(convert::timestamp(observed_time)),
-                lag: Some(convert::duration(lag)),
-            };
             if self.settling.as_deref().is_none_or(Settling::is_empty) {
                 self.place = Place::Point(self.watcher.point());
             }
             let token = self.floor()?;
-            self.say(&token, Payload::Heartbeat(heartbeat));
+            self.say(&token, self.heartbeat_now());
             self.spoke_at = now;
         }
         let due = self.settling.as_deref().and_then(Settling::next_due);
         let next = (self.spoke_at + self.heartbeat).min(self.ends_at);
         self.set_timer(due.map_or(next, |due| due.min(next)));
         Ok(())
+    }
+
+    fn heartbeat_now(&self) -> Payload {
+        let lag = self.watcher.lag();
+        let time = self.events.door.clock.now();
+        let observed_time = time.checked_sub(lag).unwrap_or(time);
+        Payload::Heartbeat(api::Heartbeat {
+            observed_time: Some(convert::timestamp(observed_time)),
+            lag: Some(convert::duration(lag)),
+        })
     }
 
     fn set_timer(&mut self, at: Duration) {
@@ -370,31 +427,60 @@ impl Watch {
         }
     }
 
-    /// Events whose paths have been quiet. What still waits is told again to whoever comes back with their token.
-    fn tell_settled(&mut self, due: Vec<api::ChangeEvent>) -> Result<()> {
-        if due.is_empty() {
-            return Ok(());
-        }
-        let floor = self.floor()?;
-        for change in due {
-            self.events.count(change.change_type());
-            self.told_of_batch = true;
-            self.say(&floor, Payload::Change(change));
+    /// Events whose paths have been quiet, each with the place at which the others wait still. `here`: the entry that came just
+    /// now, which is told when its turn has come.
+    fn tell_settled(&mut self, here: Option<&Arc<Entry>>) -> Result<()> {
+        while let Some(Going { change, is_urgent, sides }) = self.settling.as_deref_mut().and_then(Settling::next) {
+            if let Some(here) = here.filter(|_| is_urgent) {
+                self.place = Place::Entry(here.clone());
+            }
+            if !sides.any() || !self.taste.types.holds(change.change_type()) {
+                continue;
+            }
+            let floor = self.floor()?;
+            self.say_change(&floor, change);
         }
         Ok(())
     }
 
+    /// All that waits, before its time.
+    fn tell_waiting(&mut self) -> Result<()> {
+        if let Some(settling) = &mut self.settling {
+            settling.hurry();
+        }
+        self.tell_settled(None)
+    }
+
+    fn say_change(&mut self, token: &str, change: api::ChangeEvent) {
+        self.events.count(change.change_type());
+        self.told_of_batch = true;
+        self.say(token, Payload::Change(change));
+    }
+
     /// The token behind which nothing is left untold.
     fn floor(&self) -> Result<Arc<str>> {
-        let waiting = self.settling.as_deref().and_then(Settling::floor);
-        waiting.map_or_else(|| self.sealed(&self.place), Ok)
+        let Some(settling) = self.settling.as_deref().filter(|settling| !settling.is_empty()) else {
+            return self.sealed(&self.place);
+        };
+        let floor = settling.floor(&self.point(&self.place));
+        self.events.hub.seal(self.watcher.scope(), &floor.unwrap_or_else(|| self.point(&self.place)))
     }
 
     fn sealed(&self, place: &Place) -> Result<Arc<str>> {
         match place {
-            Place::Entry(entry) => entry.token(&self.events.door.keys, self.watcher.scope()),
-            Place::Point(point) => self.events.hub.seal(self.watcher.scope(), point),
+            Place::Entry(entry) if !self.watcher.is_ahead() => {
+                entry.token(&self.events.door.keys, self.watcher.scope())
+            }
+            place => self.events.hub.seal(self.watcher.scope(), &self.point(place)),
         }
+    }
+
+    fn point(&self, place: &Place) -> ResumePoint {
+        let point = match place {
+            Place::Entry(entry) => &entry.point,
+            Place::Point(point) => point,
+        };
+        self.watcher.with_ahead(point).unwrap_or_else(|| point.clone())
     }
 
     /// Says goodbye, then ends with this fault.
@@ -428,6 +514,88 @@ fn interrupt(events: &Events, timer_at: Duration, overdue: Option<Instant>) -> D
     })
 }
 
+/// The message of an entry as watches of one jail (`mark`) share it, made by the first that needs it.
+fn shared(
+    entry: &Entry,
+    mark: &[u8],
+    token: impl FnOnce() -> Result<Arc<str>>,
+    payload: impl FnOnce() -> Option<Payload>,
+) -> Result<Option<Bytes>> {
+    if let Some(bytes) = entry.encoded.get().filter(|bytes| bytes.starts_with(mark)) {
+        return Ok(Some(bytes.slice(mark.len()..)));
+    }
+    let Some(payload) = payload() else { return Ok(None) };
+    let message = response(&token()?, payload);
+    let mut bytes = BytesMut::with_capacity(mark.len() + message.encoded_len());
+    bytes.put_slice(mark);
+    bytes.put(message.encode_to_vec().as_slice());
+    let bytes: Bytes = bytes.freeze();
+    // Another jail's bytes may be there already: then these are this watch's alone.
+    let _ = entry.encoded.set(bytes.clone());
+    Ok(Some(bytes.slice(mark.len()..)))
+}
+
 fn response(token: &str, payload: Payload) -> WatchEventsResponse {
     WatchEventsResponse { resume_token: token.to_owned(), payload: Some(payload) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        convert::path::Jail,
+        counted_tests::counted,
+        events::{Basis, Change, ItemKind, Told},
+    };
+
+    const WATCHES: usize = 100;
+
+    fn updated() -> Entry {
+        let path = "/Some Team/Some Project/Reports of the year/Report of the month.pdf";
+        let item = json!({
+            ".tag": "file", "name": "Report of the month.pdf", "id": "id:a4ayc_80_OEAAAAAAAAAXw", "rev": "a1c10ce0dd78",
+            "client_modified": "2026-01-01T00:00:00Z", "server_modified": "2026-01-01T00:00:00Z", "size": 7212,
+            "path_lower": path.to_lowercase(), "path_display": path, "is_downloadable": true, "content_hash": "0a".repeat(32),
+        });
+        let change = Change {
+            kind: ChangeKind::Updated,
+            basis: Basis::Index,
+            item_kind: ItemKind::File,
+            item: serde_json::from_str(&item.to_string()).expect("a file"),
+            id: Some("id:a4ayc_80_OEAAAAAAAAAXw".to_owned()),
+            previous_path: None,
+            previous_rev: Some("a1c10ce0dd77".to_owned()),
+            before: None,
+            folder: None,
+        };
+        let point = json!({ "e": 7, "s": 11, "m": 13, "c": "c".repeat(120) });
+        let point = serde_json::from_value(point).expect("a point");
+        Entry::new(point, SystemTime::UNIX_EPOCH, Told::Change(Box::new(change)), true)
+    }
+
+    #[test]
+    fn one_event_for_100_watches_is_counted() {
+        let (entry, jail) = (updated(), Jail::new("").expect("none"));
+        let (mark, token) = (jail_mark(jail.prefix()), Arc::<str>::from("t".repeat(300)));
+        let change = entry.change().expect("a change");
+        let sent: Vec<Bytes> = counted(|| {
+            let message = |_| {
+                let told = || told::change_event(&entry, change, &jail).map(Payload::Change);
+                let bytes = shared(&entry, &mark, || Ok(token.clone()), told).expect("a token").expect("seen");
+                pieces::joined(&[Encoded::ready(bytes)])
+            };
+            (0..WATCHES).map(message).collect()
+        });
+        assert_eq!(sent.len(), WATCHES);
+        for piece in &sent {
+            let message = WatchEventsResponse::decode(&piece[5..]).expect("a message");
+            let Some(Payload::Change(told)) = message.payload else { panic!("no change") };
+            assert_eq!((message.resume_token.as_str(), told.event_id.as_str()), (&*token, "7-11"));
+            assert_eq!(told.item.expect("an item").name, "Report of the month.pdf");
+        }
+    }
 }

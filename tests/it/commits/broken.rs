@@ -24,17 +24,21 @@ async fn what_is_contended_goes_again_and_what_is_no_batch_s_goes_by_itself() {
     let bytes = noise(3000, 1);
     let busy = json!({ ".tag": "too_many_write_operations" });
     let not_closed = json!({ ".tag": "lookup_failed", "lookup_failed": { ".tag": "not_closed" } });
-    for (n, action, batches, singles) in [
-        (0, Action::RefuseEntry { at: 2, failure: busy.clone() }, 2, 0),
-        (1, Action::RefuseEntry { at: 2, failure: json!({ ".tag": "path", "path": busy }) }, 2, 0),
-        (2, Action::TooManyWriteOperations { retry_after: Some(0) }, 2, 0),
-        (3, Action::RefuseEntry { at: 2, failure: not_closed }, 1, 1),
+    let refused = |at: u64, failure: &serde_json::Value| Action::RefuseEntry { at, failure: failure.clone() };
+    for (n, actions, batches, singles) in [
+        (0, vec![refused(2, &busy)], 2, 0),
+        (1, vec![refused(2, &json!({ ".tag": "path", "path": busy }))], 2, 0),
+        (2, vec![Action::TooManyWriteOperations { retry_after: Some(0) }], 2, 0),
+        (3, vec![refused(2, &not_closed)], 1, 1),
+        // Each alone; where all of a batch met it, together.
+        (4, vec![refused(1, &busy), refused(2, &busy)], 3, 0),
+        (5, (0..4).map(|at| refused(at, &busy)).collect(), 2, 0),
     ] {
         let folder = format!("/again-{n}");
         let ids = four(&house, &folder, |spec| spec).await;
         control.clear_script();
         control.clear_journal();
-        control.script([Rule::once(FINISH_BATCH, action)]).expect("script");
+        control.script(actions.into_iter().map(|action| Rule::once(FINISH_BATCH, action))).expect("script");
         for (one, result) in commit(&house, items(&ids)).await.iter().enumerate() {
             is_file(result, &format!("{folder}/{one}"), &bytes);
         }
@@ -110,6 +114,14 @@ async fn who_leaves_before_the_turn_commits_nothing_and_who_leaves_behind_it_eve
     }
     gone.abort();
     let _ = gone.await;
+    // The server hears of it in its own time.
+    let store = house.config().store_url.clone();
+    until("its uploads are let go", async || {
+        let mut store = SqliteConnection::connect(&store).await.expect("the store");
+        let held = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM uploads WHERE released < writer");
+        held.fetch_one(&mut store).await.expect("a count") == 0
+    })
+    .await;
     slow.abort();
     let _ = slow.await;
     let bytes = noise(100, 9);
@@ -175,4 +187,51 @@ async fn without_its_row_the_handle_says_what_an_upload_is() {
         }
     }
     assert_eq!(house.control().counter(FINISH).calls, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_another_call_is_committing_keeps_no_upload_of_another_namespace_waiting() {
+    let house = support::start().await;
+    let control = house.control();
+    let bytes = noise(3000, 1);
+    control.mount_namespace(None, "/shared").expect("a namespace");
+    upload(&house, sized(spec("/shared/first"), &bytes), &bytes).await.expect("its namespace is known from here on");
+    let there = ready(&house, deferred("/shared/slow"), &bytes).await;
+    let here = ready(&house, deferred("/here/quick"), &bytes).await;
+    control.script([Rule::once(FINISH_BATCH, Action::DelayAnswer { millis: 4000 })]).expect("script");
+    let slow = tokio::spawn(commit_at(house.client(), vec![item(&there)]));
+    until("it was sent", async || control.counter(FINISH_BATCH).running == 1).await;
+    let both = tokio::spawn(commit_at(house.client(), vec![item(&there), item(&here)]));
+    until("the other one is committed", async || state(&house, &here).await == pb::UploadState::Committed).await;
+    assert_eq!(control.counter(FINISH_BATCH).running, 1, "and the first one is not, yet");
+    slow.await.expect("no panic").expect("an answer").iter().for_each(|result| is_file(result, "/shared/slow", &bytes));
+    let both = both.await.expect("no panic").expect("an answer");
+    is_file(&both[0], "/shared/slow", &bytes);
+    is_file(&both[1], "/here/quick", &bytes);
+    assert_eq!(control.counter(FINISH_BATCH).calls, 2, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_another_call_is_committing_keeps_its_order_with_those_whose_paths_meet_its_own() {
+    let house = support::start().await;
+    let control = house.control();
+    let files: Vec<Vec<u8>> = (0..3).map(|n| noise(3000 + n, n as u64)).collect();
+    upload(&house, sized(spec("/taken"), &files[2]), &files[2]).await.expect("somebody has the path");
+    let busy = ready(&house, deferred("/taken"), &files[0]).await;
+    let free = ready(&house, deferred("/elsewhere"), &files[1]).await;
+    control.script([Rule::once(FINISH_BATCH, Action::DelayAnswer { millis: 2000 })]).expect("script");
+    let refused = tokio::spawn(commit_at(house.client(), vec![item(&busy)]));
+    until("it was sent", async || control.counter(FINISH_BATCH).running == 1).await;
+    // Until that one is refused, only the second upload could go.
+    let over = |upload_id: &str, path: &str| {
+        let terms =
+            pb::CommitTerms { path: path.into(), write_mode: pb::WriteMode::Overwrite.into(), ..Default::default() };
+        pb::UploadToCommit { commit: Some(terms), ..item(upload_id) }
+    };
+    let both = commit(&house, vec![over(&busy, "/Goal"), over(&free, "/goal")]).await;
+    let refused = refused.await.expect("no panic").expect("an answer");
+    is_refused(&refused[0], Code::AlreadyExists, "PATH_CONFLICT");
+    is_file(&both[0], "/Goal", &files[0]);
+    assert_eq!(file_of(both[1].as_ref().ok()).content_hash, content_hash(&files[1]));
+    holds(&house, "/goal", &files[1]);
 }

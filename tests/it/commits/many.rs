@@ -10,12 +10,15 @@ async fn two_hundred_deferred_uploads_are_one_commit_and_one_that_is_refused_goe
     let file = |n: usize| noise(1000 + n * 997 % 100_000, n as u64);
     folder_at(&house, "/many");
     folder_at(&house, &format!("/many/{BAD}.bin"));
+    // Whoever is on the way when the first are answered goes with the next.
+    control.switch(|switches| switches.answer_takes = std::time::Duration::from_millis(300));
     let uploads = (0..200).map(async |n| ready(&house, deferred(&format!("/many/{n}.bin")), &file(n)).await);
     let ids = futures::future::join_all(uploads).await;
     assert_eq!(control.read(None, "/many/3.bin"), None, "nothing is committed yet");
     assert_eq!(state(&house, &ids[3]).await, pb::UploadState::Ready);
     let requests = control.counter(START).calls + control.counter(APPEND_BATCH).calls + control.counter(UPLOAD).calls;
     assert!(requests <= 20, "{requests} requests carried their bytes: {:?}", control.counters());
+    control.switch(|switches| switches.answer_takes = std::time::Duration::ZERO);
     control.clear_journal();
     let items: Vec<_> = ids.iter().map(|id| item(id)).collect();
     let results = commit(&house, items.clone()).await;

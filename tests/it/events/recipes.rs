@@ -8,8 +8,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-use sqlx::{Connection as _, SqliteConnection};
-
 use super::*;
 use crate::readme::{Running, readme, shell};
 
@@ -57,15 +55,60 @@ async fn a_job_runs_for_every_new_pdf_also_one_that_was_renamed_and_for_nothing_
     seen.changes(3).await;
     rename(&house, "/in/b.tmp", "/in/b.pdf").await;
     support::until("both are worked on", async || lines(&done).len() >= 2).await;
-    // Moved only, and none any more.
-    rename(&house, "/in/a.PDF", "/in/c.pdf").await;
+    // None any more.
     rename(&house, "/in/b.pdf", "/in/b.txt").await;
-    seen.changes(3).await;
+    // Moved, and at once other content: it is told of both.
+    rename(&house, "/in/a.PDF", "/in/c.pdf").await;
+    put(&house, "/in/c.pdf", "four\n");
+    seen.changes(4).await;
+    support::until("the other content is worked on", async || lines(&done).iter().any(|line| line == "four")).await;
     put(&house, "/in/last.pdf", "three\n");
     support::until("the last is worked on", async || lines(&done).iter().any(|line| line == "three")).await;
     let mut worked = lines(&done);
     worked.sort();
-    assert_eq!(worked, ["one", "three", "two"], "{:?}", lines(&folder.path().join("said")));
+    assert_eq!(worked, ["four", "one", "three", "two"], "{:?}", lines(&folder.path().join("said")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_index_is_told_what_is_there_and_each_item_of_a_folder_that_moves_or_goes() {
+    let house = support::start().await;
+    let mut seen = Watch::ready(&house, |_| {}).await;
+    for probe in 0.. {
+        put(&house, "/probe", &probe.to_string());
+        if seen.change().await.basis() == pb::EventBasis::Index {
+            break;
+        }
+    }
+    put(&house, "/docs/a.txt", "1");
+    put(&house, "/docs/b.txt", "1");
+    let folder = tempfile::tempdir().expect("a folder");
+    let one = "#!/bin/sh\necho $EVENT_TYPE $EVENT_PREVIOUS_PATH $EVENT_PATH >> events.txt\n";
+    fs::write(folder.path().join("index-one"), one).expect("written");
+    let script = format!("chmod +x index-one\n{}", block("index.token"));
+    let _running = run(&house, folder.path(), &script);
+    let (state, events) = (folder.path().join("index.token"), folder.path().join("events.txt"));
+    support::until("everything is told, and that it is", async || {
+        let told = lines(&events);
+        let there = ["there /probe", "there /docs", "there /docs/a.txt", "there /docs/b.txt"];
+        let are_there = there.iter().all(|one| told.iter().any(|line| line == one));
+        state.exists() && are_there && told.last().is_some_and(|last| last == "snapshot_end")
+    })
+    .await;
+    let each = async |wanted: [&str; 2]| {
+        support::until("each item is told", async || {
+            let told = lines(&events);
+            wanted.iter().all(|one| told.iter().any(|line| line == one))
+        })
+        .await;
+    };
+    rename(&house, "/docs", "/kept").await;
+    each(["moved /docs/a.txt /kept/a.txt", "moved /docs/b.txt /kept/b.txt"]).await;
+    delete(&house, "/kept", pb::ItemKind::Folder).await;
+    each(["deleted /kept/a.txt", "deleted /kept/b.txt"]).await;
+    let told = lines(&events);
+    let end = told.iter().position(|line| line == "snapshot_end").expect("told");
+    assert!(told[..end].iter().all(|line| line.starts_with("there ")), "{told:?}");
+    assert!(told[end + 1..].iter().all(|line| !line.starts_with("there ")), "{told:?}");
 }
 
 /// Files with what is in them, and folders with nothing.
@@ -150,17 +193,7 @@ async fn the_mirror_of_the_readme_is_the_same_as_dropbox_through_stops_moves_and
     becomes(folder.path(), &later).await;
     // The server forgets all it knew, and Dropbox drops its cursor.
     drop(running);
-    let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
-    for forget in [
-        "DELETE FROM event_log",
-        "DELETE FROM event_drains",
-        "DELETE FROM event_waiting",
-        "DELETE FROM index_items",
-        "DELETE FROM event_scopes",
-    ] {
-        sqlx::query(forget).execute(&mut store).await.expect("forgotten");
-    }
-    drop(store);
+    forget_all(&house).await;
     house.restart().await;
     house.control().reset_cursors();
     delete(&house, "/Docs/Moved", pb::ItemKind::Folder).await;

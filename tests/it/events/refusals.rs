@@ -49,6 +49,19 @@ async fn tokens_that_lead_nowhere_are_told_apart() {
     let foreign = house.client().pull_events(pull("other")).await.expect_err("refused");
     refused(&foreign, Code::InvalidArgument, "RESUME_TOKEN_MISMATCH");
     house.client().pull_events(pull(PARAMETER)).await.expect("its own");
+    let acknowledge = |id: &str, token: &str| pb::AcknowledgeEventsRequest {
+        application_parameter_id: id.into(),
+        checkpoint_name: "job".into(),
+        resume_token: token.into(),
+        ..Default::default()
+    };
+    for (id, token, reason) in
+        [("other", &token, "RESUME_TOKEN_MISMATCH"), (PARAMETER, &format!("{token}A"), "HANDLE_MALFORMED")]
+    {
+        let status = house.client().acknowledge_events(acknowledge(id, token)).await.expect_err("refused");
+        refused(&status, Code::InvalidArgument, reason);
+    }
+    house.client().acknowledge_events(acknowledge(PARAMETER, &token)).await.expect("its own");
     drop(watch);
 }
 
@@ -62,6 +75,10 @@ async fn folders_that_are_not_there_and_callers_without_the_right_are_refused() 
     let wrong =
         status(&house, |asked| asked.filter = Some(pb::ItemFilter { max_depth: -1, ..Default::default() })).await;
     refused(&wrong, Code::InvalidArgument, "INVALID_FIELD");
+    // What would never be told is not waited for.
+    let wrong = status(&house, |asked| asked.event_types = vec![pb::EventType::Upserted.into()]).await;
+    refused(&wrong, Code::InvalidArgument, "INVALID_FIELD");
+    assert!(wrong.message().starts_with("event_types[0]: EVENT_TYPE_UPSERTED is told with"), "{}", wrong.message());
     for (id, permission) in [("reader", pb::Permission::Read), ("listener", pb::Permission::Events)] {
         house
             .make_parameter(id, |parameter| {

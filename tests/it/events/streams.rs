@@ -42,6 +42,26 @@ async fn create_edit_rename_and_delete_are_told_as_what_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_follows_the_first_heartbeat_is_told_again_under_the_same_ids() {
+    let house = support::start().await;
+    put(&house, "/in/a.txt", "one");
+    let mut watch = Watch::ready(&house, |asked| asked.path = "/in".into()).await;
+    // At once, and not at the interval of 30 s: the folder's log stands now.
+    while !matches!(watch.payload().await, Payload::Heartbeat(_)) {}
+    let token = watch.token.clone();
+    drop(watch);
+    rename(&house, "/in/a.txt", "/in/b.txt").await;
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let again = |asked: &mut pb::WatchEventsRequest| (asked.path, asked.start) = ("/in".into(), behind(&token));
+        let change = Watch::open(&house, again).await.change().await;
+        assert!(!change.event_id.starts_with("i-"), "{change:?}");
+        told.push((change.event_id, change.change_type, change.basis));
+    }
+    assert!(told.iter().all(|one| *one == told[0]), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_happened_while_nobody_watched_is_told_in_order_also_by_another_server() {
     let mut house = support::start().await;
     let watch = indexed(&house, "/in").await;
@@ -193,6 +213,9 @@ async fn a_quiet_watch_beats_at_its_interval_and_every_beat_has_a_good_token() {
         asked.heartbeat_interval = prost_types::Duration::try_from(interval).ok();
     };
     let mut watch = Watch::ready(&house, asked).await;
+    // It has met the log.
+    let first = watch.stream.message().await.expect("no end").expect("a message").into_plain();
+    assert!(matches!(first.payload, Some(Payload::Heartbeat(_))), "{first:?}");
     let mut before = clock.steady();
     let hour = Duration::from_secs(3600);
     for set in ["", "forward", "back", ""] {
@@ -237,6 +260,131 @@ async fn a_path_that_goes_on_changing_is_told_once_it_has_settled() {
     assert_eq!(file.size, 1);
     put(&house, "/in/b", "x");
     assert_eq!(told(&watch.changes(1).await), ["CREATED /in/b"], "what came and went is not told");
+    drop(certain);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_moved_and_then_changed_within_the_span_is_told_as_moved_and_behind_it_as_updated() {
+    let house = support::start().await;
+    put(&house, "/in/q", "1");
+    let mut certain = indexed(&house, "/in").await;
+    let gathers = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+    let mut watch = Watch::ready(&house, |asked| (asked.path, asked.settle) = ("/in".into(), gathers)).await;
+    rename(&house, "/in/q", "/in/q2").await;
+    assert_eq!(told(&certain.changes(1).await), ["MOVED /in/q2"]);
+    put(&house, "/in/q2", "other");
+    assert_eq!(told(&certain.changes(1).await), ["UPDATED /in/q2"]);
+    let size = |change: &pb::ChangeEvent| match change.item.as_ref().and_then(|item| item.kind.as_ref()) {
+        Some(pb::item::Kind::File(file)) => file.size,
+        other => panic!("{other:?}"),
+    };
+    let moved = watch.change().await;
+    assert_eq!((told(std::slice::from_ref(&moved)).remove(0).as_str(), size(&moved)), ("MOVED /in/q2", 1));
+    // Whoever stops here is told the other by the next stream, gathering or not.
+    let token = watch.token.clone();
+    for settle in [None, gathers] {
+        let mut again = Watch::open(&house, |asked| {
+            (asked.path, asked.start, asked.settle) = ("/in".into(), behind(&token), settle);
+        })
+        .await;
+        let updated = again.change().await;
+        assert_eq!((told(std::slice::from_ref(&updated)).remove(0).as_str(), size(&updated)), ("UPDATED /in/q2", 5));
+    }
+    let updated = watch.change().await;
+    assert_eq!((told(std::slice::from_ref(&updated)).remove(0).as_str(), size(&updated)), ("UPDATED /in/q2", 5));
+    assert_ne!(moved.event_id, updated.event_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_before_a_folder_that_does_not_wait_has_a_place_before_that_folder() {
+    let house = support::start().await;
+    put(&house, "/in/old/x", "x");
+    let mut certain = indexed(&house, "/in").await;
+    let minute = prost_types::Duration { seconds: 60, nanos: 0 };
+    let mut watch = Watch::ready(&house, |asked| {
+        (asked.path, asked.settle, asked.expand_folders) = ("/in".into(), Some(minute), true);
+    })
+    .await;
+    put(&house, "/in/busy", "1");
+    put(&house, "/in/old/x", "xx");
+    certain.changes(2).await;
+    rename(&house, "/in/old", "/in/new").await;
+    let mut left = vec!["UPDATED /in/old/x", "MOVED /in/new", "MOVED /in/new/x"];
+    while !left.is_empty() {
+        assert_eq!(told(&watch.changes(1).await), [left.remove(0)]);
+        let token = watch.token.clone();
+        let mut again = Watch::open(&house, |asked| {
+            (asked.path, asked.start, asked.expand_folders) = ("/in".into(), behind(&token), true);
+        })
+        .await;
+        let mut expected = [&left[..], &["CREATED /in/busy"]].concat();
+        expected.sort_unstable();
+        let mut all = told(&again.changes(expected.len()).await);
+        all.sort();
+        assert_eq!(all, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_back_while_something_waits_is_told_that_and_nothing_twice() {
+    let house = support::start().await;
+    put(&house, "/in/old/x", "x");
+    let certain = indexed(&house, "/in").await;
+    let minute = prost_types::Duration { seconds: 60, nanos: 0 };
+    let gathers = |asked: &mut pb::WatchEventsRequest| {
+        (asked.path, asked.settle, asked.expand_folders) = ("/in".into(), Some(minute), true);
+    };
+    let mut watch = Watch::ready(&house, gathers).await;
+    // A folder and its rows do not wait; what lies elsewhere does.
+    put(&house, "/in/busy", "1");
+    put(&house, "/in/a", "1");
+    rename(&house, "/in/old", "/in/new").await;
+    assert_eq!(told(&watch.changes(2).await), ["MOVED /in/new", "MOVED /in/new/x"]);
+    let token = watch.token.clone();
+    drop(watch);
+    delete(&house, "/in/a", pb::ItemKind::File).await;
+    let again = |asked: &mut pb::WatchEventsRequest| {
+        (asked.path, asked.start, asked.expand_folders) = ("/in".into(), behind(&token), true);
+    };
+    let expected = ["CREATED /in/a", "CREATED /in/busy", "DELETED /in/a"];
+    let mut at_once = Watch::open(&house, again).await;
+    let mut all = told(&at_once.changes(3).await);
+    all.sort();
+    assert_eq!(all, expected);
+    // Each token on the way leads on from there.
+    let mut step = Watch::open(&house, again).await;
+    let mut one_by_one = told(&step.changes(1).await);
+    for _ in 0..2 {
+        let token = step.token.clone();
+        step = Watch::open(&house, |asked| (asked.path, asked.start) = ("/in".into(), behind(&token))).await;
+        one_by_one.extend(told(&step.changes(1).await));
+    }
+    one_by_one.sort();
+    assert_eq!(one_by_one, expected);
+    // So does one that gathers anew: the file may have been told of, so it is told of both.
+    let mut gathered = Watch::open(&house, |asked| {
+        again(asked);
+        asked.settle = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    })
+    .await;
+    let mut all = told(&gathered.changes(3).await);
+    all.sort();
+    assert_eq!(all, expected);
+    // And a pull of one after the other.
+    let (mut all, mut token) = (Vec::new(), token);
+    while all.len() < 3 {
+        let request = pb::PullEventsRequest {
+            application_parameter_id: PARAMETER.into(),
+            resume_token: token,
+            max_events: 1,
+            ..Default::default()
+        };
+        let pulled = house.client().pull_events(request).await.expect("a pull").into_inner();
+        all.extend(told(&pulled.changes));
+        token = pulled.resume_token;
+    }
+    all.sort();
+    assert_eq!(all, expected);
     drop(certain);
 }
 

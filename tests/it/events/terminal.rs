@@ -82,6 +82,90 @@ async fn the_command_prints_events_runs_a_program_for_each_and_goes_on_behind_it
     }
 }
 
+/// What it ended with and said on standard error.
+async fn ended(command: Command) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::from(command);
+    command.stderr(Stdio::piped()).kill_on_drop(true);
+    let output = tokio::time::timeout(support::PATIENCE, command.output()).await.expect("it ends").expect("it starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_snapshot_are_given_to_the_command_too_and_again_if_it_failed_and_a_reset_is_told_before_them() {
+    let mut house = support::start().await;
+    for name in ["a", "b"] {
+        put(&house, &format!("/in/{name}"), "1");
+    }
+    let note = "sh -c 'echo $EVENT_TYPE $EVENT_KIND $EVENT_PATH >> events.txt; cat >> events.jsonl; test ! -e fail'";
+    let words = ["/in", "--snapshot", "--state", "in.token", "--exec", note, "--exec-snapshot", "--count", "1"];
+    let read = |name: &str| std::fs::read_to_string(house.folder.path().join(name)).unwrap_or_default();
+    let file = |name: &str| house.folder.path().join(name);
+    std::fs::write(file("fail"), "").expect("written");
+    let (code, said) = ended(watch(&house, &words)).await;
+    assert_eq!((code, read("events.txt").lines().count()), (Some(1), 1), "{said}");
+    for name in ["fail", "events.txt", "events.jsonl"] {
+        std::fs::remove_file(file(name)).expect("it was there");
+    }
+    // A failure leaves it to the next run, in which nothing happens twice.
+    let events = file("events.txt");
+    let running = tokio::spawn(ended(watch(&house, &words)));
+    support::until("all is told", async || {
+        std::fs::read_to_string(&events).is_ok_and(|told| told.contains("snapshot_end"))
+    })
+    .await;
+    put(&house, "/in/c", "1");
+    let (code, said) = running.await.expect("joined");
+    // What is new may be told as updated, until the index stands.
+    let told = read("events.txt");
+    assert!(code == Some(0) && told.starts_with("there file /in/a\nthere file /in/b\nsnapshot_end\n"), "{told}{said}");
+    assert!(told.lines().count() == 4 && told.ends_with(" file /in/c\n"), "{told}");
+    let jsonl = read("events.jsonl");
+    let told: Vec<Value> = jsonl.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&told[0]["snapshot"]["path"], &told[2]["snapshotEnd"]["count"]), (&"/in/a".into(), &2.into()));
+    // The server forgets what it had told, and Dropbox drops its cursor.
+    forget_all(&house).await;
+    std::fs::remove_file(&events).expect("it was there");
+    house.restart().await;
+    house.control().reset_cursors();
+    let running = tokio::spawn(ended(watch(&house, &words)));
+    support::until("all is told anew", async || {
+        std::fs::read_to_string(&events).is_ok_and(|told| told.contains("snapshot_end"))
+    })
+    .await;
+    put(&house, "/in/d", "1");
+    let (code, said) = running.await.expect("joined");
+    let told = std::fs::read_to_string(&events).expect("told");
+    let anew = "reset\nthere file /in/a\nthere file /in/b\nthere file /in/c\nsnapshot_end\n";
+    assert!(code == Some(0) && told.starts_with(anew), "{told}{said}");
+    assert!(told.lines().count() == 6 && told.ends_with(" file /in/d\n"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_not_there_and_a_state_that_leads_nowhere_are_told_at_start_by_their_names() {
+    let house = support::start().await;
+    for folder in ["/in", "/other"] {
+        make_folder(&house, folder);
+    }
+    let (code, said) = ended(watch(&house, &["/in", "--exec", "./nosuch"])).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("--exec ./nosuch: there is no such program"), "{said}");
+    let state = house.folder.path().join("in.token");
+    std::fs::write(&state, "one\ntwo\n").expect("written");
+    let of_other = Watch::ready(&house, |asked| asked.path = "/other".into()).await.token;
+    for (kept, says) in [("one\ntwo\n", "no place of a watch"), (of_other.as_str(), "another folder")] {
+        std::fs::write(&state, kept).expect("written");
+        let (code, said) = ended(watch(&house, &["/in", "--state", "in.token"])).await;
+        assert_eq!(code, Some(2), "{said}");
+        for part in ["--state in.token: ", says, "remove it", "a new one"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("handle"), "{said}");
+        assert_eq!(std::fs::read_to_string(&state).expect("still there"), kept, "what is refused is not lost");
+    }
+    let (code, said) = ended(watch(&house, &["/in", "--resume-token", &of_other])).await;
+    assert!(code == Some(2) && said.contains("--resume-token: ") && said.contains("another folder"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_in_a_json_line_is_the_place_behind_that_line() {
     let house = support::start().await;

@@ -112,3 +112,53 @@ async fn files_of_every_size_go_together_and_large_or_empty_ones_by_themselves()
     assert_eq!(control.counter(UPLOAD).calls, 1, "the empty one");
     assert!(control.counter(FINISH).calls <= 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_connections_carry_a_batch_of_bytes_each_and_never_two() {
+    let house = Arc::new(support::start().await);
+    let control = house.control();
+    // While the first four are under way all others have come: six requests are more than may go at once.
+    control.script([Rule::always(APPEND, Action::DelayAnswer { millis: 2000 })]).expect("script");
+    let bytes = noise(BLOCK - 300_000, 1);
+    let files = 6 * (32 * MIB / bytes.len());
+    let files: Vec<_> = (0..files).map(|n| spawn(&house, spec(&format!("/wide/{n}")), &bytes)).collect();
+    until("four requests are under way", async || control.counter(APPEND).running == 4).await;
+    for answer in all(files).await {
+        is_committed(&answer, &bytes);
+    }
+    let counter = control.counter(APPEND);
+    assert!(counter.calls >= 6 && counter.running_max == 4, "{counter:?}");
+    assert!(counter.body_bytes_max <= 32 * MIB as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_tiny_files_at_once_are_requests_of_a_thousand_at_most() {
+    const FILES: usize = 2000;
+    let house = Arc::new(support::start_with(|config| config.max_uploads = 2 * FILES).await);
+    let control = house.control();
+    // All of them come while the first sessions are made.
+    control.script([Rule::once(START, Action::DelayAnswer { millis: 5000 })]).expect("script");
+    // A connection has 1,024 streams.
+    let clients = [house.other_client().await, house.other_client().await, house.other_client().await];
+    let one = async |n: usize| {
+        let bytes = format!("file {n}").into_bytes();
+        loop {
+            let messages = requests(frames(sized(spec(&format!("/tiny/{n}")), &bytes), &bytes));
+            let answer = clients[n % 3].clone().upload_file(tokio_stream::iter(messages)).await;
+            match answer.map(tonic::Response::into_inner) {
+                // More come at once than may wait to say what they are.
+                Err(busy) if reason(&busy) == "CONNECTOR_BUSY" => {
+                    tokio::time::sleep(support::retry_delay(&busy).expect("when to come back")).await;
+                }
+                answer => return is_committed(&answer, &bytes),
+            }
+        }
+    };
+    futures::future::join_all((0..FILES).map(one)).await;
+    nobody_met_contention(&house);
+    for route in [APPEND, FINISH] {
+        let counter = control.counter(route);
+        assert!(counter.entries_max > 500 && counter.entries_max <= 1000, "{route}: {counter:?}");
+        assert_eq!(counter.entries + control.counter(UPLOAD).calls, FILES as u64, "{route}: {counter:?}");
+    }
+}

@@ -53,18 +53,8 @@ struct Replica {
 impl Replica {
     /// Ready for writes of `p`, of which there has been none.
     async fn start(house: &House) -> Replica {
-        let (config, at) = (house.config(), house.emulator.addresses());
-        let flags = [
-            format!("--store-url={}", config.store_url),
-            format!("--sealing-key-file={}", config.sealing_key_file.display()),
-            "--allow-insecure-upstream".to_owned(),
-            format!("--dropbox-api-url={}", at.api),
-            format!("--dropbox-content-url={}", at.content),
-            format!("--dropbox-notify-url={}", at.notify),
-            format!("--dropbox-oauth-url={}", at.www),
-        ];
         let (served, data, admin, http) = tokio::task::block_in_place(|| {
-            let mut served = Served::start_bare(&flags.each_ref().map(String::as_str));
+            let mut served = Served::replica(house, &[]);
             let (data, admin, http) = (served.told("data"), served.told("admin"), served.told("http"));
             (served, data, admin, http.parse().expect("an address"))
         });

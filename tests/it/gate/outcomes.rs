@@ -1,5 +1,7 @@
 //! Each of those that go together is told what it would have been told alone.
 
+use std::time::Duration;
+
 use dropbox_connector::emulator::control::Seed;
 use serde_json::json;
 use tonic::Code;
@@ -139,6 +141,61 @@ async fn contention_of_an_entry_or_of_a_whole_batch_is_nobodys_failure() {
         all(uploads).await.iter().for_each(|answer| is_committed(answer, &bytes));
         assert!(control.counter(FINISH).calls >= 2, "{n}: it was sent again");
         assert_eq!(control.counter(UPLOAD).calls, 0, "its bytes are there already");
+    }
+}
+
+/// Paths of the commits of a request.
+fn paths(arg: &serde_json::Value) -> Vec<&str> {
+    let entries = arg["entries"].as_array().into_iter().flatten();
+    entries.map(|entry| entry["commit"]["path"].as_str().expect("a path")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_met_contention_in_a_batch_is_retried_alone_and_a_batch_that_did_stays_together() {
+    let house = Arc::new(support::start().await);
+    let control = house.control();
+    let bytes = noise(2000, 7);
+    let spawned = async |folder: &str, count: usize| {
+        let paths: Vec<String> = (0..count).map(|n| format!("/{folder}/{n}")).collect();
+        queued(&house, paths.iter().map(|path| (spec(path), &bytes[..])).collect()).await
+    };
+    let failure = json!({ ".tag": "too_many_write_operations" });
+    let refused = Action::RefuseEntry { at: 0, failure };
+    for (folder, actions, alone) in [
+        ("entry", vec![refused.clone()], true),
+        // The second time it is alone, and does not go back among others for that.
+        ("twice", vec![refused.clone(), refused], true),
+        ("batch", vec![Action::TooManyWriteOperations { retry_after: Some(0) }], false),
+    ] {
+        control.clear_script();
+        control.clear_journal();
+        let calls = actions.len() as u64;
+        control.script((1..).zip(actions).map(|(nth, action)| Rule::nth(FINISH, nth, action))).expect("script");
+        let (held, before) = (Held::by(&house).await, control.counter(FINISH).calls);
+        let first = spawned(folder, 4).await;
+        held.let_go().await;
+        until("it was refused", async || {
+            let counter = control.counter(FINISH);
+            counter.calls >= before + calls && counter.running == 0
+        })
+        .await;
+        // Others wait with it when its pause is over.
+        let held = Held::by(&house).await;
+        let second = spawned(&format!("{folder}-others"), 3).await;
+        let begun = tokio::time::Instant::now();
+        until("its pause is over", async || begun.elapsed() > Duration::from_secs(1)).await;
+        held.let_go().await;
+        for answer in all(first.into_iter().chain(second).collect()).await {
+            is_committed(&answer, &bytes);
+        }
+        let journal: Vec<_> = control.journal().into_iter().filter(|entry| entry.route == FINISH).collect();
+        let batches: Vec<Vec<&str>> = journal.iter().map(|entry| paths(&entry.arg)).collect();
+        // A request that is refused as a whole is not looked into.
+        let path = batches[0].first().copied().unwrap_or("/batch/0");
+        let again: Vec<usize> = batches[1..].iter().filter(|batch| batch.contains(&path)).map(Vec::len).collect();
+        let ones = vec![1; again.len()];
+        assert!(if alone { batches[0].len() == 4 && again == ones } else { again[0] >= 4 }, "{batches:?}");
+        assert_eq!(again.len() as u64, calls, "{batches:?}");
     }
 }
 

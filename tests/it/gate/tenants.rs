@@ -1,6 +1,10 @@
 //! One tenant has ten thousand writes queued; the other's single write goes next.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    future::ready,
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::support;
@@ -78,4 +82,56 @@ async fn behind_ten_thousand_queued_writes_of_one_tenant_another_s_goes_next() {
         is_committed(&answer.expect("no panic"), &bytes);
     }
     nobody_met_contention(&house);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_bodies_of_one_tenant_that_take_all_the_memory_it_may_another_s_small_write_goes_at_once() {
+    const BODIES: usize = 80;
+    /// What this machine may add to the least of some.
+    const GRACE: Duration = Duration::from_millis(300);
+    let house = support::start().await;
+    let control = house.control();
+    let account = control.add_account("olga@example.com", "Olga", "Other", None);
+    let login = control.issue(Some(&account), None).expect("tokens");
+    make_parameter(&mut house.admin().await, &login, OTHER, |_| {}).await;
+    let mut idle = Duration::MAX;
+    for n in 0..3 {
+        idle = idle.min(timed(&house, OTHER, &format!("/idle-{n}")).await);
+    }
+    let held = Held::by(&house).await;
+    let bytes = bytes::Bytes::from(noise(4_100_000, 1));
+    let client = house.other_client().await;
+    let uploads = (0..BODIES).map(|n| {
+        let (mut client, bytes) = (client.clone(), bytes.clone());
+        tokio::spawn(async move {
+            let opening = Frame::Spec(sized(spec(&format!("/many/{n}")), &bytes));
+            let chunks = (0..bytes.len()).step_by(MIB).map(|at| {
+                let data = bytes.slice(at..bytes.len().min(at + MIB));
+                Frame::Chunk(pb::UploadChunk { write_offset: None, data, crc32c: None })
+            });
+            let messages = requests([opening].into_iter().chain(chunks).chain([finish()]).collect());
+            client.upload_file(tokio_stream::iter(messages)).await.map(tonic::Response::into_inner)
+        })
+    });
+    let uploads: Vec<_> = uploads.collect();
+    let known = Cell::new((0, Instant::now()));
+    until("as many bodies are there as there is memory for", || {
+        let there = control.counter(APPEND).bytes_in;
+        if there != known.get().0 {
+            known.set((there, Instant::now()));
+        }
+        ready(there > 0 && known.get().1.elapsed() > Duration::from_secs(1))
+    })
+    .await;
+    assert!(known.get().0 < (BODIES * bytes.len()) as u64, "the others wait for memory");
+    let mut least = Duration::MAX;
+    for n in 0..5 {
+        let other = tokio::time::timeout(PATIENCE, timed(&house, OTHER, &format!("/next-{n}"))).await;
+        least = least.min(other.expect("it does not wait for the other tenant's turn"));
+    }
+    assert!(least <= idle.mul_f64(1.5) + GRACE, "{least:?}, idle {idle:?}");
+    held.let_go().await;
+    for answer in futures::future::join_all(uploads).await {
+        is_committed(&answer.expect("no panic"), &bytes);
+    }
 }

@@ -2,6 +2,7 @@
 //! Everything a test starts ends with it. Nothing here sleeps: what is waited for is a condition, under a bound.
 
 pub mod certs;
+pub mod manual;
 pub mod postgres;
 pub mod process;
 pub mod proxies;
@@ -293,6 +294,7 @@ pub fn reason(status: &Status) -> String {
     assert!(details.request_info().is_some(), "every status carries RequestInfo");
     let value = format!("ERROR_REASON_{}", info.reason);
     assert!(pb::ErrorReason::from_str_name(&value).is_some(), "{value} is not in the proto");
+    manual::compare(&info.reason, &info.metadata).unwrap_or_else(|wrong| panic!("{wrong}"));
     info.reason.clone()
 }
 

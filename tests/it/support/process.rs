@@ -9,6 +9,8 @@ use std::{
 
 use dropbox_connector::emulator::Emulator;
 
+use super::House;
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_dropbox-connector");
 
 /// A debug binary on a busy machine still starts, and ends, within this.
@@ -55,6 +57,18 @@ pub fn place(folder: &Path) -> [String; 2] {
     [
         format!("--store-url=sqlite://{}", folder.join("store.db").display()),
         format!("--sealing-key-file={}", folder.join("sealing.keys").display()),
+    ]
+}
+
+/// Flags of `serve` in front of an emulator of the test's own.
+fn in_front_of(emulator: &Emulator) -> Vec<String> {
+    let at = emulator.addresses();
+    vec![
+        "--allow-insecure-upstream".to_owned(),
+        format!("--dropbox-api-url={}", at.api),
+        format!("--dropbox-content-url={}", at.content),
+        format!("--dropbox-notify-url={}", at.notify),
+        format!("--dropbox-oauth-url={}", at.www),
     ]
 }
 
@@ -113,19 +127,22 @@ impl Served {
         let folder = tempfile::tempdir().expect("temporary folder");
         let keys = folder.path().join("sealing.keys");
         succeed(Command::new(BINARY).args(["keys", "generate"]).arg(&keys));
-        let at = emulator.addresses();
-        let own = [
-            "--allow-insecure-upstream".to_owned(),
-            format!("--dropbox-api-url={}", at.api),
-            format!("--dropbox-content-url={}", at.content),
-            format!("--dropbox-notify-url={}", at.notify),
-            format!("--dropbox-oauth-url={}", at.www),
-            format!("--sealing-key-file={}", keys.display()),
-        ];
+        let own = [in_front_of(emulator), vec![format!("--sealing-key-file={}", keys.display())]].concat();
         let own = own.iter().map(String::as_str).chain(flags.iter().copied()).collect::<Vec<_>>();
         let mut served = Served::start_in(&own, environment);
         served.keys = Some(folder);
         served
+    }
+
+    /// One more connector at the store and the emulator of a house.
+    pub fn replica(house: &House, flags: &[&str]) -> Served {
+        let config = house.config();
+        let store = [
+            format!("--store-url={}", config.store_url),
+            format!("--sealing-key-file={}", config.sealing_key_file.display()),
+        ];
+        let own = [in_front_of(&house.emulator), store.to_vec()].concat();
+        Served::start_bare(&own.iter().map(String::as_str).chain(flags.iter().copied()).collect::<Vec<_>>())
     }
 
     /// The key file of [`Served::before`].
@@ -140,8 +157,17 @@ impl Served {
 
     /// Bytes of the process in memory.
     pub fn resident(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever had there.
+    pub fn peak(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, key: &str) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux, and it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a line");
         line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use dropbox_connector::{
-    api::v1 as pb,
+    api::v1::{self as pb, download_file_response::Payload},
     emulator::{
         control::{Document, Seed, SeedFile},
         script::{Action, Rule},
@@ -120,7 +121,7 @@ async fn chunks_are_as_large_as_asked_within_bounds() {
         let most = if size == 0 { 256 * 1024 } else { size as usize };
         let mut got = Vec::new();
         while let Some(message) = stream.message().await.expect("a message") {
-            if let Some(pb::download_file_response::Payload::Chunk(chunk)) = message.payload {
+            if let Some(Payload::Chunk(chunk)) = message.payload {
                 assert!((1..=most).contains(&chunk.data.len()), "{} bytes of {most}", chunk.data.len());
                 got.extend_from_slice(&chunk.data);
             }
@@ -159,6 +160,66 @@ async fn parallel_ranges_of_one_revision_come_in_order() {
         };
         assert_eq!(reason(&refused), "INVALID_FIELD");
     }
+}
+
+/// A download in several ranges, behind its header.
+async fn opened(house: &House, path: &str, ranges: i32) -> tonic::Streaming<pb::DownloadFileResponse> {
+    let request =
+        pb::DownloadFileRequest { application_parameter_id: PARAMETER.into(), parallel_ranges: ranges, ..of(path) };
+    let mut stream = house.client().download_file(request).await.expect("open").into_inner();
+    let header = stream.message().await.expect("a message").and_then(|message| message.payload);
+    assert!(matches!(header, Some(Payload::Header(_))));
+    stream
+}
+
+/// The bytes of the next message; `None` where it is the trailer.
+async fn chunk(stream: &mut tonic::Streaming<pb::DownloadFileResponse>) -> Option<Bytes> {
+    let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("in time").expect("a message");
+    match message.and_then(|message| message.payload) {
+        Some(Payload::Chunk(chunk)) => Some(chunk.data),
+        Some(Payload::Trailer(_)) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_ranges_as_were_asked_for_stay_under_way_over_a_slow_line() {
+    let house = support::start().await;
+    let bytes = noise(40 * MIB, 11);
+    upload(&house, spec("/kept-up"), &bytes).await.expect("uploaded");
+    let slow = Action::Bandwidth { bytes_per_second: 4 * MIB as u64 };
+    house.control().script([Rule::always(DOWNLOAD, slow)]).expect("script");
+    let mut stream = opened(&house, "/kept-up", 4).await;
+    let (mut got, mut most) = (Vec::new(), 0);
+    while let Some(data) = chunk(&mut stream).await {
+        got.extend_from_slice(&data);
+        // The first four blocks begin and end together: what counts is what is asked for behind them.
+        if got.len() > 4 * BLOCK {
+            most = most.max(house.control().counter(DOWNLOAD).running);
+        }
+    }
+    assert!(got == bytes);
+    assert_eq!(most, 4, "the one whose turn it is and three ahead of it");
+    let counter = house.control().counter(DOWNLOAD);
+    assert_eq!((counter.running_max, counter.bytes_out), (4, bytes.len() as u64), "{counter:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_come_of_a_range_whose_turn_it_is_does_not_wait_for_the_rest_of_it() {
+    const CAME: usize = MIB;
+    let house = support::start().await;
+    let bytes = noise(12 * MIB, 12);
+    upload(&house, spec("/through"), &bytes).await.expect("uploaded");
+    let stalls = Action::StallBody { after_bytes: CAME as u64 };
+    // The first is the head's, so the second is that of the range behind it.
+    house.control().script([Rule::nth(DOWNLOAD, 2, stalls)]).expect("script");
+    let mut stream = opened(&house, "/through", 2).await;
+    let mut got = Vec::new();
+    while got.len() < BLOCK + CAME {
+        got.extend_from_slice(&chunk(&mut stream).await.expect("more than that is to come"));
+    }
+    assert!(got == bytes[..BLOCK + CAME], "{} bytes", got.len());
+    until("the range behind it is asked for", async || house.control().counter(DOWNLOAD).calls == 3).await;
 }
 
 async fn shared(house: &House, path: &str, password: &str) -> String {

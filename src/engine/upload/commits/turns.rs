@@ -11,7 +11,7 @@ use crate::{
     dropbox::Turn,
     engine::{
         gate::NamespaceKey,
-        together::Paths,
+        together::{Paths, back_off},
         upload::{
             Settled,
             commit::{may_have_happened, outcome_unknown},
@@ -75,7 +75,7 @@ impl Work {
     }
 
     /// Commits with one request; those that go again.
-    async fn together(&self, items: Vec<Item>, turn: Turn) -> Vec<Item> {
+    async fn together(&self, mut items: Vec<Item>, turn: Turn) -> Vec<Item> {
         let (mut going, passed, late) = match self.intended(&items).await {
             Ok(intended) => {
                 let (mut going, mut passed, mut late) = (Vec::new(), Vec::new(), Vec::new());
@@ -94,6 +94,8 @@ impl Work {
             }
             Err(fault) => {
                 drop(turn);
+                // It may have been written all the same.
+                items.iter_mut().for_each(|item| item.intended = true);
                 self.withdrawn(items, &fault).await;
                 return Vec::new();
             }
@@ -134,22 +136,27 @@ impl Work {
     /// Tells what came of a batch; those that go again.
     async fn ended(&self, items: Vec<Item>, ends: Vec<End>) -> Vec<Item> {
         let (mut told, mut refused, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        // Where all met contention it was the namespace's, and they go together again.
+        let among_others = ends.iter().any(|end| !matches!(end, End::Contended(_)));
+        let most = items.iter().map(|item| item.contentions + 1).max().unwrap_or(1);
+        let now = Instant::now();
+        let together = now + back_off(most);
         for (mut item, end) in items.into_iter().zip(ends) {
             match end {
                 End::Done(file) => {
                     let settled = self.shared.proven(*file, item.whole);
                     told.push((item, settled));
                 }
-                End::Contended(_) if item.contentions < limits::BATCH_CONTENTIONS_MAX => {
-                    let step = limits::BACKOFF_STEP * (1 << item.contentions);
-                    let wait = step.min(limits::BACKOFF_STEP_MAX).mul_f64(rand::random());
-                    item.again_at = Some(Instant::now() + wait);
+                End::Unsent(_) | End::Contended(_) if item.contentions < limits::BATCH_CONTENTIONS_MAX => {
                     item.contentions += 1;
+                    // Also where it met contention without any others: it does not go back among them.
+                    item.apart |= among_others && matches!(end, End::Contended(_));
+                    item.again_at = Some(if item.apart { now + back_off(item.contentions) } else { together });
                     self.sent[item.n].set(item.unclear);
                     again.push(item);
                 }
-                End::Contended(fault) if item.unclear => refused.push((item, doubted(fault))),
-                End::Contended(fault) | End::Refused(fault) => refused.push((item, fault)),
+                End::Unsent(fault) | End::Contended(fault) if item.unclear => refused.push((item, doubted(fault))),
+                End::Unsent(fault) | End::Contended(fault) | End::Refused(fault) => refused.push((item, fault)),
                 End::Alone(fault) => {
                     tracing::info!(%fault, "an upload is committed by itself");
                     if !item.record.intended
@@ -261,7 +268,7 @@ fn commit(item: &Item) -> UploadSessionFinishArg {
 }
 
 /// Takes out what goes with one turn, in the order of the call. Paths that are equal or lie in each other keep their order, what
-/// may be sent once only does not go with what is repeated, and what goes by itself goes by itself.
+/// may be sent once only does not go with what is repeated, and what goes by itself goes by itself, as does what met contention.
 fn next(waiting: &mut Vec<Item>, now: Instant) -> Next {
     let mut paths = Paths::default();
     let mut kind = None;
@@ -269,9 +276,10 @@ fn next(waiting: &mut Vec<Item>, now: Instant) -> Next {
     for item in waiting.drain(..) {
         let is_free = paths.take(std::slice::from_ref(&item.path));
         let is_due = item.again_at.is_none_or(|at| at <= now);
-        let fits = kind.is_none_or(|kind| kind == (false, item.once()) && !item.single);
+        let alone = item.single || item.apart;
+        let fits = kind.is_none_or(|kind| kind == (false, item.once()) && !alone);
         if is_free && is_due && fits {
-            kind = Some((item.single, item.once()));
+            kind = Some((alone, item.once()));
             chosen.push(item);
         } else {
             left.push(item);
@@ -279,11 +287,8 @@ fn next(waiting: &mut Vec<Item>, now: Instant) -> Next {
     }
     *waiting = left;
     match kind {
-        Some((true, _)) => match chosen.pop() {
-            Some(item) => Next::One(Box::new(item)),
-            None => Next::At(now),
-        },
-        Some((false, _)) => Next::Together(chosen),
+        Some(_) if chosen[0].single => Next::One(Box::new(chosen.swap_remove(0))),
+        Some(_) => Next::Together(chosen),
         None => {
             let soonest = waiting.iter().filter_map(|item| item.again_at).filter(|at| now < *at).min();
             Next::At(soonest.unwrap_or(now + Duration::from_millis(1)))

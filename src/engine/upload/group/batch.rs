@@ -22,7 +22,7 @@ impl Closed {
 
 /// Takes out what goes now, in the order of arrival, `most` at most; what nobody wants any more, or comes too late, goes, too.
 /// Paths that are equal or lie in each other never share a batch and keep their order. What may be sent once only does not go
-/// with what is repeated after an unclear answer.
+/// with what is repeated after an unclear answer, and one that met contention in a batch goes alone when it is the first.
 pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<Closed> {
     ready.retain(|closed| closed.entry.is_wanted() && (closed.unclear || closed.entry.is_in_time(now)));
     ready.sort_by_key(|closed| closed.entry.number);
@@ -32,6 +32,8 @@ pub(super) fn choose(ready: &mut Vec<Closed>, now: Instant, most: usize) -> Vec<
     for closed in ready.drain(..) {
         let is_free = paths.take(std::slice::from_ref(&closed.entry.path));
         let fits = once.is_none_or(|once| once == closed.entry.once);
+        let is_company = |first: &Closed| !first.entry.by_itself && !closed.entry.by_itself;
+        let fits = fits && chosen.first().is_none_or(is_company);
         let fits = fits && chosen.len() < most && closed.is_due(now);
         if is_free && fits && (closed.unclear || closed.entry.sent.leaves()) {
             once = Some(closed.entry.once);
@@ -76,6 +78,7 @@ mod tests {
                 since: Instant::now(),
                 again_at: None,
                 contentions: 0,
+                by_itself: false,
                 sent: Arc::default(),
                 answer,
             };
@@ -111,6 +114,24 @@ mod tests {
         queue.ready[0].entry.again_at = None;
         assert_eq!(queue.next(3), [5]);
         assert_eq!(queue.next(3), [6]);
+    }
+
+    #[tokio::test]
+    async fn what_met_contention_goes_by_itself_and_keeps_nobody_who_came_before_it() {
+        let mut queue = Queue::default();
+        let later = Instant::now() + Duration::from_secs(60);
+        queue.add(1, "/a", |_| {});
+        queue.add(2, "/b", |entry| entry.by_itself = true);
+        queue.add(3, "/c", |entry| (entry.by_itself, entry.again_at) = (true, Some(later)));
+        queue.add(4, "/d", |_| {});
+        queue.add(5, "/b", |_| {});
+        assert_eq!(queue.next(9), [1, 4]);
+        assert_eq!(queue.next(9), [2]);
+        assert_eq!(queue.next(9), [5], "while another one waits for its time");
+        queue.ready[0].entry.again_at = None;
+        queue.add(6, "/e", |_| {});
+        assert_eq!(queue.next(9), [3]);
+        assert_eq!(queue.next(9), [6]);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use super::{
     calls::{self, Appended, Finished},
 };
 use crate::{
+    clock::at,
     dropbox::Turn,
     engine::{
         together::{back_off, next_turn_max},
@@ -200,7 +201,7 @@ impl Driver {
         let queued = state.queued.len();
         let gathered = first.since + self.answers.gather();
         let full = queued >= self.append_max || state.queued_bytes >= limits::BATCH_BYTES_MAX;
-        if full || gathered <= now || self.shared.blocks.waiting() > 0 {
+        if full || gathered <= now || self.shared.blocks.is_short() {
             return Due::Now;
         }
         let (missing, until) = self.missing(now, state.count);
@@ -350,8 +351,12 @@ impl Driver {
         self.answers.note(took);
         self.turn_max = next_turn_max(self.turn_max, entries, took, limits::BATCH_TURN);
         let now = Instant::now();
+        // Those that were refused together go together again.
+        let most = contended.iter().map(|closed| closed.entry.contentions).max().unwrap_or(0);
+        let together = now + back_off(most);
         for mut closed in contended {
-            closed.entry.again_at = Some(now + back_off(closed.entry.contentions));
+            let entry = &mut closed.entry;
+            entry.again_at = Some(if entry.by_itself { now + back_off(entry.contentions) } else { together });
             self.ready.push(closed);
         }
         let within = self.answers.usual().min(limits::BATCH_RETURN_MAX);
@@ -412,12 +417,5 @@ impl Group {
             gone
         };
         drop(gone);
-    }
-}
-
-async fn at(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
-        None => std::future::pending().await,
     }
 }

@@ -90,6 +90,8 @@ struct Entry {
     /// After contention: not before.
     again_at: Option<Instant>,
     contentions: u32,
+    /// It met contention among others that did not: it goes again without company.
+    by_itself: bool,
     sent: Arc<Sent>,
     answer: oneshot::Sender<Told>,
 }
@@ -207,7 +209,7 @@ impl Coming {
         let since = Instant::now();
         let latest = latest(caller.deadline()).map(Instant::from_std);
         let (answer, told) = oneshot::channel();
-        self.shared.to_own_size(part);
+        self.shared.to_own_size(caller.parameter(), part);
         let mut leaving = Leaving { group: self.group.clone(), sent: sent.clone(), armed: true };
         self.enter(Entry {
             number: 0,
@@ -221,6 +223,7 @@ impl Coming {
             since,
             again_at: None,
             contentions: 0,
+            by_itself: false,
             sent: sent.clone(),
             answer,
         });
@@ -303,15 +306,13 @@ impl Drop for Leaving {
 
 impl Shared {
     /// An upload that waits lies in no blocks that others could use.
-    fn to_own_size(&self, part: &mut Part) {
+    fn to_own_size(&self, parameter: &str, part: &mut Part) {
         let bytes = part.pieces.iter().map(Bytes::len).sum::<usize>();
         let blocks = bytes.next_multiple_of(limits::BLOCK_BYTES);
-        // Smaller ones lie there as they came.
+        // Smaller ones do already, or lie there as they came.
         if bytes <= limits::SMALL_UPLOAD_BYTES || blocks - bytes < limits::BUDGET_UNIT_BYTES {
             return;
         }
-        if let Some(own) = self.blocks.own_size(&part.pieces) {
-            part.pieces = smallvec![own];
-        }
+        part.pieces = smallvec![self.blocks.own_size(parameter, std::mem::take(&mut part.pieces))];
     }
 }

@@ -151,7 +151,7 @@ impl Mirror {
 
     fn moved(&mut self, change: &pb::ChangeEvent, item: &pb::Item) -> Judged {
         self.met.moved += 1;
-        let (from, to, node) = (change.previous_path.to_lowercase(), &item.path_lower, node_of(item)?);
+        let (from, to, node) = (dbxcase::dbx_str_lowercase(&change.previous_path), &item.path_lower, node_of(item)?);
         let there = self.nodes.get(&from).ok_or("nothing stood where it was")?;
         if there.id != node.id || there.hash.is_some() != node.hash.is_some() {
             return Err(format!("another one stood where it was: {there:?}"));

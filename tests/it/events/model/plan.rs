@@ -1,5 +1,7 @@
 //! What a seed says will happen.
 
+use std::time::Duration;
+
 use dropbox_connector::emulator::{DeltaOrder, control::Control};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
@@ -105,9 +107,11 @@ impl Plan {
             1 => DeltaOrder::DeletedLast,
             _ => DeltaOrder::Shuffled(dice.random()),
         };
+        // Near, or far away.
+        let answer_takes = Duration::from_millis(if dice.random_bool(0.5) { 0 } else { dice.random_range(5..120) });
         control.switch(|switches| {
-            (switches.delta_page, switches.listing_page, switches.delta_order) =
-                (delta_page, listing_page, delta_order);
+            (switches.delta_page, switches.listing_page, switches.delta_order, switches.answer_takes) =
+                (delta_page, listing_page, delta_order, answer_takes);
         });
     }
 }

@@ -83,7 +83,10 @@ impl Api {
     async fn upload(&self, arg: Value, body: Vec<u8>) {
         let request = self.http.post(format!("{}/2/files/upload", self.content)).bearer_auth(&self.token);
         let request = request.header("Content-Type", "application/octet-stream");
-        let answer = request.header("Dropbox-API-Arg", arg.to_string()).body(body).send().await;
+        // A header is ASCII.
+        let letter = |one: char| if one.is_ascii() { one.to_string() } else { format!("\\u{:04x}", u32::from(one)) };
+        let arg: String = arg.to_string().chars().map(letter).collect();
+        let answer = request.header("Dropbox-API-Arg", arg).body(body).send().await;
         answer.expect("the emulator answers").bytes().await.expect("a whole answer");
     }
 }
@@ -98,7 +101,7 @@ impl Writer {
     /// Few names, so that most things meet something.
     fn place(&mut self) -> String {
         let depth = self.dice.random_range(1..4);
-        let mut name = || ["a", "b", "c", "d"][self.dice.random_range(0..4)];
+        let mut name = || ["a", "b", "Σ", "ς"][self.dice.random_range(0..4)];
         let path: String = (0..depth).map(|_| format!("/{}", name())).collect();
         format!("{}{path}", self.folder)
     }
@@ -141,8 +144,9 @@ impl Writer {
             12..=15 => self.relocate(&a, &b).await,
             16 => {
                 // A whole folder, most often.
-                let top = &a[..self.folder.len() + 2];
-                self.relocate(top, &b).await;
+                let below = self.folder.len() + 1;
+                let top = below + a[below..].find('/').unwrap_or(a.len() - below);
+                self.relocate(&a[..top], &b).await;
             }
             17 => {
                 // There and back again.
@@ -160,8 +164,10 @@ impl Writer {
                 self.put(&a).await;
             }
             22 => {
-                let cut = a.len() - 1;
-                let _ = self.api.control.recase(None, &format!("{}{}", &a[..cut], a[cut..].to_uppercase()));
+                let cut = a.rfind('/').map_or(0, |slash| slash + 1);
+                // The upper case of the last one is another name to Dropbox, which the emulator refuses.
+                let name = if &a[cut..] == "Σ" { "σ".into() } else { a[cut..].to_uppercase() };
+                let _ = self.api.control.recase(None, &format!("{}{name}", &a[..cut]));
             }
             _ => {
                 self.put(&a).await;

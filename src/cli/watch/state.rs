@@ -1,0 +1,94 @@
+//! The file of `watch --state`: the place behind all that was dealt with, as one line.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use crate::cli::{
+    exit::{Failure, Result},
+    out,
+};
+
+pub(super) const ANEW: &str =
+    "without it watch begins with what happens from now on, with --snapshot with all that is there";
+
+/// What is wrong with the place that a server refused for this reason; `None`: the place is not what is wrong.
+pub(super) fn wrong(reason: &str) -> Option<&'static str> {
+    match reason {
+        "HANDLE_MALFORMED" => Some("holds no place of a watch, or not a whole one, or one of another server"),
+        "HANDLE_KEY_RETIRED" => Some("holds a place of another server, or of a key that this one no longer has"),
+        "RESUME_TOKEN_MISMATCH" => Some(
+            "holds the place of a watch of another folder, application parameter or account, or of one with another --flat",
+        ),
+        _ => None,
+    }
+}
+
+/// A file that nothing can go on from.
+pub(super) fn useless(file: &Path, text: &str) -> Failure {
+    Failure::usage(format!("--state {}: {text}", out::plain(&file.display().to_string())))
+        .remedy(format!("name the file that belongs to this watch or a new one, or remove it: {ANEW}"))
+}
+
+/// The token that a former run kept; none if there is no file yet. An empty file is no beginning: something lost the place,
+/// and beginning now would leave out what happened since.
+pub(super) fn read(file: &Path) -> Result<String> {
+    match fs::read_to_string(file) {
+        Ok(text) if text.trim().is_empty() => {
+            Err(Failure::usage(format!("--state {}: the file is empty, so the place is lost", out::plain(&file.display().to_string())))
+                .remedy("put the file back, or remove it to begin with what happens from now on (with --snapshot: with all that is there)"))
+        }
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) if error.kind() == ErrorKind::InvalidData => Err(useless(file, "holds no place of a watch")),
+        Err(error) => Err(Failure::local(file, &error)),
+    }
+}
+
+/// Whole or not at all: a run that is stopped here leaves the state before, and so does a machine that loses its power.
+pub(super) fn write(file: &Path, token: &str) -> Result<()> {
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    let written = || {
+        let mut whole = fs::File::create(&draft)?;
+        whole.write_all(format!("{token}\n").as_bytes())?;
+        whole.sync_all()?;
+        fs::rename(&draft, file)?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // The new name is on the disk once its folder is; where folders cannot be opened the system sees to that itself.
+        #[cfg(unix)]
+        fs::File::open(folder)?.sync_all()?;
+        #[cfg(not(unix))]
+        let _ = folder;
+        Ok(())
+    };
+    written().map_err(|error: std::io::Error| Failure::local(file, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_file_is_written_whole_and_read_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("in.token");
+        assert_eq!(read(&file).expect("no state yet"), "");
+        write(&file, "t1").expect("written");
+        write(&file, "t2").expect("written");
+        assert_eq!(read(&file).expect("read"), "t2");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+        assert!(read(folder.path()).is_err());
+        for (bytes, says) in [(&b" \n"[..], "empty"), (b"\xff\xfe\n", "no place of a watch")] {
+            fs::write(&file, bytes).expect("written");
+            let refused = read(&file).expect_err("the place is lost").to_string();
+            assert!(
+                refused.contains("in.token") && refused.contains(says) && refused.contains("remove it"),
+                "{refused}"
+            );
+        }
+    }
+}
