@@ -261,15 +261,17 @@ impl Fault {
         self
     }
 
-    /// An application parameter is a fact as well: callers find its id under one name in every refusal.
     #[must_use]
     pub fn resource(mut self, kind: &'static str, name: impl Into<String>) -> Self {
-        let name = name.into();
-        if kind == "application_parameter" {
-            self.0.facts.insert("applicationParameterId", name.clone());
-        }
-        self.0.resource = Some(Resource { kind, name });
+        self.0.resource = Some(Resource { kind, name: name.into() });
         self
+    }
+
+    /// About this application parameter, whose id callers find under one name in every refusal.
+    #[must_use]
+    pub fn parameter(self, id: impl Into<String>) -> Self {
+        let id = id.into();
+        self.fact("applicationParameterId", &id).resource("application_parameter", id)
     }
 
     /// The same request may be sent again, unchanged, after this delay.
@@ -350,6 +352,11 @@ impl Fault {
         const INTERNAL: [&str; 5] = ["correctOffset", "earlierAttempt", "lookFor", "underWay", "uploadSessionId"];
         let told = self.0.facts.iter().filter(|(key, _)| !INTERNAL.contains(key));
         told.map(|(key, value)| (*key, value.as_str()))
+    }
+
+    /// What a caller is told to do; nothing, where the same request may simply come again.
+    pub fn told_remedy(&self) -> Option<&str> {
+        self.0.retry_after.is_none().then(|| self.remedy())
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {

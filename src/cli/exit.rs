@@ -134,8 +134,12 @@ impl From<Status> for Failure {
         }
         let (reason, remedy) = match details.error_info() {
             Some(told) => {
-                let remedy = by_flags(&told.reason).map(str::to_owned).or_else(|| told.metadata.get("remedy").cloned());
-                (told.reason.clone(), remedy.unwrap_or_default())
+                // What the server's remedy says of the API, said of flags; what is one command's own the command says.
+                let remedy = match told.reason == "CALLER_UNAUTHENTICATED" {
+                    true => "give --token, or DROPBOX_CONNECTOR_TOKEN, or --cert-file and --key-file",
+                    false => told.metadata.get("remedy").map_or("", String::as_str),
+                };
+                (told.reason.clone(), remedy.to_owned())
             }
             None => (String::new(), unsaid(if unsaid_end { Code::Unknown } else { status.code() }).to_owned()),
         };
@@ -144,14 +148,6 @@ impl From<Status> for Failure {
         }
         Failure { exit, message, reason, remedy, lines: Vec::new() }
     }
-}
-
-/// What the server's remedy says of the API, said of flags; what is one command's own the command says.
-fn by_flags(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "CALLER_UNAUTHENTICATED" => "give --token, or DROPBOX_CONNECTOR_TOKEN, or --cert-file and --key-file",
-        _ => return None,
-    })
 }
 
 /// What to say where no connector answered.

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::local::LocalFile;
+use super::local::{self, LocalFile};
 
 /// An upload under way, if it is kept at all.
 #[derive(Debug)]
@@ -63,11 +63,8 @@ impl Kept {
     pub fn keep(&mut self, upload_id: &str) {
         self.state.upload_id = upload_id.to_owned();
         let text = serde_json::to_vec(&self.state).expect("strings and numbers are JSON");
-        let written = self.place.parent().map(fs::create_dir_all).transpose().and_then(|_| {
-            let draft = self.place.with_extension("new");
-            fs::write(&draft, text)?;
-            fs::rename(draft, &self.place)
-        });
+        let folder = self.place.parent().map(fs::create_dir_all).transpose();
+        let written = folder.and_then(|_| local::replace(&self.place, &text));
         if let Err(error) = written {
             tracing::debug!(place = %self.place.display(), %error, "an upload cannot be kept for a later run");
         }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -17,7 +16,7 @@ use crate::{
 
 use super::{
     exit::{Exit, Failure, Result},
-    out,
+    local, out,
     server::load,
 };
 
@@ -149,19 +148,7 @@ fn lines(file: &Path) -> Result<Zeroizing<String>> {
 }
 
 fn replace(file: &Path, text: &str) -> Result<()> {
-    let draft = file.with_extension("new");
-    // A draft that a crash left behind must not lend its permissions to the new one.
-    let _ = fs::remove_file(&draft);
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(&draft).and_then(|mut draft| {
-        draft.write_all(text.as_bytes())?;
-        draft.sync_all()
-    });
-    let wrong = |error: io::Error| Failure::local(file, &error);
-    written.and_then(|()| fs::rename(&draft, file)).map_err(wrong)
+    local::replace(file, text.as_bytes()).map_err(|error| Failure::local(file, &error))
 }
 
 fn unusable(fault: Fault) -> Failure {

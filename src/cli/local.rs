@@ -1,9 +1,11 @@
-//! Files on this machine: what a path, a folder or a pattern stands for, and what is left out of it with the reason.
+//! Files on this machine: what a path, a folder or a pattern stands for, what is left out of it with the reason, and how one is
+//! replaced as a whole.
 
 use std::{
     collections::{HashMap, HashSet},
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -266,6 +268,30 @@ fn skip_same_names(gathered: &mut Gathered) {
     }
     gathered.files = kept;
     gathered.skipped.extend(skipped);
+}
+
+/// Writes a file that only its owner may read: whole, or what was there stays, also where the machine loses its power.
+pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut draft = file.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    // A draft that a crash left behind must not lend its permissions to the new one.
+    let _ = fs::remove_file(&draft);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut whole = options.open(&draft)?;
+    whole.write_all(bytes)?;
+    whole.sync_all()?;
+    fs::rename(&draft, file)?;
+    // The new name is on the disk once its folder is; where folders cannot be opened the system sees to that itself.
+    #[cfg(unix)]
+    {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ pub fn item_error(fault: &Fault, code: i32) -> api::ItemError {
     let mut message: String =
         fault.message().chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
     message.truncate(512);
-    let remedy = fault.retry_delay().is_none().then(|| ("remedy", fault.remedy()));
+    let remedy = fault.told_remedy().map(|remedy| ("remedy", remedy));
     api::ItemError {
         code,
         reason: fault.reason().name().to_owned(),

@@ -302,8 +302,7 @@ pub(super) fn reauthorization(parameters: &Parameters, cause: &str) -> Fault {
         }
         _ => format!("application parameter {id} must be authorized again ({cause})"),
     };
-    let fault =
-        Fault::new(Reason::ReauthorizationRequired, message).fact("cause", cause).resource("application_parameter", id);
+    let fault = Fault::new(Reason::ReauthorizationRequired, message).fact("cause", cause).parameter(id);
     match (cause, &parameters.missing_key) {
         ("sealing_key_retired", Some(key)) => {
             fault.fact("keyId", key).with_remedy(format!("put the key {key} back among the server's sealing keys"))

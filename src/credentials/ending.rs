@@ -97,7 +97,7 @@ pub(super) fn same_link(former: &Parameters, now: Option<&Parameters>) -> Result
 fn account_changed(now: &Parameters, how: &str) -> Fault {
     let id = now.id.as_str();
     let text = format!("application parameter {id} {how}; what began before has ended");
-    Fault::new(Reason::AccountMismatch, text).resource("application_parameter", id)
+    Fault::new(Reason::AccountMismatch, text).parameter(id)
 }
 
 impl std::fmt::Debug for Ending {

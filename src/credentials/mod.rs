@@ -379,8 +379,7 @@ fn ready(parameters: &Parameters) -> Result<()> {
         }
         State::Disabled => {
             let message = format!("application parameter {} is disabled", parameters.id);
-            Err(Fault::new(Reason::ParameterDisabled, message)
-                .resource("application_parameter", parameters.id.as_str()))
+            Err(Fault::new(Reason::ParameterDisabled, message).parameter(parameters.id.as_str()))
         }
     }
 }
@@ -448,5 +447,5 @@ fn not_allowed(id: &ParameterId, needed: Permissions) -> Fault {
 
 fn not_found(id: &ParameterId) -> Fault {
     Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"))
-        .resource("application_parameter", id.as_str())
+        .parameter(id.as_str())
 }

@@ -49,7 +49,7 @@ fn required() -> Fault {
 
 fn not_found(id: &ParameterId) -> Fault {
     Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"))
-        .resource("application_parameter", id.as_str())
+        .parameter(id.as_str())
 }
 
 impl Admin {

@@ -382,7 +382,7 @@ pub fn etag(id: &ParameterId, text: &str) -> Result<Option<i64>> {
     let parsed = text.parse().map(Some);
     parsed.map_err(|_| {
         let text = "the application parameter has another etag";
-        Fault::new(Reason::EtagMismatch, text).resource("application_parameter", id.as_str())
+        Fault::new(Reason::EtagMismatch, text).parameter(id.as_str())
     })
 }
 

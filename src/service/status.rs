@@ -290,8 +290,8 @@ impl Details {
                 (key != "uploadId" || value.len() <= most).then(|| (key.to_owned(), cut(value, most).to_owned()))
             })
             .collect();
-        if fault.retry_delay().is_none() {
-            metadata.insert("remedy".to_owned(), cut(fault.remedy(), FACT_BYTES_MAX).to_owned());
+        if let Some(remedy) = fault.told_remedy() {
+            metadata.insert("remedy".to_owned(), cut(remedy, FACT_BYTES_MAX).to_owned());
         }
         let about = fault.about();
         let subject =

@@ -105,7 +105,7 @@ impl Store {
                 Reason::ApplicationParameterExists,
                 format!("application parameter {id} exists already"),
             )
-            .resource("application_parameter", id.as_str()));
+            .parameter(id.as_str()));
         }
         if let Some(password) = proxy_password {
             self.set_proxy_password(&mut tx, id, &uid, Some(password)).await?;
@@ -407,7 +407,7 @@ impl Store {
         let now: i64 = row.get("etag")?;
         if etag.is_some_and(|etag| etag != now) {
             return Err(Fault::new(Reason::EtagMismatch, format!("application parameter {id} was changed meanwhile"))
-                .resource("application_parameter", id.as_str())
+                .parameter(id.as_str())
                 .fact("etag", now));
         }
         Ok(row)
@@ -536,12 +536,12 @@ pub(super) fn row_name(id: &ParameterId, uid: &str) -> String {
 
 pub(super) fn not_found(id: &ParameterId) -> Fault {
     Fault::new(Reason::ApplicationParameterNotFound, format!("there is no application parameter {id}"))
-        .resource("application_parameter", id.as_str())
+        .parameter(id.as_str())
 }
 
 fn linked_meanwhile(id: &ParameterId) -> Fault {
     let text = format!("an account was connected to application parameter {id}, or disconnected from it, meanwhile");
-    Fault::new(Reason::EtagMismatch, text).resource("application_parameter", id.as_str())
+    Fault::new(Reason::EtagMismatch, text).parameter(id.as_str())
 }
 
 pub(super) fn secret_text(plain: &[u8]) -> Result<Secret<String>> {

@@ -57,7 +57,7 @@ pub fn unreadable(id: &ParameterId, column: &str) -> Fault {
     );
     Fault::new(Reason::StoreUnavailable, text)
         .fact("cause", UNREADABLE)
-        .resource("application_parameter", id.as_str())
+        .parameter(id.as_str())
         .retry_after(STORE_UNREADABLE_RETRY)
 }
 

@@ -1,6 +1,6 @@
 //! The command of `watch --exec`: looked for before anything is watched, run for one event after the other.
 
-use std::{ffi::OsStr, path::Path, process::Stdio};
+use std::{path::Path, process::Stdio};
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
@@ -25,7 +25,7 @@ impl Command {
         let Some(program) = words.next() else {
             return Err(Failure::usage("--exec: is empty, or has a quote that does not end"));
         };
-        if let Err(why) = look_for(&program, std::env::var_os("PATH").as_deref()) {
+        if let Err(why) = look_for(&program) {
             return Err(Failure::usage(format!("--exec {program}: {why}")).remedy(
                 "it is looked for here if it has a slash, else in PATH; without a shell: write sh -c '…' if you want one",
             ));
@@ -61,30 +61,15 @@ impl Command {
 }
 
 /// Whether there is a program of this name, as the system will look for it.
-#[cfg(unix)]
-fn look_for(program: &str, path: Option<&OsStr>) -> Result<(), &'static str> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let found = |place: &Path| std::fs::metadata(place).ok().filter(std::fs::Metadata::is_file);
-    let is_runnable = |file: &std::fs::Metadata| file.permissions().mode() & 0o111 != 0;
-    if program.contains('/') {
-        return match found(Path::new(program)) {
-            Some(file) if is_runnable(&file) => Ok(()),
-            Some(_) => Err("may not be run: `chmod +x` makes it a program"),
-            None => Err("there is no such program"),
-        };
+fn look_for(program: &str) -> Result<(), &'static str> {
+    match which::which(program) {
+        Ok(_) => Ok(()),
+        // Without PATH the system has places of its own.
+        Err(_) if std::env::var_os("PATH").is_none() => Ok(()),
+        Err(_) if Path::new(program).components().count() < 2 => Err("there is no such program in PATH"),
+        Err(_) if Path::new(program).is_file() => Err("may not be run: `chmod +x` makes it a program"),
+        Err(_) => Err("there is no such program"),
     }
-    // Without PATH the system has places of its own.
-    let Some(path) = path else { return Ok(()) };
-    let places = std::env::split_paths(path).map(|folder| folder.join(program));
-    let is_there = places.filter_map(|place| found(&place)).any(|file| is_runnable(&file));
-    if is_there { Ok(()) } else { Err("there is no such program in PATH") }
-}
-
-/// Other systems know programs by more than their names: they say themselves that there is none.
-#[cfg(not(unix))]
-fn look_for(_: &str, _: Option<&OsStr>) -> Result<(), &'static str> {
-    let _: Option<&Path> = None;
-    Ok(())
 }
 
 fn environment(word: &str, change: &ChangeEvent) -> Vec<(&'static str, String)> {

@@ -1,14 +1,10 @@
 //! The file of `watch --state`: the place behind all that was dealt with, as one line.
 
-use std::{
-    fs,
-    io::{ErrorKind, Write as _},
-    path::{Path, PathBuf},
-};
+use std::{fs, io::ErrorKind, path::Path};
 
 use crate::cli::{
     exit::{Failure, Result},
-    out,
+    local, out,
 };
 
 pub(super) const ANEW: &str =
@@ -29,17 +25,14 @@ pub(super) fn wrong(reason: &str) -> Option<&'static str> {
 /// A file that nothing can go on from.
 pub(super) fn useless(file: &Path, text: &str) -> Failure {
     Failure::usage(format!("--state {}: {text}", out::plain(&file.display().to_string())))
-        .remedy(format!("name the file that belongs to this watch or a new one, or remove it: {ANEW}"))
+        .remedy(format!("name the file that belongs to this watch or a new one, put it back, or remove it: {ANEW}"))
 }
 
 /// The token that a former run kept; none if there is no file yet. An empty file is no beginning: something lost the place,
 /// and beginning now would leave out what happened since.
 pub(super) fn read(file: &Path) -> Result<String> {
     match fs::read_to_string(file) {
-        Ok(text) if text.trim().is_empty() => {
-            Err(Failure::usage(format!("--state {}: the file is empty, so the place is lost", out::plain(&file.display().to_string())))
-                .remedy("put the file back, or remove it to begin with what happens from now on (with --snapshot: with all that is there)"))
-        }
+        Ok(text) if text.trim().is_empty() => Err(useless(file, "the file is empty, so the place is lost")),
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(useless(file, "holds no place of a watch")),
@@ -47,25 +40,8 @@ pub(super) fn read(file: &Path) -> Result<String> {
     }
 }
 
-/// Whole or not at all: a run that is stopped here leaves the state before, and so does a machine that loses its power.
 pub(super) fn write(file: &Path, token: &str) -> Result<()> {
-    let mut draft = file.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = PathBuf::from(draft);
-    let written = || {
-        let mut whole = fs::File::create(&draft)?;
-        whole.write_all(format!("{token}\n").as_bytes())?;
-        whole.sync_all()?;
-        fs::rename(&draft, file)?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // The new name is on the disk once its folder is; where folders cannot be opened the system sees to that itself.
-        #[cfg(unix)]
-        fs::File::open(folder)?.sync_all()?;
-        #[cfg(not(unix))]
-        let _ = folder;
-        Ok(())
-    };
-    written().map_err(|error: std::io::Error| Failure::local(file, &error))
+    local::replace(file, format!("{token}\n").as_bytes()).map_err(|error| Failure::local(file, &error))
 }
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use crate::{
 /// What one commit of a batch came to.
 pub(super) enum End {
     Done(Box<FileMetadata>),
-    /// Nothing happened to any of the batch, and it may go again as it is.
+    /// Nothing happened to any of the batch, and it may go again as it is: others wrote in the namespace at that moment.
     Unsent(Fault),
-    /// Nothing happened to this one, and it may go again: others wrote in the namespace at that moment.
+    /// Nothing happened to this one, though to others: something was in its own way, and it may go again by itself.
     Contended(Fault),
     /// Nothing happened. Its session is not what a batch takes.
     Alone(Fault),
@@ -89,7 +89,16 @@ pub(super) async fn finish_batch(
             _ => End::Refused(fault),
         }
     });
-    Batch { ends: ends.collect(), request_id: answer.request_id.clone(), took, unclear: answer.after_unclear }
+    Batch { ends: as_one(ends.collect()), request_id: answer.request_id.clone(), took, unclear: answer.after_unclear }
+}
+
+/// Where all met contention it was the namespace's, and they go together again.
+fn as_one(ends: Vec<End>) -> Vec<End> {
+    if !ends.iter().all(|end| matches!(end, End::Contended(_))) {
+        return ends;
+    }
+    let unsent = |end| if let End::Contended(fault) = end { End::Unsent(fault) } else { end };
+    ends.into_iter().map(unsent).collect()
 }
 
 /// A refusal after a commit that may have been executed. One of the session or the path may be the echo of it, so it is looked

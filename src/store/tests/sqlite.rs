@@ -30,7 +30,9 @@ async fn a_url_that_is_none_and_a_place_that_is_not_there_are_told_apart() {
         Store::open(&url, Arc::new(KeyRing::ephemeral()), Arc::new(ManualClock::new(start()))).await.unwrap_err()
     };
     assert_eq!(open("mysql://x".into()).await.violations()[0].field, "store_url");
-    let missing = open("sqlite:///no/such/folder/store.db?mode=rwc".into()).await;
+    // No folder can be made in a file, whoever asks.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let missing = open(format!("sqlite://{}/folder/store.db?mode=rwc", file.path().display())).await;
     assert_eq!(missing.reason(), Reason::StoreUnavailable);
 }
 

@@ -136,8 +136,6 @@ impl Work {
     /// Tells what came of a batch; those that go again.
     async fn ended(&self, items: Vec<Item>, ends: Vec<End>) -> Vec<Item> {
         let (mut told, mut refused, mut again) = (Vec::new(), Vec::new(), Vec::new());
-        // Where all met contention it was the namespace's, and they go together again.
-        let among_others = ends.iter().any(|end| !matches!(end, End::Contended(_)));
         let most = items.iter().map(|item| item.contentions + 1).max().unwrap_or(1);
         let now = Instant::now();
         let together = now + back_off(most);
@@ -149,8 +147,8 @@ impl Work {
                 }
                 End::Unsent(_) | End::Contended(_) if item.contentions < limits::BATCH_CONTENTIONS_MAX => {
                     item.contentions += 1;
-                    // Also where it met contention without any others: it does not go back among them.
-                    item.apart |= among_others && matches!(end, End::Contended(_));
+                    // For good: it does not go back among others.
+                    item.apart |= matches!(end, End::Contended(_));
                     item.again_at = Some(if item.apart { now + back_off(item.contentions) } else { together });
                     self.sent[item.n].set(item.unclear);
                     again.push(item);

@@ -135,8 +135,6 @@ pub(super) async fn finish(caller: &Caller, turn: Turn, batch: Vec<Closed>) -> F
     let Batch { ends, request_id, took, unclear } =
         finish_batch(caller, turn, once, batch.iter().map(commit).collect(), &doubts).await;
     let mut finished = Finished { told: Vec::new(), contended: Vec::new(), entries: batch.len(), took };
-    // Where all met contention it was the namespace's, and they go together again.
-    let among_others = ends.iter().any(|end| !matches!(end, End::Contended(_)));
     let done = |outcome| Told::Done { outcome, request_id: request_id.clone() };
     for (mut closed, end) in batch.into_iter().zip(ends) {
         closed.unclear |= unclear;
@@ -144,8 +142,8 @@ pub(super) async fn finish(caller: &Caller, turn: Turn, batch: Vec<Closed>) -> F
             End::Done(file) => finished.told.push((closed.entry, done(Ok(file)))),
             End::Unsent(_) | End::Contended(_) if closed.entry.contentions < limits::BATCH_CONTENTIONS_MAX => {
                 closed.entry.contentions += 1;
-                // Also where it met contention without any others: it does not go back among them.
-                closed.entry.by_itself |= among_others && matches!(end, End::Contended(_));
+                // For good: it does not go back among others.
+                closed.entry.by_itself |= matches!(end, End::Contended(_));
                 closed.entry.sent.set(closed.unclear);
                 finished.contended.push(closed);
             }
