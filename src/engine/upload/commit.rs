@@ -131,30 +131,6 @@ impl Shared {
         }
     }
 
-    /// Commits a closed session, once in the fleet.
-    pub(super) async fn finish(
-        self: &Arc<Self>,
-        caller: &Caller,
-        account: &Account<'_>,
-        record: &Record,
-        closing: Closing,
-    ) -> Result<Settled> {
-        // Before the turn: a commit of this upload that lays its turn down to wait takes it up again, and must not find it with
-        // somebody who waits for that commit.
-        let under_way = self.commits.begin(&record.handle.id).await;
-        let turn = self.turn(caller, account, &record.handle.spec).await?;
-        // From here on it is a task of its own: a commit cannot be withdrawn, and its outcome must be written down,
-        // whether or not its caller still waits.
-        let (shared, caller, record) = (self.clone(), caller.clone(), record.clone());
-        let commit = self.tasks.spawn(async move {
-            let settled = shared.commit_once(&caller, &record, closing.whole, closing.doubt, turn).await;
-            drop(under_way);
-            closing.hold.end().await;
-            settled
-        });
-        commit.await.map_err(|error| Fault::bug("a commit broke down").source(error))?
-    }
-
     pub(super) async fn commit_once(
         &self,
         caller: &Caller,

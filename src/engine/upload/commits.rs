@@ -1,6 +1,6 @@
-//! Uploads whose bytes are all at Dropbox, committed by their handles under their own or other terms. Those of a namespace go with
-//! one turn and one request as far as they may share one; what comes of each is its own. The work is a task: whoever leaves before
-//! a commit was sent leaves nothing behind, and what was sent is settled and written down.
+//! Uploads whose bytes are all at Dropbox, committed by their handles under their own or other terms, or by the streams that brought
+//! them there. Those of a namespace go with one turn and one request as far as they may share one; what comes of each is its own.
+//! The work is a task: whoever leaves before a commit was sent leaves nothing behind, and what was sent is settled and written down.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map},
@@ -41,7 +41,11 @@ use crate::{
     store::{Claim, UploadState},
 };
 
+mod queue;
 mod turns;
+
+pub(super) use self::queue::Queues;
+use self::turns::Turns;
 
 /// An upload that is to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +98,21 @@ impl Asked {
     }
 }
 
+/// Who hears what became of a commit.
+struct Asker {
+    /// Its place among all that the same one asked for.
+    place: usize,
+    /// Whether the commit has left.
+    sent: Arc<Sent>,
+    tell: mpsc::Sender<(usize, Result<Settled>)>,
+}
+
 /// One whose commit may be sent.
 struct Item {
+    /// In this order, where that matters.
     n: usize,
+    asker: Asker,
+    caller: Caller,
     /// With the terms of this commit.
     record: Record,
     whole: Whole,
@@ -115,7 +131,7 @@ struct Item {
     unclear: bool,
     again_at: Option<Instant>,
     _guard: Option<OwnedMutexGuard<()>>,
-    _writing: Writing,
+    _writing: Option<Writing>,
 }
 
 /// What a look at its row says of one of a call.
@@ -130,15 +146,13 @@ type KeptBy = bool;
 
 /// The work of a call.
 struct Work {
-    shared: Arc<Shared>,
+    turns: Turns,
     caller: Caller,
     uid: String,
     account: String,
     max_file_size: Option<u64>,
-    /// Nobody waits any more.
-    left: CancellationToken,
     /// Which commits have left.
-    sent: Arc<[Sent]>,
+    sent: Vec<Arc<Sent>>,
     tell: mpsc::Sender<(usize, Result<Settled>)>,
 }
 
@@ -152,7 +166,7 @@ impl Uploads {
         commits: Vec<Commit>,
     ) -> Vec<Result<Settled>> {
         let end = end_ahead(caller.deadline());
-        let sent: Arc<[Sent]> = commits.iter().map(|_| Sent::default()).collect();
+        let sent: Vec<Arc<Sent>> = commits.iter().map(|_| Arc::default()).collect();
         let mut results: Vec<Option<Result<Settled>>> = commits.iter().map(|_| None).collect();
         let (mut asked, mut same, mut first) = (Vec::new(), Vec::new(), HashMap::new());
         for (n, commit) in commits.iter().enumerate() {
@@ -183,13 +197,13 @@ impl Uploads {
         let (tell, mut told) = mpsc::channel(commits.len().max(1));
         let left = CancellationToken::new();
         let _leaving = left.clone().drop_guard();
+        let caller = caller.with_deadline(end);
         let work = Work {
-            shared: self.0.clone(),
-            caller: caller.with_deadline(end),
+            turns: Turns::new(self.0.clone(), caller.parameter(), end, left),
+            caller,
             uid: account.owner.uid.to_owned(),
             account: account.owner.account.to_owned(),
             max_file_size: account.max_file_size,
-            left,
             sent: sent.clone(),
             tell,
         };
@@ -231,7 +245,7 @@ impl Work {
     /// What another commit is at keeps none of the others waiting but those that keep their order with it.
     async fn run(self, mut asked: Vec<Asked>) {
         for one in &mut asked {
-            one.guard = self.shared.commits.begin_at_once(&one.handle.id);
+            one.guard = self.turns.shared.commits.begin_at_once(&one.handle.id);
         }
         let (mut free, mut busy): (Vec<Asked>, Vec<Asked>) = asked.into_iter().partition(|one| one.guard.is_some());
         let mut waited_for = Paths::default();
@@ -250,15 +264,15 @@ impl Work {
     async fn committed(&self, asked: Vec<Asked>) {
         let found = tokio::select! {
             biased;
-            () = self.left.cancelled() => return,
+            () = self.turns.left.cancelled() => return,
             found = self.looked_for(asked) => found,
         };
         let mut lanes: BTreeMap<NamespaceKey, Vec<Item>> = BTreeMap::new();
         for item in self.prepared(found).await {
             let path = &item.record.handle.spec.path;
-            lanes.entry(self.shared.gates.key_for(&self.account, self.caller.root(), path)).or_default().push(item);
+            lanes.entry(self.turns.shared.gates.key_for(&self.account, self.caller.root(), path)).or_default().push(item);
         }
-        join_all(lanes.into_iter().map(|(key, items)| self.lane(key, items))).await;
+        join_all(lanes.into_iter().map(|(key, items)| self.turns.lane(key, items, None))).await;
     }
 
     async fn tell(&self, n: usize, result: Result<Settled>) {
@@ -271,7 +285,7 @@ impl Work {
         // In one order for whoever does this, so that no two calls wait for each other in a circle.
         asked.sort_by(|one, other| one.handle.id.cmp(&other.handle.id));
         for one in asked.iter_mut().filter(|one| one.guard.is_none()) {
-            one.guard = Some(self.shared.commits.begin(&one.handle.id).await);
+            one.guard = Some(self.turns.shared.commits.begin(&one.handle.id).await);
         }
         let found = stream::iter(asked).map(|one| self.found(one)).buffered(limits::COMMIT_LOOKS);
         found.collect().await
@@ -290,8 +304,8 @@ impl Work {
         }
         let claimed = self.claimed(claimable).await;
         let rowless = rowless.into_iter().map(|(one, (record, standing))| {
-            let hold = Hold::new(&self.shared, &one.handle.id, 0, false);
-            let writing = self.shared.take_over(&one.handle.id);
+            let hold = Hold::new(&self.turns.shared, &one.handle.id, 0, false);
+            let writing = self.turns.shared.take_over(&one.handle.id);
             Held { one, record, standing, hold, writing, single: true }
         });
         let held: Vec<Held> = claimed.into_iter().chain(rowless).collect();
@@ -304,18 +318,18 @@ impl Work {
         let n = one.n;
         let found = async {
             let handle = &one.handle;
-            let Some(row) = self.shared.store.upload(&handle.id).await? else {
+            let Some(row) = self.turns.shared.store.upload(&handle.id).await? else {
                 let standing = match handle.ready() {
                     Some(ready) => ready,
                     None if handle.parallel => return Err(not_found(&one.upload_id, "pieces_lost")),
-                    None => self.shared.probe(&self.caller, handle, &one.upload_id).await?,
+                    None => self.turns.shared.probe(&self.caller, handle, &one.upload_id).await?,
                 };
                 let record = Record::rowless(handle.clone(), &one.upload_id);
                 return Ok(Ok(Found::Rowless(one, Box::new((record, standing)))));
             };
             let kept = row.lane == "kept";
             Ok(match row.state {
-                UploadState::Committed | UploadState::Open => match self.shared.standing(&row, handle).await? {
+                UploadState::Committed | UploadState::Open => match self.turns.shared.standing(&row, handle).await? {
                     Standing::Committed(settled) => Err(*settled),
                     Standing::Open { prefix, .. } => return Err(open(&one.upload_id, prefix)),
                     Standing::Ready(_) => Ok(Found::Claimable(one, kept)),
@@ -337,7 +351,7 @@ impl Work {
             return Vec::new();
         }
         let ids: Vec<&str> = asked.iter().map(|(one, _)| one.handle.id.as_str()).collect();
-        let claims = match self.shared.store.claim_uploads(&ids).await {
+        let claims = match self.turns.shared.store.claim_uploads(&ids).await {
             Ok(claims) => claims,
             Err(fault) => {
                 for (one, _) in asked {
@@ -355,10 +369,10 @@ impl Work {
             self.tell(one.n, Err(not_found(&one.upload_id, "expired"))).await;
             return None;
         };
-        let hold = Hold::new(&self.shared, &one.handle.id, claim.upload.writer, true);
+        let hold = Hold::new(&self.turns.shared, &one.handle.id, claim.upload.writer, true);
         // A stream that waits with it for its `finish` ends.
-        let writing = self.shared.take_over(&one.handle.id);
-        match self.shared.claimed(one.handle.clone(), &one.upload_id, claim).await {
+        let writing = self.turns.shared.take_over(&one.handle.id);
+        match self.turns.shared.claimed(one.handle.clone(), &one.upload_id, claim).await {
             Ok((record, standing)) => {
                 let single = kept || one.handle.stage == Stage::Kept;
                 Some(Held { one, record, standing, hold, writing, single })
@@ -403,19 +417,22 @@ impl Work {
             let text = format!("the parameter's policy takes files of at most {most} bytes");
             return Err(Fault::new(Reason::FileTooLarge, text).fact("limitBytes", most));
         }
-        if let Some(settled) = self.shared.committed_before(&self.caller, &record, &ready, whole).await? {
+        if let Some(settled) = self.turns.shared.committed_before(&self.caller, &record, &ready, whole).await? {
             return Ok(Err(settled));
         }
         let doubt = ready.doubt();
         if record.handle.stage == Stage::Open && doubt.from.is_none() {
             let owner = Owner { uid: &self.uid, account: &self.account };
-            record.supersede(&self.shared, &owner, &whole, if single { Stage::Kept } else { Stage::Closed });
+            record.supersede(&self.turns.shared, &owner, &whole, if single { Stage::Kept } else { Stage::Closed });
         }
         if let Some(terms) = one.terms {
             record.handle.spec.under(terms);
         }
+        let (sent, tell) = (self.sent[one.n].clone(), self.tell.clone());
         Ok(Ok(Item {
             n: one.n,
+            asker: Asker { place: one.n, sent, tell },
+            caller: self.caller.clone(),
             path: dbxcase::dbx_str_lowercase(&record.handle.spec.path),
             intended: false,
             record,
@@ -428,7 +445,7 @@ impl Work {
             unclear: false,
             again_at: None,
             _guard: one.guard,
-            _writing: writing,
+            _writing: Some(writing),
         }))
     }
 }
@@ -447,6 +464,13 @@ struct Held {
 fn open(upload_id: &str, persisted: u64) -> Fault {
     let text = "the upload still takes bytes: resume it at persistedOffset, send the rest and finish";
     Fault::new(Reason::UploadOpen, text).fact("persistedOffset", persisted).resource("upload", short(upload_id))
+}
+
+impl Asker {
+    async fn tell(self, result: Result<Settled>) {
+        // There is room for every one. Whoever left is told by nobody.
+        let _ = self.tell.send((self.place, result)).await;
+    }
 }
 
 impl Item {

@@ -35,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     admission::Entrance,
     commit::{Whole, outcome_unknown},
+    commits::Queues,
     group::Groups,
     hold::UnderWay,
     record::{Handle, Ready, Record, Stage, Standing, intended_spec, not_found},
@@ -206,6 +207,7 @@ struct Shared {
     entrance: Entrance,
     commits: UnderWay,
     groups: Groups,
+    queues: Queues,
     /// Streams that write now, by row: a second one ends the first.
     active: Mutex<HashMap<String, CancellationToken>>,
     tasks: TaskTracker,
@@ -229,6 +231,7 @@ impl Uploads {
             settings,
             commits: UnderWay::default(),
             groups: Groups::default(),
+            queues: Queues::default(),
             active: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),

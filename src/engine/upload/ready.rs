@@ -56,10 +56,11 @@ impl Shared {
             }
             Ok(Some(whole)) => {
                 let closing = Closing { whole, doubt, hold };
+                let sent = Arc::default();
                 let committed = tokio::select! {
                     biased;
-                    settled = self.finish(caller, account, &record, closing) => settled,
-                    () = at(caller.deadline()) => Err(overdue(true)),
+                    settled = self.finish(caller, account, &record, closing, &sent) => settled,
+                    () = at(caller.deadline()) => Err(overdue(!sent.withdraw())),
                 };
                 committed.map(|settled| Outcome::Committed {
                     settled: Box::new(settled),

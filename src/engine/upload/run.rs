@@ -337,8 +337,7 @@ impl<'a> Run<'a> {
             return Ok(Outcome::Ready { upload_id, size, content_hash: whole.hash });
         }
         let closed = Closed { whole, doubt: left.doubt, hold };
-        self.sent.set(true);
-        let settled = self.shared.finish(self.caller, self.account, record, closed).await?;
+        let settled = self.shared.finish(self.caller, self.account, record, closed, &self.sent).await?;
         Ok(Outcome::Committed { settled: Box::new(settled), upload_id: self.upload_id() })
     }
 

@@ -1,19 +1,20 @@
 //! The commits of one namespace, turn by turn: as many with each as may share a request.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use dropbox_sdk::files::{UploadSessionCursor, UploadSessionFinishArg};
 use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::{Item, Work};
+use super::Item;
 use crate::{
     dropbox::Turn,
     engine::{
         gate::NamespaceKey,
         together::{Paths, back_off},
         upload::{
-            Settled,
+            Settled, Shared,
             commit::{may_have_happened, outcome_unknown},
             finish::{Batch, End, doubted, finish_batch},
             overdue,
@@ -32,12 +33,32 @@ enum Next {
     At(Instant),
 }
 
-impl Work {
-    pub(super) async fn lane(&self, key: NamespaceKey, mut waiting: Vec<Item>) {
+/// Who takes the turns.
+pub(super) struct Turns {
+    pub shared: Arc<Shared>,
+    parameter: String,
+    deadline: Option<std::time::Instant>,
+    /// Nobody waits any more.
+    pub left: CancellationToken,
+}
+
+impl Turns {
+    pub fn new(
+        shared: Arc<Shared>,
+        parameter: &str,
+        deadline: Option<std::time::Instant>,
+        left: CancellationToken,
+    ) -> Turns {
+        Turns { shared, parameter: parameter.to_owned(), deadline, left }
+    }
+
+    /// Until there is an end to all that wait. `turn`: the first one, if it has been taken already.
+    pub async fn lane(&self, key: NamespaceKey, mut waiting: Vec<Item>, mut turn: Option<Turn>) {
         while !waiting.is_empty() {
             waiting.sort_by_key(|item| item.n);
             let next = match next(&mut waiting, Instant::now()) {
                 Next::At(at) => {
+                    turn = None;
                     tokio::select! {
                         biased;
                         () = self.left.cancelled() => return self.withdrawn(waiting, &overdue(false)).await,
@@ -46,10 +67,14 @@ impl Work {
                 }
                 next => next,
             };
-            let turn = tokio::select! {
-                biased;
-                () = self.left.cancelled() => Err(overdue(false)),
-                turn = self.shared.gates.turn(self.caller.parameter(), std::slice::from_ref(&key), self.caller.deadline()) => turn,
+            let keys = std::slice::from_ref(&key);
+            let turn = match turn.take() {
+                Some(turn) => Ok(turn),
+                None => tokio::select! {
+                    biased;
+                    () = self.left.cancelled() => Err(overdue(false)),
+                    turn = self.shared.gates.turn(&self.parameter, keys, self.deadline) => turn,
+                },
             };
             match (turn, next) {
                 (Ok(turn), Next::Together(items)) => waiting.extend(self.together(items, turn).await),
@@ -84,7 +109,7 @@ impl Work {
                         Ok(()) => {
                             item.intended = true;
                             // Writing them down took its time: whoever was told meanwhile that nothing was sent is told the truth.
-                            let leaves = item.unclear || self.sent[item.n].leaves();
+                            let leaves = item.unclear || item.asker.sent.leaves();
                             if leaves { going.push(item) } else { late.push(item) }
                         }
                         Err(fault) => passed.push((item, fault)),
@@ -104,9 +129,14 @@ impl Work {
         if !going.is_empty() {
             let once = going[0].once();
             let doubts: Vec<bool> = going.iter().map(|item| item.unclear).collect();
-            let Batch { ends, unclear, .. } =
-                finish_batch(&self.caller, turn, once, going.iter().map(commit).collect(), &doubts).await;
-            going.iter_mut().for_each(|item| item.unclear |= unclear);
+            let first = going[0].caller.clone();
+            let Batch { ends, unclear, request_id, .. } =
+                finish_batch(&first, turn, once, going.iter().map(commit).collect(), &doubts).await;
+            for item in &mut going {
+                item.unclear |= unclear;
+                // The request was the first one's; its answer is everyone's.
+                item.caller.hears(request_id.as_deref());
+            }
             again = self.ended(going, ends).await;
         } else {
             // Whoever has passed these may need it.
@@ -150,7 +180,7 @@ impl Work {
                     // For good: it does not go back among others.
                     item.apart |= matches!(end, End::Contended(_));
                     item.again_at = Some(if item.apart { now + back_off(item.contentions) } else { together });
-                    self.sent[item.n].set(item.unclear);
+                    item.asker.sent.set(item.unclear);
                     again.push(item);
                 }
                 End::Unsent(fault) | End::Contended(fault) if item.unclear => refused.push((item, doubted(fault))),
@@ -165,7 +195,7 @@ impl Work {
                         continue;
                     }
                     (item.single, item.intended) = (true, false);
-                    self.sent[item.n].set(false);
+                    item.asker.sent.set(false);
                     again.push(item);
                 }
             }
@@ -183,7 +213,7 @@ impl Work {
         let fault = if doubtful { fault.fact("earlierAttempt", "unknown") } else { fault };
         let (spec, since) = (&item.record.handle.spec, item.record.handle.begun_at());
         // The call may be over by now; what became of its commits is to be known all the same.
-        let caller = self.caller.for_a_look();
+        let caller = item.caller.for_a_look();
         let settled = self.shared.settle_fault(&caller, spec, item.whole, since, fault).await;
         (item, settled)
     }
@@ -222,15 +252,14 @@ impl Work {
         }
         for (item, settled) in told {
             let settled = settled.map_err(|fault| item.located(fault));
-            let (n, hold) = (item.n, item.hold);
-            hold.end().await;
-            self.tell(n, settled).await;
+            item.hold.end().await;
+            item.asker.tell(settled).await;
         }
     }
 
     /// Another call has taken it over before this one could send its commit; what that one does is known soon.
     async fn passed(&self, item: Item, fault: Fault) {
-        let Item { n, record, hold, .. } = item;
+        let Item { asker, record, hold, .. } = item;
         // It waits for this one.
         hold.end().await;
         let settled = match fault.reason() {
@@ -243,19 +272,18 @@ impl Work {
             }
             _ => Err(fault),
         };
-        self.tell(n, settled).await;
+        asker.tell(settled).await;
     }
 
     async fn one(&self, item: Item, turn: Turn) {
-        if !self.sent[item.n].leaves() {
+        if !item.asker.sent.leaves() {
             drop(turn);
             return self.withdrawn(vec![item], &overdue(false)).await;
         }
-        let settled = self.shared.commit_once(&self.caller, &item.record, item.whole, item.doubt, turn).await;
+        let settled = self.shared.commit_once(&item.caller, &item.record, item.whole, item.doubt, turn).await;
         let settled = settled.map_err(|fault| item.located(fault));
-        let (n, hold) = (item.n, item.hold);
-        hold.end().await;
-        self.tell(n, settled).await;
+        item.hold.end().await;
+        item.asker.tell(settled).await;
     }
 }
 
