@@ -118,7 +118,7 @@ async fn four_connections_carry_a_batch_of_bytes_each_and_never_two() {
     let house = Arc::new(support::start().await);
     let control = house.control();
     // While the first four are under way all others have come: six requests are more than may go at once.
-    control.script([Rule::always(APPEND, Action::DelayAnswer { millis: 2000 })]).expect("script");
+    control.script([Rule::times(APPEND, 4, Action::DelayAnswer { millis: 6000 })]).expect("script");
     let bytes = noise(BLOCK - 300_000, 1);
     let files = 6 * (32 * MIB / bytes.len());
     let files: Vec<_> = (0..files).map(|n| spawn(&house, spec(&format!("/wide/{n}")), &bytes)).collect();
