@@ -175,7 +175,7 @@ async fn a_pair_that_cannot_be_used_changes_nothing_until_it_is_mended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_ends_no_stream_and_new_clients_refuse_it() {
-    let expires_at = certs::now() + Duration::from_secs(4);
+    let expires_at = certs::now() + Duration::from_secs(10);
     let sealed = sealed(|authority| authority.server_until(expires_at), AuthMode::None, None).await;
     let bytes = sealed.furnish_open().await;
     let who = sealed.who(None);
