@@ -310,12 +310,17 @@ async fn no_more_than_so_many_begin_at_once_however_slow_dropbox_is() {
     for folder in folders("in", 150) {
         watchers.push(house.watch(scope(&folder)).await);
     }
-    for _ in 0..100 {
-        house.clock.advance(Duration::from_millis(100)).await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
     // An eighth is left to other parameters.
-    assert_eq!(house.dropbox.books().running, fair::alone(FEEDS_AT_ONCE, 1));
+    let most = fair::alone(FEEDS_AT_ONCE, 1);
+    for _ in 0..2 {
+        for _ in 0..100 {
+            house.clock.advance(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Threads of the database answer in real time.
+        house.until("as many as may have begun", || house.dropbox.books().running >= most).await;
+    }
+    assert_eq!(house.dropbox.books().running, most);
     house.dropbox.answers.add_permits(Semaphore::MAX_PERMITS);
     house.pass(Duration::from_secs(10), Duration::from_millis(500)).await;
     assert_eq!(house.dropbox.books().listed.len(), 150, "all have an index");
@@ -375,6 +380,8 @@ async fn a_thousand_folders_are_longpolled_and_those_beyond_take_turns() {
         assert!(house.clock.steady() - begun < Duration::from_secs(60));
         house.clock.advance(FEED_SPREAD).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
+        // Threads of the database answer in real time.
+        house.until("it has begun", || house.at_work() == 0).await;
     }
     house.rest().await;
     assert_eq!(house.dropbox.books().longpolls, LONGPOLLS_MAX);

@@ -100,7 +100,9 @@ async fn one_replica_polls_all_serve_and_a_killed_one_is_followed_by_another_wit
         told_there[told_there.len() - 20..],
         "one event has one id everywhere"
     );
-    assert_eq!((longpolls().running, longpolls().running_max), (1, 1), "one of them polls");
+    // Behind what it told it asks first whether there is more.
+    support::until("it is longpolled again", || async { longpolls().running == 1 }).await;
+    assert_eq!(longpolls().running_max, 1, "one of them polls");
 
     // Somebody writes on while the one who polls is killed.
     let control = house.control();
@@ -176,8 +178,10 @@ async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when
     let called = || house.control().webhooks()[0].calls;
     support::until("all calls are answered", || async { !house.control().webhooks()[0].running }).await;
     let before = (asked(), called());
+    // What else the machine does can only add to a time, so it is looked at again and again.
+    let most = (Duration::from_millis(250), Duration::from_millis(500));
     let mut least = (Duration::MAX, Duration::MAX);
-    for n in 0..10 {
+    for n in 0..100 {
         let begun = Instant::now();
         put(&house, &format!("/in/{n}"), "x");
         let one = here.change().await;
@@ -185,9 +189,11 @@ async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when
         let other = there.change().await;
         least.1 = least.1.min(begun.elapsed());
         assert_eq!((one.event_id, path(&other)), (other.event_id.clone(), format!("/in/{n}").as_str()));
+        if n >= 10 && least.0 < most.0 && least.1 < most.1 {
+            break;
+        }
     }
-    // What else the machine does can only add to a time.
-    assert!(least.0 < Duration::from_millis(250) && least.1 < Duration::from_millis(500), "{least:?}");
+    assert!(least.0 < most.0 && least.1 < most.1, "{least:?}");
     let (questions, calls) = (asked() - before.0, called() - before.1);
     // Some may have been on their way before; two who ask would be twice as many.
     assert!(2 * questions < 3 * calls, "{questions} questions for {calls} calls: one replica asks");
