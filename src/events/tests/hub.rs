@@ -449,6 +449,13 @@ async fn a_checkpoint_that_is_taken_over_is_noticed_also_when_the_clock_was_set_
     let name = || Start::Checkpoint(CheckpointName::new("mine"));
     let mut first = house.hub.watch(scope("/in"), name(), Options::default()).await.unwrap();
     assert!(matches!(first.next().await, Ok(Happening::Ready(_))));
+    // Whoever means another folder by it is refused, which is nothing to the one who has it.
+    let wrong = house.hub.watch(scope("/other"), name(), Options::default()).await.unwrap_err();
+    assert_eq!(wrong.reason(), Reason::ResumeTokenMismatch);
+    house.clock.advance(Duration::from_secs(2)).await;
+    while let Some(happening) = first.try_next().await.expect("it goes on") {
+        assert!(matches!(happening, Happening::Joined(_)), "{happening:?}");
+    }
     house.clock.set(house.clock.now() - Duration::from_secs(3600));
     let second = house.hub.watch(scope("/in"), name(), Options::default()).await.unwrap();
     house.clock.advance(Duration::from_secs(2)).await;
