@@ -142,6 +142,31 @@ async fn one_replica_polls_all_serve_and_a_killed_one_is_followed_by_another_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_held_by_one_stream_of_all_replicas_and_goes_on_where_it_was_kept_by_another() {
+    let house = fleet().await;
+    let (mut first, second) = (Replica::start(&house, false).await, Replica::start(&house, false).await);
+    let _certain = first.certain(&house).await;
+    let named = |asked: &mut pb::WatchEventsRequest| {
+        asked.start = from(pb::StartPosition::Checkpoint);
+        asked.checkpoint_name = "indexer".into();
+    };
+    let mut here = first.watch(named).await;
+    put(&house, "/in/a", "x");
+    put(&house, "/in/b", "x");
+    assert_eq!(path(&here.change().await), "/in/a");
+    let keep = pb::AcknowledgeEventsRequest {
+        application_parameter_id: PARAMETER.into(),
+        checkpoint_name: "indexer".into(),
+        resume_token: here.token.clone(),
+        ..Default::default()
+    };
+    first.client.acknowledge_events(keep).await.expect("kept");
+    let mut there = second.watch(named).await;
+    refused(&here.end().await.1, Code::Aborted, "CHECKPOINT_TAKEN_OVER");
+    assert_eq!(path(&there.change().await), "/in/b");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_goes_down_in_order_hands_the_folder_on_at_once() {
     let house = fleet().await;
     let longpolls = || house.control().counter(LONGPOLL);

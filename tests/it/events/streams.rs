@@ -42,6 +42,30 @@ async fn create_edit_rename_and_delete_are_told_as_what_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_an_item_was_is_told_as_dropbox_writes_the_folder_whoever_watched_it_first() {
+    let house = support::start().await;
+    for (folder, asked_for, recursive) in [("/Papers", "/PAPERS", true), ("/Letters", "/letters", false)] {
+        let (probe, moved) = (format!("{folder}/Probe"), format!("{folder}/Moved"));
+        make_folder(&house, folder);
+        let mut watch = Watch::ready(&house, |asked| {
+            (asked.path, asked.recursive) = (asked_for.into(), Some(recursive));
+        })
+        .await;
+        for text in 0.. {
+            put(&house, &probe, &text.to_string());
+            if watch.change().await.basis() == pb::EventBasis::Index {
+                break;
+            }
+        }
+        rename(&house, &probe, &moved).await;
+        let change = watch.change().await;
+        assert_eq!((change.previous_path.as_str(), path(&change)), (probe.as_str(), moved.as_str()));
+        delete(&house, &moved, pb::ItemKind::File).await;
+        assert_eq!(told(&watch.changes(1).await), [format!("DELETED {moved}")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_follows_the_first_heartbeat_is_told_again_under_the_same_ids() {
     let house = support::start().await;
     put(&house, "/in/a.txt", "one");
@@ -238,7 +262,7 @@ async fn a_quiet_watch_beats_at_its_interval_and_every_beat_has_a_good_token() {
         let Some(Payload::Heartbeat(told)) = beat.payload else { panic!("{beat:?}") };
         // Of all together: one that is read late makes the next one come early.
         let waited = clock.steady() - begun;
-        assert!(waited >= interval.mul_f64(0.7 * f64::from(beats)), "{beats} {set}: {waited:?}");
+        assert!(waited >= interval.mul_f64(0.8 * f64::from(beats)), "{beats} {set}: {waited:?}");
         assert!(told.lag.expect("a lag").seconds < 60, "{set}: {told:?}");
         let mut again =
             Watch::ready(&house, |asked| (asked.path, asked.start) = ("/in".into(), behind(&beat.resume_token))).await;
