@@ -1,7 +1,7 @@
 //! Places that application parameters share. Who has some already gets another only while much more than that is free, so
 //! one that takes all it may leaves an eighth of what it found to whoever comes next. The last place goes to one that has
 //! none: behind four that take all they may of 512, a fifth finds nothing. Who waits is served parameter by parameter in turn,
-//! and within one in the order of arrival.
+//! and within one in the order of arrival. Of a single place, whoever has had it goes behind all who came meanwhile.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -65,6 +65,11 @@ impl Fair {
     /// Does anybody wait for one?
     pub fn is_waited_for(&self) -> bool {
         self.0.lock().first_who(|_, _| true).is_some()
+    }
+
+    /// Does another parameter?
+    pub fn is_waited_for_beside(&self, parameter: &str) -> bool {
+        self.0.lock().first_who(|_, one| one != parameter).is_some()
     }
 
     /// Places that are free, within the share of this parameter, and that nobody waits for.
@@ -165,6 +170,14 @@ impl State {
             if *held == 0 {
                 self.held.remove(parameter);
             }
+        }
+    }
+
+    /// Whoever has had the only place goes behind those who came meanwhile.
+    fn goes_behind(&mut self, parameter: &str) {
+        if let Some(at) = self.turns.iter().position(|one| **one == *parameter) {
+            let last = self.turns.remove(at);
+            self.turns.extend(last);
         }
     }
 
@@ -274,6 +287,9 @@ impl Drop for Held {
             if state.turns.is_empty() {
                 return;
             }
+            if self.of.total == 1 {
+                state.goes_behind(&self.parameter);
+            }
         }
         self.of.serve();
     }
@@ -352,7 +368,7 @@ mod tests {
         }
         assert!(fair.try_take("d", 1).is_none(), "nobody passes those who wait");
         let mut now = held;
-        for turn in [0, 3, 4, 1, 2] {
+        for turn in [3, 4, 0, 1, 2] {
             drop(now);
             now = waiting[turn].as_mut().now_or_never().unwrap_or_else(|| panic!("it is the turn of {turn}"));
         }

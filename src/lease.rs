@@ -129,6 +129,11 @@ impl Lease {
         Arc::strong_count(&self.0) > 1
     }
 
+    /// Does another process wait for it?
+    pub fn is_wanted_elsewhere(&self) -> bool {
+        self.lock().wanted
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -57,9 +57,9 @@ pub const SIBLINGS_LOOK: Duration = Duration::from_millis(500);
 pub const SIBLINGS_TELLING: Duration = Duration::from_secs(1);
 /// Appends that came through and still say how fast the line is: as many as may be in flight.
 pub const SIBLINGS_REMEMBERED: usize = PARALLEL_APPENDS_MAX as usize;
-/// The connection of a dropped append is given so long to close before its part goes out again. One that is stuck closes when what
-/// lies in its buffers has left, or 30 s later (the HTTP client's `TCP_USER_TIMEOUT`); it is given no more of the part, so what
-/// still arrives ends before its length, which Dropbox does not execute.
+/// The connection of a dropped append is given so long to close before its part goes out again. A TLS one that is stuck closes when
+/// what lies in its buffers has left, or 30 s later (the HTTP client's `TCP_USER_TIMEOUT`); it is given no more of the part, so
+/// what still arrives ends before its length, which Dropbox does not execute. Nothing is to be waited for where all had left.
 pub const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Appends in flight a caller may ask for.
 pub const PARALLEL_APPENDS_MAX: u32 = 16;
@@ -78,7 +78,8 @@ pub const SMALL_UPLOAD_FRAMES: usize = 32;
 /// A download whose blocks take longer each is hashed without putting one aside: at that rate the faster hash saves nothing
 /// worth 4 MiB.
 pub const SLOW_BLOCK: Duration = Duration::from_secs(1);
-/// No task hashes more than this without a yield: 150 µs with one lane.
+/// No task hashes more than this without a yield: 150 µs with one lane. The task that moves the bytes hashes them: a thread for it
+/// takes 5 to 7 % more CPU and helps only a lone stream on an idle machine (PERFORMANCE rule 2).
 pub const HASH_STEP_BYTES: usize = 256 * 1024;
 /// While others wait for their first block, an upload must fill at least this much in each `PACE_WINDOW` of the time in
 /// which the server was reading; else a hundred dribbling callers stop the process.
@@ -205,7 +206,8 @@ pub const BATCH_CONTENTIONS_MAX: u32 = 8;
 pub const BATCH_JOB_ENTRIES_MIN: usize = 4;
 /// Paths of one batch of changes. A thousand usual ones have a tenth of that; 2,000 of the longest would be 4 MiB of JSON.
 pub const BATCH_ARGUMENT_BYTES_MAX: usize = 1024 * 1024;
-/// A job that takes longer makes the next one of its group smaller. Its looks alone are two seconds apart.
+/// A job that takes longer makes the next one of its group smaller; while others wait at the gate, one that takes longer than
+/// `BATCH_TURN`. Its looks alone are two seconds apart.
 pub const BATCH_JOB_TURN: Duration = Duration::from_secs(10);
 /// A job holds the gate so long; then others go on beside it.
 pub const BATCH_JOB_HOLD: Duration = Duration::from_secs(60);

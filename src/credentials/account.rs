@@ -69,7 +69,6 @@ impl Account {
             }
             (_, renewal) => renewal.map(|renewal| Arc::new(of_renewal(renewal))),
         };
-        let more = More::within(parameters.settings.policy.max_concurrency);
         Arc::new_cyclic(|me| Account {
             me: me.clone(),
             parameters,
@@ -77,7 +76,7 @@ impl Account {
             ahead_from: AtomicI64::new(i64::MIN),
             refused: ArcSwapOption::empty(),
             root: RwLock::default(),
-            more,
+            more: OnceLock::new(),
             transport,
             common,
         })

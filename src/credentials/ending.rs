@@ -115,16 +115,28 @@ impl Resolver {
         of_this.push(Arc::downgrade(&ending.0));
     }
 
-    /// A parameter that was read again: what runs on it as it was goes on within the same bytes per second, as they now are.
-    pub(super) fn share_rates(&self, ending: &Ending) {
+    /// A parameter that was read again: what runs on it as it was goes on within the same bytes per second, as they now are,
+    /// and has its places among those in flight, if there are as many as before.
+    pub(super) fn share_limits(&self, ending: &Ending) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(of_this) = running.get(&ending.former().id) else { return };
-        let same = |one: &Ending| one.former().uid == ending.former().uid;
-        if let Some(one) = of_this.iter().filter_map(Weak::upgrade).map(Ending).find(same) {
-            let rates = one.rates();
-            rates.set(ending.former().settings.policy.max_bytes_per_second);
-            // Streams that are older than the change and had none yet share these from now on.
-            let _ = ending.0.more().rates.set(rates);
+        let policy = &ending.former().settings.policy;
+        let mut shared = false;
+        for one in of_this.iter().filter_map(Weak::upgrade).map(Ending) {
+            if one.former().uid != ending.former().uid {
+                continue;
+            }
+            if !std::mem::replace(&mut shared, true) {
+                let rates = one.rates();
+                rates.set(policy.max_bytes_per_second);
+                // Streams that are older than the change and had none yet share these from now on.
+                let _ = ending.0.more().rates.set(rates);
+            }
+            if one.former().settings.policy.max_concurrency == policy.max_concurrency
+                && let Some(places) = one.0.places()
+            {
+                let _ = ending.0.more().in_flight.set(places.clone());
+            }
         }
     }
 

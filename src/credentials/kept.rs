@@ -17,8 +17,8 @@ use crate::{
 /// What most parameters do without: streams, members of a team, a limit of its own.
 #[derive(Default)]
 pub(super) struct More {
-    /// `policy.max_concurrency`.
-    pub(super) in_flight: Option<Arc<Places>>,
+    /// `policy.max_concurrency`; made for the first call, and one for all that runs on the parameter.
+    pub(super) in_flight: OnceLock<Arc<Places>>,
     /// `policy.max_bytes_per_second`; made for the first stream, and one for all that runs on the parameter.
     pub(super) rates: OnceLock<Rates>,
     /// The parameter as it is now; set when what runs on it as it was may not go on.
@@ -34,26 +34,19 @@ struct Team {
     roots: RwLock<HashMap<ActAs, Arc<str>>>,
 }
 
-impl More {
-    /// None where there is nothing to begin with.
-    pub(super) fn within(max_concurrency: u32) -> OnceLock<Box<More>> {
-        match max_concurrency {
-            0 => OnceLock::new(),
-            most => {
-                let in_flight = Some(Arc::new(Places::new(most as usize)));
-                Box::new(More { in_flight, ..More::default() }).into()
-            }
-        }
-    }
-}
-
 impl Account {
     pub(super) fn more(&self) -> &More {
         self.more.get_or_init(Box::default)
     }
 
     pub(super) fn in_flight(&self) -> Option<Arc<Places>> {
-        self.more.get()?.in_flight.clone()
+        let most = self.parameters.settings.policy.max_concurrency as usize;
+        (most > 0).then(|| self.more().in_flight.get_or_init(|| Arc::new(Places::new(most))).clone())
+    }
+
+    /// Those that are taken or were.
+    pub(super) fn places(&self) -> Option<&Arc<Places>> {
+        self.more.get()?.in_flight.get()
     }
 
     pub(super) fn members(&self) -> &Members {

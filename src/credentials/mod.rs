@@ -270,7 +270,7 @@ impl Resolver {
                 // The name is kept once.
                 let name = entry.parameters.id.clone();
                 let kept = entries.entry(name).or_insert(entry).clone();
-                self.share_rates(&Ending::of(kept.clone()));
+                self.share_limits(&Ending::of(kept.clone()));
                 return Ok(Some(kept));
             }
         }

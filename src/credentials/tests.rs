@@ -374,6 +374,22 @@ async fn a_parameter_that_another_version_wrote_is_unavailable_and_the_changes_o
 }
 
 #[tokio::test]
+async fn what_is_under_way_keeps_its_places_when_its_parameter_is_read_again() {
+    let house = linked_house().await;
+    house.set(|settings| settings.policy.max_concurrency = 1).await;
+    let places = async || house.resolver.entry(&id()).await.unwrap().unwrap().in_flight().expect("a limit");
+    let mut under_way = vec![house.open(ask("billing")).await.unwrap()];
+    let before = places().await;
+    for name in ["one", "other"] {
+        house.set(|settings| settings.display_name = name.into()).await;
+        under_way.push(house.open(ask("billing")).await.unwrap());
+        assert!(Arc::ptr_eq(&before, &places().await), "{name}: twice as many would be in flight");
+    }
+    house.set(|settings| settings.policy.max_concurrency = 2).await;
+    assert!(!Arc::ptr_eq(&before, &places().await), "another limit is another");
+}
+
+#[tokio::test]
 async fn a_wrong_app_secret_does_not_condemn_the_grant() {
     let house = linked_house().await;
     house.wish(|wishes| wishes.secret = "rotated".into());

@@ -78,6 +78,12 @@ impl Turn {
         drop(std::mem::take(&mut *self.lock()));
     }
 
+    /// Do others wait for it: other application parameters here, or other processes?
+    pub(crate) fn is_wanted_by_others(&self) -> bool {
+        let here = self.stops.iter().any(|stop| stop.queue.is_waited_for_beside(&self.parameter));
+        here || self.leases().any(Lease::is_wanted_elsewhere)
+    }
+
     /// Stands in every queue until it is first, and then waits for the leases, unless it has them already. Cancel-safe: what was
     /// reached is laid down again.
     pub(crate) async fn take_up(&self) {

@@ -17,6 +17,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use super::together::next_turn_max;
 use crate::{
     dropbox::{Root, Stop, Turn},
     fair::Fair,
@@ -36,10 +37,17 @@ pub struct NamespaceKey(Arc<str>);
 /// The gates of every namespace that is being written to, and what is known of mounted shared folders.
 #[derive(Debug, Default)]
 pub struct Gates {
-    open: Mutex<HashMap<NamespaceKey, Stop>>,
+    open: Mutex<HashMap<NamespaceKey, Gate>>,
     mounts: Mutex<Mounts>,
     /// Of a store that other processes may share: where leases are kept.
     keepers: Option<mpsc::Sender<Lease>>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    stop: Stop,
+    /// Commits of one batch: as many as Dropbox does in a turn, as far as is known.
+    batch_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -105,15 +113,31 @@ impl Gates {
     fn stop(&self, key: NamespaceKey) -> Stop {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= limits::GATES_SWEEP_AT {
-            open.retain(|_, stop| stop.is_shared());
+            open.retain(|_, gate| gate.stop.is_shared());
         }
-        if let Some(stop) = open.get(&key) {
-            return stop.clone();
+        if let Some(gate) = open.get(&key) {
+            return gate.stop.clone();
         }
         let queue = Fair::new(1);
         let keepers = self.keepers.as_ref().filter(|_| key.0.len() <= limits::WRITE_LEASE_NAME_BYTES_MAX);
         let lease = keepers.map(|keepers| Lease::new(key.0.clone(), queue.clone(), keepers.clone()));
-        open.entry(key).insert_entry(Stop { queue, lease }).get().clone()
+        let stop = Stop { queue, lease };
+        open.insert(key, Gate { stop: stop.clone(), batch_max: limits::BATCH_ENTRIES_MAX });
+        stop
+    }
+
+    /// How many commits go with one turn, so that others wait no longer than that.
+    pub(super) fn batch_max(&self, key: &NamespaceKey) -> usize {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(key).map_or(limits::BATCH_ENTRIES_MAX, |gate| gate.batch_max)
+    }
+
+    /// A batch of so many took so long.
+    pub(super) fn batch_took(&self, key: &NamespaceKey, entries: usize, took: Duration) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gate) = open.get_mut(key) {
+            gate.batch_max = next_turn_max(gate.batch_max, entries, took, limits::BATCH_TURN);
+        }
     }
 
     /// The fleet's lease of a namespace.
@@ -219,13 +243,26 @@ mod tests {
             assert!(futures::poll!(one.as_mut()).is_pending());
         }
         let mut now = held;
-        for turn in [0, 3, 1, 2] {
+        for turn in [3, 0, 1, 2] {
             drop(now);
             let std::task::Poll::Ready(next) = futures::poll!(waiting[turn].as_mut()) else {
                 panic!("it is the turn of {turn}")
             };
             now = next.expect("free");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_batch_took_is_remembered_of_its_namespace_and_of_no_other() {
+        let gates = Gates::new();
+        let (a, b) = (gates.key_for("dbid:a", None, "/x"), gates.key_for("dbid:b", None, "/x"));
+        for key in [&a, &b] {
+            gates.turn("p", std::slice::from_ref(key), None).await.expect("free");
+        }
+        gates.batch_took(&a, 1000, limits::BATCH_TURN * 4);
+        assert_eq!((gates.batch_max(&a), gates.batch_max(&b)), (250, limits::BATCH_ENTRIES_MAX));
+        gates.batch_took(&a, 10, limits::BATCH_TURN / 4);
+        assert_eq!(gates.batch_max(&a), 500, "it grows again");
     }
 
     #[test]

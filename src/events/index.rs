@@ -8,6 +8,8 @@
 //! "Gone" is a number: the stamp at which it was said. What lies at or beneath a gone row and was seen since is there; what
 //! was not is deleted when the drain ends. The same mark and sweep compares a whole listing after a reset.
 
+mod spelling;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use dropbox_sdk::types::files::{self, Metadata};
@@ -125,6 +127,7 @@ impl Tree {
 
     /// Within a page a folder is taken before what lies in it; else entries count in their order.
     pub(super) fn page(&mut self, entries: Vec<Seen>) {
+        self.spell_base(&entries);
         for seen in folders_first(entries) {
             if matches!(seen.item, Metadata::Deleted(_)) {
                 self.gone(&seen.path);
@@ -226,8 +229,9 @@ impl Tree {
             self.tell(ChangeKind::MetadataChanged, INDEX_ROOT, seen, None);
         }
         let storm = reshared && root.gone.is_none();
+        let display = seen.base_display(&self.base).map(str::to_owned).or(root.display);
         self.change(INDEX_ROOT, |root| {
-            (root.id, root.rev, root.stamp) = (id, rev, stamp);
+            (root.id, root.rev, root.display, root.stamp) = (id, rev, display, stamp);
             if storm {
                 root.gone = Some(-stamp);
             }
@@ -670,25 +674,6 @@ impl Tree {
         self.writes.past.push(PastRow { row: row.clone(), until: coming });
         row.since = coming;
         self.dirty.insert(n);
-    }
-
-    fn path_of(&self, n: i64) -> String {
-        self.joined(n, &self.base.display, |row| row.display.as_deref().unwrap_or(&row.name))
-    }
-
-    fn lower_of(&self, n: i64) -> String {
-        self.joined(n, &self.base.lower, |row| &row.name)
-    }
-
-    fn joined<'a>(&'a self, n: i64, base: &str, name: impl Fn(&'a IndexRow) -> &'a str) -> String {
-        let (mut names, mut at) = (Vec::new(), n);
-        while at > INDEX_ROOT
-            && let Some(row) = self.rows.get(&at)
-        {
-            names.push(name(row));
-            at = row.parent;
-        }
-        names.iter().rev().fold(base.to_owned(), |path, name| format!("{path}/{name}"))
     }
 }
 

@@ -17,12 +17,18 @@ struct Shelf {
     waits: BTreeMap<String, WaitingRow>,
     next: i64,
     stamp: i64,
+    /// Whoever watches has written the folder in small letters.
+    is_small: bool,
 }
 
 impl Shelf {
+    fn base(&self) -> Base {
+        Base::of(if self.is_small { "/w" } else { "/W" })
+    }
+
     /// What a step may look at: here everything.
     fn tree(&self, basis: Basis) -> Tree {
-        let mut tree = Tree::new(Base::of("/W"), basis, self.next, self.stamp);
+        let mut tree = Tree::new(self.base(), basis, self.next, self.stamp);
         tree.load(self.rows.values().cloned().collect());
         if !self.waits.is_empty() {
             tree.load_waiting(self.waits.keys().cloned().collect());
@@ -63,7 +69,7 @@ impl Shelf {
 
     fn page(&mut self, entries: Vec<Metadata>, basis: Basis) -> Vec<Change> {
         let mut tree = self.tree(basis);
-        let base = Base::of("/W");
+        let base = self.base();
         tree.page(entries.into_iter().filter_map(|item| Seen::of(item, &base)).collect());
         self.save(tree)
     }
@@ -181,6 +187,26 @@ fn a_deletion_tells_what_is_known_of_the_item() {
     let change = &changes[0];
     assert_eq!((change.id.as_deref(), change.previous_rev.as_deref()), (Some("id:2"), Some("000000005")));
     assert_eq!((change.item_kind, path_of(change).as_str()), (ItemKind::File, "/W/Docs/A.txt"));
+}
+
+#[test]
+fn where_an_item_was_is_told_as_dropbox_writes_the_folder_whoever_watched_it_first() {
+    let root = |written: &str| {
+        let folder = files::FolderMetadata::new(written.trim_start_matches('/').into(), "id:0".into());
+        Metadata::Folder(folder.with_path_lower("/w".into()).with_path_display(written.into()))
+    };
+    // Told by the folder itself, or by what is in it.
+    for listing in [[vec![root("/W")], page("a 1")].concat(), page("a 1")] {
+        let mut shelf = Shelf { is_small: true, ..Shelf::default() };
+        shelf.drain(vec![listing]);
+        let moved = shelf.drain(vec![page("-a, b 1")]);
+        assert_eq!(moved[0].previous_path.as_deref(), Some("/W/a"));
+        assert_eq!(path_of(&shelf.drain(vec![page("-b")])[0]), "/W/b");
+        // It is written otherwise from then on.
+        shelf.drain(vec![page("c 2")]);
+        shelf.drain(vec![vec![root("/w")]]);
+        assert_eq!(path_of(&shelf.drain(vec![page("-c")])[0]), "/w/c");
+    }
 }
 
 #[test]

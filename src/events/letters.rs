@@ -147,7 +147,7 @@ impl Inside {
         }
         self.ring_scopes(&letter.saved, Ring::Saved);
         if letter.all {
-            self.ring_all(Ring::Webhook);
+            self.ring_all(Ring::Webhook { folders: EVENT_RUNG_MAX });
         }
         self.ring_accounts(letter.rung.iter().map(String::as_str));
     }

@@ -268,8 +268,9 @@ impl Inside {
 
     fn ring_accounts<'a>(&self, accounts: impl Iterator<Item = &'a str>) {
         let feeds = self.held();
-        for feed in accounts.filter_map(|account| feeds.by_account.get(account)).flatten() {
-            self.desk.ring(feed, Ring::Webhook);
+        for of_account in accounts.filter_map(|account| feeds.by_account.get(account)) {
+            let why = Ring::Webhook { folders: of_account.len() };
+            of_account.iter().for_each(|feed| self.desk.ring(feed, why));
         }
     }
 

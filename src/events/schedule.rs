@@ -23,7 +23,8 @@ use crate::{
     clock::SharedClock,
     fair::{Fair, Held},
     limits::{
-        EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, INDEX_UNWATCHED, POLL_TURN, RING_GAP, RING_GAP_MAX,
+        EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, INDEX_UNWATCHED, POLL_TURN, RING_GAP,
+        RING_GAP_CROWD_MAX, RING_GAP_MAX,
     },
 };
 
@@ -93,7 +94,12 @@ pub(super) struct Seat {
     begins: Option<Held>,
     in_turn: bool,
     failures: u32,
+    /// Webhook calls in vain, each before the wait behind the one before it was over.
     rung_in_vain: u32,
+    /// A call came before it was.
+    pressed: bool,
+    /// How many watched folders the last call was for.
+    rung_beside: u32,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +114,8 @@ enum Place {
 /// Why a feed should look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ring {
-    /// A webhook call named its account.
-    Webhook,
+    /// A webhook call named its account, of which so many folders are watched.
+    Webhook { folders: usize },
     /// A watcher of this process needs to know what is now.
     Watcher,
     /// Another process has saved something, or given the scope back.
@@ -201,8 +207,10 @@ impl Desk {
         let mut seat = feed.seat();
         let elsewhere = self.shared && !seat.holds;
         let at = match why {
-            Ring::Webhook => {
+            Ring::Webhook { folders } => {
                 seat.rung = true;
+                seat.pressed |= now < seat.not_before;
+                seat.rung_beside = u32::try_from(folders).unwrap_or(u32::MAX);
                 // The one who polls it was told, too.
                 if elsewhere {
                     let (first, _) = seat.calls.unwrap_or((now, now));
@@ -320,10 +328,13 @@ impl Desk {
                 seat.next_poll = now + wait;
                 seat.in_turn = in_turn;
                 plan.in_turn += usize::from(in_turn);
-                seat.rung_in_vain = if seat.rung && !found { seat.rung_in_vain + 1 } else { 0 };
+                seat.rung_in_vain = match seat.rung && !found {
+                    true if seat.pressed => seat.rung_in_vain.saturating_add(1),
+                    in_vain => u32::from(in_vain),
+                };
                 if seat.rung_in_vain > 0 {
-                    let gap = RING_GAP * 2u32.saturating_pow((seat.rung_in_vain - 1).min(8));
-                    seat.not_before = now + gap.min(RING_GAP_MAX);
+                    let most = RING_GAP_MAX.saturating_mul(seat.rung_beside).min(RING_GAP_CROWD_MAX);
+                    seat.not_before = now + (RING_GAP * 2u32.pow((seat.rung_in_vain - 1).min(8))).min(most);
                 }
             }
             Rest::Elsewhere(held) => {
@@ -366,7 +377,7 @@ impl Desk {
         }
         // An index that was built without anybody is no reason to stay.
         seat.linger_until = seat.linger_until.map(|until| until.min(now + linger(feed)));
-        seat.rung = false;
+        (seat.rung, seat.pressed) = (false, false);
         if std::mem::take(&mut seat.again) {
             seat.wake = Some(now);
         }

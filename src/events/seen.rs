@@ -16,6 +16,7 @@ pub(super) const FOLDER: i64 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Base {
     pub(super) lower: String,
+    /// As whoever watched it first wrote it: good until Dropbox has said how it is written.
     pub(super) display: String,
     /// Names of its path.
     depth: usize,
@@ -90,6 +91,14 @@ impl Seen {
             client_modified: seconds(&file.client_modified),
             is_downloadable: file.is_downloadable,
         })
+    }
+
+    /// How Dropbox writes the watched folder in this item's path; None: it is the root.
+    pub(super) fn base_display(&self, base: &Base) -> Option<&str> {
+        let display = paths(&self.item).1.filter(|_| base.depth > 0)?;
+        let end = display.match_indices('/').nth(base.depth).map_or(display.len(), |(at, _)| at);
+        let folder = &display[..end];
+        (dbxcase::dbx_str_lowercase(folder) == base.lower).then_some(folder)
     }
 
     pub(super) fn name(&self) -> &str {

@@ -6,6 +6,7 @@ mod hub;
 mod listener;
 mod model;
 mod oracle;
+mod rings;
 mod slow;
 mod standing;
 mod steps;

@@ -189,6 +189,11 @@ impl Watcher {
             Start::After(point) => self.go_to(point).await,
             Start::Checkpoint(name) => {
                 let scope = &self.feed.scope;
+                // Whoever names the place of another folder is refused, and takes the name from nobody.
+                let there = self.feed.store.checkpoint(&scope.uid, name.as_str()).await?;
+                if let Some(token) = there.and_then(|there| there.token) {
+                    ResumePoint::unseal(self.feed.store.keys(), scope, &token)?;
+                }
                 let holder = uuid::Uuid::new_v4().simple().to_string();
                 let kept = self.feed.store.take_checkpoint(&scope.uid, name.as_str(), &holder).await?;
                 let point = match &kept.token {

@@ -146,10 +146,12 @@ pub const FEED_LINGER: Duration = Duration::from_secs(30);
 pub const FEED_SPREAD: Duration = Duration::from_millis(30);
 /// So many begin without waiting, and so many are beginning at once; of these, too, one application parameter leaves an eighth.
 pub const FEEDS_AT_ONCE: usize = 64;
-/// A call that was followed by nothing new makes the next one wait so long, doubled up to the second with each more: a
-/// thousand calls a second about other folders of an account are a few questions.
+/// A call that was followed by nothing new makes the next one wait so long. Where calls come oftener than that, it is doubled
+/// with each more up to the second, for each watched folder of the account, and to the third at most: a thousand calls a second
+/// about other folders are a few questions, and yet an account's only watched folder is told of within a tenth of a second.
 pub const RING_GAP: Duration = Duration::from_millis(50);
-pub const RING_GAP_MAX: Duration = Duration::from_millis(500);
+pub const RING_GAP_MAX: Duration = Duration::from_millis(80);
+pub const RING_GAP_CROWD_MAX: Duration = Duration::from_millis(500);
 /// Between two attempts after a failure that passes, doubled up to the second.
 pub const FEED_RETRY: Duration = Duration::from_secs(1);
 pub const FEED_RETRY_MAX: Duration = Duration::from_secs(60);

@@ -236,12 +236,12 @@ async fn two_calls_with_one_request_id_are_one_change_with_one_answer() {
 #[tokio::test]
 async fn a_change_goes_on_when_its_caller_leaves_and_a_repeat_gets_its_answer() {
     let house = furnished().await;
-    rules(&house, [Rule::once("files/move_v2", Action::Delay { millis: 500 })]);
+    rules(&house, [Rule::once("files/move_v2", Action::Delay { millis: 2000 })]);
     let request = pb::MoveItemRequest { request_id: ID.into(), ..movement("/a.txt", "/c.txt") };
     let mut client = house.other_client().await;
     let sent = request.clone();
     let call = tokio::spawn(async move { client.move_item(sent).await });
-    until("the move is under way", async || house.control().counter("files/move_v2").running == 1).await;
+    until("the move is under way", async || house.control().counter("files/move_v2").calls == 1).await;
     call.abort();
     let answer = house.client().move_item(request).await.expect("the first one's answer").into_inner();
     assert_eq!(answer.item.expect("an item").name, "c.txt");
@@ -338,7 +338,8 @@ async fn a_commit_that_waits_to_be_repeated_lets_others_of_its_namespace_go() {
 #[tokio::test]
 async fn commits_of_one_namespace_go_one_at_a_time() {
     let house = furnished().await;
-    rules(&house, [Rule::always("files/create_folder_v2", Action::DelayAnswer { millis: 20 })]);
+    // Time enough for all the others to come to the gate.
+    rules(&house, [Rule::once("files/create_folder_v2", Action::DelayAnswer { millis: 3000 })]);
     let calls = (0..12).map(|n| {
         let mut client = house.client();
         async move { client.create_folder(folder(&format!("/many/{n}"))).await.map(drop) }
@@ -383,10 +384,11 @@ async fn a_caller_that_leaves_while_an_abandoned_change_is_looked_up_does_not_lo
     store.close().await.expect("closed");
 
     let next = Victim::start(house.config()).await;
-    rules(&house, [Rule::once("files/get_metadata", Action::Delay { millis: 1500 })]);
+    rules(&house, [Rule::once("files/get_metadata", Action::Delay { millis: 3000 })]);
+    let before = control.counter("files/get_metadata").calls;
     let (mut client, sent) = (next.client().await, request.clone());
     let leaving = tokio::spawn(async move { client.copy_item(sent).await });
-    until("it is looked up", async || control.counter("files/get_metadata").running == 1).await;
+    until("it is looked up", async || control.counter("files/get_metadata").calls > before).await;
     leaving.abort();
     assert!(leaving.await.expect_err("it has left").is_cancelled());
     let again = async { next.client().await.copy_item(request).await };
@@ -398,11 +400,11 @@ async fn a_caller_that_leaves_while_an_abandoned_change_is_looked_up_does_not_lo
 #[tokio::test]
 async fn an_answer_that_the_store_does_not_take_at_once_is_kept_soon_after() {
     let house = furnished().await;
-    rules(&house, [Rule::once("files/copy_v2", Action::DelayAnswer { millis: 1500 })]);
+    rules(&house, [Rule::once("files/copy_v2", Action::DelayAnswer { millis: 3000 })]);
     let request = pb::CopyItemRequest { request_id: ID.into(), ..copy("/a.txt", "/made.txt") };
     let (mut client, sent) = (house.client(), request.clone());
     let first = tokio::spawn(async move { client.copy_item(sent).await });
-    until("it is on its way", async || house.control().counter("files/copy_v2").running == 1).await;
+    until("it is on its way", async || house.control().counter("files/copy_v2").calls == 1).await;
     let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
     let mut run = async |sql| sqlx::query(sql).execute(&mut store).await.expect("renamed");
     run("ALTER TABLE remembered_requests RENAME TO gone_for_now").await;

@@ -43,7 +43,8 @@ async fn whole(mut stream: Streaming<pb::DownloadFileResponse>) -> (Vec<u8>, boo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_end_resumable_and_downloads_end_whole_when_the_server_drains() {
-    let mut house = support::start().await;
+    // A busy machine reads 480 MiB in more than the 25 s that are the default.
+    let mut house = support::start_with(|config| config.drain_grace = 8 * PATIENCE).await;
     let big = noise(24 * MIB, 1);
     upload(&house, spec("/big"), &big).await.expect("uploaded");
     let mut uploads = Vec::new();
@@ -126,7 +127,7 @@ async fn streams_that_said_nothing_or_wait_to_be_let_in_do_not_hold_up_the_drain
 async fn a_write_whose_caller_has_left_is_finished_and_its_answer_kept() {
     let mut house = support::start().await;
     upload(&house, spec("/a.txt"), b"a").await.expect("uploaded");
-    house.control().script([Rule::once("files/move_v2", Action::DelayAnswer { millis: 1000 })]).expect("script");
+    house.control().script([Rule::once("files/move_v2", Action::DelayAnswer { millis: 3000 })]).expect("script");
     let request = pb::MoveItemRequest {
         application_parameter_id: PARAMETER.into(),
         from_path: "/a.txt".into(),
@@ -136,7 +137,7 @@ async fn a_write_whose_caller_has_left_is_finished_and_its_answer_kept() {
     };
     let (mut client, sent) = (house.other_client().await, request.clone());
     let call = tokio::spawn(async move { client.move_item(sent).await });
-    until("the move is under way", async || house.control().counter("files/move_v2").running == 1).await;
+    until("the move is under way", async || house.control().counter("files/move_v2").calls == 1).await;
     call.abort();
     let _ = call.await;
     house.take_app().stop().await.expect("nothing cut");
@@ -149,12 +150,12 @@ async fn a_write_whose_caller_has_left_is_finished_and_its_answer_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_under_way_is_finished_before_the_server_ends() {
     let mut house = support::start().await;
-    house.control().script([Rule::always("files/upload", Action::Delay { millis: 500 })]).expect("script");
+    house.control().script([Rule::always("files/upload", Action::Delay { millis: 2000 })]).expect("script");
     let mut stream = OpenUpload::begin(&house, spec("/late")).await;
     assert!(stream.send(chunk(b"in time")).await);
     assert!(stream.send(finish()).await);
     let answer = tokio::spawn(stream.answer());
-    until("the commit is under way", || async { house.control().counter("files/upload").running == 1 }).await;
+    until("the commit is under way", || async { house.control().counter("files/upload").calls == 1 }).await;
     let draining = tokio::spawn(house.take_app().stop());
     let answer = answer.await.expect("no panic").expect("committed");
     assert_eq!(answer.state(), pb::UploadState::Committed);
@@ -205,7 +206,8 @@ async fn a_caller_that_never_reads_is_cut_when_the_grace_ends() {
     // Not the 25 s that are the default, nor for ever.
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     // The app is gone and this process goes on: nothing of it may be left.
-    assert_eq!(house.control().counter("files/download").running, 0, "the request to Dropbox went with it");
+    // Dropbox hears of it in its own time.
+    until("the request to Dropbox goes with it", async || house.control().counter("files/download").running == 0).await;
     let end = async {
         while unread.message().await?.is_some() {}
         Ok::<_, tonic::Status>(())

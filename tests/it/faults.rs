@@ -166,7 +166,7 @@ macro_rules! call {
             $($field: $value,)*
             ..Default::default()
         };
-        $house.client().$method(timed(request)).await.map(|answer| { drop(answer); })
+        $house.patient().await.$method(timed(request)).await.map(|answer| { drop(answer); })
     }};
 }
 
@@ -219,7 +219,7 @@ impl Via {
                 let page = house.client().list_folder(first.clone()).await?.into_inner();
                 assert!(!page.next_page_token.is_empty(), "the folder has two items");
                 let next = pb::ListFolderRequest { page_token: page.next_page_token, ..first };
-                house.client().list_folder(timed(next)).await.map(drop)
+                house.patient().await.list_folder(timed(next)).await.map(drop)
             }
             Via::Search => call!(house.search_items, SearchItemsRequest { query: "a".into() }),
             Via::Create => call!(house.create_folder, CreateFolderRequest { path: "/new".into() }),
@@ -259,7 +259,7 @@ impl Via {
                     allow_mutation: true,
                     ..Default::default()
                 };
-                house.client().call_api(timed(request)).await.map(drop)
+                house.patient().await.call_api(timed(request)).await.map(drop)
             }
         }
     }
@@ -272,7 +272,7 @@ async fn read(house: &House, format: &str, source: pb::download_file_request::So
         export_format: format.into(),
         ..Default::default()
     };
-    let mut stream = house.client().download_file(timed(request)).await?.into_inner();
+    let mut stream = house.patient().await.download_file(timed(request)).await?.into_inner();
     while stream.message().await?.is_some() {}
     Ok(())
 }

@@ -72,11 +72,11 @@ async fn a_commit_whose_outcome_found_no_space_is_found_at_its_path() {
     let mut client = server.client().await;
     let bytes = noise(9 * MIB, 2);
     let upload_id = client.start_upload(start_request(spec("/full"))).await.expect("started").into_inner().upload_id;
-    control.script([Rule::once(FINISH, Action::Delay { millis: 1000 })]).expect("script");
+    control.script([Rule::once(FINISH, Action::Delay { millis: 3000 })]).expect("script");
     let mut committing = client.clone();
     let stream = tokio_stream::iter(requests(resume_frames(&upload_id, &bytes, 0)));
     let committing = tokio::spawn(async move { committing.upload_file(stream).await });
-    until("the commit is under way", || async { control.counter(FINISH).running == 1 }).await;
+    until("the commit is under way", || async { control.counter(FINISH).calls == 1 }).await;
     server.limit_files(FULL);
     // It happened: a store that cannot say so does not make it fail.
     let answer = committing.await.expect("no panic").expect("committed").into_inner();

@@ -69,6 +69,23 @@ fn spawn(house: &Arc<House>, spec: pb::UploadSpec, bytes: &[u8]) -> JoinHandle<U
     tokio::spawn(async move { send(&house, spec, &bytes).await })
 }
 
+async fn exists(house: &House, path: &str) -> bool {
+    let request =
+        pb::GetItemRequest { application_parameter_id: PARAMETER.into(), path: path.into(), ..Default::default() };
+    match house.client().get_item(request).await {
+        Ok(_) => true,
+        Err(status) if reason(&status) == "PATH_NOT_FOUND" => false,
+        Err(status) => panic!("{path}: {status:?}"),
+    }
+}
+
+/// Whoever called before has come as far as the gate: what others call now goes to Dropbox and back meanwhile.
+async fn settle(house: &House) {
+    for _ in 0..4 {
+        assert!(!exists(house, "/nobody/has/this").await);
+    }
+}
+
 /// An upload that waits at a gate which is held: its bytes are at Dropbox.
 async fn queued(house: &Arc<House>, specs: Vec<(pb::UploadSpec, &[u8])>) -> Vec<JoinHandle<Uploaded>> {
     let control = house.control();
@@ -80,6 +97,8 @@ async fn queued(house: &Arc<House>, specs: Vec<(pb::UploadSpec, &[u8])>) -> Vec<
         counter.bytes_in == before + bytes && counter.good == counter.calls
     })
     .await;
+    // The answer still comes back to whoever waits for it.
+    settle(house).await;
     uploads
 }
 

@@ -470,7 +470,7 @@ async fn an_append_that_hangs_at_the_end_does_not_keep_the_others_from_being_wri
         control.script(rules).expect("script");
         let mut stream = OpenUpload::resume(&house, &upload_id).await;
         assert!(stream.send_range(&bytes, 0, bytes.len()).await);
-        until("four are at Dropbox", async || control.counter(APPEND).calls == 4).await;
+        until("four are at Dropbox", async || control.counter(APPEND).calls >= 4).await;
         let ended = match ends {
             "half-closed" => Some(tokio::spawn(stream.answer())),
             "finished" => {
@@ -487,7 +487,7 @@ async fn an_append_that_hangs_at_the_end_does_not_keep_the_others_from_being_wri
         let written = loop {
             let count: i64 =
                 sqlx::query_scalar("SELECT count(*) FROM upload_pieces").fetch_one(&mut store).await.expect("a number");
-            if count == 3 {
+            if count >= 3 {
                 break left.elapsed();
             }
             assert!(left.elapsed() < PATIENCE, "{ends}: the late one is not written down");

@@ -172,7 +172,7 @@ async fn no_secret_leaves_the_process_and_none_lies_in_clear_in_its_files() {
     );
     // A proxy that takes no connection, one that takes no such password, and none again.
     let mut tinyproxy = tokio::task::block_in_place(|| Running::tinyproxy(Some(("me", "right"))));
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let closed = crate::support::postgres::free_port();
     for port in [closed, tinyproxy.port] {
         let update = |proxy| pb::UpdateApplicationParameterRequest {
             application_parameter: Some(pb::ApplicationParameter {

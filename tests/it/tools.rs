@@ -211,12 +211,12 @@ fn error_details_print_in_clear() {
     }
     assert!(!text.contains("google.rpc.RetryInfo"), "a missing path is no reason to try again:\n{text}");
 
-    // One that is a reason: Dropbox wants 7 s, and the caller has 3.
-    limit_requests(&mut served, 7);
+    // One that is a reason: Dropbox wants 30 s, and the caller has 15.
+    limit_requests(&mut served, 30);
     let message = json!({"applicationParameterId": "demo", "path": "/missing"});
-    let output = grpcurl(&served.told("data"), &["-format-error", "-max-time=3"], "GetItem", &[message]);
+    let output = grpcurl(&served.told("data"), &["-format-error", "-max-time=15"], "GetItem", &[message]);
     let text = self::text(&output);
-    for wanted in ["RATE_LIMITED", "google.rpc.RetryInfo", "\"retryDelay\": \"7s\"", "google.rpc.QuotaFailure"] {
+    for wanted in ["RATE_LIMITED", "google.rpc.RetryInfo", "\"retryDelay\": \"30s\"", "google.rpc.QuotaFailure"] {
         assert!(text.contains(wanted), "no {wanted} in:\n{text}");
     }
 }

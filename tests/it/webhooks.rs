@@ -194,7 +194,7 @@ async fn a_thousand_calls_a_second_are_answered_in_milliseconds_and_are_a_few_qu
     eprintln!("1,000 calls in {all:?}, half of them within {:?}, {questions} questions", took[500]);
     // Without optimization, on a machine that does other things, too.
     assert!(all < Duration::from_secs(10) && took[500] < Duration::from_millis(50), "{all:?}, {:?}", took[500]);
-    let most = 6 + 2 * all.as_secs();
+    let most = 6 + 13 * (1 + all.as_secs());
     assert!((1..=most).contains(&questions), "{questions} questions in {all:?}");
     // And what happens then is told.
     house.control().seed(&Seed { files: vec![SeedFile::text("/in/a", "x")], ..Seed::default() }).expect("a file");

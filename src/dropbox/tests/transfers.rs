@@ -176,7 +176,7 @@ async fn a_commit_without_content_may_have_been_sent_when_its_deadline_passes() 
 
 #[tokio::test]
 async fn a_silent_connection_under_an_append_is_replaced_once() {
-    let timeouts = Timeouts { request: Duration::from_millis(600), ..Timeouts::default() };
+    let timeouts = Timeouts { request: Duration::from_secs(2), ..Timeouts::default() };
     let script = vec![Act::Stall, Act::json(200, "null"), Act::Stall, Act::Stall];
     let bench = Bench::with(script, Tokens::default(), timeouts).await;
     let arg = files::UploadSessionAppendArg::new(files::UploadSessionCursor::new("s".to_owned(), 0));

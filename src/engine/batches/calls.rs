@@ -53,6 +53,8 @@ pub(super) struct Ended {
     pub again: Vec<Entry>,
     pub entries: usize,
     pub took: Duration,
+    /// Others stood at the gate when it was left.
+    pub others_wait: bool,
     /// Those that others got in the way of, all at once, wait so long at least.
     pub told_to_wait: Duration,
 }
@@ -88,23 +90,27 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
     let started = shared.clock.steady();
     let own = group.caller.with_deadline(Some((Instant::now() + limits::COMMIT_TIME_OWN).into_std()));
     let launched = launch(&own, &turn, kind, &entries).await;
+    let mut others_wait = false;
+    let mut leave = |turn: Turn| others_wait = turn.is_wanted_by_others();
     let (status, request_id) = match launched {
         Ok(Answer { value: Status::Job(id), .. }) => {
-            let mut turn = Some(turn);
             let followed = follow(shared, group, &id, &entries);
             tokio::pin!(followed);
             tokio::select! {
-                ended = &mut followed => ended,
+                ended = &mut followed => {
+                    leave(turn);
+                    ended
+                }
                 () = shared.clock.sleep(limits::BATCH_JOB_HOLD) => {
                     tracing::info!(route = %route.path, "a job takes long: others go on beside it");
-                    turn.take();
+                    leave(turn);
                     followed.await
                 }
             }
         }
         // Whoever is told may come again at once: the gate is free by then.
         Ok(answer) => {
-            drop(turn);
+            leave(turn);
             (answer.value, answer.request_id)
         }
         Err(fault) => {
@@ -113,7 +119,7 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
         }
     };
     let took = shared.clock.steady().saturating_sub(started);
-    let mut ended = Ended::new(entries.len(), took);
+    let mut ended = Ended { others_wait, ..Ended::new(entries.len(), took) };
     let outcomes = match status {
         Status::Complete(outcomes) if outcomes.len() == entries.len() => outcomes,
         Status::Contended => {
@@ -182,7 +188,7 @@ fn refused(kind: Kind, fault: &Fault, entries: Vec<Entry>, took: Duration) -> En
 
 impl Ended {
     fn new(entries: usize, took: Duration) -> Ended {
-        Ended { again: Vec::new(), entries, took, told_to_wait: Duration::ZERO }
+        Ended { again: Vec::new(), entries, took, others_wait: false, told_to_wait: Duration::ZERO }
     }
 
     /// All of them were refused at once for what others did: they go together again.

@@ -131,8 +131,9 @@ impl Driver {
     }
 
     fn ended(&mut self, ended: Ended) {
-        let Ended { again, entries, took, told_to_wait } = ended;
-        self.turn_max = next_turn_max(self.turn_max, entries, took, limits::BATCH_JOB_TURN);
+        let Ended { again, entries, took, others_wait, told_to_wait } = ended;
+        let turn = if others_wait { limits::BATCH_TURN } else { limits::BATCH_JOB_TURN };
+        self.turn_max = next_turn_max(self.turn_max, entries, took, turn);
         let now = Instant::now();
         // Those that were refused together go together again.
         let most = again.iter().map(|entry| entry.contentions).max().unwrap_or(0);

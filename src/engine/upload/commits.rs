@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Account, Mode, Settled, Shared, UploadSpec, Uploads, Writing, at,
+    Account, Mode, Settled, UploadSpec, Uploads, Writing, at,
     commit::Whole,
     end_ahead,
     hold::Hold,

@@ -442,7 +442,7 @@ impl Append {
                 .with_close(self.close)
                 .with_content_hash(hash_of(&part, from, &body).to_string());
             let reading = match self.attempt(&arg, &body, !dropped).await {
-                // Closed first, so that two whole requests for one range are never under way. Whether it was whole nobody knows.
+                // Closed first, or given no more of the part. One that had all of it may still be carried out.
                 None => {
                     (dropped, unclear) = (true, true);
                     Reading::From(from)

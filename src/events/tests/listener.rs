@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What a run has come across; a test that never meets the rare is no test.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Met {
     pub indexed: usize,
     pub inferred: usize,

@@ -354,14 +354,21 @@ async fn open(scope: &Scope, store: &Store, oracle: &Arc<Oracle>) -> Option<(Arc
     Some((feed, opened.unwrap()))
 }
 
-/// What all stories share.
+/// Where a story is told. Each has its own: what others left in a store would be swept in it, and with that the places at which
+/// a process ends would be others.
 struct Stage {
     store: Store,
     clock: ManualClock,
-    told: Cell<usize>,
-    /// Places in the store that the last story came to.
-    passed: Cell<Vec<Place>>,
     _folder: tempfile::TempDir,
+}
+
+/// What came of a story.
+#[derive(Debug, PartialEq)]
+struct End {
+    /// None: it failed.
+    met: Option<Met>,
+    /// Places in the store that it came to.
+    passed: Vec<Place>,
 }
 
 impl Stage {
@@ -370,39 +377,38 @@ impl Stage {
         let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let url = format!("sqlite://{}?mode=rwc", folder.path().join("store.db").display());
         let store = Store::open(&url, Arc::new(KeyRing::ephemeral()), Arc::new(clock.clone())).await.unwrap();
-        Stage { store, clock, told: Cell::new(0), passed: Cell::default(), _folder: folder }
+        Stage { store, clock, _folder: folder }
     }
+}
 
-    /// Takes all steps, and then looks. None: it failed.
-    async fn tell(&self, seed: u64, acts: &[Act], trace: bool) -> Option<Met> {
-        self.told.set(self.told.get() + 1);
-        let name = format!("story-{}", self.told.get());
-        let mut story = Story::begin(seed, View::of(seed), &name, self, trace).await;
-        let told = AssertUnwindSafe(async {
-            for act in acts {
-                story.take(act).await;
-            }
-            story.quiet().await;
-        });
-        let told = told.catch_unwind().await;
-        self.passed.set(kill::passed());
-        kill::begin();
-        told.ok().map(|()| story.met)
-    }
-
-    /// Says what is the least of it that fails, and how.
-    async fn explain(&self, seed: u64, acts: Vec<Act>) -> ! {
-        let all = acts.len();
-        quietly(true);
-        let acts = acts::shrunk(acts, async |acts| self.tell(seed, acts, false).await.is_none()).await;
-        quietly(false);
-        eprintln!("story {seed} needs {} of its {all} steps to fail:", acts.len());
-        for act in &acts {
-            eprintln!("    {act:?}");
+/// Takes all steps, and then looks.
+async fn tell(seed: u64, acts: &[Act], trace: bool) -> End {
+    let stage = Stage::build().await;
+    let mut story = Story::begin(seed, View::of(seed), "story", &stage, trace).await;
+    let told = AssertUnwindSafe(async {
+        for act in acts {
+            story.take(act).await;
         }
-        self.tell(seed, &acts, true).await;
-        panic!("story {seed} fails; STORY={seed} tells that one alone");
+        story.quiet().await;
+    });
+    let told = told.catch_unwind().await;
+    let passed = kill::passed();
+    kill::begin();
+    End { met: told.ok().map(|()| story.met), passed }
+}
+
+/// Says what is the least of it that fails, and how.
+async fn explain(seed: u64, acts: Vec<Act>) -> ! {
+    let all = acts.len();
+    quietly(true);
+    let acts = acts::shrunk(acts, async |acts| tell(seed, acts, false).await.met.is_none()).await;
+    quietly(false);
+    eprintln!("story {seed} needs {} of its {all} steps to fail:", acts.len());
+    for act in &acts {
+        eprintln!("    {act:?}");
     }
+    tell(seed, &acts, true).await;
+    panic!("story {seed} fails; STORY={seed} tells that one alone");
 }
 
 thread_local! {
@@ -428,13 +434,13 @@ fn quietly(quiet: bool) {
 async fn whoever_watches_ends_with_what_is_there_whatever_breaks() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let begun = std::time::Instant::now();
-    let (stage, alone) = (Stage::build().await, number("STORY"));
+    let alone = number("STORY");
     let first = number("FIRST_STORY").unwrap_or(0);
     let seeds = alone.map_or(first..first + number("PROPTEST_CASES").unwrap_or(60), |seed| seed..seed + 1);
     let mut met = Met::default();
     for seed in seeds {
         let acts = acts::story(seed);
-        let Some(new) = stage.tell(seed, &acts, alone.is_some()).await else { stage.explain(seed, acts).await };
+        let Some(new) = tell(seed, &acts, alone.is_some()).await.met else { explain(seed, acts).await };
         met.add(new);
     }
     eprintln!("{met:?} in {:?}", begun.elapsed());
@@ -445,20 +451,19 @@ async fn whoever_watches_ends_with_what_is_there_whatever_breaks() {
 /// with one that ends there.
 #[tokio::test]
 async fn wherever_in_the_store_a_process_ends_whoever_watches_ends_with_what_is_there() {
-    let stage = Stage::build().await;
     let mut ends: BTreeMap<Place, usize> = BTreeMap::new();
     for seed in 0..ENDED {
         let mut acts = acts::story(seed);
         acts.retain(|act| !matches!(act, Act::Kill(_)));
-        assert!(stage.tell(seed, &acts, false).await.is_some(), "story {seed} fails as it is");
-        let passed = stage.passed.take();
+        let End { met, passed } = tell(seed, &acts, false).await;
+        assert!(met.is_some(), "story {seed} fails as it is");
         for (at, place) in passed.into_iter().enumerate() {
             if ends.get(&place).is_some_and(|ends| *ends >= ENDS) {
                 continue;
             }
             let at = Act::Kill(u32::try_from(at).unwrap());
             let acts: Vec<Act> = std::iter::once(at).chain(acts.iter().cloned()).collect();
-            let Some(met) = stage.tell(seed, &acts, false).await else { stage.explain(seed, acts).await };
+            let Some(met) = tell(seed, &acts, false).await.met else { explain(seed, acts).await };
             *ends.entry(place).or_default() += met.kills;
         }
     }
@@ -475,6 +480,16 @@ async fn wherever_in_the_store_a_process_ends_whoever_watches_ends_with_what_is_
     for (transaction, inside) in INSIDE {
         named("inside, before the commit of", transaction);
         inside.iter().for_each(|statement| named("inside, before", statement));
+    }
+}
+
+#[tokio::test]
+async fn a_story_is_the_same_each_time_to_the_last_statement() {
+    for seed in 0..16 {
+        let acts = acts::story(seed);
+        let once = tell(seed, &acts, false).await;
+        assert!(once.met.is_some());
+        assert_eq!(once, tell(seed, &acts, false).await, "story {seed}");
     }
 }
 

@@ -19,6 +19,9 @@ use crate::support::{
     make_parameter, noise, reason, start_bare_by, until,
 };
 
+/// What ended then has ended by the server's clock, too, which has stood still since it started.
+const AGO: Duration = Duration::from_secs(600);
+
 struct Sealed {
     house: House,
     authority: Authority,
@@ -153,8 +156,7 @@ async fn a_pair_that_cannot_be_used_changes_nothing_until_it_is_mended() {
         let line = text.lines().find(|line| line.starts_with("dropboxconnector_tls_reloads{outcome=\"refused\"}"));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
     };
-    let (next, expired) =
-        (sealed.authority.server(), sealed.authority.server_until(certs::now() - Duration::from_secs(1)));
+    let (next, expired) = (sealed.authority.server(), sealed.authority.server_until(certs::now() - AGO));
     let half = Pair { key: sealed.authority.server().key, ..next.clone() };
     let garbage = Pair { certificate: "no certificate".into(), ..next.clone() };
     for bad in [&half, &expired, &garbage] {
@@ -175,7 +177,7 @@ async fn a_pair_that_cannot_be_used_changes_nothing_until_it_is_mended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_ends_no_stream_and_new_clients_refuse_it() {
-    let expires_at = certs::now() + Duration::from_secs(4);
+    let expires_at = certs::now() + Duration::from_secs(10);
     let sealed = sealed(|authority| authority.server_until(expires_at), AuthMode::None, None).await;
     let bytes = sealed.furnish_open().await;
     let who = sealed.who(None);
@@ -221,7 +223,7 @@ async fn without_a_certificate_of_our_authorities_no_connection_comes_up() {
     let admin = certs::channel(sealed.house.addresses.admin, &sealed.authority, Some(&boss));
     furnish(&sealed.house, &Who::new(&admin, None), "spiffe://test/billing").await;
     let forged = Authority::new("clients").client(&["spiffe://test/boss"]);
-    let expired = clients.client_until(&["spiffe://test/boss"], certs::now() - Duration::from_secs(1));
+    let expired = clients.client_until(&["spiffe://test/boss"], certs::now() - AGO);
     // One of the server's own authority is no client's.
     let server = sealed.authority.server();
     for pair in [None, Some(&forged), Some(&expired), Some(&server)] {

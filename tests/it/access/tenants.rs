@@ -23,7 +23,7 @@ async fn asks(house: &House, id: &str) {
 /// Of the 64 requests in flight of an account, those of one parameter alone.
 const ALONE: u64 = 56;
 
-/// `busy` and `modest`; a call of Dropbox's takes 300 ms.
+/// `busy` and `modest`; a call of Dropbox's takes a second.
 async fn tenants(busy: impl FnOnce(&mut pb::ApplicationParameter), own_account: bool) -> House {
     let house = start_bare(Default::default(), |_| {}).await;
     let mut admin = house.admin().await;
@@ -39,7 +39,7 @@ async fn tenants(busy: impl FnOnce(&mut pb::ApplicationParameter), own_account: 
     // Roots and tokens are asked for before anything is counted.
     asks(&house, "busy").await;
     asks(&house, "modest").await;
-    house.control().script([Rule::always(ROUTE, Action::Delay { millis: 300 })]).expect("script");
+    house.control().script([Rule::always(ROUTE, Action::Delay { millis: 1000 })]).expect("script");
     house
 }
 

@@ -130,9 +130,9 @@ async fn who_leaves_before_the_turn_commits_nothing_and_who_leaves_behind_it_eve
     for id in &ids {
         assert_eq!(state(&house, id).await, pb::UploadState::Ready);
     }
-    control.script([Rule::once(FINISH_BATCH, Action::DelayAnswer { millis: 700 })]).expect("script");
+    control.script([Rule::once(FINISH_BATCH, Action::DelayAnswer { millis: 2000 })]).expect("script");
     let sent = tokio::spawn(commit_at(house.client(), items(&ids)));
-    until("it was sent", async || control.counter(FINISH_BATCH).running == 1).await;
+    until("it was sent", async || control.counter(FINISH_BATCH).calls == 1).await;
     sent.abort();
     let _ = sent.await;
     for (n, id) in ids.iter().enumerate() {
@@ -200,7 +200,7 @@ async fn an_upload_that_another_call_is_committing_keeps_no_upload_of_another_na
     let here = ready(&house, deferred("/here/quick"), &bytes).await;
     control.script([Rule::once(FINISH_BATCH, Action::DelayAnswer { millis: 4000 })]).expect("script");
     let slow = tokio::spawn(commit_at(house.client(), vec![item(&there)]));
-    until("it was sent", async || control.counter(FINISH_BATCH).running == 1).await;
+    until("it was sent", async || control.counter(FINISH_BATCH).calls == 1).await;
     let both = tokio::spawn(commit_at(house.client(), vec![item(&there), item(&here)]));
     until("the other one is committed", async || state(&house, &here).await == pb::UploadState::Committed).await;
     assert_eq!(control.counter(FINISH_BATCH).running, 1, "and the first one is not, yet");
@@ -221,7 +221,7 @@ async fn an_upload_that_another_call_is_committing_keeps_its_order_with_those_wh
     let free = ready(&house, deferred("/elsewhere"), &files[1]).await;
     control.script([Rule::once(FINISH_BATCH, Action::DelayAnswer { millis: 2000 })]).expect("script");
     let refused = tokio::spawn(commit_at(house.client(), vec![item(&busy)]));
-    until("it was sent", async || control.counter(FINISH_BATCH).running == 1).await;
+    until("it was sent", async || control.counter(FINISH_BATCH).calls == 1).await;
     // Until that one is refused, only the second upload could go.
     let over = |upload_id: &str, path: &str| {
         let terms =

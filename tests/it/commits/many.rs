@@ -165,3 +165,26 @@ async fn an_account_without_space_keeps_the_bytes_until_there_is_some() {
     is_file(&results[0], "/full", &bytes);
     is_file(&results[1], "/full-too", &bytes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_took_longer_than_a_turn_go_in_smaller_ones_the_next_time() {
+    const FIRST: usize = 110;
+    let house = support::start().await;
+    let control = house.control();
+    let bytes = noise(1000, 1);
+    let uploads = (0..2 * FIRST).map(async |n| ready(&house, deferred(&format!("/turns/{n}")), &bytes).await);
+    let ids = futures::future::join_all(uploads).await;
+    let items: Vec<_> = ids.iter().map(|id| item(id)).collect();
+    let entries = || -> Vec<usize> {
+        let journal = control.journal().into_iter().filter(|entry| entry.route == FINISH_BATCH);
+        journal.map(|entry| entry.arg["entries"].as_array().map_or(0, Vec::len)).collect()
+    };
+    control.script([Rule::once(FINISH_BATCH, Action::DelayAnswer { millis: 1500 })]).expect("script");
+    for (items, batches) in [(&items[..FIRST], &[FIRST][..]), (&items[FIRST..], &[100, FIRST - 100])] {
+        control.clear_journal();
+        for result in commit(&house, items.to_vec()).await {
+            assert!(result.is_ok(), "{result:?}");
+        }
+        assert_eq!(entries(), batches);
+    }
+}

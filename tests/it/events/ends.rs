@@ -82,7 +82,7 @@ async fn a_deadline_ends_a_watch_a_little_before_and_says_so() {
     let house = support::start().await;
     make_folder(&house, "/in");
     let mut request = tonic::Request::new(ask(|asked| asked.path = "/in".into()));
-    request.set_timeout(Duration::from_secs(3));
+    request.set_timeout(Duration::from_secs(6));
     let mut watch = Watch::try_open(&house, request).await.expect("a watch");
     let (last, status) = watch.end().await;
     assert!(matches!(last, Some(Payload::Draining(_))), "{last:?}");

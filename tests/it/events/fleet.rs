@@ -100,7 +100,9 @@ async fn one_replica_polls_all_serve_and_a_killed_one_is_followed_by_another_wit
         told_there[told_there.len() - 20..],
         "one event has one id everywhere"
     );
-    assert_eq!((longpolls().running, longpolls().running_max), (1, 1), "one of them polls");
+    // Behind what it told it asks first whether there is more.
+    support::until("it is longpolled again", || async { longpolls().running == 1 }).await;
+    assert_eq!(longpolls().running_max, 1, "one of them polls");
 
     // Somebody writes on while the one who polls is killed.
     let control = house.control();
@@ -140,6 +142,31 @@ async fn one_replica_polls_all_serve_and_a_killed_one_is_followed_by_another_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_held_by_one_stream_of_all_replicas_and_goes_on_where_it_was_kept_by_another() {
+    let house = fleet().await;
+    let (mut first, second) = (Replica::start(&house, false).await, Replica::start(&house, false).await);
+    let _certain = first.certain(&house).await;
+    let named = |asked: &mut pb::WatchEventsRequest| {
+        asked.start = from(pb::StartPosition::Checkpoint);
+        asked.checkpoint_name = "indexer".into();
+    };
+    let mut here = first.watch(named).await;
+    put(&house, "/in/a", "x");
+    put(&house, "/in/b", "x");
+    assert_eq!(path(&here.change().await), "/in/a");
+    let keep = pb::AcknowledgeEventsRequest {
+        application_parameter_id: PARAMETER.into(),
+        checkpoint_name: "indexer".into(),
+        resume_token: here.token.clone(),
+        ..Default::default()
+    };
+    first.client.acknowledge_events(keep).await.expect("kept");
+    let mut there = second.watch(named).await;
+    refused(&here.end().await.1, Code::Aborted, "CHECKPOINT_TAKEN_OVER");
+    assert_eq!(path(&there.change().await), "/in/b");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_goes_down_in_order_hands_the_folder_on_at_once() {
     let house = fleet().await;
     let longpolls = || house.control().counter(LONGPOLL);
@@ -176,8 +203,10 @@ async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when
     let called = || house.control().webhooks()[0].calls;
     support::until("all calls are answered", || async { !house.control().webhooks()[0].running }).await;
     let before = (asked(), called());
+    // What else the machine does can only add to a time, so it is looked at again and again.
+    let most = (Duration::from_millis(250), Duration::from_millis(500));
     let mut least = (Duration::MAX, Duration::MAX);
-    for n in 0..10 {
+    for n in 0..100 {
         let begun = Instant::now();
         put(&house, &format!("/in/{n}"), "x");
         let one = here.change().await;
@@ -185,9 +214,11 @@ async fn a_webhook_call_at_any_replica_wakes_the_one_that_polls_and_another_when
         let other = there.change().await;
         least.1 = least.1.min(begun.elapsed());
         assert_eq!((one.event_id, path(&other)), (other.event_id.clone(), format!("/in/{n}").as_str()));
+        if n >= 10 && least.0 < most.0 && least.1 < most.1 {
+            break;
+        }
     }
-    // What else the machine does can only add to a time.
-    assert!(least.0 < Duration::from_millis(250) && least.1 < Duration::from_millis(500), "{least:?}");
+    assert!(least.0 < most.0 && least.1 < most.1, "{least:?}");
     let (questions, calls) = (asked() - before.0, called() - before.1);
     // Some may have been on their way before; two who ask would be twice as many.
     assert!(2 * questions < 3 * calls, "{questions} questions for {calls} calls: one replica asks");

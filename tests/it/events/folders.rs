@@ -253,11 +253,13 @@ async fn a_folder_that_went_with_a_cursor_is_told_item_by_item_too() {
     let kinds = vec![pb::ItemKind::File.into()];
     let filter = pb::ItemFilter { kinds, exclude_globs: vec!["probe".into()], ..Default::default() };
     let mut files = Watch::ready(&house, |asked| (asked.path, asked.filter) = ("/in".into(), Some(filter))).await;
-    house.control().reset_cursors();
     // Both have happened before anybody hears that the cursor is gone.
-    house.control().script([Rule::once("files/list_folder/continue", Action::Delay { millis: 500 })]).expect("a rule");
+    let down = Rule::always("files/list_folder/continue", Action::ServerError { status: 503 });
+    house.control().script([down]).expect("a rule");
     delete(&house, "/in/docs", pb::ItemKind::Folder).await;
     rename(&house, "/in/papers", "/in/old").await;
+    house.control().reset_cursors();
+    house.control().clear_script();
     let mut changes = files.changes(3).await;
     changes.sort_by_key(|one| path(one).to_owned());
     assert!(changes.iter().all(|one| one.basis() == pb::EventBasis::Synthetic), "{changes:?}");

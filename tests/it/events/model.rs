@@ -51,9 +51,8 @@ struct Stage {
 }
 
 impl Stage {
-    async fn build(seed: u64, folder: &Path) -> Stage {
-        let plan = Plan::new(seed, if seed < FLEET { 1 } else { 2 });
-        let options = Options { rng_seed: seed, ..Options::default() };
+    async fn build(plan: Plan, folder: &Path) -> Stage {
+        let options = Options { rng_seed: plan.seed, ..Options::default() };
         let emulator = Emulator::start(options).await.expect("an emulator");
         let store = match plan.replicas {
             1 => format!("sqlite://{}", folder.join("store.db").display()),
@@ -229,9 +228,10 @@ fn dump(url: &str, file: &Path) {
 }
 
 #[expect(clippy::print_stderr, reason = "a play is told with what it met")]
-async fn one(seed: u64) -> Result<Met, String> {
+async fn one(plan: Plan) -> Result<Met, String> {
+    let seed = plan.seed;
     let folder = tempfile::Builder::new().prefix(&format!("play-{seed}-")).tempdir().expect("a folder");
-    let stage = Arc::new(Stage::build(seed, folder.path()).await);
+    let stage = Arc::new(Stage::build(plan, folder.path()).await);
     let begun = std::time::Instant::now();
     let playing = tokio::spawn({
         let stage = stage.clone();
@@ -256,7 +256,8 @@ async fn one(seed: u64) -> Result<Met, String> {
 async fn run(seeds: Vec<u64>, at_once: usize) -> Met {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let begun = std::time::Instant::now();
-    let plays = futures::stream::iter(alone().map_or(seeds, |seed| vec![seed])).map(|seed| tokio::spawn(one(seed)));
+    let plans = alone().map_or(seeds, |seed| vec![seed]).into_iter().map(plan);
+    let plays = futures::stream::iter(plans).map(|plan| tokio::spawn(one(plan)));
     let played: Vec<_> = plays.buffer_unordered(at_once).collect().await;
     let (mut met, mut failed) = (Met::default(), String::new());
     for play in played {
@@ -271,6 +272,10 @@ async fn run(seeds: Vec<u64>, at_once: usize) -> Met {
     met
 }
 
+fn plan(seed: u64) -> Plan {
+    Plan::new(seed, if seed < FLEET { 1 } else { 2 })
+}
+
 fn alone() -> Option<u64> {
     std::env::var("PLAY").ok().map(|text| text.parse().expect("PLAY is a number"))
 }
@@ -279,6 +284,30 @@ fn alone() -> Option<u64> {
 async fn whoever_watches_has_the_tree_in_the_end_though_connectors_are_killed() {
     let met = run((FLEET..FLEET + 2).chain(0..6).collect(), 4).await;
     assert!(alone().is_some() || (met.indexed > 0 && met.resumed > 0), "{met:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_play_that_fails_plan_journal_database_and_logs_are_kept() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    for seed in [0, FLEET] {
+        let plan = plan(seed);
+        let nobody = Step::Kill { replica: plan.replicas, after: 0 };
+        let plan = Plan { bulk: 5, steps: vec![Step::Write(5), Step::Settle, nobody], ..plan };
+        let why = one(plan).await.expect_err("there is nobody to be killed");
+        let folder = PathBuf::from(why.rsplit_once(" lies in ").expect("where it lies").1);
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let text = |name: &str| String::from_utf8(read(name)).expect("text");
+        assert!(text("plan.txt").contains(&format!("seed: {seed},")), "{}", text("plan.txt"));
+        let journal: Vec<serde_json::Value> = serde_json::from_slice(&read("journal.json")).expect("JSON");
+        assert!(journal.iter().any(|entry| entry["route"] == "files/list_folder"), "{journal:?}");
+        assert!(text("tree.txt").contains("bulk") && text("consumer-2.txt").contains("bulk"));
+        assert!(text("log-1-replica-0").contains("data="));
+        match seed {
+            FLEET => assert!(text("database.sql").contains("COPY public.event_log ")),
+            _ => assert!(read("store.db").starts_with(b"SQLite format 3\0")),
+        }
+        std::fs::remove_dir_all(folder).expect("removed");
+    }
 }
 
 /// A minute or two: too long for every day.

@@ -132,6 +132,37 @@ async fn a_place_kept_by_name_is_where_the_next_watch_begins_and_one_watch_holds
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_never_kept_begins_now_which_is_kept_at_once_and_an_older_token_replays() {
+    let house = support::start().await;
+    let certain = indexed(&house, "/in").await;
+    let named = |asked: &mut pb::WatchEventsRequest| {
+        asked.path = "/in".into();
+        asked.start = from(pb::StartPosition::Checkpoint);
+        asked.checkpoint_name = "indexer".into();
+    };
+    // It is over before anything is acknowledged.
+    drop(Watch::ready(&house, named).await);
+    put(&house, "/in/a", "x");
+    let mut watch = Watch::ready(&house, named).await;
+    let before = watch.token.clone();
+    assert_eq!(told(&watch.changes(1).await), ["CREATED /in/a"]);
+    put(&house, "/in/b", "x");
+    assert_eq!(told(&watch.changes(1).await), ["CREATED /in/b"]);
+    for (token, expected) in [(watch.token.clone(), "CREATED /in/c"), (before, "CREATED /in/a")] {
+        let keep = pb::AcknowledgeEventsRequest {
+            application_parameter_id: PARAMETER.into(),
+            checkpoint_name: "indexer".into(),
+            resume_token: token,
+            ..Default::default()
+        };
+        house.client().acknowledge_events(keep).await.expect("kept");
+        put(&house, "/in/c", "x");
+        assert_eq!(told(&Watch::open(&house, named).await.changes(1).await), [expected]);
+    }
+    drop(certain);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_on_a_server_that_just_started_asks_dropbox_before_it_says_that_there_is_nothing() {
     let mut house = support::start().await;
     make_folder(&house, "/in");

@@ -1,5 +1,7 @@
 //! Dropbox drops its cursor: what differs is told, or the watch fails if that was asked for.
 
+use dropbox_connector::emulator::script::{Action, Rule};
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -9,10 +11,14 @@ async fn after_a_reset_only_true_differences_are_told() {
         put(&house, &format!("/in/{name}"), "1");
     }
     let mut watch = indexed(&house, "/in").await;
-    house.control().reset_cursors();
+    // All has happened before anybody hears that the cursor is gone.
+    let down = Rule::always("files/list_folder/continue", Action::ServerError { status: 503 });
+    house.control().script([down]).expect("a rule");
     put(&house, "/in/edit", "2");
     put(&house, "/in/new", "1");
     delete(&house, "/in/drop", pb::ItemKind::File).await;
+    house.control().reset_cursors();
+    house.control().clear_script();
     let reset = loop {
         match watch.payload().await {
             Payload::CursorReset(reset) => break reset,

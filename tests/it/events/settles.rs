@@ -15,28 +15,31 @@ fn size(change: &pb::ChangeEvent) -> i64 {
     }
 }
 
-async fn pause(millis: u64) {
-    tokio::time::sleep(Duration::from_millis(millis)).await;
-}
+/// Longer than a busy machine takes from one change to the next.
+const SETTLES: i64 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_wants_created_only_hears_of_a_file_when_it_is_written() {
     let house = support::start().await;
-    drop(indexed(&house, "/in").await);
+    let mut certain = indexed(&house, "/in").await;
     let mut watch = Watch::ready(&house, |asked| {
-        (asked.path, asked.settle) = ("/in".into(), seconds(2));
+        (asked.path, asked.settle) = ("/in".into(), seconds(SETTLES));
         asked.event_types = vec![pb::EventType::Created.into()];
     })
     .await;
     let began = Instant::now();
     put(&house, "/in/slow", "1");
+    // One after the other, each a drain of its own.
+    assert_eq!(path(&certain.change().await), "/in/slow");
     for text in ["12", "123", "1234"] {
-        pause(1000).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         put(&house, "/in/slow", text);
+        assert_eq!(path(&certain.change().await), "/in/slow");
     }
     let change = watch.change().await;
     assert_eq!((told(std::slice::from_ref(&change)), size(&change)), (vec!["CREATED /in/slow".to_owned()], 4));
-    assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
+    let least = Duration::from_millis(1500) + Duration::from_secs(SETTLES.unsigned_abs());
+    assert!(began.elapsed() >= least, "{:?}", began.elapsed());
     // Whoever commits there has all of it.
     assert!(matches!(watch.payload().await, Payload::BatchEnd(_)));
 }
@@ -45,23 +48,24 @@ async fn whoever_wants_created_only_hears_of_a_file_when_it_is_written() {
 async fn what_came_and_went_is_nobodys_deletion_and_a_filter_is_asked_of_the_sum() {
     let house = support::start().await;
     put(&house, "/in/old", "123456");
-    drop(indexed(&house, "/in").await);
+    let mut certain = indexed(&house, "/in").await;
     let mut deleted = Watch::ready(&house, |asked| {
-        (asked.path, asked.settle) = ("/in".into(), seconds(2));
+        (asked.path, asked.settle) = ("/in".into(), seconds(SETTLES));
         asked.event_types = vec![pb::EventType::Deleted.into()];
     })
     .await;
     let mut large = Watch::ready(&house, |asked| {
-        (asked.path, asked.settle) = ("/in".into(), seconds(2));
+        (asked.path, asked.settle) = ("/in".into(), seconds(SETTLES));
         asked.filter = Some(pb::ItemFilter { min_size: Some(5), ..Default::default() });
     })
     .await;
     put(&house, "/in/a", "123456");
     put(&house, "/in/b", "123456");
-    pause(500).await;
+    // What happens within one drain is summed up anyhow.
+    certain.changes(2).await;
     delete(&house, "/in/a", pb::ItemKind::File).await;
     put(&house, "/in/b", "1");
-    pause(500).await;
+    certain.changes(2).await;
     delete(&house, "/in/old", pb::ItemKind::File).await;
     assert_eq!(told(&deleted.changes(1).await), ["DELETED /in/old"]);
     assert_eq!(told(&large.changes(1).await), ["DELETED /in/old"]);

@@ -1,16 +1,27 @@
 //! How many requests small files cost, alone and together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use dropbox_connector::emulator::Contention;
 
 use super::*;
 use crate::support;
 
-/// A Dropbox that takes its time and lets one write at a time into a namespace.
+/// A Dropbox that takes its time and lets one write at a time into a namespace: more time where the machine is so busy that a
+/// thousand files do not come while five requests are answered.
 async fn slow_house(answer_millis: u64) -> Arc<House> {
+    const SOME: usize = 100;
     let house = support::start_with(|config| config.max_uploads = 1200).await;
     let control = house.control();
+    let begun = Instant::now();
+    let some = (0..SOME).map(async |n| send(&house, spec(&format!("/before/{n}")), &file(n)).await.expect("written"));
+    futures::future::join_all(some).await;
+    let thousand = begun.elapsed() * 1000 / SOME as u32;
+    let answer_millis = answer_millis.max(thousand.as_millis() as u64 / 5);
+    control.clear_journal();
     control.script([Rule::always("files/*", Action::DelayAnswer { millis: answer_millis })]).expect("script");
     control.switch(|switches| {
         switches.contention = Some(Contention { commit_takes: Duration::from_millis(2), as_409: false });
@@ -117,8 +128,9 @@ async fn files_of_every_size_go_together_and_large_or_empty_ones_by_themselves()
 async fn four_connections_carry_a_batch_of_bytes_each_and_never_two() {
     let house = Arc::new(support::start().await);
     let control = house.control();
-    // While the first four are under way all others have come: six requests are more than may go at once.
-    control.script([Rule::always(APPEND, Action::DelayAnswer { millis: 2000 })]).expect("script");
+    // While the first four are under way all others have come: six requests are more than may go at once. Less than the five
+    // seconds behind which one that others overtake is sent again.
+    control.script([Rule::times(APPEND, 4, Action::DelayAnswer { millis: 4000 })]).expect("script");
     let bytes = noise(BLOCK - 300_000, 1);
     let files = 6 * (32 * MIB / bytes.len());
     let files: Vec<_> = (0..files).map(|n| spawn(&house, spec(&format!("/wide/{n}")), &bytes)).collect();

@@ -186,13 +186,13 @@ async fn a_single_write_passes_a_thousand_that_are_queued_at_another_replica() {
     let begun = calls();
     let queued: Vec<_> = (0..1000).map(|n| busy.turn(PARAMETER, &format!("/many-{n}"))).collect();
     until("they are at it", async || calls() >= begun + 3).await;
+    let mut turns = Vec::new();
     for round in 0..ROUNDS {
         let (before, without) = (calls(), other.without());
         other.write(&format!("/next-{round}")).await;
-        let turns = calls() - before;
-        if other.without() == without {
-            // The one in flight when it asked, perhaps one that began before the letter came, its own, and the next.
-            assert!(turns <= 4, "it went behind {turns} writes");
+        turns.push((calls() - before, other.without() == without));
+        // The one in flight when it asked, perhaps one that began before the letter came, its own, and the next.
+        if turns[round].0 <= 4 && turns[round].1 {
             let waiting = queued.iter().filter(|write| !write.is_finished()).count();
             assert!(waiting >= 900, "{waiting} are still queued");
             assert!(busy.given() >= 1.0);
@@ -202,7 +202,7 @@ async fn a_single_write_passes_a_thousand_that_are_queued_at_another_replica() {
             return;
         }
     }
-    panic!("the database was too slow in every round");
+    panic!("behind how many writes it went, and whether with a lease: {turns:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,19 +254,27 @@ async fn a_replica_that_ends_well_is_not_waited_for() {
 async fn writes_go_on_while_the_database_hangs_or_is_away_and_take_turns_again_when_it_is_back() {
     let server = tokio::task::block_in_place(Server::start);
     let house = fleet(&server).await;
-    let replica = Replica::start(&house).await;
+    let mut replica = Replica::start(&house).await;
     let mut paths = (0..).map(|n| format!("/{n}"));
     let mut next = || paths.next().expect("endless");
     let mut lock = PgConnection::connect(&house.config().store_url).await.expect("the server");
-    lock.execute("BEGIN; LOCK TABLE write_leases IN ACCESS EXCLUSIVE MODE").await.expect("locked");
-    replica.write(&next()).await;
-    assert_eq!(replica.without() as u32, 1);
-    let waited = replica.tells("wait_sum");
-    assert!((0.05..0.5).contains(&waited), "50 ms and what a busy machine adds: {waited}");
-    for _ in 0..10 {
+    let mut spans = Vec::new();
+    // 50 ms and what a busy machine adds, which may be too much once: another one has had no answer yet either.
+    while spans.last().is_none_or(|waited| *waited >= 0.5) {
+        assert!(spans.len() < ROUNDS, "it was waited for too long: {spans:?}");
+        if !spans.is_empty() {
+            replica = Replica::start(&house).await;
+        }
+        lock.execute("BEGIN; LOCK TABLE write_leases IN ACCESS EXCLUSIVE MODE").await.expect("locked");
         replica.write(&next()).await;
+        assert_eq!(replica.without() as u32, 1);
+        spans.push(replica.tells("wait_sum"));
+        for _ in 0..10 {
+            replica.write(&next()).await;
+        }
+        lock.execute("ROLLBACK").await.expect("unlocked");
     }
-    lock.execute("ROLLBACK").await.expect("unlocked");
+    assert!(spans.iter().all(|waited| *waited >= 0.05), "{spans:?}");
     let with_lease = async |path: &mut dyn FnMut() -> String| {
         let again = async {
             loop {
@@ -301,19 +309,21 @@ async fn a_lone_caller_asks_once_for_a_burst_of_writes() {
     let house = fleet(Server::shared()).await;
     for round in 0..ROUNDS {
         let replica = Replica::start(&house).await;
-        let begun = Instant::now();
+        let mut longest = Duration::ZERO;
         for n in 0..20 {
+            let begun = Instant::now();
             done(replica.upload(&format!("/{round}-{n}"), n)).await;
+            longest = longest.max(begun.elapsed());
         }
-        // On a machine so busy that twenty uploads take longer, a pause of two seconds may have been among them.
-        if begun.elapsed() < Duration::from_secs(2) {
+        // A busy machine may have made a pause of two seconds, behind which it asks again.
+        if longest < Duration::from_secs(1) {
             assert_eq!((replica.asked(), replica.given()), (1.0, 0.0));
             assert!(replica.tells("wait_count") <= 1.0, "nothing but the first waited");
             assert_eq!(house.control().counter(UPLOAD).calls, 20 * (round as u64 + 1), "each by itself");
             return;
         }
     }
-    panic!("twenty uploads took too long in every round");
+    panic!("one of twenty uploads took too long in every round");
 }
 
 #[tokio::test(flavor = "multi_thread")]

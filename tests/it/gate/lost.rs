@@ -144,7 +144,14 @@ async fn bytes_whose_answer_is_lost_are_sent_again_whatever_dropbox_says_of_thos
             let held = Held::by(&house).await;
             let paths: Vec<String> = (0..4).map(|one| format!("/{resent:?}-{n}-{one}")).collect();
             let uploads: Vec<_> = paths.iter().map(|path| spawn(&house, spec(path), &bytes)).collect();
-            until("their bytes are there", async || control.counter(APPEND).good >= 1).await;
+            // All four: who comes later finds a gate that is free.
+            until("their bytes are there", async || {
+                let answered =
+                    control.journal().into_iter().filter(|entry| entry.route == APPEND && entry.status == 200);
+                answered.map(|entry| entry.arg["entries"].as_array().map_or(0, Vec::len)).sum::<usize>() >= 4
+            })
+            .await;
+            settle(&house).await;
             held.let_go().await;
             all(uploads).await.iter().for_each(|answer| is_committed(answer, &bytes));
             assert_eq!(control.counter(UPLOAD).calls, 0);
@@ -181,6 +188,7 @@ async fn who_cannot_go_with_others_goes_alone() {
             counter.calls > 0 && counter.running == 0 && (n >= 3 || counter.bytes_in >= 4 * 3000)
         })
         .await;
+        settle(&house).await;
         held.let_go().await;
         all(uploads).await.iter().for_each(|answer| is_committed(answer, &bytes));
         let single = control.counter(UPLOAD).calls;

@@ -61,7 +61,12 @@ async fn a_deadline_behind_the_commit_tells_that_it_was_sent_and_the_others_get_
         let (house, bytes) = (house.clone(), bytes.clone());
         tokio::spawn(async move { within(&house, "/late", &bytes, Duration::from_secs(6)).await })
     };
-    until("it is queued", async || control.counter(APPEND).bytes_in > before).await;
+    until("it is queued", async || {
+        let counter = control.counter(APPEND);
+        counter.bytes_in > before && counter.good == counter.calls
+    })
+    .await;
+    settle(&house).await;
     held.let_go().await;
     let late = late.await.expect("no panic").expect_err("too late");
     assert_eq!((late.code(), reason(&late).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));

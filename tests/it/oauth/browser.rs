@@ -2,7 +2,6 @@
 //! Set `DROPBOX_CONNECTOR_PICTURES` to a folder to keep pictures of every step.
 
 use std::{
-    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -24,7 +23,7 @@ struct Chromium {
 
 impl Chromium {
     async fn start() -> Chromium {
-        let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+        let port = crate::support::postgres::free_port();
         let mut command = tool("chromedriver");
         command.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null());
         // With every process of the browser it starts, so that all of them can be ended.

@@ -89,7 +89,7 @@ async fn an_account_is_connected_by_the_browser_and_its_loopback_redirect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registered_loopback_address_is_used_where_there_is_one() {
     let house = pending().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let port = crate::support::postgres::free_port();
     let uri = format!("http://localhost:{port}");
     let output =
         with_browser(&house, &["connect", PARAMETER, "--redirect-uri", &uri, "--json"]).output().expect("starts");
@@ -200,7 +200,7 @@ async fn a_parameter_is_deleted_with_its_grant_only_if_told_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_says_at_once_what_is_wrong_and_does_not_wait_for_better_times() {
     let house = crate::support::start().await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let closed = format!("127.0.0.1:{}", crate::support::postgres::free_port());
     ends(&house, 0, &["parameters", "network", PARAMETER, "--proxy", &format!("http://{closed}")]);
     let begun = std::time::Instant::now();
     let (_, err) = ends(&house, 6, &["parameters", "test", PARAMETER]);

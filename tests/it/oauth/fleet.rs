@@ -24,7 +24,7 @@ async fn slowly(house: &House) -> tokio::task::JoinHandle<Result<pb::CompleteAut
     let begun = begin(house, wish(PARAMETER, BACK)).await;
     let back = consent(&begun.authorize_url).await;
     let before = house.control().counter(ACCOUNT).calls;
-    let slow = Rule { times: Some(1), ..Rule::always(ACCOUNT, Action::DelayAnswer { millis: 1500 }) };
+    let slow = Rule { times: Some(1), ..Rule::always(ACCOUNT, Action::DelayAnswer { millis: 5000 }) };
     house.control().script([slow]).expect("a rule");
     let mut admin = house.admin().await;
     let request = pb::CompleteAuthorizationRequest { state: begun.state, answer: Some(Answer::RedirectUrl(back)) };
@@ -112,7 +112,7 @@ async fn a_replica_that_has_not_heard_yet_revokes_what_is_connected_now() {
 async fn who_disconnects_while_another_account_is_connected_leaves_that_one() {
     let house = pending().await;
     connect(&house).await;
-    let slow = Rule { times: Some(1), ..Rule::always("auth/token/revoke", Action::DelayAnswer { millis: 1500 }) };
+    let slow = Rule { times: Some(1), ..Rule::always("auth/token/revoke", Action::DelayAnswer { millis: 5000 }) };
     house.control().script([slow]).expect("a rule");
     let mut admin = house.admin().await;
     let revoke = pb::RevokeAuthorizationRequest { application_parameter_id: PARAMETER.into() };

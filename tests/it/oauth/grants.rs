@@ -49,7 +49,7 @@ async fn a_grant_is_forgotten_here_even_if_dropbox_cannot_be_asked() {
     let request = pb::RevokeAuthorizationRequest { application_parameter_id: PARAMETER.into() };
     let mut request = tonic::Request::new(request);
     request.set_timeout(std::time::Duration::from_secs(4));
-    let revoked = house.admin().await.revoke_authorization(request).await.expect("revoked").into_inner();
+    let revoked = house.patient_admin().await.revoke_authorization(request).await.expect("revoked").into_inner();
     assert!(!revoked.revoked_at_dropbox);
     assert_eq!(state(&house).await, pb::ParameterState::Pending);
     assert_eq!(reason(&list(&house).await.expect_err("revoked")), "REAUTHORIZATION_REQUIRED");

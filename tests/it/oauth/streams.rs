@@ -105,6 +105,7 @@ async fn an_upload_ends_when_its_parameter_is_disabled_and_is_taken_up_again_whe
     let bytes = noise(3 * BLOCK + 5, 2);
     let mut open = OpenUpload::begin(&house, spec("/taken-up")).await;
     assert!(open.send_range(&bytes, 0, 2 * BLOCK + MIB).await);
+    has_begun(&house).await;
     set_state(&house, pb::ParameterState::Disabled).await;
     until("the server has answered", async || open.is_answered()).await;
     let status = open.answer().await.expect_err("disabled");
@@ -118,6 +119,11 @@ async fn an_upload_ends_when_its_parameter_is_disabled_and_is_taken_up_again_whe
     assert!(open.send(finish()).await);
     open.answer().await.expect("committed");
     assert!(house.control().read(None, "/taken-up").expect("the file") == bytes);
+}
+
+/// The upload is at Dropbox: before that there is nothing to take up again.
+async fn has_begun(house: &House) {
+    until("it has begun", async || house.control().counter("files/upload_session/append_v2").good > 0).await;
 }
 
 /// Connects the account of somebody else, and gives its id.
@@ -211,6 +217,7 @@ async fn of_an_account_that_nobody_knows_nothing_goes_on_once_it_is_connected_ag
     let bytes = noise(2 * BLOCK + MIB, 6);
     let mut open = OpenUpload::begin(&house, spec("/begun")).await;
     assert!(open.send_range(&bytes, 0, bytes.len()).await);
+    has_begun(&house).await;
     let download = stalled_download(&house, house.client()).await;
     // Another token whose account nobody knows either, and at last one that says it.
     import_nameless(&house).await;

@@ -3,6 +3,7 @@
 
 pub mod certs;
 pub mod manual;
+pub mod patient;
 pub mod postgres;
 pub mod process;
 pub mod proxies;

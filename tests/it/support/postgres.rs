@@ -6,7 +6,10 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Mutex, OnceLock},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -144,6 +147,14 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().expect("id").stdout.trim_ascii() == b"0"
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
+/// Not of those that the system gives to whoever asks for any, as all the other tests do and every client: one of them would
+/// come by between this look and the start of a program, which takes seconds. Each is given once.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 30_000;
+    const COUNT: u16 = 2_700;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Test runs side by side begin to look in different places.
+    let turn = std::process::id() as u16;
+    let mut ports = (0..COUNT).map(|_| FIRST + turn.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT);
+    ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("a free port")
 }

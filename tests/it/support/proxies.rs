@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Child, Command},
     sync::Arc,
@@ -74,9 +74,7 @@ impl Running {
     fn start(program: &str, arguments: impl Fn(PathBuf, u16) -> Vec<String>) -> Running {
         // Its port was free a moment ago; should somebody else take it first, the proxy ends and another port is tried.
         for _ in 0..5 {
-            let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let port = free.local_addr().expect("an address").port();
-            drop(free);
+            let port = super::postgres::free_port();
             let folder = tempfile::tempdir().expect("temporary folder");
             let out = fs::File::create(folder.path().join("out")).expect("a file");
             let mut command: Command = tool(program);

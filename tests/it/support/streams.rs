@@ -11,7 +11,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
 
-use super::{BLOCK, House, MIB, PARAMETER, chunk_at, request};
+use super::{BLOCK, House, MIB, PARAMETER, chunk_at, patient, request};
 
 /// An `UploadFile` whose frames are sent one by one.
 pub struct OpenUpload {
@@ -37,8 +37,9 @@ impl OpenUpload {
     /// With a deadline of its caller's.
     pub fn within(house: &House, time: Duration) -> OpenUpload {
         let (frames, receiver) = mpsc::channel(1);
-        let mut client = house.client();
+        let data = house.addresses.data;
         let answer = tokio::spawn(async move {
+            let mut client = patient::client_at(data).await;
             let mut request = tonic::Request::new(ReceiverStream::new(receiver));
             request.set_timeout(time);
             client.upload_file(request).await.map(tonic::Response::into_inner)

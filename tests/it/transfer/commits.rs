@@ -33,7 +33,7 @@ async fn a_stream_that_resumes_while_the_commit_is_under_way_gets_its_outcome() 
             let upload_id = start_upload(&house, pb::UploadSpec { autorename, ..spec(&path) }).await;
             let first = upload_frames(&house, resume_frames(&upload_id, &bytes, 0));
             let others = async {
-                until("the commit is under way", || async { control.counter(FINISH).running == 1 }).await;
+                until("the commit is under way", || async { control.counter(FINISH).calls == 1 }).await;
                 let second = upload_frames(&house, resume_frames(&upload_id, &[], 0));
                 tokio::join!(second, upload_status(&house, &upload_id))
             };
@@ -57,7 +57,7 @@ async fn a_stream_in_another_process_gets_the_outcome_of_a_commit_under_way() {
         house.control().script([Rule::once(FINISH, Action::Delay { millis: 1500 })]).expect("script");
         let upload_id = started_at(&one, pb::UploadSpec { autorename, ..spec(&path) }).await;
         let others = async {
-            until("the commit is under way", || async { house.control().counter(FINISH).running == 1 }).await;
+            until("the commit is under way", || async { house.control().counter(FINISH).calls == 1 }).await;
             finish_at(&two, &upload_id, &[], 0).await
         };
         let (first, second) = tokio::join!(finish_at(&one, &upload_id, &bytes, 0), others);

@@ -205,6 +205,27 @@ async fn as_many_ranges_as_were_asked_for_stay_under_way_over_a_slow_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_no_number_of_ranges_gets_more_where_it_outruns_one() {
+    let house = support::start().await;
+    let bytes = noise(40 * MIB, 13);
+    upload(&house, spec("/outrun"), &bytes).await.expect("uploaded");
+    let slow = Action::Bandwidth { bytes_per_second: 4 * MIB as u64 };
+    house.control().script([Rule::always(DOWNLOAD, slow)]).expect("script");
+    let mut stream = opened(&house, "/outrun", 0).await;
+    let mut got = Vec::new();
+    while got.len() < 7 * MIB {
+        got.extend_from_slice(&chunk(&mut stream).await.expect("more is to come"));
+    }
+    assert_eq!(house.control().counter(DOWNLOAD).running_max, 1, "it begins with one");
+    while let Some(data) = chunk(&mut stream).await {
+        got.extend_from_slice(&data);
+    }
+    assert!(got == bytes);
+    let most = house.control().counter(DOWNLOAD).running_max;
+    assert!((2..=4).contains(&most), "{most} at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_has_come_of_a_range_whose_turn_it_is_does_not_wait_for_the_rest_of_it() {
     const CAME: usize = MIB;
     let house = support::start().await;

@@ -259,7 +259,7 @@ async fn a_file_larger_than_the_policy_allows_is_refused_by_its_size_or_by_count
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_without_a_message_ends_idle_and_resumable() {
-    let house = support::start_with(|config| config.upload_idle = std::time::Duration::from_millis(300)).await;
+    let house = support::start_with(|config| config.upload_idle = std::time::Duration::from_secs(4)).await;
     let bytes = noise(9 * MIB, 6);
     let mut stream = OpenUpload::begin(&house, spec("/idle")).await;
     assert!(stream.send_range(&bytes, 0, 9 * MIB).await);

@@ -35,7 +35,13 @@ fn of(path: &str) -> pb::DownloadFileRequest {
 
 /// A download on a connection of its own, read up to its header and no further.
 async fn stalled(house: &House, request: pb::DownloadFileRequest) -> Streaming<pb::DownloadFileResponse> {
-    let mut client = house.other_client().await;
+    stalled_at(house.other_client().await, request).await
+}
+
+async fn stalled_at(
+    mut client: DropboxConnectorClient<Channel>,
+    request: pb::DownloadFileRequest,
+) -> Streaming<pb::DownloadFileResponse> {
     let open = async {
         let mut stream = client.download_file(request).await.expect("open").into_inner();
         let header = stream.message().await.expect("a message").and_then(|message| message.payload);
@@ -240,8 +246,12 @@ async fn stalled_downloads_give_their_places_in_the_process_to_others_and_go_on_
 
 /// A client that lets the server send no more than HTTP/2's smallest window ahead.
 async fn narrow_client(address: &str) -> DropboxConnectorClient<Channel> {
+    client_with(address, 65_535).await
+}
+
+async fn client_with(address: &str, window: u32) -> DropboxConnectorClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("uri");
-    let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    let endpoint = endpoint.initial_stream_window_size(window).initial_connection_window_size(window);
     DropboxConnectorClient::new(endpoint.connect().await.expect("connect"))
 }
 
@@ -259,9 +269,14 @@ async fn a_caller_that_is_held_back_by_its_policy_is_not_taken_for_one_that_stop
     // 384 KiB in all, of which 64 are saved up: of four streams each waits longer for a chunk than a caller may be silent.
     let slow = |path: &str| pb::DownloadFileRequest { application_parameter_id: "slow".into(), ..of(path) };
     let exported = pb::DownloadFileRequest { export_format: "markdown".into(), ..slow("/notes.paper") };
-    let mut streams = vec![read_on(stalled(&house, exported).await)];
+    // Its window takes all of it: a busy machine may leave the reader asleep for longer than it may be silent.
+    let wide = async |request| {
+        let client = client_with(&house.addresses.data.to_string(), 4 * MIB as u32).await;
+        read_on(stalled_at(client, request).await)
+    };
+    let mut streams = vec![wide(exported).await];
     for _ in 0..3 {
-        streams.push(read_on(stalled(&house, slow("/file")).await));
+        streams.push(wide(slow("/file")).await);
     }
     for outcome in futures::future::join_all(streams).await {
         let (got, trailer) = outcome.unwrap_or_else(|fault| panic!("{fault:?}"));

@@ -21,7 +21,6 @@ use crate::{
         upload::{Account, Settled, Shared, commit::Closing, record::Record},
     },
     fault::{Fault, Result},
-    limits,
 };
 
 /// What waits for a turn.
@@ -44,11 +43,11 @@ impl Queues {
         self.lock().entry(key.clone()).or_default().push(item);
     }
 
-    /// All that wait, as many as one request may have, the first first.
-    fn take(&self, key: &Key) -> Vec<Item> {
+    /// All that wait, as many as go with one turn, the first first.
+    fn take(&self, key: &Key, most: usize) -> Vec<Item> {
         let mut waiting = self.lock();
         let Some(items) = waiting.get_mut(key) else { return Vec::new() };
-        let taken = items.drain(..items.len().min(limits::BATCH_ENTRIES_MAX)).collect();
+        let taken = items.drain(..items.len().min(most)).collect();
         if items.is_empty() {
             waiting.remove(key);
         }
@@ -127,7 +126,7 @@ impl Shared {
             settled = told.recv() => return answered(settled),
             turn = self.gates.turn(caller.parameter(), std::slice::from_ref(&namespace), caller.deadline()) => match turn {
                 Ok(turn) => {
-                    let mut items = self.queues.take(&waiting.key);
+                    let mut items = self.queues.take(&waiting.key, self.gates.batch_max(&namespace));
                     if let [alone] = &mut items[..] {
                         alone.single = true;
                     }

@@ -56,7 +56,8 @@ impl Turns {
     pub async fn lane(&self, key: NamespaceKey, mut waiting: Vec<Item>, mut turn: Option<Turn>) {
         while !waiting.is_empty() {
             waiting.sort_by_key(|item| item.n);
-            let next = match next(&mut waiting, Instant::now()) {
+            let most = self.shared.gates.batch_max(&key);
+            let next = match next(&mut waiting, Instant::now(), most) {
                 Next::At(at) => {
                     turn = None;
                     tokio::select! {
@@ -77,7 +78,7 @@ impl Turns {
                 },
             };
             match (turn, next) {
-                (Ok(turn), Next::Together(items)) => waiting.extend(self.together(items, turn).await),
+                (Ok(turn), Next::Together(items)) => waiting.extend(self.together(items, turn, &key).await),
                 (Ok(turn), Next::One(item)) => self.one(*item, turn).await,
                 (Ok(_), Next::At(_)) => {}
                 (Err(fault), next) => {
@@ -100,7 +101,7 @@ impl Turns {
     }
 
     /// Commits with one request; those that go again.
-    async fn together(&self, mut items: Vec<Item>, turn: Turn) -> Vec<Item> {
+    async fn together(&self, mut items: Vec<Item>, turn: Turn, key: &NamespaceKey) -> Vec<Item> {
         let (mut going, passed, late) = match self.intended(&items).await {
             Ok(intended) => {
                 let (mut going, mut passed, mut late) = (Vec::new(), Vec::new(), Vec::new());
@@ -130,8 +131,9 @@ impl Turns {
             let once = going[0].once();
             let doubts: Vec<bool> = going.iter().map(|item| item.unclear).collect();
             let first = going[0].caller.clone();
-            let Batch { ends, unclear, request_id, .. } =
+            let Batch { ends, unclear, request_id, took } =
                 finish_batch(&first, turn, once, going.iter().map(commit).collect(), &doubts).await;
+            self.shared.gates.batch_took(key, going.len(), took);
             for item in &mut going {
                 item.unclear |= unclear;
                 // The request was the first one's; its answer is everyone's.
@@ -293,9 +295,9 @@ fn commit(item: &Item) -> UploadSessionFinishArg {
     UploadSessionFinishArg::new(cursor, handle.spec.commit_info())
 }
 
-/// Takes out what goes with one turn, in the order of the call. Paths that are equal or lie in each other keep their order, what
+/// Takes out what goes with one turn, in the order of the call, `most` at most. Paths that are equal or lie in each other keep their order, what
 /// may be sent once only does not go with what is repeated, and what goes by itself goes by itself, as does what met contention.
-fn next(waiting: &mut Vec<Item>, now: Instant) -> Next {
+fn next(waiting: &mut Vec<Item>, now: Instant, most: usize) -> Next {
     let mut paths = Paths::default();
     let mut kind = None;
     let (mut chosen, mut left) = (Vec::new(), Vec::new());
@@ -304,7 +306,7 @@ fn next(waiting: &mut Vec<Item>, now: Instant) -> Next {
         let is_due = item.again_at.is_none_or(|at| at <= now);
         let alone = item.single || item.apart;
         let fits = kind.is_none_or(|kind| kind == (false, item.once()) && !alone);
-        if is_free && is_due && fits {
+        if is_free && is_due && fits && chosen.len() < most {
             kind = Some((alone, item.once()));
             chosen.push(item);
         } else {

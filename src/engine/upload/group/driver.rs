@@ -13,10 +13,7 @@ use super::{
 use crate::{
     clock::at,
     dropbox::Turn,
-    engine::{
-        together::{back_off, next_turn_max},
-        upload::Shared,
-    },
+    engine::{together::back_off, upload::Shared},
     fault::{Fault, Result},
     limits,
 };
@@ -38,9 +35,8 @@ pub(super) struct Driver {
     /// Nothing of what is ready may go before: it waits for what has to go first.
     not_before: Option<Instant>,
     answers: Answers,
-    /// Entries of one request of bytes, and of one turn.
+    /// Entries of one request of bytes.
     append_max: usize,
-    turn_max: usize,
     returning: Option<Returning>,
 }
 
@@ -109,7 +105,6 @@ impl Driver {
             not_before: None,
             answers: Answers::default(),
             append_max: limits::BATCH_ENTRIES_MAX,
-            turn_max: limits::BATCH_ENTRIES_MAX,
             returning: None,
         }
     }
@@ -279,10 +274,15 @@ impl Driver {
         };
         let (missing, until) = self.missing(now, ever);
         let waited = oldest + (self.answers.usual() * 2).min(limits::BATCH_GATHER_MAX);
-        if count >= self.appending + queued + missing || count >= self.turn_max || waited <= now {
+        if count >= self.appending + queued + missing || count >= self.turn_max() || waited <= now {
             return Due::Now;
         }
         Due::At(if missing > 0 { until.min(waited) } else { waited })
+    }
+
+    /// Entries of one turn.
+    fn turn_max(&self) -> usize {
+        self.shared.gates.batch_max(&self.group.key.namespace)
     }
 
     fn ask_for_turn(&mut self) {
@@ -332,7 +332,8 @@ impl Driver {
 
     fn finish(&mut self, turn: Turn) {
         let now = Instant::now();
-        let batch = choose(&mut self.ready, now, self.turn_max);
+        let most = self.turn_max();
+        let batch = choose(&mut self.ready, now, most);
         self.not_before = None;
         if batch.is_empty() {
             // What is left stands behind one of its path that was contended, and waits for it.
@@ -349,7 +350,7 @@ impl Driver {
         let Finished { told, contended, entries, took } = finished;
         self.gate = Gate::Idle;
         self.answers.note(took);
-        self.turn_max = next_turn_max(self.turn_max, entries, took, limits::BATCH_TURN);
+        self.shared.gates.batch_took(&self.group.key.namespace, entries, took);
         let now = Instant::now();
         // Those that were refused together go together again.
         let most = contended.iter().map(|closed| closed.entry.contentions).max().unwrap_or(0);
