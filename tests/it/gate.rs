@@ -6,6 +6,7 @@ mod fleet;
 mod killed;
 mod lost;
 mod outcomes;
+mod sessions;
 mod tenants;
 mod withdrawn;
 

@@ -270,7 +270,10 @@ impl Work {
         let mut lanes: BTreeMap<NamespaceKey, Vec<Item>> = BTreeMap::new();
         for item in self.prepared(found).await {
             let path = &item.record.handle.spec.path;
-            lanes.entry(self.turns.shared.gates.key_for(&self.account, self.caller.root(), path)).or_default().push(item);
+            lanes
+                .entry(self.turns.shared.gates.key_for(&self.account, self.caller.root(), path))
+                .or_default()
+                .push(item);
         }
         join_all(lanes.into_iter().map(|(key, items)| self.turns.lane(key, items, None))).await;
     }
