@@ -222,27 +222,32 @@ async fn another_parameter_goes_behind_the_job_that_runs_and_the_next_one_is_of_
     house.make_parameter(OTHER, |_| {}).await;
     let (control, what) = (house.control(), What::Copy);
     furnish(&house, "f", 2 * FIRST);
-    // Looks at half a second, one more, and two more three times: a job of more than five seconds.
-    control.switch(|switches| switches.jobs_in_progress = Some(4));
+    control.switch(|switches| switches.jobs_in_progress = Some(0));
     let held = Held::by(&house).await;
     let mut calls = waiting(&house, what, "f", 0..FIRST).await;
-    control.clear_journal();
+    control.script([Rule::always(what.check(), in_progress())]).expect("script");
     held.let_go().await;
-    until("its job is looked at", async || control.counter(what.check()).good == 1).await;
-    control.switch(|switches| switches.jobs_in_progress = None);
+    until("its job runs", async || control.counter(what.launch()).good == 1).await;
+    assert_eq!(control.counter(what.launch()).entries_max, FIRST as u64);
+    control.clear_journal();
     calls.extend(waiting(&house, what, "f", FIRST..2 * FIRST).await);
     let application_parameter_id = OTHER.into();
     let folder = pb::CreateFolderRequest { application_parameter_id, path: "/single".into(), ..Default::default() };
-    house.client().create_folder(folder).await.expect("made");
-    // It goes next though others stood there before it, for those had the turn last.
+    let mut client = house.client();
+    let single = tokio::spawn(async move { client.create_folder(folder).await.map(drop) });
+    for _ in 0..4 {
+        settle(&house).await;
+    }
+    // Behind the third look it has run for more than two and a half seconds.
+    until("its job has run for long", async || control.counter(what.check()).good >= 3).await;
+    control.switch(|switches| switches.jobs_in_progress = None);
+    control.clear_script();
+    assert!(ends(vec![single]).await[0].is_ok());
     are_done(&ends(calls).await);
-    let writes: Vec<(String, usize)> = control
-        .journal()
-        .into_iter()
-        .filter(|entry| [FOLDER, what.launch()].contains(&&*entry.route))
-        .map(|entry| (entry.route, entry.arg["entries"].as_array().map_or(1, Vec::len)))
-        .collect();
-    let told: Vec<(&str, usize)> = writes.iter().map(|(route, entries)| (&**route, *entries)).collect();
-    // A fifth of it would be less than what a batch has at least.
-    assert_eq!(told[..3], [(what.launch(), FIRST), (FOLDER, 1), (what.launch(), 100)], "{told:?}");
+    let writes = control.journal().into_iter().map(|entry| entry.route);
+    let first = writes.into_iter().find(|route| [FOLDER, what.launch()].contains(&route.as_str()));
+    assert_eq!(first.as_deref(), Some(FOLDER), "others stood there before it, but those had the turn last");
+    let counter = control.counter(what.launch());
+    // Two fifths of the first would be less than what a batch has at least.
+    assert_eq!((counter.calls, counter.entries_max), (2, FIRST as u64 - 100));
 }
