@@ -238,6 +238,10 @@ impl TokenSource for Account {
         Some(bearer)
     }
 
+    fn grant(&self) -> (&str, i64) {
+        (&self.parameters.uid, self.parameters.grant_number)
+    }
+
     fn renew<'a>(&'a self, rejected: Option<&'a Bearer>) -> BoxFuture<'a, Result<Arc<Bearer>>> {
         Box::pin(async move {
             let _turn = self.common.renewing.of(&self.parameters).await;
@@ -262,6 +266,11 @@ pub(super) struct Fixed(pub(super) Arc<Bearer>);
 impl TokenSource for Fixed {
     fn current(&self) -> Option<Arc<Bearer>> {
         Some(self.0.clone())
+    }
+
+    /// None yet.
+    fn grant(&self) -> (&str, i64) {
+        ("", 0)
     }
 
     fn renew<'a>(&'a self, _: Option<&'a Bearer>) -> BoxFuture<'a, Result<Arc<Bearer>>> {

@@ -35,6 +35,9 @@ pub trait TokenSource: Send + Sync {
     /// The bearer at hand, without waiting. `None` when there is none or it is about to end.
     fn current(&self) -> Option<Arc<Bearer>>;
 
+    /// Which grant they are of: the parameter's uid, and the grant's number there.
+    fn grant(&self) -> (&str, i64);
+
     /// A new bearer. Callers share one refresh; `rejected` is the one Dropbox refused, if any.
     ///
     /// # Errors

@@ -71,11 +71,12 @@ pub struct Answer<R> {
     pub after_unclear: bool,
 }
 
-/// As whom a caller asks. Callers that are equal in this may share a request. Two are told apart for as long as one of them is
-/// kept, no longer.
+/// As whom a caller asks. Callers that are equal in this may share a request, also where their parameter was read again meanwhile.
+/// Ways out are told apart for as long as a caller that takes one is kept, no longer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    tokens: usize,
+    grant: (Box<str>, i64),
+    transport: usize,
     act_as: Option<ActAs>,
     root: Option<Root>,
 }
@@ -147,10 +148,15 @@ impl Caller {
         &self.shared.parameter
     }
 
-    /// As whom it asks: the grant, the member, the root.
+    /// As whom it asks: the grant, the way out, the member, the root.
     pub fn identity(&self) -> Identity {
-        let tokens = Arc::as_ptr(&self.shared.tokens).cast::<()>() as usize;
-        Identity { tokens, act_as: self.shared.act_as.clone(), root: self.shared.root.clone() }
+        let (uid, number) = self.shared.tokens.grant();
+        Identity {
+            grant: (uid.into(), number),
+            transport: Arc::as_ptr(&self.shared.transport) as usize,
+            act_as: self.shared.act_as.clone(),
+            root: self.shared.root.clone(),
+        }
     }
 
     /// What paths of this call are relative to, where that is not the account's home.

@@ -45,6 +45,10 @@ impl TokenSource for Tokens {
         Some(self.bearer())
     }
 
+    fn grant(&self) -> (&str, i64) {
+        ("tests", 1)
+    }
+
     fn renew<'a>(&'a self, rejected: Option<&'a Bearer>) -> BoxFuture<'a, Result<Arc<Bearer>>> {
         Box::pin(async move {
             let rejected = rejected.expect("a call that has a bearer names it");

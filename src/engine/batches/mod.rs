@@ -76,7 +76,7 @@ struct Key {
 
 struct Group {
     key: Key,
-    /// Keeps the identity one of its own for as long as the group is known.
+    /// Keeps the identity's way out one of its own for as long as the group is known.
     caller: Caller,
     state: Mutex<State>,
     /// Somebody has come or left.

@@ -16,7 +16,7 @@ async fn started(house: &House, spec: pb::UploadSpec) -> String {
 
 /// Brings the bytes of a started upload and asks for its commit.
 fn finishing(house: &Arc<House>, upload_id: &str, bytes: &[u8]) -> JoinHandle<Uploaded> {
-    let (house, frames) = (house.clone(), vec![Frame::ResumeUploadId(upload_id.into()), chunk(bytes), finish()]);
+    let (house, frames) = (house.clone(), vec![Frame::ResumeUploadId(upload_id.into()), chunk_at(0, bytes), finish()]);
     tokio::spawn(async move { upload_frames(&house, frames).await })
 }
 
@@ -95,7 +95,7 @@ async fn a_deadline_that_comes_before_the_turn_is_told_as_such_and_leaves_the_up
     let held = Held::by(&house).await;
     let id = started(&house, spec("/late")).await;
     let mut stream = OpenUpload::within(&house, Duration::from_secs(5));
-    for frame in [Frame::ResumeUploadId(id.clone()), chunk(&bytes), finish()] {
+    for frame in [Frame::ResumeUploadId(id.clone()), chunk_at(0, &bytes), finish()] {
         assert!(stream.send(frame).await);
     }
     let late = stream.answer().await.expect_err("too late");

@@ -31,7 +31,7 @@ pub(in crate::engine::upload) struct Queues {
     count: AtomicUsize,
 }
 
-/// What may share a request. An identity is one of its own as long as an item has its caller.
+/// What may share a request. An identity's way out is one of its own as long as an item has its caller.
 type Key = (NamespaceKey, Identity);
 
 impl Queues {
