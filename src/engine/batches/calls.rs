@@ -51,10 +51,6 @@ pub(super) async fn alone(caller: &Caller, turn: &Turn, change: &Change) -> Resu
 pub(super) struct Ended {
     /// They go again.
     pub again: Vec<Entry>,
-    pub entries: usize,
-    pub took: Duration,
-    /// Others stood at the gate when it was left.
-    pub others_wait: bool,
     /// Those that others got in the way of, all at once, wait so long at least.
     pub told_to_wait: Duration,
 }
@@ -90,8 +86,11 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
     let started = shared.clock.steady();
     let own = group.caller.with_deadline(Some((Instant::now() + limits::COMMIT_TIME_OWN).into_std()));
     let launched = launch(&own, &turn, kind, &entries).await;
-    let mut others_wait = false;
-    let mut leave = |turn: Turn| others_wait = turn.is_wanted_by_others();
+    // Said before the turn goes on: who has it next asks how many may go with it.
+    let leave = |turn: Turn| {
+        let took = shared.clock.steady().saturating_sub(started);
+        group.took(entries.len(), took, turn.is_wanted_by_others());
+    };
     let (status, request_id) = match launched {
         Ok(Answer { value: Status::Job(id), .. }) => {
             let followed = follow(shared, group, &id, &entries);
@@ -115,11 +114,10 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
         }
         Err(fault) => {
             drop(turn);
-            return refused(kind, &fault, entries, shared.clock.steady().saturating_sub(started));
+            return refused(kind, &fault, entries);
         }
     };
-    let took = shared.clock.steady().saturating_sub(started);
-    let mut ended = Ended { others_wait, ..Ended::new(entries.len(), took) };
+    let mut ended = Ended::new();
     let outcomes = match status {
         Status::Complete(outcomes) if outcomes.len() == entries.len() => outcomes,
         Status::Contended => {
@@ -153,8 +151,8 @@ pub(super) async fn run(shared: &Shared, group: &Group, turn: Turn, entries: Vec
 }
 
 /// The launch was refused, or what came of it is not known.
-fn refused(kind: Kind, fault: &Fault, entries: Vec<Entry>, took: Duration) -> Ended {
-    let mut ended = Ended::new(entries.len(), took);
+fn refused(kind: Kind, fault: &Fault, entries: Vec<Entry>) -> Ended {
+    let mut ended = Ended::new();
     let unclear = matches!(fault.reason(), Reason::OutcomeUnknown | Reason::DropboxProtocol);
     if unclear || fault.get("sent") == Some("true") {
         let route = &kind.launch_route().path;
@@ -187,8 +185,8 @@ fn refused(kind: Kind, fault: &Fault, entries: Vec<Entry>, took: Duration) -> En
 }
 
 impl Ended {
-    fn new(entries: usize, took: Duration) -> Ended {
-        Ended { again: Vec::new(), entries, took, others_wait: false, told_to_wait: Duration::ZERO }
+    fn new() -> Ended {
+        Ended { again: Vec::new(), told_to_wait: Duration::ZERO }
     }
 
     /// All of them were refused at once for what others did: they go together again.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::at,
     dropbox::Turn,
-    engine::together::{Paths, back_off, next_turn_max},
+    engine::together::{Paths, back_off},
     fault::Result,
     limits,
 };
@@ -30,7 +30,6 @@ pub(super) struct Driver {
     queues: Option<Id>,
     /// Whoever waits stands behind a job, or one of its path that waits for its time.
     blocked: bool,
-    turn_max: usize,
 }
 
 enum Done {
@@ -40,15 +39,7 @@ enum Done {
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, group: Arc<Group>) -> Driver {
-        Driver {
-            shared,
-            group,
-            calls: JoinSet::new(),
-            jobs: HashMap::new(),
-            queues: None,
-            blocked: false,
-            turn_max: limits::BATCH_ENTRIES_MAX,
-        }
+        Driver { shared, group, calls: JoinSet::new(), jobs: HashMap::new(), queues: None, blocked: false }
     }
 
     /// Until nobody waits and nothing is under way.
@@ -113,7 +104,7 @@ impl Driver {
     fn go(&mut self, turn: Turn) {
         let mut taken = Paths::default();
         self.jobs.values().flatten().for_each(|paths| _ = taken.take(paths));
-        let chosen = self.group.lock().choose(Instant::now(), self.turn_max, taken);
+        let chosen = self.group.lock().choose(Instant::now(), taken);
         match chosen {
             Chosen::Nothing => self.blocked = true,
             Chosen::One(entry) => {
@@ -131,9 +122,7 @@ impl Driver {
     }
 
     fn ended(&mut self, ended: Ended) {
-        let Ended { again, entries, took, others_wait, told_to_wait } = ended;
-        let turn = if others_wait { limits::BATCH_TURN } else { limits::BATCH_JOB_TURN };
-        self.turn_max = next_turn_max(self.turn_max, entries, took, turn);
+        let Ended { again, told_to_wait } = ended;
         let now = Instant::now();
         // Those that were refused together go together again.
         let most = again.iter().map(|entry| entry.contentions).max().unwrap_or(0);

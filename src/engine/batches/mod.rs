@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use self::driver::Driver;
 use super::{
     gate::{Gates, NamespaceKey, latest, too_late},
-    together::{Heard, Paths, Sent, hear},
+    together::{Heard, Paths, Sent, hear, next_turn_max},
 };
 use crate::{
     clock::SharedClock,
@@ -91,6 +91,8 @@ struct State {
     count: u64,
     /// Some of them may have left.
     withdrawn: bool,
+    /// Entries of one turn, as far as is known what Dropbox does in one.
+    turn_max: Option<usize>,
 }
 
 /// A change in a group.
@@ -336,10 +338,24 @@ enum Chosen {
     Batch(Vec<Entry>),
 }
 
+impl Group {
+    /// What a batch of so many took with its turn. Others stood at the gate when it left, or not.
+    fn took(&self, entries: usize, took: Duration, others_wait: bool) {
+        let turn = if others_wait { limits::BATCH_TURN } else { limits::BATCH_JOB_TURN };
+        let mut state = self.lock();
+        state.turn_max = Some(next_turn_max(state.turn_max(), entries, took, turn));
+    }
+}
+
 impl State {
+    fn turn_max(&self) -> usize {
+        self.turn_max.unwrap_or(limits::BATCH_ENTRIES_MAX)
+    }
+
     /// Takes out what goes now, in the order of arrival, `most` at most. Paths that are equal or lie in each other never share a batch
     /// and keep their order; `taken`: those of jobs that nobody has heard the end of. What goes by itself goes when it is first.
-    fn choose(&mut self, now: Instant, most: usize, mut taken: Paths) -> Chosen {
+    fn choose(&mut self, now: Instant, mut taken: Paths) -> Chosen {
+        let most = self.turn_max();
         self.waiting.retain(|entry| entry.is_wanted() && entry.is_in_time(now));
         self.waiting.make_contiguous().sort_by_key(|entry| entry.number);
         let (mut places, mut bytes) = (Vec::new(), 0);
@@ -460,7 +476,8 @@ mod tests {
         }
 
         fn next(&mut self, most: usize) -> Vec<u64> {
-            let chosen = match self.state.choose(Instant::now(), most, Paths::default()) {
+            self.state.turn_max = Some(most);
+            let chosen = match self.state.choose(Instant::now(), Paths::default()) {
                 Chosen::Nothing => Vec::new(),
                 Chosen::One(entry) => vec![entry],
                 Chosen::Batch(entries) => entries,
@@ -509,7 +526,7 @@ mod tests {
         }
         let mut taken = Paths::default();
         taken.take(&["/2".to_owned()]);
-        let Chosen::Batch(chosen) = queue.state.choose(Instant::now(), 100, taken) else { panic!("a batch") };
+        let Chosen::Batch(chosen) = queue.state.choose(Instant::now(), taken) else { panic!("a batch") };
         assert_eq!(chosen.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 3, 4, 5]);
     }
 

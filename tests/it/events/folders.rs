@@ -314,7 +314,9 @@ async fn a_folder_of_very_many_items_moves_and_is_told_one_by_one_in_bounded_mem
         let generate = Generate { folder: format!("/in/many{n}"), files: FILES, bytes: 0, per_folder: Some(1000) };
         emulator.control().seed(&Seed { generate: Some(generate), ..Seed::default() }).expect("seeded");
     }
-    let mut served = tokio::task::block_in_place(|| Served::before(&emulator, &[]));
+    // What is let go goes back to the system at once: it is about what the server keeps.
+    let allocator = [("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")];
+    let mut served = tokio::task::block_in_place(|| Served::before_in(&emulator, &[], &allocator));
     let (data, admin) = tokio::task::block_in_place(|| (served.told("data"), served.told("admin")));
     let mut boss = DropboxAdminConnectorClient::connect(format!("http://{admin}")).await.expect("connect");
     support::make_parameter(&mut boss, &emulator.account(), PARAMETER, |_| {}).await;
@@ -362,6 +364,6 @@ async fn a_folder_of_very_many_items_moves_and_is_told_one_by_one_in_bounded_mem
     }
     let grown = peak - before;
     eprintln!("{grown} bytes more for {ITEMS} items that move; the store had {} bytes an item", store / ITEMS);
-    // It is 30 to 36 MiB, however many there are; what is kept of each would be 70 at least.
-    assert!(grown <= 44 * support::MIB, "{grown}");
+    // What is kept of each would be twice as much at least.
+    assert!(grown <= 32 * support::MIB, "{grown}");
 }
