@@ -270,6 +270,7 @@ async fn a_caller_that_is_held_back_by_its_policy_is_not_taken_for_one_that_stop
     let slow = |path: &str| pb::DownloadFileRequest { application_parameter_id: "slow".into(), ..of(path) };
     let exported = pb::DownloadFileRequest { export_format: "markdown".into(), ..slow("/notes.paper") };
     // Its window takes all of it: a busy machine may leave the reader asleep for longer than it may be silent.
+    #[expect(clippy::async_yields_async, reason = "a task that reads on while others do something else")]
     let wide = async |request| {
         let client = client_with(&house.addresses.data.to_string(), 4 * MIB as u32).await;
         read_on(stalled_at(client, request).await)
