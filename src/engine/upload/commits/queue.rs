@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Asker, Item, Turns};
 use crate::{
-    dropbox::{Caller, Identity},
+    dropbox::{Caller, Identity, Turn},
     engine::{
         gate::NamespaceKey,
         together::Sent,
@@ -52,6 +52,12 @@ impl Queues {
             waiting.remove(key);
         }
         taken
+    }
+
+    /// Does it wait for somebody's turn?
+    fn has(&self, one: &Waiting<'_>) -> bool {
+        let is_it = |item: &Item| Arc::ptr_eq(&item.asker.sent, &one.sent);
+        self.lock().get(&one.key).is_some_and(|items| items.iter().any(is_it))
     }
 
     /// Those nobody waits for any more.
@@ -121,25 +127,32 @@ impl Shared {
                 _writing: None,
             },
         );
-        tokio::select! {
-            biased;
-            settled = told.recv() => return answered(settled),
-            turn = self.gates.turn(caller.parameter(), std::slice::from_ref(&namespace), caller.deadline()) => match turn {
-                Ok(turn) => {
-                    let mut items = self.queues.take(&waiting.key, self.gates.batch_max(&namespace));
-                    if let [alone] = &mut items[..] {
-                        alone.single = true;
-                    }
-                    // A task of its own, and nobody's in particular: whoever waits for one of these withdraws it himself.
-                    let turns = Turns::new(self.clone(), caller.parameter(), None, CancellationToken::new());
-                    self.tasks.spawn(async move { turns.lane(namespace, items, Some(turn)).await });
-                }
-                // It went with another's turn, and is known soon.
-                Err(_) if !sent.withdraw() => {}
-                Err(fault) => return Err(fault),
-            },
+        // Whoever has the turn takes those that came first; it may be behind them.
+        while self.queues.has(&waiting) {
+            tokio::select! {
+                biased;
+                settled = told.recv() => return answered(settled),
+                turn = self.gates.turn(caller.parameter(), std::slice::from_ref(&namespace), caller.deadline()) => match turn {
+                    Ok(turn) => self.take_along(&waiting.key, caller.parameter(), turn),
+                    // It went with another's turn, and is known soon.
+                    Err(_) if !sent.withdraw() => break,
+                    Err(fault) => return Err(fault),
+                },
+            }
         }
         answered(told.recv().await)
+    }
+
+    /// Commits all that wait with this turn. A task of its own, and nobody's in particular: whoever waits for one of these withdraws it
+    /// himself.
+    fn take_along(self: &Arc<Self>, key: &Key, parameter: &str, turn: Turn) {
+        let namespace = key.0.clone();
+        let mut items = self.queues.take(key, self.gates.batch_max(&namespace));
+        if let [alone] = &mut items[..] {
+            alone.single = true;
+        }
+        let turns = Turns::new(self.clone(), parameter, None, CancellationToken::new());
+        self.tasks.spawn(async move { turns.lane(namespace, items, Some(turn)).await });
     }
 }
 
