@@ -22,8 +22,8 @@ const MIB: usize = 1 << 20;
 const STREAMS: usize = 48;
 const CONNECTIONS: usize = 200;
 const LARGE: usize = 256 * MIB;
-/// Looks that must give the same before it counts as standing still.
-const STILL: u32 = 4;
+/// For so long it must be the same before it counts as standing still.
+const STILL: Duration = Duration::from_millis(400);
 /// By then ranges that nobody drains are let go (4 s), and their blocks are the system's again (30 s unused, then the next look).
 const LATER: Duration = Duration::from_secs(45);
 
@@ -77,21 +77,6 @@ async fn download(held: &mut Held, client: &mut Client, path: &str, ranges: i32)
     Ok(())
 }
 
-/// Resident memory once it does not change any more, in MiB.
-async fn settled(connector: &Connector) -> Outcome<f64> {
-    let (mut last, mut same) = (0.0, 0);
-    for _ in 0..200 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let now = connector.process.resident_mib()?;
-        same = if (now - last).abs() < 0.3 { same + 1 } else { 0 };
-        if same >= STILL {
-            return Ok(now);
-        }
-        last = now;
-    }
-    fail("its memory does not stand still".to_owned())
-}
-
 /// One row: what `open` opens, in a fresh process.
 async fn row(
     bench: &mut Bench,
@@ -106,7 +91,7 @@ async fn row(
     let connector = bench.connector(emulator).await?;
     let mut client = connector.client().await?;
     warm(&mut client).await?;
-    let before = settled(&connector).await?;
+    let before = connector.process.still_mib(STILL).await?;
     let mut held = Held::default();
     open(&connector, &mut client, &mut held).await?;
     let mut told = |name, after: f64| {
@@ -114,10 +99,10 @@ async fn row(
         let measured = format!("{each:.0} KiB ({count} at once, {before:.0} MiB before)");
         report.add(Figure { name, target: "–", measured, holds: None });
     };
-    told(name, settled(&connector).await?);
+    told(name, connector.process.still_mib(STILL).await?);
     if let Some(name) = later {
         tokio::time::sleep(LATER).await;
-        told(name, settled(&connector).await?);
+        told(name, connector.process.still_mib(STILL).await?);
     }
     match held.tasks.iter().position(JoinHandle::is_finished) {
         Some(ended) => fail(format!("{name}: number {ended} has ended")),

@@ -87,6 +87,21 @@ impl Process {
         self.status("VmRSS:")
     }
 
+    /// Resident memory once it has been the same for this long, in MiB.
+    pub async fn still_mib(&self, long: Duration) -> Outcome<f64> {
+        let (begun, mut since, mut first) = (Instant::now(), Instant::now(), self.resident_mib()?);
+        while begun.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = self.resident_mib()?;
+            if (now - first).abs() >= 0.3 {
+                (since, first) = (Instant::now(), now);
+            } else if since.elapsed() >= long {
+                return Ok(now);
+            }
+        }
+        fail("its memory does not stand still".to_owned())
+    }
+
     /// The most resident memory it ever had, in MiB.
     pub fn peak_mib(&self) -> Outcome<f64> {
         self.status("VmHWM:")

@@ -96,14 +96,14 @@ impl Door {
         Fut: Future<Output = Result<T>>,
     {
         let site = self.open(call, request, extra).await?;
-        let outcome = match body(site.clone()).await {
-            Err(fault) if fault.reason() == Reason::PathRootChanged && site.root_is_ours() => {
-                self.resolver.forget_root(&site.parameters().id);
-                let site = self.open(call, request, extra).await?;
-                body(site).await
-            }
-            outcome => outcome,
-        };
+        let mut outcome = body(site.clone()).await;
+        let root_changed = |fault: &Fault| fault.reason() == Reason::PathRootChanged && site.root_is_ours();
+        if outcome.as_ref().err().is_some_and(root_changed) {
+            self.resolver.forget_root(&site.parameters().id);
+            // Rare: no call keeps room for it.
+            let site = Box::pin(self.open(call, request, extra)).await?;
+            outcome = Box::pin(body(site)).await;
+        }
         outcome.map_err(|fault| site.told(fault))
     }
 

@@ -1,6 +1,8 @@
 //! A watch on its way out, below the codec. The codec keeps a buffer for every stream, as large as the most it ever sent at
-//! once: half of what a quiet watch cost. Here what is ready becomes one piece, which is gone when it was sent. Callers that
-//! take compressed messages get theirs from the codec.
+//! once: half of what a quiet watch cost. Here what is ready becomes one piece, which is gone when it was sent. Only the pages
+//! of a snapshot are worth compressing: callers that begin with one and take compressed messages get theirs from the codec.
+//! An event has 1 KiB, and to compress one takes 350 KiB of memory for a moment, which most callers would ask of us: all but
+//! Go's and Rust's libraries say by themselves that they take it.
 
 use std::{
     pin::Pin,
@@ -23,7 +25,10 @@ use super::{
     items::Answers,
 };
 use crate::{
-    api::{Encoded, v1 as api},
+    api::{
+        Encoded,
+        v1::{self as api, StartPosition, watch_events_request::Start},
+    },
     fault::Fault,
 };
 
@@ -54,7 +59,8 @@ where
 {
     let zips = |value: &str| value.split(',').any(|one| one.trim() == "gzip");
     let offered = request.metadata().get("grpc-accept-encoding").and_then(|value| value.to_str().ok());
-    let zipped = offered.is_some_and(zips);
+    let begins_with_snapshot = request.get_ref().start == Some(Start::StartPosition(StartPosition::Snapshot.into()));
+    let zipped = begins_with_snapshot && offered.is_some_and(zips);
     let watch = answer(request, body).await?.into_inner();
     if zipped {
         return Ok(Response::new(watch.answers()));
@@ -68,6 +74,8 @@ where
 /// The body that goes out instead of the codec's.
 pub(super) fn beside<B>(response: &mut http::Response<B>) -> Option<Pieces> {
     let Beside(pieces) = response.extensions_mut().remove()?;
+    // The codec would have compressed.
+    response.headers_mut().remove("grpc-encoding");
     pieces.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 

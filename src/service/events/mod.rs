@@ -106,6 +106,9 @@ impl Events {
         Ok(self.openings.take(&read, 1).await)
     }
 
+    /// In blocks of less than 7 KiB, of which the next watch is opened again: HTTP/2 begins each connection with a block of 8 KiB
+    /// to read into, of which a quiet one touches the first half. If a watch was opened in one of that size before, all of it is
+    /// memory that is kept with the connection.
     async fn open_watch(
         self: &Arc<Self>,
         call: Call,
@@ -121,12 +124,13 @@ impl Events {
             let poll = asked.poll_interval.map_or(Poll::Longpoll, Poll::Interval);
             let options = Options { on_reset: on_reset(asked.terms), poll, expand: wants.expands(asked.terms) };
             let start = self.start(&scope, asked)?;
-            Ok((site, self.hub.watch(scope, start, options).await?))
+            Ok((site, Box::pin(self.hub.watch(scope, start, options)).await?))
         });
-        let (site, watcher) = begun.await?;
+        let (site, watcher) = Box::pin(begun).await?;
         let taste = Taste { base: watcher.scope().path.clone(), ..wants.clone() };
-        let watch = Watch::new(self, call, site.audience(), watcher, taste, &plan, place);
-        Ok(Box::new(watch.settling(plan.settle).await?))
+        let mut watch = Box::new(Watch::new(self, call, site.audience(), watcher, taste, &plan, place));
+        watch.settle(plan.settle).await?;
+        Ok(watch)
     }
 
     pub async fn pull_events(&self, call: Call, request: api::PullEventsRequest) -> Result<api::PullEventsResponse> {

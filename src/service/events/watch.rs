@@ -133,11 +133,11 @@ impl Watch {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub(super) async fn settling(mut self, span: Duration) -> Result<Watch> {
+    pub(super) async fn settle(&mut self, span: Duration) -> Result<()> {
         if !span.is_zero() || self.watcher.is_ahead() {
             self.settling = Some(Box::new(Settling::new(span, self.watcher.told_until().await?)));
         }
-        Ok(self)
+        Ok(())
     }
 
     /// As messages, for the codec.

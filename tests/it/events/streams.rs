@@ -11,6 +11,8 @@ use dropbox_connector::{
     emulator::control::Generate,
 };
 
+use tonic::codec::CompressionEncoding;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +152,24 @@ async fn a_snapshot_and_what_follows_are_everything_while_others_write() {
     }
     writer.await.expect("written");
     assert!(ended && known.contains_key("/in/new/199"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_those_who_read_compressed_messages_only_who_begins_with_a_snapshot_gets_them() {
+    let house = support::start().await;
+    put(&house, "/in/first", "x");
+    for (start, encoding) in [(pb::StartPosition::Snapshot, Some("gzip")), (pb::StartPosition::Now, None)] {
+        let mut client = house.client().accept_compressed(CompressionEncoding::Gzip);
+        let request = ask(|asked| (asked.path, asked.start) = ("/in".into(), from(start)));
+        let answer = client.watch_events(request).await.expect("a watch");
+        let told = answer.metadata().get("grpc-encoding").map(|value| value.to_str().expect("ascii").to_owned());
+        assert_eq!(told.as_deref(), encoding, "{start:?}");
+        let mut watch = Watch { stream: answer.into_inner(), token: String::new() };
+        while !matches!(watch.payload().await, Payload::Ready(_)) {}
+        put(&house, &format!("/in/behind {start:?}"), "x");
+        // A folder whose index is being built may tell again what was told before.
+        while path(&watch.change().await) != format!("/in/behind {start:?}") {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
