@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::{Connection as _, SqliteConnection};
 use tonic::Code;
 
 use super::*;
@@ -12,6 +13,13 @@ const FINISH_ONE: &str = "files/upload_session/finish";
 
 async fn started(house: &House, spec: pb::UploadSpec) -> String {
     house.client().start_upload(start_request(spec)).await.expect("a session").into_inner().upload_id
+}
+
+/// Uploads whose bytes are all there, as the store knows them.
+async fn ready(house: &House) -> i64 {
+    let mut store = SqliteConnection::connect(&house.config().store_url).await.expect("the store");
+    let ready = sqlx::query_scalar("SELECT COUNT(*) FROM uploads WHERE state = 'ready'");
+    ready.fetch_one(&mut store).await.expect("a count")
 }
 
 /// Brings the bytes of a started upload and asks for its commit.
@@ -35,10 +43,9 @@ async fn waiting(
         uploads.push(finishing(house, id, bytes));
     }
     until("their bytes are at Dropbox", async || control.counter(APPEND_ONE).good == ids.len() as u64).await;
-    // The last answers still have to be written down.
-    for _ in 0..4 {
-        settle(house).await;
-    }
+    // The last answers have to be written down, which takes as long as the disk does.
+    until("it is known that they are", async || ready(house).await == ids.len() as i64).await;
+    settle(house).await;
     (ids, uploads)
 }
 

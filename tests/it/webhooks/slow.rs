@@ -35,11 +35,14 @@ async fn a_signed_call_is_answered_at_once_beside_any_number_of_slow_ones() {
     for _ in 0..200 {
         slow.push(begun(&caller, 1000).await);
     }
-    let begun = Instant::now();
-    assert_eq!(caller.signed(&body).await.0, 200);
-    let took = begun.elapsed();
-    // Well below the time that a body has: who is slow was sent away before.
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    // Well below the time that a body has: who is slow was sent away before. The best of three, for what else the machine does.
+    let mut took = Duration::MAX;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(caller.signed(&body).await.0, 200);
+        took = took.min(begun.elapsed());
+    }
+    assert!(took < Duration::from_secs(2), "{took:?}");
     let last = slow.pop().expect("the last one");
     for (n, socket) in slow.drain(..100).enumerate() {
         assert_eq!(last_words(socket).await, "", "the first ones gave way: {n}");
