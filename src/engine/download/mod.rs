@@ -7,6 +7,7 @@ mod begin;
 mod chunks;
 mod drain;
 mod flow;
+mod line;
 mod place;
 mod range;
 mod reader;
