@@ -3,10 +3,12 @@
 //! from the wire: one range needs no block. Ranges ahead of it take blocks without waiting, and only for a caller that drains
 //! what is there.
 
+mod ahead;
 mod begin;
 mod chunks;
 mod drain;
 mod flow;
+mod line;
 mod place;
 mod range;
 mod reader;
@@ -22,6 +24,7 @@ use bytes::Bytes;
 use dropbox_sdk::{files::FileMetadata, sharing::FileLinkMetadata};
 
 use self::{
+    ahead::Aheads,
     begin::Begun,
     chunks::Chunks,
     drain::Drain,
@@ -31,11 +34,7 @@ use self::{
     reader::{Plan, Reader},
     stalled::{Listed, Stalled},
 };
-use super::{
-    blocks::{Blocks, Tally},
-    content_hash::ContentHash,
-    stream_hash::StreamHasher,
-};
+use super::{blocks::Blocks, content_hash::ContentHash, stream_hash::StreamHasher};
 use crate::{
     clock::SharedClock,
     dropbox::Caller,
@@ -138,7 +137,7 @@ pub struct Downloads {
     places: Places,
     blocks: Blocks,
     /// Blocks of ranges ahead, of all downloads.
-    ahead: Tally,
+    aheads: Aheads,
     stalled: Arc<Stalled>,
 }
 
@@ -159,7 +158,7 @@ impl Downloads {
     pub fn new(open_max: usize, idle: Duration, blocks: Blocks, clock: SharedClock) -> Downloads {
         let stalled = Arc::new(Stalled::new(idle, clock));
         let left_bytes = blocks.budget_bytes() / limits::LEFT_SHARE;
-        Downloads { places: Places::new(open_max, left_bytes), blocks, ahead: Tally::default(), stalled }
+        Downloads { places: Places::new(open_max, left_bytes), aheads: Aheads::new(blocks.clone()), blocks, stalled }
     }
 
     /// Asks Dropbox for the item and returns when its header is known.
@@ -180,7 +179,7 @@ impl Downloads {
         };
         let head = body.map(|body| (body, body_end));
         let clock = self.stalled.clock();
-        let reader = Reader::new(caller.clone(), pin, plan, head, self.blocks.clone(), self.ahead.clone(), clock);
+        let reader = Reader::new(caller.clone(), pin, plan, head, self.aheads.clone(), clock);
         let flow = Arc::new(Mutex::new(Flow::new(reader, hasher, place)));
         let listed = self.stalled.list(&flow);
         Ok(Download { header, flow, found: None, expected, sent: 0, _listed: listed })

@@ -15,17 +15,16 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::{
+    ahead::{Aheads, Share},
     chunks::Chunks,
     drain::Drain,
+    line::{Line, asked_max},
     range::{self, Pin, Ranged},
 };
 use crate::{
     clock::SharedClock,
     dropbox::Caller,
-    engine::{
-        blocks::{Block, Blocks, Tally},
-        together::back_off,
-    },
+    engine::{blocks::Block, together::back_off},
     fault::{Fault, Reason, Result},
     limits,
 };
@@ -50,14 +49,18 @@ pub(super) struct Reader {
     head: Head,
     /// Where the head ends; further ranges follow.
     head_end: u64,
+    head_line: Arc<Line>,
+    /// The shortest time an answer took. A longer one may have waited for a place of its account.
+    answer: Option<Duration>,
     ahead: VecDeque<Ahead>,
     /// Read and not handed on.
     rest: Bytes,
     resumes_left: u32,
     /// Where the body broke last.
     broke_at: u64,
-    blocks: Blocks,
-    tally: Tally,
+    aheads: Aheads,
+    /// While ranges ahead are wanted.
+    share: Option<Share>,
     clock: SharedClock,
     /// When the caller last came for bytes, or may come again, as the clock elapses.
     touched: Duration,
@@ -81,6 +84,7 @@ enum Head {
 struct Ahead {
     start: u64,
     end: u64,
+    line: Arc<Line>,
     /// It is its turn to be the head.
     turn: Arc<Notify>,
     filling: AbortOnDropHandle<Result<Filled>>,
@@ -96,10 +100,15 @@ impl Reader {
         pin: Pin,
         plan: Plan,
         head: Option<(Ranged, u64)>,
-        blocks: Blocks,
-        tally: Tally,
+        aheads: Aheads,
         clock: SharedClock,
     ) -> Reader {
+        let now = clock.steady();
+        let head_line = Arc::new(Line::asked(now));
+        if head.is_some() {
+            // Its answer was asked for before, so how long that took is not told by it.
+            head_line.answered(now);
+        }
         let (head, head_end) = head.map_or((Head::None, plan.start), |(body, end)| (Head::Open(Box::new(body)), end));
         Reader {
             caller,
@@ -109,12 +118,14 @@ impl Reader {
             plan,
             head,
             head_end,
+            head_line,
+            answer: None,
             ahead: VecDeque::new(),
             rest: Bytes::new(),
             resumes_left: limits::DOWNLOAD_RESUMES_MAX,
-            blocks,
-            tally,
-            touched: clock.steady(),
+            aheads,
+            share: None,
+            touched: now,
             clock,
             waiting: None,
             is_let_go: false,
@@ -179,12 +190,12 @@ impl Reader {
                     Some(segment) if segment.start == self.next => {
                         segment.turn.notify_one();
                         let filled = ready!(Pinned::new(&mut segment.filling).poll(context));
-                        let end = segment.end;
+                        let (end, line) = (segment.end, segment.line.clone());
                         self.ahead.pop_front();
                         match filled {
                             Ok(Ok((bytes, body))) => {
                                 self.next += bytes.len() as u64;
-                                self.head_end = end;
+                                (self.head_end, self.head_line) = (end, line);
                                 self.head = body.map_or(Head::None, |body| Head::Open(Box::new(body)));
                                 if !bytes.is_empty() {
                                     // Its place is another's while these are handed on, and the head's is not empty.
@@ -221,6 +232,7 @@ impl Reader {
                         // A 200 where a part was asked for goes on beyond it; the rest is not ours.
                         bytes.truncate(usize::try_from(self.head_end - self.next).unwrap_or(usize::MAX));
                         self.next += bytes.len() as u64;
+                        self.head_line.came(bytes.len());
                         if self.next >= self.head_end {
                             self.head = Head::None;
                         }
@@ -258,7 +270,7 @@ impl Reader {
         if std::mem::take(&mut self.is_let_go) {
             resumed();
         }
-        let open = range::open(self.caller.clone(), self.pin.clone(), self.next, end);
+        let (line, body) = self.ask(self.next, end);
         let breaks = limits::DOWNLOAD_RESUMES_MAX - self.resumes_left;
         let clock = self.clock.clone();
         let opening = async move {
@@ -266,16 +278,44 @@ impl Reader {
             if breaks > 1 {
                 clock.sleep(back_off(breaks - 1)).await;
             }
-            open.await
+            body.await
         };
         let opening = opening.in_current_span();
         self.head = Head::Opening(AbortOnDropHandle::new(tokio::spawn(opening)));
-        self.head_end = end;
+        (self.head_end, self.head_line) = (end, line);
+    }
+
+    /// A range to be asked for, and its line.
+    fn ask(&self, start: u64, end: u64) -> (Arc<Line>, impl Future<Output = Result<Ranged>> + use<>) {
+        let line = Arc::new(Line::asked(self.clock.steady()));
+        let open = range::open(self.caller.clone(), self.pin.clone(), start, end);
+        let (noted, clock) = (line.clone(), self.clock.clone());
+        let body = async move {
+            let body = open.await?;
+            noted.answered(clock.steady());
+            Result::Ok(body)
+        };
+        (line, body)
+    }
+
+    /// Whether another range ahead of the head may be asked for.
+    fn may_reach(&mut self) -> bool {
+        let (ranges, asked) = (self.plan.drain.ranges(), self.ahead.len() + 1);
+        if asked < ranges || asked >= asked_max(ranges, ranges) {
+            return asked < ranges;
+        }
+        self.answer = self.ahead.iter().filter_map(|ahead| ahead.line.answer()).chain(self.answer).min();
+        let Some(answer) = self.answer else { return false };
+        let now = self.clock.steady();
+        let head = (&self.head_line, self.head_end.saturating_sub(self.next));
+        let ahead = self.ahead.iter().map(|ahead| (&ahead.line, ahead.line.left(ahead.end - ahead.start)));
+        let ending = ahead.chain([head]).filter(|(line, left)| line.is_ending(*left, answer, now)).count();
+        asked < asked_max(ranges, ending)
     }
 
     /// Starts ranges ahead of the head while blocks are to be had without waiting.
     fn reach_ahead(&mut self) {
-        while self.ahead.len() + 1 < self.plan.drain.ranges() {
+        while self.may_reach() {
             let is_idle = matches!(self.head, Head::None);
             if is_idle && self.ahead.is_empty() {
                 return;
@@ -284,22 +324,21 @@ impl Reader {
             let head_end = self.head_end.min(self.next + limits::BLOCK_BYTES as u64);
             let start = self.ahead.back().map_or(if is_idle { self.next } else { head_end }, |ahead| ahead.end);
             if start >= self.plan.end {
+                // All is asked for.
+                self.share = None;
                 return;
             }
-            // Downloads side by side keep their ranges: all of them together never keep uploads from their blocks.
-            if self.tally.held() >= self.blocks.budget_bytes() / limits::BLOCK_BYTES / limits::AHEAD_SHARE {
-                return;
-            }
-            let Some(block) = self.blocks.more(self.caller.parameter(), self.ahead.len()) else { return };
-            let block = block.counted(&self.tally);
+            let share = self.share.get_or_insert_with(|| self.aheads.share());
+            let Some(block) = share.block(self.caller.parameter(), self.ahead.len()) else { return };
             if self.ahead.is_empty() {
                 self.head_end = head_end;
             }
             let end = self.plan.end.min(start + limits::BLOCK_BYTES as u64);
+            let (line, body) = self.ask(start, end);
             let turn = Arc::new(Notify::new());
-            let filling = fill(self.caller.clone(), self.pin.clone(), (start, end), block, turn.clone());
+            let filling = fill(body, end - start, block, line.clone(), turn.clone());
             let filling = AbortOnDropHandle::new(tokio::spawn(filling.in_current_span()));
-            self.ahead.push_back(Ahead { start, end, turn, filling });
+            self.ahead.push_back(Ahead { start, end, line, turn, filling });
         }
     }
 
@@ -308,6 +347,7 @@ impl Reader {
         let is_late = self.waiting.is_none() && self.plan.drain.is_late(now.saturating_sub(self.touched));
         if is_late {
             self.ahead.clear();
+            self.share = None;
         }
         is_late
     }
@@ -324,6 +364,7 @@ impl Reader {
         }
         self.head = Head::None;
         self.ahead.clear();
+        self.share = None;
         self.next -= self.rest.len() as u64;
         self.rest = Bytes::new();
         // It came once and has not come again although there was something: should it have been on its way, it finds out.
@@ -352,14 +393,14 @@ fn resumed() {
 
 /// Reads a range until it is whole, or its turn has come: from there on it is read as any head.
 async fn fill(
-    caller: Caller,
-    pin: Arc<Pin>,
-    (start, end): (u64, u64),
+    body: impl Future<Output = Result<Ranged>>,
+    bytes: u64,
     mut block: Block,
+    line: Arc<Line>,
     turn: Arc<Notify>,
 ) -> Result<Filled> {
-    let mut body = range::open(caller, pin, start, end).await?;
-    let wanted = usize::try_from(end - start).unwrap_or(limits::BLOCK_BYTES);
+    let mut body = body.await?;
+    let wanted = usize::try_from(bytes).unwrap_or(limits::BLOCK_BYTES);
     while block.len() < wanted {
         let bytes = tokio::select! {
             biased;
@@ -372,8 +413,10 @@ async fn fill(
         let cut = || {
             Fault::new(Reason::DropboxUnavailable, "the body ended before its length").retry_after(limits::BUSY_RETRY)
         };
-        let bytes = bytes.ok_or_else(cut)??;
-        block.extend_from_slice(&bytes[..bytes.len().min(wanted - block.len())]);
+        let mut bytes = bytes.ok_or_else(cut)??;
+        bytes.truncate(wanted - block.len());
+        line.came(bytes.len());
+        block.extend_from_slice(&bytes);
     }
     Ok((block.freeze(), None))
 }

@@ -147,7 +147,7 @@ async fn parallel_ranges_of_one_revision_come_in_order() {
     let got = got.unwrap_or_else(|fault| panic!("{fault:?}"));
     assert!(got.bytes == bytes && got.trailer.verified);
     let counter = house.control().counter(DOWNLOAD);
-    assert!((2..=4).contains(&counter.running_max), "{counter:?}");
+    assert!((2..=6).contains(&counter.running_max), "{counter:?}");
     assert_eq!(counter.bytes_out, bytes.len() as u64, "every byte once");
     let part =
         pb::DownloadFileRequest { parallel_ranges: 4, read_offset: 5, read_limit: 20 * MIB as i64, ..of("/wide") };
@@ -199,9 +199,26 @@ async fn as_many_ranges_as_were_asked_for_stay_under_way_over_a_slow_line() {
         }
     }
     assert!(got == bytes);
-    assert_eq!(most, 4, "the one whose turn it is and three ahead of it");
+    assert!(most >= 4, "the one whose turn it is and three ahead of it");
     let counter = house.control().counter(DOWNLOAD);
-    assert_eq!((counter.running_max, counter.bytes_out), (4, bytes.len() as u64), "{counter:?}");
+    assert!(counter.running_max <= 6, "{counter:?}");
+    assert_eq!((counter.calls, counter.bytes_out), (10, bytes.len() as u64), "{counter:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_is_asked_for_while_the_last_bytes_of_another_come_so_that_no_line_waits_for_its_answer() {
+    let house = support::start().await;
+    let bytes = noise(48 * MIB, 13);
+    upload(&house, spec("/early"), &bytes).await.expect("uploaded");
+    // A block takes 500 ms, and its answer 200.
+    let (slow, late) = (Action::Bandwidth { bytes_per_second: 8 * MIB as u64 }, Action::Delay { millis: 200 });
+    house.control().script([Rule::always(DOWNLOAD, slow), Rule::always(DOWNLOAD, late)]).expect("script");
+    let got = download_with(&house, pb::DownloadFileRequest { parallel_ranges: 4, ..of("/early") }).await;
+    let got = got.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert!(got.bytes == bytes && got.trailer.verified);
+    let counter = house.control().counter(DOWNLOAD);
+    assert!((5..=6).contains(&counter.running_max), "four lines, and two more at most that wait: {counter:?}");
+    assert_eq!((counter.calls, counter.bytes_out), (12, bytes.len() as u64), "each range once: {counter:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
