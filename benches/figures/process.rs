@@ -429,16 +429,28 @@ impl Connector {
     pub fn wait_ready(&self) -> Outcome<()> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            let mut stream = TcpStream::connect(&self.http)?;
-            stream.write_all(b"GET /ready HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            if answer.starts_with(b"HTTP/1.1 200") {
+            if self.asked("/ready")?.starts_with("HTTP/1.1 200") {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
         fail("the connector did not become ready".to_owned())
+    }
+
+    /// What its HTTP port answers.
+    fn asked(&self, path: &str) -> Outcome<String> {
+        let mut stream = TcpStream::connect(&self.http)?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8(answer)?)
+    }
+
+    /// All that it has counted of a duration.
+    pub fn seconds(&self, histogram: &str) -> Outcome<f64> {
+        let (metrics, sum) = (self.asked("/metrics")?, format!("{histogram}_sum"));
+        let values = metrics.lines().filter(|line| line.starts_with(&sum)).filter_map(|line| line.rsplit(' ').next());
+        Ok(values.map(str::parse::<f64>).sum::<Result<f64, _>>()?)
     }
 }
 

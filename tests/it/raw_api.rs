@@ -85,7 +85,9 @@ async fn nothing_but_a_known_route_becomes_part_of_a_url() {
     parameter(&house, "all", &[Raw, Read, Write, Delete, Share, Team], &[]).await;
     // The first call also asks for the account's root.
     house.client().call_api(request("all", "users/get_space_usage")).await.expect("a read");
-    let before = house.control().journal().len();
+    // A parameter that was just made may be read again, and its account asked for anew.
+    let asked = || house.control().journal().iter().filter(|entry| entry.route != "users/get_current_account").count();
+    let before = asked();
     for route in [
         "",
         "/",
@@ -118,7 +120,7 @@ async fn nothing_but_a_known_route_becomes_part_of_a_url() {
         let reason = reason(&refused);
         assert!(["RAW_ROUTE_STYLE", "RAW_ROUTE_DENIED"].contains(&reason.as_str()), "{route}: {refused:?}");
     }
-    assert_eq!(house.control().journal().len(), before, "Dropbox was not asked");
+    assert_eq!(asked(), before, "Dropbox was not asked");
 }
 
 #[tokio::test]
