@@ -172,10 +172,7 @@ mod tests {
         let plan = rules(&api::SyncRules { path: "In/".into(), ..Default::default() }).unwrap();
         assert_eq!((plan.path.as_str(), plan.recursive, plan.actions_only), ("/In", true, false));
         assert_eq!((plan.direction, plan.compare), (api::SyncDirection::TwoWay, api::SyncCompare::Hash));
-        assert_eq!(
-            (plan.on_conflict, plan.on_missing),
-            (api::ConflictPolicy::Report, api::MissingPolicy::Report)
-        );
+        assert_eq!((plan.on_conflict, plan.on_missing), (api::ConflictPolicy::Report, api::MissingPolicy::Report));
         let filter = api::ItemFilter { modified_after: Some(Default::default()), ..Default::default() };
         let wrong = api::SyncRules {
             path: "id:abcd".into(),
@@ -212,10 +209,18 @@ mod tests {
             ("letters", |it| it.content_hash = "x".repeat(64), &[("content_hash", "MALFORMED")]),
             ("no hash", |it| it.content_hash.clear(), &[("content_hash", "REQUIRED")]),
             ("rev", |it| it.base_rev = "XYZ".into(), &[("base_rev", "MALFORMED")]),
-            ("base hash", |it| it.base_content_hash = "1".into(), &[("base_content_hash", "MALFORMED"), ("base_rev", "REQUIRED")]),
+            (
+                "base hash",
+                |it| it.base_content_hash = "1".into(),
+                &[("base_content_hash", "MALFORMED"), ("base_rev", "REQUIRED")],
+            ),
             ("base hash alone", |it| it.base_content_hash = HASH.into(), &[("base_rev", "REQUIRED")]),
             ("deleted", |it| it.deleted = true, &[("base_rev", "REQUIRED"), ("deleted", "CONFLICT")]),
-            ("time", |it| it.client_modified = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }), &[("client_modified", "OUT_OF_RANGE")]),
+            (
+                "time",
+                |it| it.client_modified = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
+                &[("client_modified", "OUT_OF_RANGE")],
+            ),
         ];
         for (what, edit, wanted) in cases {
             let fault = checked(edit, api::SyncRules::default()).unwrap_err();

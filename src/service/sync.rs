@@ -66,11 +66,7 @@ impl Plans {
     }
 
     /// The answers begin at once; what the first message does wrong is told by the stream's end.
-    pub fn plan_sync(
-        &self,
-        call: Call,
-        stream: Streaming<api::PlanSyncRequest>,
-    ) -> Answers<api::PlanSyncResponse> {
+    pub fn plan_sync(&self, call: Call, stream: Streaming<api::PlanSyncRequest>) -> Answers<api::PlanSyncResponse> {
         let (answers, receiver) = mpsc::channel(1);
         let (end, ended) = oneshot::channel();
         let (plans, tasks) = (self.clone(), self.door.tasks.clone());

@@ -252,7 +252,13 @@ impl Plan {
             equal: false,
             base: match (deleted, flags & SAME_AS_BASE > 0) {
                 (false, _) => Base::None,
-                (true, same) => if same { Base::Same } else { Base::Other },
+                (true, same) => {
+                    if same {
+                        Base::Same
+                    } else {
+                        Base::Other
+                    }
+                }
             },
             changed: Changed::Unknown,
             newer: None,
@@ -331,9 +337,8 @@ fn facts(entry: &Entry, file: Option<&File<'_>>) -> Facts {
 
 /// What Dropbox has, against what it had when this entry was last in sync.
 fn base(entry: &Entry, file: Option<&File<'_>>) -> Base {
-    let same = file.is_some_and(|file| {
-        entry.base_rev == file.rev || (entry.base_hash.is_some() && entry.base_hash == file.hash)
-    });
+    let same = file
+        .is_some_and(|file| entry.base_rev == file.rev || (entry.base_hash.is_some() && entry.base_hash == file.hash));
     match (entry.base_rev.is_empty(), same) {
         (true, _) => Base::None,
         (false, true) => Base::Same,

@@ -8,11 +8,8 @@ use super::{
 };
 use crate::api::v1::{ConflictPolicy, MissingPolicy, SyncDirection};
 
-const POLICY: Policy = Policy {
-    direction: SyncDirection::TwoWay,
-    on_conflict: ConflictPolicy::Report,
-    on_missing: MissingPolicy::Delete,
-};
+const POLICY: Policy =
+    Policy { direction: SyncDirection::TwoWay, on_conflict: ConflictPolicy::Report, on_missing: MissingPolicy::Delete };
 const ONE: &str = "0000000001";
 const TWO: &str = "0000000002";
 
@@ -113,13 +110,8 @@ fn of_two_paths_that_differ_by_case_the_first_is_planned() {
 
 #[test]
 fn a_file_and_a_folder_at_one_path_block_each_other_and_all_beneath() {
-    let told = [
-        ("a", Kind::Folder),
-        ("a/deep", Kind::Folder),
-        ("a/deep/x", file(ONE)),
-        ("b", file(ONE)),
-        ("c", file(ONE)),
-    ];
+    let told =
+        [("a", Kind::Folder), ("a/deep", Kind::Folder), ("a/deep/x", file(ONE)), ("b", file(ONE)), ("c", file(ONE))];
     let mut plan = plan(&told);
     assert_eq!(step(&mut plan, &entry("A", ONE)), is(Action::Conflict, Why::KindMismatch));
     assert_eq!(step(&mut plan, &entry("b/y", ONE)), is(Action::Conflict, Why::KindMismatch));
@@ -152,7 +144,10 @@ fn names_that_dropbox_does_not_take_matter_only_where_something_new_would_have_t
 #[test]
 fn what_the_filter_leaves_out_on_either_side_is_left_alone() {
     let Kind::File(small) = file(ONE) else { panic!("a file") };
-    let told = [("unwanted", Kind::File(File { wanted: false, ..small })), ("alone", Kind::File(File { wanted: false, ..small }))];
+    let told = [
+        ("unwanted", Kind::File(File { wanted: false, ..small })),
+        ("alone", Kind::File(File { wanted: false, ..small })),
+    ];
     let mut plan = plan(&told);
     assert_eq!(step(&mut plan, &entry("unwanted", TWO)), is(Action::None, Why::Excluded));
     let unwanted = Entry { wanted: false, ..entry("x", ONE) };
@@ -213,7 +208,8 @@ fn more_than_a_plan_may_hold_is_refused_on_either_side() {
     let (n, fault) = refused.expect("a limit");
     assert_eq!((n, fault.reason()), (PLAN_ITEMS_MAX, Reason::FolderTooLarge));
     let mut plan = plan(&[("there", file(ONE))]);
-    let refused = (0..=PLAN_ITEMS_MAX).find_map(|n| plan.step(&entry(&n.to_string(), ONE)).err().map(|fault| (n, fault)));
+    let refused =
+        (0..=PLAN_ITEMS_MAX).find_map(|n| plan.step(&entry(&n.to_string(), ONE)).err().map(|fault| (n, fault)));
     let (n, fault) = refused.expect("a limit");
     assert_eq!((n, fault.reason()), (PLAN_ITEMS_MAX, Reason::FolderTooLarge));
     // What is at Dropbox is still answered.

@@ -18,6 +18,12 @@ fn many(from: usize, to: usize) -> Vec<pb::LocalEntry> {
     (from..to).map(|n| entry(&format!("a folder/file {n:06}.txt"), "x")).collect()
 }
 
+/// The same with paths of 420 bytes, so that no window of either side takes the answers.
+fn long(from: usize, to: usize) -> Vec<pb::LocalEntry> {
+    let folder = vec!["d".repeat(200); 2].join("/");
+    (from..to).map(|n| entry(&format!("{folder}/file {n:06}.txt"), "x")).collect()
+}
+
 #[tokio::test]
 async fn a_caller_may_send_five_thousand_entries_before_it_reads_and_before_the_folder_is_listed() {
     let house = start().await;
@@ -33,7 +39,8 @@ async fn a_caller_may_send_five_thousand_entries_before_it_reads_and_before_the_
     let answers = tokio::time::timeout(PATIENCE, sending).await.expect("all was sent though nothing was read");
     assert_eq!(house.control().counter("files/list_folder").running, 1);
     drop(answers);
-    until("the question to Dropbox is dropped", async || house.control().counter("files/list_folder").running == 0).await;
+    until("the question to Dropbox is dropped", async || house.control().counter("files/list_folder").running == 0)
+        .await;
 
     // The same with a Dropbox that answers: nothing is read until all is sent.
     let open = Open::begin(&house, rules(|_| {})).await;
@@ -54,7 +61,7 @@ async fn a_caller_that_does_not_read_is_not_read_from_and_goes_on_when_it_does()
     let counted = sent.clone();
     let sending = tokio::spawn(async move {
         for n in 0..MESSAGES {
-            let entries = Frame::Entries(pb::LocalEntries { entries: many(n * 1000, (n + 1) * 1000) });
+            let entries = Frame::Entries(pb::LocalEntries { entries: long(n * 1000, (n + 1) * 1000) });
             frames.send(request(entries)).await.expect("the server reads on");
             counted.store(n + 1, Ordering::Relaxed);
         }

@@ -66,7 +66,11 @@ async fn what_is_wrong_is_told_by_its_field() {
     let huge = plan(&house, rules(|_| {}), &[huge]).await.expect_err("too large");
     assert_eq!((huge.code(), reason(&huge).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
     for (what, rules, field) in [
-        ("a filter", rules(|rules| rules.filter = Some(pb::ItemFilter { min_size: Some(-1), ..Default::default() })), "filter.min_size"),
+        (
+            "a filter",
+            rules(|rules| rules.filter = Some(pb::ItemFilter { min_size: Some(-1), ..Default::default() })),
+            "filter.min_size",
+        ),
         ("a path", rules(|rules| rules.path = "id:abcdef".into()), "rules.path"),
         ("a value", rules(|rules| rules.direction = 7), "rules.direction"),
     ] {

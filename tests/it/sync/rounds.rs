@@ -49,10 +49,9 @@ impl Here {
             }
         }
         let gone = self.base.iter().filter(|(path, _)| !self.files.contains_key(*path));
-        entries.extend(gone.map(|(path, (rev, hash))| pb::LocalEntry {
-            base_content_hash: hash.clone(),
-            ..deleted(path, rev)
-        }));
+        entries.extend(
+            gone.map(|(path, (rev, hash))| pb::LocalEntry { base_content_hash: hash.clone(), ..deleted(path, rev) }),
+        );
         entries
     }
 
@@ -236,16 +235,18 @@ async fn a_step_whose_file_has_changed_meanwhile_fails_and_overwrites_nothing() 
         put(&house, &format!("/in/{name}"), "one");
     }
     let old = async |name: &str| rev(&house, &format!("/in/{name}")).await;
-    let entries = [
-        synced("up", "two", &old("up").await, "one"),
-        deleted("gone", &old("gone").await),
-        entry("new", "mine"),
-    ];
+    let entries =
+        [synced("up", "two", &old("up").await, "one"), deleted("gone", &old("gone").await), entry("new", "mine")];
     let told = plan(&house, rules(|rules| rules.set_on_missing(pb::MissingPolicy::Delete)), &entries).await;
     let told = told.expect("a plan");
     assert_eq!(
         told.lines(),
-        ["down DOWNLOAD NEW_REMOTE", "gone DELETE_REMOTE LOCAL_DELETED", "new UPLOAD NEW_LOCAL", "up UPLOAD LOCAL_CHANGED"]
+        [
+            "down DOWNLOAD NEW_REMOTE",
+            "gone DELETE_REMOTE LOCAL_DELETED",
+            "new UPLOAD NEW_LOCAL",
+            "up UPLOAD LOCAL_CHANGED"
+        ]
     );
     for name in ["up", "gone", "new"] {
         put(&house, &format!("/in/{name}"), "three");

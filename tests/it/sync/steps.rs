@@ -176,14 +176,11 @@ async fn what_no_side_can_have_is_told_by_path_and_ends_nothing() {
 #[tokio::test]
 async fn a_filter_is_asked_of_both_sides_and_what_is_flat_stays_flat() {
     let house = start().await;
-    for (path, text) in [("a.txt", "1"), ("b.tmp", "1"), ("large.txt", "12345"), ("sub/c.txt", "1"), ("small.txt", "1")] {
+    for (path, text) in [("a.txt", "1"), ("b.tmp", "1"), ("large.txt", "12345"), ("sub/c.txt", "1"), ("small.txt", "1")]
+    {
         put(&house, &format!("/in/{path}"), text);
     }
-    let filter = pb::ItemFilter {
-        exclude_globs: vec!["**/*.tmp".into()],
-        max_size: Some(4),
-        ..Default::default()
-    };
+    let filter = pb::ItemFilter { exclude_globs: vec!["**/*.tmp".into()], max_size: Some(4), ..Default::default() };
     let entries =
         [entry("here.txt", "1"), entry("here.tmp", "1"), entry("large.txt", "1"), entry("small.txt", "12345")];
     let told = plan(&house, rules(|rules| rules.filter = Some(filter)), &entries).await.expect("a plan");
