@@ -8,7 +8,7 @@ use std::{
 
 use dropbox_connector::telemetry;
 
-use crate::support::process::{BINARY, Served, root, succeed};
+use crate::support::process::{BINARY, Served, root, succeed, text};
 
 pub fn readme() -> String {
     fs::read_to_string(root().join("README.md")).expect("the README")
@@ -107,7 +107,11 @@ fn the_two_way_sync_of_the_readme_brings_both_sides_together_and_tells_conflicts
         command
     };
     fs::write(folder.path().join("sync.py"), block("```python\n").replace("localhost:50051", &data)).expect("written");
-    let sync = || succeed(&mut run("python3 sync.py copy /in"));
+    let sync = || {
+        let ran = run("python3 sync.py copy /in").output().expect("it runs");
+        assert!(ran.status.success(), "{}", text(&ran));
+        String::from_utf8(ran.stdout).expect("text")
+    };
     let copy = |name: &str| fs::read_to_string(folder.path().join("copy").join(name)).ok();
     let there =
         || succeed(&mut run("dropbox-connector get -r /in there --json > told; cd there; ls -R | grep txt || true"));
@@ -127,9 +131,14 @@ fn the_two_way_sync_of_the_readme_brings_both_sides_together_and_tells_conflicts
     assert_eq!(sync(), "SYNC_REASON_BOTH_CHANGED sub/b.txt\n");
     assert_eq!([copy("new.txt").as_deref(), copy("deep/ü.txt").as_deref()], [Some("33\n"), None]);
     assert_eq!(copy("sub/b.txt").as_deref(), Some("4\n"), "a conflict is left alone");
-    assert_eq!(succeed(&mut run("dropbox-connector get /in/d.txt --to -")), "3\n");
+    assert_eq!(run("dropbox-connector get /in/d.txt --to -").output().expect("it runs").stdout, b"3\n");
     assert!(!run("dropbox-connector stat /in/sub/c.txt").output().expect("it runs").status.success());
     assert_eq!(sync(), "SYNC_REASON_BOTH_CHANGED sub/b.txt\n");
+    // Another spelling is the same file.
+    succeed(&mut run("mv copy/d.txt copy/D.txt"));
+    assert_eq!(sync(), "SYNC_REASON_BOTH_CHANGED sub/b.txt\n");
+    assert!(!fs::read_to_string(folder.path().join("copy.sync")).expect("kept").contains("\"d.txt\""));
+    assert!(run("dropbox-connector stat /in/d.txt").output().expect("it runs").status.success());
     // The command line finds nothing but that conflict, and nothing where both are empty.
     let told = run("dropbox-connector plan copy /in").output().expect("it runs");
     assert_eq!(told.status.code(), Some(1));

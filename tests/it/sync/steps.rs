@@ -193,6 +193,10 @@ async fn a_filter_is_asked_of_both_sides_and_what_is_flat_stays_flat() {
         "sub/c.txt DOWNLOAD NEW_REMOTE",
     ];
     assert_eq!(told.lines(), wanted);
+    // Written in two ways a file passes in one of them.
+    let filter = pb::ItemFilter { include_globs: vec!["*.TXT".into()], case_sensitive: true, ..Default::default() };
+    let told = plan(&house, rules(|rules| rules.filter = Some(filter)), &[entry("A.TXT", "2")]).await.expect("a plan");
+    assert_eq!(told.lines(), ["A.TXT NONE EXCLUDED"]);
     let flat = |rules: &mut pb::SyncRules| (rules.recursive, rules.actions_only) = (Some(false), true);
     let told = plan(&house, rules(flat), &[entry("a.txt", "1"), entry("b.tmp", "1")]).await.expect("a plan");
     assert_eq!(told.lines(), ["large.txt DOWNLOAD NEW_REMOTE", "small.txt DOWNLOAD NEW_REMOTE"]);
