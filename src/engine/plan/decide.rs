@@ -223,10 +223,13 @@ mod tests {
     }
     use By::{Conflict as C, Missing as M, Nothing as N};
 
+    /// A situation, and a cell for each direction.
+    type Row = (Local, bool, Base, &'static [Changed], Why, [(By, &'static str); 3]);
+
     /// Every situation, and what is done two-way, up and down. U upload, D download, l and r delete here and at Dropbox,
     /// C conflict, - nothing.
     #[rustfmt::skip]
-    const TABLE: [(Local, bool, Base, &[Changed], Why, [(By, &str); 3]); 25] = {
+    const TABLE: [Row; 25] = {
         use {Base::*, Changed::{Yes, No, Unknown}, Local::*};
         const ANY: &[Changed] = &CHANGES;
         const SURE: &[Changed] = &[No];
@@ -313,7 +316,7 @@ mod tests {
         if facts.equal {
             return ('-', Why::Equal);
         }
-        let is_it = |row: &&(Local, bool, Base, &[Changed], Why, [(By, &str); 3])| {
+        let is_it = |row: &&Row| {
             (row.0, row.1, row.2) == (facts.local, facts.remote, facts.base) && row.3.contains(&facts.changed)
         };
         let rows: Vec<_> = TABLE.iter().filter(is_it).collect();
