@@ -115,7 +115,7 @@ fn the_two_way_sync_of_the_readme_brings_both_sides_together_and_tells_conflicts
     let copy = |name: &str| fs::read_to_string(folder.path().join("copy").join(name)).ok();
     let there =
         || succeed(&mut run("dropbox-connector get -r /in there --json > told; cd there; ls -R | grep txt || true"));
-    succeed(&mut run("dropbox-connector mkdir /in /photos; mkdir -p copy/deep photos
+    succeed(&mut run("dropbox-connector mkdir /in; mkdir -p copy/deep
          echo 1 > a.txt; for n in b c; do dropbox-connector put a.txt /in/sub/$n.txt; done
          echo 2 > copy/deep/ü.txt; echo 2 > copy/d.txt"));
     assert_eq!(sync(), "");
