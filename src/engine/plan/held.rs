@@ -1,6 +1,7 @@
 //! What a plan holds of Dropbox's folder: a record of 72 bytes for each file and folder, and its path and rev as text in
 //! chunks. With paths of 63 bytes and revs of 23 that is 159 bytes a file at 100,000 files, 181 while they are listed
-//! (`what_a_plan_holds_is_measured`). Entries may be told again, or be taken back, while a folder is listed: what was told last
+//! (`what_a_plan_holds_is_measured`); a process grew by 15 MB for each further plan of 99,000 files that stood open, and shrank
+//! when they ended. Entries may be told again, or be taken back, while a folder is listed: what was told last
 //! holds once the listing is closed.
 
 use std::{cmp::Ordering, collections::HashMap};
