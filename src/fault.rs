@@ -83,7 +83,7 @@ reasons! {
     FileRequestOpen, "FILE_REQUEST_OPEN", "close the file request first, or set close_first";
     FileTooLarge, "FILE_TOO_LARGE", "send a file of at most limitBytes";
     FilterRequired, "FILTER_REQUIRED", "give at least one include glob";
-    FolderTooLarge, "FOLDER_TOO_LARGE", "download parts of the folder";
+    FolderTooLarge, "FOLDER_TOO_LARGE", "take parts of the folder";
     FrameOrder, "FRAME_ORDER", "send spec or resume_upload_id once and first, then chunks, then finish";
     HandleKeyRetired, "HANDLE_KEY_RETIRED", "start again; the key that sealed the handle is gone";
     HandleMalformed, "HANDLE_MALFORMED", "send the handle back exactly as it was given, to the RPC it belongs to";

@@ -162,6 +162,24 @@ pub const WALK_BATCH_ITEMS_MAX: usize = 500;
 /// Encoded bytes of one `WalkFolder` batch.
 pub const WALK_BATCH_BYTES_MAX: usize = 1024 * 1024;
 
+// ---- plans (API-DESIGN a.10) ----
+
+/// Files and folders at Dropbox of one plan, and as many of its caller's that Dropbox does not have: some 20 MiB in all.
+pub const PLAN_ITEMS_MAX: usize = 100_000;
+/// Entries of one message: with paths of 2 KiB they stay below `MESSAGE_BYTES_MAX`.
+pub const PLAN_ENTRIES_MAX: usize = 1000;
+/// Steps of one answer, and its encoded bytes.
+pub const PLAN_BATCH_STEPS_MAX: usize = 500;
+pub const PLAN_BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// What all plans of the process hold together, in units of `PLAN_UNIT_BYTES`: five of the largest.
+pub const PLANS_BYTES_MAX: usize = 128 * MIB as usize;
+pub const PLAN_UNIT_BYTES: usize = MIB as usize;
+/// What a plan holds beside its listing: the window of its stream, a message of entries, the answer to it.
+pub const PLAN_OPEN_BYTES: usize = STREAM_WINDOW_BYTES as usize + MESSAGE_BYTES_MAX + PLAN_BATCH_BYTES_MAX;
+/// A plan whose caller neither sends nor reads for so long ends: what it holds is everybody's. Callers hash large files between
+/// two messages.
+pub const PLAN_IDLE: Duration = Duration::from_secs(600);
+
 // ---- the write gate (API-DESIGN a.3) ----
 
 /// A commit with less time than this before its deadline is not sent.

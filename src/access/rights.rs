@@ -60,6 +60,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("ListFolder", Class::Needs(Permission::Read)),
     ("ListSharedLinks", Class::Needs(Permission::Share)),
     ("MoveItem", Class::Needs(Permission::Write)),
+    ("PlanSync", Class::Needs(Permission::Read)),
     ("PullEvents", Class::Needs(Permission::Events)),
     ("RevokeAuthorization", Class::Admin),
     ("RevokeSharedLink", Class::Needs(Permission::Share)),

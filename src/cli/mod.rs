@@ -18,6 +18,7 @@ mod network;
 mod out;
 mod parameters;
 mod paths;
+mod plan;
 mod progress;
 mod put;
 mod server;
@@ -89,6 +90,8 @@ Examples:
     Stat(items::StatArgs),
     /// Search names and contents.
     Search(items::SearchArgs),
+    /// Say what it would take to bring a folder here and one in Dropbox together.
+    Plan(plan::PlanArgs),
     /// Print what changes in a folder, as it happens, and run a command for each event.
     Watch(Box<watch::WatchArgs>),
     /// Show the account behind an application parameter.
@@ -205,6 +208,7 @@ async fn call(command: Command) -> Result<()> {
         Command::Stat(args) => items::stat(args).await,
         Command::Search(args) => items::search(args).await,
         Command::Account(args) => items::account(args).await,
+        Command::Plan(args) => Box::pin(plan::run(args)).await,
         Command::Watch(args) => Box::pin(watch::run(*args)).await,
         _ => unreachable!("dispatch takes the others"),
     }
@@ -272,6 +276,7 @@ mod tests {
             "config print --defaults",
             "keys generate x.keys",
             "serve --emulator",
+            "plan ./photos /photos --direction up --on-conflict local --on-missing delete --json",
             "watch",
             "watch /in --types created,moved --glob *.pdf --state in.token --exec ./work --settle 5s",
             "watch / --from-start --json --count 3",
@@ -283,6 +288,8 @@ mod tests {
         }
         for line in [
             "put /",
+            "plan ./photos",
+            "plan ./photos /photos --direction sideways",
             "ls a b",
             "rm",
             "health --service",

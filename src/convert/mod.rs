@@ -5,6 +5,7 @@ pub mod events;
 pub mod items;
 pub mod path;
 pub mod sharing;
+pub mod sync;
 pub mod transfer;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -5,7 +5,7 @@ use dbxcase::{dbx_str_lowercase, dbx_strip_prefix_ignore_case};
 
 use crate::{
     fault::{Fault, Reason, Result},
-    limits::{PATH_BYTES_MAX, SEGMENT_UNITS_MAX},
+    limits::{PATH_BYTES_MAX, SEGMENT_UNITS_MAX, STRING_BYTES_MAX},
 };
 
 /// A path in the form Dropbox takes.
@@ -204,6 +204,46 @@ fn allowed_name(name: &str) -> Result<(), Refused> {
     Ok(())
 }
 
+/// A path below a folder, as it is in a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Below {
+    /// One kind of separator, none before or behind.
+    pub path: String,
+    /// Which of its names Dropbox does not take, and those behind the longest path that it takes.
+    pub bad_names: Vec<usize>,
+}
+
+impl Below {
+    /// `bytes_max`: of the path. What Dropbox does not take is told, for the file is there all the same; what no file system has
+    /// is refused. No form but a plain path is meant: `id:x` is a name.
+    ///
+    /// # Errors
+    /// `MALFORMED_PATH`.
+    pub fn parse(text: &str, bytes_max: usize) -> Result<Below, Refused> {
+        if text.len() > STRING_BYTES_MAX {
+            return Err(malformed(format!("a path here has at most {STRING_BYTES_MAX} bytes")));
+        }
+        let (mut path, mut bad_names) = (String::with_capacity(text.len()), Vec::new());
+        for (at, name) in text.split(['/', '\\']).filter(|name| !name.is_empty()).enumerate() {
+            if name == "." || name == ".." || name.contains('\0') {
+                return Err(malformed("neither . nor .. is taken as a name, nor one that holds NUL"));
+            }
+            if at > 0 {
+                path.push('/');
+            }
+            path.push_str(name);
+            let fits = path.len() <= bytes_max && name.encode_utf16().count() <= SEGMENT_UNITS_MAX;
+            if !fits || allowed_name(name).is_err() {
+                bad_names.push(at);
+            }
+        }
+        if path.is_empty() {
+            return Err(malformed("name a file below the folder"));
+        }
+        Ok(Below { path, bad_names })
+    }
+}
+
 /// The folder a parameter is confined to, or none. Its callers never see the prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jail {
@@ -359,6 +399,23 @@ mod tests {
         assert_eq!(reason(folder.join("a/b")), Reason::MalformedPath);
         assert_eq!(reason(folder.join("..")), Reason::MalformedPath);
         assert_eq!(reason(folder.join(".dropbox")), Reason::DisallowedName);
+    }
+
+    #[test]
+    fn a_path_below_a_folder_is_what_a_file_system_has_and_says_what_dropbox_does_not_take() {
+        let below = |text: &str| Below::parse(text, 40).map(|below| (below.path, below.bad_names));
+        let good = |path: &str| Ok((path.to_owned(), Vec::new()));
+        assert_eq!(below("/a\\b//c/"), good("a/b/c"));
+        for plain in ["id:abcd", "rev:0123456789", "ns:1/x", " a"] {
+            assert_eq!(below(plain), good(plain));
+        }
+        assert_eq!(below("x /b/.dropbox"), Ok(("x /b/.dropbox".into(), vec![0, 2])));
+        let long = format!("a/{}/b", "x".repeat(40));
+        assert_eq!(below(&long).unwrap().1, [1, 2]);
+        assert_eq!(Below::parse(&"🎉".repeat(128), 2000).unwrap().bad_names, [0]);
+        for bad in ["", "/", "a/../b", ".", "a\0b", &"x".repeat(4097)] {
+            assert_eq!(below(bad).unwrap_err().reason, Reason::MalformedPath, "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Work of more than one Dropbox call: uploads, downloads, walks and the write gate.
+//! Work of more than one Dropbox call: uploads, downloads, walks, plans and the write gate.
 //! What only computes (hashing, cutting, filtering) stands in files of its own without I/O.
 
 pub mod batches;
@@ -9,6 +9,7 @@ pub mod filter;
 pub mod gate;
 mod glob;
 pub mod parts;
+pub mod plan;
 mod sha_lanes;
 pub mod stream_hash;
 mod together;

@@ -426,6 +426,11 @@ impl Feed {
         self.store.was_delicate(&self.scope.key(), epoch, sequence).await.map(Some)
     }
 
+    /// The log as it now is.
+    pub(super) fn head(&self) -> LogHead {
+        self.state.borrow().head
+    }
+
     /// Whether the log holds what is behind this place.
     pub(super) async fn holds(&self, point: &ResumePoint) -> Result<bool> {
         let known = self.has(point).await?;

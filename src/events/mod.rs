@@ -193,6 +193,22 @@ impl Hub {
         }
     }
 
+    /// The place behind a listing that somebody else has read to its end ([`Scope::list_arg`]).
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn behind_listing(&self, scope: &Scope, cursor: Arc<str>) -> Result<ResumePoint> {
+        let head = match self.0.running(&scope.key()) {
+            Some(feed) => Some(feed.head()),
+            None => self.0.parts.store.log_head_of(&scope.key()).await?,
+        };
+        // Whoever has read the folder was told of no step of the log: all that it has told was told to others.
+        Ok(match head {
+            Some(head) => ResumePoint::beside(cursor, head),
+            None => ResumePoint::at(cursor),
+        })
+    }
+
     /// Keeps a place under a name; `None` forgets the name.
     ///
     /// # Errors

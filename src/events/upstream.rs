@@ -81,7 +81,7 @@ impl Dropbox {
 impl Upstream for Dropbox {
     fn list<'a>(&'a self, scope: &'a Scope, limit: u32) -> BoxFuture<'a, Result<Page>> {
         async move {
-            let arg = asked(scope).with_limit(limit);
+            let arg = scope.list_arg(limit);
             Ok(page(self.caller(scope).await?.call(&routes::LIST_FOLDER, &arg).await?.value))
         }
         .boxed()
@@ -98,7 +98,7 @@ impl Upstream for Dropbox {
     fn latest<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Arc<str>>> {
         async move {
             let caller = self.caller(scope).await?;
-            Ok(caller.call(&routes::LIST_FOLDER_LATEST_CURSOR, &asked(scope)).await?.value.cursor.into())
+            Ok(caller.call(&routes::LIST_FOLDER_LATEST_CURSOR, &scope.arg()).await?.value.cursor.into())
         }
         .boxed()
     }
@@ -134,8 +134,15 @@ impl Upstream for Dropbox {
     }
 }
 
-fn asked(scope: &Scope) -> files::ListFolderArg {
-    files::ListFolderArg::new(scope.path.to_string()).with_recursive(scope.recursive)
+impl Scope {
+    fn arg(&self) -> files::ListFolderArg {
+        files::ListFolderArg::new(self.path.to_string()).with_recursive(self.recursive)
+    }
+
+    /// The question whose cursor leads on to the changes of this scope, however often it is asked and by whom.
+    pub fn list_arg(&self, limit: u32) -> files::ListFolderArg {
+        self.arg().with_limit(limit)
+    }
 }
 
 fn page(found: files::ListFolderResult) -> Page {

@@ -108,5 +108,8 @@ fn server_limits(config: &Config) -> api::ServerLimits {
         max_parameter_unsized_uploads: count(room.open_of_one),
         max_waiting_unsized_uploads: count(room.waiting),
         max_parameter_waiting_unsized_uploads: count(room.waiting_of_one),
+        max_plan_items: count(limits::PLAN_ITEMS_MAX),
+        max_plan_entries: count(limits::PLAN_ENTRIES_MAX),
+        max_plan_bytes: bytes(limits::PLANS_BYTES_MAX),
     }
 }

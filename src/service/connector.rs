@@ -13,6 +13,7 @@ use super::{
     pieces,
     raw_api::RawApi,
     sharing::Sharing,
+    sync::Plans,
     transfer::Transfer,
 };
 use crate::{api::Encoded, api::v1 as api, api::v1::dropbox_connector_server::DropboxConnector, fault::Fault};
@@ -26,6 +27,7 @@ pub struct Connector {
     pub sharing: Sharing,
     pub raw_api: RawApi,
     pub events: Arc<Events>,
+    pub plans: Plans,
     pub about: About,
 }
 
@@ -35,6 +37,7 @@ impl DropboxConnector for Connector {
     type DownloadFileStream = Answers<api::DownloadFileResponse>;
     type WatchEventsStream = Answers<Encoded>;
     type WalkFolderStream = Answers<api::WalkFolderResponse>;
+    type PlanSyncStream = Answers<api::PlanSyncResponse>;
 
     async fn upload_file(
         &self,
@@ -94,6 +97,13 @@ impl DropboxConnector for Connector {
         request: Request<api::WalkFolderRequest>,
     ) -> Result<Response<Self::WalkFolderStream>, Status> {
         answer(request, |call, request| self.items.walk_folder(call, request)).await
+    }
+
+    async fn plan_sync(
+        &self,
+        request: Request<Streaming<api::PlanSyncRequest>>,
+    ) -> Result<Response<Self::PlanSyncStream>, Status> {
+        answer(request, async |call, stream| Ok::<_, Fault>(self.plans.plan_sync(call, stream))).await
     }
 
     async fn search_items(

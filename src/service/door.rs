@@ -66,7 +66,7 @@ addressed! {
     AcknowledgeEventsRequest, GetEventTokenRequest, PullEventsRequest, WatchEventsRequest,
     CallApiRequest, CommitUploadsRequest, CopyItemRequest, CreateFolderRequest, CreateSharedLinkRequest, DeleteItemRequest,
     DownloadFileRequest, GetAccountRequest, GetFileLinkRequest, GetItemRequest, GetUploadStatusRequest,
-    ListFolderRequest, ListSharedLinksRequest, MoveItemRequest, RevokeSharedLinkRequest, SearchItemsRequest,
+    ListFolderRequest, ListSharedLinksRequest, MoveItemRequest, PlanSyncRequest, RevokeSharedLinkRequest, SearchItemsRequest,
     StartUploadRequest, UploadFileDuplexRequest, UploadFileRequest, WalkFolderRequest,
 }
 

@@ -42,9 +42,9 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// A handler stops this long before the caller's own clock runs out, so that its answer still arrives.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 /// Streams end when they are done; only a deadline of their own bounds them.
-const STREAMS: [&str; 5] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "WalkFolder", "WatchEvents"];
+const STREAMS: [&str; 6] = ["UploadFile", "UploadFileDuplex", "DownloadFile", "PlanSync", "WalkFolder", "WatchEvents"];
 /// Answers that are streams: no single answer of Dropbox made them.
-const ANSWERED_IN_STREAMS: [&str; 4] = ["UploadFileDuplex", "DownloadFile", "WalkFolder", "WatchEvents"];
+const ANSWERED_IN_STREAMS: [&str; 5] = ["UploadFileDuplex", "DownloadFile", "PlanSync", "WalkFolder", "WatchEvents"];
 /// Streams whose first message is held to its size.
 const UPLOADS: [&str; 2] = ["UploadFile", "UploadFileDuplex"];
 /// Streams of answers that end when their application parameter may not be used any more.
@@ -52,9 +52,10 @@ const READING_STREAMS: [&str; 3] = ["DownloadFile", "WalkFolder", "WatchEvents"]
 /// Answers of which thousands go out at once.
 const GATHERED: &str = "WatchEvents";
 /// Answers that compress well and are not file content.
-const COMPRESSED: [&str; 7] = [
+const COMPRESSED: [&str; 8] = [
     "ListFolder",
     "ListSharedLinks",
+    "PlanSync",
     "PullEvents",
     "SearchItems",
     "WalkFolder",

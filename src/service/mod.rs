@@ -37,6 +37,7 @@ mod replace;
 mod sharing;
 mod status;
 mod stranger;
+mod sync;
 mod transfer;
 mod walk;
 mod web;
@@ -49,7 +50,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use self::{
     about::About, admin::Admin, changes::Changes, connector::Connector, door::Door, events::Events, health::Health,
-    items::Items, raw_api::RawApi, sharing::Sharing, transfer::Transfer,
+    items::Items, raw_api::RawApi, sharing::Sharing, sync::Plans, transfer::Transfer,
 };
 use crate::{
     access::Authenticator,
@@ -138,6 +139,7 @@ impl Doors {
             raw_api: RawApi { door: door.clone() },
             events: Events::new(door.clone(), hub.clone(), config.max_watches, config.max_stream_age, draining.clone())
                 .into(),
+            plans: Plans::new(door.clone(), hub.clone()),
             about: About::new(&config, started_at, hub),
         };
         Doors {

@@ -91,6 +91,23 @@ async fn walk(house: &House, path: &str) -> Result<String, Status> {
     Ok(told)
 }
 
+async fn plan(house: &House, path: &str) -> Result<String, Status> {
+    use pb::plan_sync_request::Frame;
+    let rules = pb::SyncRules { path: path.into(), ..Default::default() };
+    let frames = [Frame::Rules(rules), Frame::Finish(pb::SyncFinish {})];
+    let requests = frames.map(|frame| pb::PlanSyncRequest {
+        application_parameter_id: JAILED.into(),
+        context: None,
+        frame: Some(frame),
+    });
+    let mut stream = house.client().plan_sync(tokio_stream::iter(requests)).await?.into_inner();
+    let mut told = String::new();
+    while let Some(message) = stream.message().await? {
+        told.push_str(&format!("{message:?}"));
+    }
+    Ok(told)
+}
+
 /// Every RPC that takes a path, asked for this one.
 async fn everything(house: &House, path: &str) -> Vec<(&'static str, Result<String, Status>)> {
     let own = || path.to_owned();
@@ -102,6 +119,7 @@ async fn everything(house: &House, path: &str) -> Vec<(&'static str, Result<Stri
         ("GetItem", ask!(house.get_item, GetItemRequest { path: own() })),
         ("ListFolder", ask!(house.list_folder, ListFolderRequest { path: own() })),
         ("WalkFolder", walk(house, path).await),
+        ("PlanSync", plan(house, path).await),
         ("SearchItems", ask!(house.search_items, SearchItemsRequest { query: "txt".into(), path: own() })),
         ("CreateFolder", ask!(house.create_folder, CreateFolderRequest { path: own() })),
         ("CopyItem from", ask!(house.copy_item, CopyItemRequest { from_path: own(), to_path: "/stolen".into() })),
@@ -239,6 +257,7 @@ async fn what_lies_inside_is_told_as_if_there_were_nothing_else() {
         ("GetItem", ask!(house.get_item, GetItemRequest { path: "/".into() })),
         ("ListFolder", ask!(house.list_folder, ListFolderRequest { recursive: true })),
         ("WalkFolder", walk(&house, "").await),
+        ("PlanSync", plan(&house, "").await),
         ("SearchItems", ask!(house.search_items, SearchItemsRequest { query: "txt".into() })),
         ("CreateFolder", ask!(house.create_folder, CreateFolderRequest { path: "/made".into() })),
         (

@@ -39,6 +39,7 @@ mod sharing;
 mod smoke;
 mod store;
 mod support;
+mod sync;
 mod tools;
 mod transfer;
 mod web;

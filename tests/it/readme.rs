@@ -8,7 +8,7 @@ use std::{
 
 use dropbox_connector::telemetry;
 
-use crate::support::process::{BINARY, Served, root, succeed};
+use crate::support::process::{BINARY, Served, root, succeed, text};
 
 pub fn readme() -> String {
     fs::read_to_string(root().join("README.md")).expect("the README")
@@ -91,6 +91,60 @@ fn the_cron_job_of_the_readme_brings_every_change_once_and_those_that_its_work_f
     // And the place is one that a checkpoint takes.
     let acknowledge = readme.lines().find(|line| line.ends_with("/AcknowledgeEvents")).expect("the call");
     succeed(&mut run(acknowledge));
+}
+
+#[test]
+fn the_two_way_sync_of_the_readme_brings_both_sides_together_and_tells_conflicts() {
+    let readme = readme();
+    let (_, section) = readme.split_once("\n## Two-way sync\n").expect("the section");
+    let block = |kind: &str| section.split(kind).nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let mut served = Served::start();
+    let (data, folder) = (served.told("data"), tempfile::tempdir().expect("a folder"));
+    let run = |script: &str| {
+        let mut command = shell(&script.replace("localhost:50051", &data));
+        command.current_dir(folder.path()).env("DROPBOX_CONNECTOR_SERVER", format!("http://{data}"));
+        command.env("DROPBOX_CONNECTOR_PARAMETER", "demo");
+        command
+    };
+    fs::write(folder.path().join("sync.py"), block("```python\n").replace("localhost:50051", &data)).expect("written");
+    let sync = || {
+        let ran = run("python3 sync.py copy /in").output().expect("it runs");
+        assert!(ran.status.success(), "{}", text(&ran));
+        String::from_utf8(ran.stdout).expect("text")
+    };
+    let copy = |name: &str| fs::read_to_string(folder.path().join("copy").join(name)).ok();
+    let there =
+        || succeed(&mut run("dropbox-connector get -r /in there --json > told; cd there; ls -R | grep txt || true"));
+    succeed(&mut run("dropbox-connector mkdir /in; mkdir -p copy/deep
+         echo 1 > a.txt; for n in b c; do dropbox-connector put a.txt /in/sub/$n.txt; done
+         echo 2 > copy/deep/ü.txt; echo 2 > copy/d.txt"));
+    assert_eq!(sync(), "");
+    assert_eq!(
+        [copy("sub/b.txt"), copy("sub/c.txt"), copy("d.txt")],
+        ["1\n", "1\n", "2\n"].map(|it| Some(it.to_owned()))
+    );
+    assert!(there().contains("ü.txt"));
+    // A change and a deletion on either side, and a conflict.
+    succeed(&mut run("echo 3 > copy/d.txt; rm copy/sub/c.txt; echo 4 > copy/sub/b.txt
+         echo 33 > a.txt; dropbox-connector put --mode overwrite a.txt /in/sub/b.txt
+         dropbox-connector rm /in/deep/ü.txt; dropbox-connector put a.txt /in/new.txt"));
+    assert_eq!(sync(), "SYNC_REASON_BOTH_CHANGED sub/b.txt\n");
+    assert_eq!([copy("new.txt").as_deref(), copy("deep/ü.txt").as_deref()], [Some("33\n"), None]);
+    assert_eq!(copy("sub/b.txt").as_deref(), Some("4\n"), "a conflict is left alone");
+    assert_eq!(run("dropbox-connector get /in/d.txt --to -").output().expect("it runs").stdout, b"3\n");
+    assert!(!run("dropbox-connector stat /in/sub/c.txt").output().expect("it runs").status.success());
+    assert_eq!(sync(), "SYNC_REASON_BOTH_CHANGED sub/b.txt\n");
+    // Another spelling is the same file.
+    succeed(&mut run("mv copy/d.txt copy/D.txt"));
+    assert_eq!(sync(), "SYNC_REASON_BOTH_CHANGED sub/b.txt\n");
+    assert!(!fs::read_to_string(folder.path().join("copy.sync")).expect("kept").contains("\"d.txt\""));
+    assert!(run("dropbox-connector stat /in/d.txt").output().expect("it runs").status.success());
+    // The command line finds nothing but that conflict, and nothing where both are empty.
+    let told = run("dropbox-connector plan copy /in").output().expect("it runs");
+    assert_eq!(told.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&told.stdout), format!("{:<13} {:<40} both new\n", "conflict", "sub/b.txt"));
+    let told = succeed(&mut run(block("```sh\n")));
+    assert!(told.contains("\"listed\"") && told.contains("\"resumeToken\""), "{told}");
 }
 
 /// Five ports for a process that has to be told its own. Not those that the system gives to whoever asks for any, as all the

@@ -80,7 +80,12 @@ fn both_grpcurls_describe_the_service_with_its_comments() {
 fn streams_are_described_on_the_side_they_are() {
     let mut served = Served::start();
     let answers = ["DownloadFile", "WalkFolder", "WatchEvents"].map(|method| (method, false, true));
-    let asks = [("UploadFile", true, false), ("UploadFileDuplex", true, true), ("GetItem", false, false)];
+    let asks = [
+        ("UploadFile", true, false),
+        ("UploadFileDuplex", true, true),
+        ("PlanSync", true, true),
+        ("GetItem", false, false),
+    ];
     for (method, request, response) in answers.into_iter().chain(asks) {
         let symbol = format!("{S}.{method}");
         let text = succeed(tool("grpcurl").args(["-plaintext", &served.told("data"), "describe", &symbol]));

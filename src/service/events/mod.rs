@@ -291,7 +291,7 @@ impl Events {
     }
 }
 
-async fn scope_at(site: &Site, path: &ItemPath, recursive: bool) -> Result<Scope> {
+pub(super) async fn scope_at(site: &Site, path: &ItemPath, recursive: bool) -> Result<Scope> {
     let folder = site.place(path).await?;
     if folder.len() > WATCH_PATH_MAX {
         let text = format!(
