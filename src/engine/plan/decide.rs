@@ -140,6 +140,8 @@ fn find(facts: &Facts) -> (Found, Why) {
             Base::Same => (Found::Gone(Side::Local), Why::LocalDeleted),
             Base::None | Base::Other => (Found::Clash, Why::LocalDeletedRemoteChanged),
         },
+        // It could never have been here, so that it is not says nothing.
+        (Local::Absent, true) if !facts.downloadable => (Found::Settled, Why::NotDownloadable),
         (Local::Absent, true) => (Found::New(Side::Remote), Why::NewRemote),
         (Local::Deleted | Local::Absent, false) => (Found::Settled, Why::BothDeleted),
     }
@@ -344,6 +346,7 @@ mod tests {
         let letter = letters.chars().nth(at).unwrap();
         match (facts.downloadable, both, letter) {
             (false, true, _) => ('C', Why::NotDownloadable),
+            (false, false, _) if facts.local == Local::Absent && facts.remote => ('-', Why::NotDownloadable),
             (false, false, 'D') => ('-', Why::NotDownloadable),
             _ => (letter, why),
         }

@@ -7,6 +7,7 @@
 use std::{cmp::Ordering, collections::HashMap};
 
 use sha2::{Digest as _, Sha256};
+use unicode_normalization::{IsNormalized, UnicodeNormalization as _, is_nfc_quick};
 
 use crate::fault::{Fault, Reason, Result};
 
@@ -15,9 +16,15 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Of a path below the folder, in Dropbox's lower case. 128 bits of SHA-256: nobody finds two paths of one key.
 pub(super) type Key = [u8; 16];
 
+/// A letter and its accent are one path's whether they are written as one character or as two: disks differ in that, and Dropbox may
+/// give back another form than it was sent.
 pub(super) fn key(lower: &str) -> Key {
+    let hash = match is_nfc_quick(lower.chars()) {
+        IsNormalized::Yes => Sha256::digest(lower),
+        IsNormalized::No | IsNormalized::Maybe => Sha256::digest(lower.nfc().collect::<String>()),
+    };
     let mut key = Key::default();
-    key.copy_from_slice(&Sha256::digest(lower)[..16]);
+    key.copy_from_slice(&hash[..16]);
     key
 }
 
@@ -161,7 +168,8 @@ impl Held {
         for pair in self.records.windows(2) {
             // A file where a folder was.
             if pair[0].key == pair[1].key && pair[0].flags & FOLDER > 0 && pair[1].flags & FOLDER == 0 {
-                gone.insert(dbxcase::dbx_str_lowercase(self.path_of(&pair[1])), pair[1].text);
+                let at = gone.entry(dbxcase::dbx_str_lowercase(self.path_of(&pair[1]))).or_default();
+                *at = pair[1].text.max(*at);
             }
         }
         // Of equal keys the last one: from the end it is the first.
@@ -289,6 +297,9 @@ pub(super) mod tests {
             ("e", file("0000000006")),
             ("f", file("0000000007")),
             ("F", Kind::Gone),
+            ("g", Kind::Folder),
+            ("g", file("0000000008")),
+            ("g", Kind::Gone),
         ];
         let held = held(&told);
         let wanted = [("A", "0000000004"), ("d/z", "0000000005"), ("e", "0000000006")];

@@ -147,7 +147,8 @@ impl Plan {
         self.held.raise(at, DELETED_HERE | same);
         if entry.path != self.held.path(at) {
             self.spelled_bytes += entry.path.len();
-            self.spelled.insert(at, entry.path.as_str().into());
+            let before = self.spelled.insert(at, entry.path.as_str().into());
+            self.spelled_bytes -= before.map_or(0, |before| before.len());
         }
         Ok(None)
     }

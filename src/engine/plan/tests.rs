@@ -57,6 +57,17 @@ fn is(action: Action, why: Why) -> Option<(Action, Why)> {
 }
 
 #[test]
+fn an_accent_of_its_own_is_the_same_path() {
+    let (composed, apart) = ("B\u{fc}cher/\u{c9}t\u{e9}", "Bu\u{308}cher/E\u{301}te\u{301}");
+    for (there, here) in [(composed, apart), (apart, composed)] {
+        let mut plan = plan(&[(there, file(ONE))]);
+        assert_eq!(step(&mut plan, &synced(here, ONE, ONE)), is(Action::None, Why::Equal));
+        assert_eq!(step(&mut plan, &entry(there, ONE)), is(Action::Conflict, Why::LocalCollision));
+        assert_eq!(rest(&plan), []);
+    }
+}
+
+#[test]
 fn what_is_equal_is_left_and_what_differs_goes_where_it_is_missing() {
     let told = [("D", Kind::Folder), ("D/same", file(ONE)), ("changed", file(TWO)), ("new", file(ONE))];
     let mut plan = plan(&told);

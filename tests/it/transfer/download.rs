@@ -147,7 +147,7 @@ async fn parallel_ranges_of_one_revision_come_in_order() {
     let got = got.unwrap_or_else(|fault| panic!("{fault:?}"));
     assert!(got.bytes == bytes && got.trailer.verified);
     let counter = house.control().counter(DOWNLOAD);
-    assert!((2..=6).contains(&counter.running_max), "{counter:?}");
+    assert!((2..=7).contains(&counter.running_max), "{counter:?}");
     assert_eq!(counter.bytes_out, bytes.len() as u64, "every byte once");
     let part =
         pb::DownloadFileRequest { parallel_ranges: 4, read_offset: 5, read_limit: 20 * MIB as i64, ..of("/wide") };
@@ -201,7 +201,8 @@ async fn as_many_ranges_as_were_asked_for_stay_under_way_over_a_slow_line() {
     assert!(got == bytes);
     assert!(most >= 4, "the one whose turn it is and three ahead of it");
     let counter = house.control().counter(DOWNLOAD);
-    assert!(counter.running_max <= 6, "{counter:?}");
+    // Six, and one that has given its last byte and does not know it yet.
+    assert!(counter.running_max <= 7, "{counter:?}");
     assert_eq!((counter.calls, counter.bytes_out), (10, bytes.len() as u64), "{counter:?}");
 }
 
@@ -217,7 +218,8 @@ async fn a_range_is_asked_for_while_the_last_bytes_of_another_come_so_that_no_li
     let got = got.unwrap_or_else(|fault| panic!("{fault:?}"));
     assert!(got.bytes == bytes && got.trailer.verified);
     let counter = house.control().counter(DOWNLOAD);
-    assert!((5..=6).contains(&counter.running_max), "four lines, and two more at most that wait: {counter:?}");
+    // And one that has given its last byte and does not know it yet.
+    assert!((5..=7).contains(&counter.running_max), "four lines, and two more at most that wait: {counter:?}");
     assert_eq!((counter.calls, counter.bytes_out), (12, bytes.len() as u64), "each range once: {counter:?}");
 }
 
@@ -230,7 +232,8 @@ async fn who_asks_for_no_number_of_ranges_gets_more_where_it_outruns_one() {
     house.control().script([Rule::always(DOWNLOAD, slow)]).expect("script");
     let mut stream = opened(&house, "/outrun", 0).await;
     let mut got = Vec::new();
-    while got.len() < 7 * MIB {
+    // Well before the eight at which its need is looked at: the server is a window ahead of what is read here.
+    while got.len() < 3 * MIB {
         got.extend_from_slice(&chunk(&mut stream).await.expect("more is to come"));
     }
     assert_eq!(house.control().counter(DOWNLOAD).running_max, 1, "it begins with one");
