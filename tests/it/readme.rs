@@ -147,6 +147,49 @@ fn the_two_way_sync_of_the_readme_brings_both_sides_together_and_tells_conflicts
     assert!(told.contains("\"listed\"") && told.contains("\"resumeToken\""), "{told}");
 }
 
+#[cfg(unix)]
+#[test]
+fn the_two_way_sync_of_the_readme_takes_nothing_for_deleted_that_it_does_not_see() {
+    let readme = readme();
+    let (_, section) = readme.split_once("\n## Two-way sync\n").expect("the section");
+    let script = section.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let mut served = Served::start();
+    let (data, folder) = (served.told("data"), tempfile::tempdir().expect("a folder"));
+    let run = |script: &str| {
+        let mut command = shell(script);
+        command.current_dir(folder.path()).env("DROPBOX_CONNECTOR_SERVER", format!("http://{data}"));
+        command.env("DROPBOX_CONNECTOR_PARAMETER", "demo");
+        command
+    };
+    fs::write(folder.path().join("sync.py"), script.replace("localhost:50051", &data)).expect("written");
+    let there = |name: &str| run(&format!("dropbox-connector stat /in/{name}")).output().expect("it runs").status;
+    let sync = || assert_eq!(succeed(&mut run("python3 sync.py copy /in 2>&1")), "");
+    let refused = |script: &str, why: &str| {
+        let ran = run(script).output().expect("it runs");
+        assert!(!ran.status.success() && text(&ran).contains(why), "{}", text(&ran));
+    };
+    succeed(&mut run("dropbox-connector mkdir /in; dropbox-connector mkdir /other; mkdir -p copy/sub
+         echo 1 | tee copy/disk.part copy/a.txt copy/sub/b.txt copy/c.txt > a.txt.0123456789abcdef.part
+         mv a.txt.* copy"));
+    for _ in 0..3 {
+        sync();
+        assert!(there("disk.part").success(), "a file of the user's");
+        assert!(!there("a.txt.0123456789abcdef.part").success(), "a download that broke off");
+    }
+    // Another folder at Dropbox, in which none of it is.
+    refused("python3 sync.py copy /other", "is in sync with /in");
+    // Not mounted.
+    refused("mv copy away; python3 sync.py copy /in", "not mounted?");
+    refused("mkdir -p copy/sub; python3 sync.py copy /in", "not mounted?");
+    // What lies behind a link is there, or may be.
+    succeed(&mut run("rm -r copy; mv away copy; rm copy/a.txt; ln -s nowhere copy/a.txt; mv copy/sub aside
+         ln -s ../aside copy/sub; rm copy/c.txt"));
+    sync();
+    assert!(there("a.txt").success() && there("sub/b.txt").success() && there("disk.part").success());
+    assert!(!there("c.txt").success(), "that one was deleted");
+    succeed(&mut run("test -h copy/a.txt; test -h copy/sub"));
+}
+
 /// Five ports for a process that has to be told its own. Not those that the system gives to whoever asks for any, as all the
 /// other tests do and every client: between a look and the start of the process one of them would come by.
 fn free_ports() -> [u16; 5] {
