@@ -242,7 +242,8 @@ async fn who_asks_for_no_number_of_ranges_gets_more_where_it_outruns_one() {
     }
     assert!(got == bytes);
     let most = house.control().counter(DOWNLOAD).running_max;
-    assert!((2..=4).contains(&most), "{most} at once");
+    // Four, two more while ranges end, and one that has given its last byte and does not know it yet.
+    assert!((2..=7).contains(&most), "{most} at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
