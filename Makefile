@@ -20,8 +20,9 @@ demo: ## Send a real folder up and down and compare every byte (FOLDER=path, def
 setup: ## Fetch what the tests need into .tools/ (the other targets do it by themselves)
 	@bash tests/setup/test.sh
 
+# Most tests wait for something: two for each core end sooner than one (648 s on two cores; 1,098 beside a compiler).
 test: setup ## Install what the tests need, then run them all
-	$(CARGO) test
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(getconf _NPROCESSORS_ONLN)))} $(CARGO) test
 
 # Not `cargo build`: without the tests' dependencies some crates get other features, and they and all above are built again.
 test-clients: ## Stock Go, Node, Java and Python stubs, and a page in a browser, against the emulator
