@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for field in SHARED_BYTES {
         builder = builder.bytes(field);
     }
-    builder.compile_fds(descriptors)?;
+    builder.compile_fds_with_config(descriptors, config())?;
     let apart = out.join("plain");
     fs::create_dir_all(&apart)?;
     tonic_prost_build::configure()
@@ -47,8 +47,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .out_dir(apart)
         .extern_path(format!(".{PACKAGE}"), "crate::api::v1")
         .emit_rerun_if_changed(false)
-        .compile_fds(plain)?;
+        .compile_fds_with_config(plain, config())?;
     Ok(())
+}
+
+/// The codec looks messages up by their names.
+fn config() -> prost_build::Config {
+    let mut config = prost_build::Config::new();
+    config.enable_type_names();
+    config
 }
 
 /// The descriptors and, in a package `plain` of its own, a copy of the message that goes out encoded.

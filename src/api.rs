@@ -4,13 +4,19 @@ use std::{any::TypeId, fmt, marker::PhantomData};
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
-    DecodeError, Message,
+    DecodeError, Message, Name,
     encoding::{DecodeContext, WireType},
 };
-use tonic::codec::BufferSettings;
+use tonic::{
+    Status,
+    codec::{BufferSettings, DecodeBuf, Decoder},
+};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use crate::limits::{WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
+use self::elements::Request;
+use crate::limits::{REQUEST_ELEMENTS_MAX, WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
+
+mod elements;
 
 /// Package `dropboxconnector.v1`. Its manual is the comments of the proto files.
 #[allow(clippy::all, missing_debug_implementations, rustdoc::all)]
@@ -51,7 +57,8 @@ impl Encoded {
     }
 }
 
-/// The codec of every RPC. A watch gets a small buffer: it is most of what a quiet one costs.
+/// The codec of every RPC. A watch gets a small buffer: it is most of what a quiet one costs. A request is held to
+/// [`REQUEST_ELEMENTS_MAX`] before it is decoded.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -64,19 +71,46 @@ impl<T, U> Default for Codec<T, U> {
 impl<T, U> tonic::codec::Codec for Codec<T, U>
 where
     T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    U: Message + Name + Default + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = Counted<U>;
 
     fn encoder(&mut self) -> ProstEncoder<T> {
         ProstCodec::<T, U>::raw_encoder(buffers::<T>())
     }
 
-    fn decoder(&mut self) -> ProstDecoder<U> {
-        ProstCodec::<T, U>::raw_decoder(buffers::<U>())
+    fn decoder(&mut self) -> Counted<U> {
+        Counted { inner: ProstCodec::<T, U>::raw_decoder(buffers::<U>()), request: Request::named(&U::full_name()) }
+    }
+}
+
+/// Decodes what does not hold too many elements.
+#[derive(Debug)]
+pub struct Counted<U> {
+    inner: ProstDecoder<U>,
+    request: Option<Request>,
+}
+
+/// How a message of too many elements is told; the status has no details, as with all that tonic refuses.
+pub const TOO_MANY_ELEMENTS: &str = "too many elements in the repeated fields of a message";
+
+impl<U: Message + Name + Default> Decoder for Counted<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // A message lies in one piece: it is collected before it comes here.
+        if self.request.is_some_and(|request| request.holds_too_many(buffer.chunk())) {
+            return Err(Status::invalid_argument(format!("{TOO_MANY_ELEMENTS}: at most {REQUEST_ELEMENTS_MAX}")));
+        }
+        self.inner.decode(buffer)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.inner.buffer_settings()
     }
 }
 
@@ -91,6 +125,11 @@ impl From<&plain::WatchEventsResponse> for Encoded {
     fn from(message: &plain::WatchEventsResponse) -> Encoded {
         Encoded::ready(message.encode_to_vec().into())
     }
+}
+
+impl Name for Encoded {
+    const NAME: &'static str = plain::WatchEventsResponse::NAME;
+    const PACKAGE: &'static str = "dropboxconnector.v1";
 }
 
 impl Message for Encoded {
@@ -185,7 +224,7 @@ mod tests {
     use super::*;
     use crate::fault::Reason;
 
-    fn ours() -> Vec<FileDescriptorProto> {
+    pub(super) fn ours() -> Vec<FileDescriptorProto> {
         let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("a descriptor set");
         set.file.into_iter().filter(|file| file.package() == "dropboxconnector.v1").collect()
     }

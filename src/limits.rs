@@ -32,6 +32,8 @@ pub const LIST_LIMIT_MAX: u32 = 2000;
 pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Decode limit of the data service: a chunk of 4 MiB and its frame.
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX + 64 * 1024;
+/// Elements of all repeated fields of one request: the largest that is of use has 1,000. In memory each is some 150 bytes or less.
+pub const REQUEST_ELEMENTS_MAX: usize = 4096;
 /// Bytes of one append when the block budget allows two blocks.
 pub const APPEND_BYTES: usize = 2 * BLOCK_BYTES;
 /// Bytes of one append of a large file, if the budget has them at hand: each is a call that business accounts are billed for, and

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod bare;
+mod broadcast;
 mod calls;
 mod ceiling;
 #[path = "../../tests/it/support/certs.rs"]
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
                 Ok(())
             })
         }
+        Some((flag, rest)) if flag == broadcast::FLAG => broadcast::inside(rest.first().map_or("", String::as_str)),
         Some((flag, rest)) if flag == peers::FLAG => runtime.block_on(inside(rest)),
         _ => runtime.block_on(measure(&arguments)),
     };

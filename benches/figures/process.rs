@@ -127,6 +127,18 @@ impl Drop for Process {
     }
 }
 
+/// A connection with the settings that our own helpers use (PERFORMANCE rules 5 to 7).
+pub async fn connected(address: &str) -> Outcome<Client> {
+    let channel = Endpoint::new(format!("http://{address}"))?
+        .tcp_nodelay(true)
+        .max_frame_size(256 * 1024)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .connect()
+        .await?;
+    Ok(DropboxConnectorClient::new(channel).max_decoding_message_size(8 * 1024 * 1024))
+}
+
 /// User and system seconds of a process; `self` for this one.
 pub fn cpu_seconds(id: &str) -> Outcome<f64> {
     let text = fs::read_to_string(format!("/proc/{id}/stat"))?;
@@ -388,16 +400,9 @@ impl Connector {
         Ok(Connector { process, house, flags: flags.to_vec(), data, admin, http })
     }
 
-    /// A connection of its own, with the settings that our own helpers use (PERFORMANCE rules 5 to 7).
+    /// A connection of its own.
     pub async fn client(&self) -> Outcome<Client> {
-        let channel = Endpoint::new(format!("http://{}", self.data))?
-            .tcp_nodelay(true)
-            .max_frame_size(256 * 1024)
-            .initial_stream_window_size(1024 * 1024)
-            .initial_connection_window_size(16 * 1024 * 1024)
-            .connect()
-            .await?;
-        Ok(DropboxConnectorClient::new(channel).max_decoding_message_size(8 * 1024 * 1024))
+        connected(&self.data.to_string()).await
     }
 
     /// Kills the process and starts the next one on what it kept.

@@ -24,7 +24,10 @@ use super::{
 };
 use crate::{
     access::Permissions,
-    api::v1::{self as api, plan_sync_request::Frame, plan_sync_response::Payload},
+    api::{
+        TOO_MANY_ELEMENTS,
+        v1::{self as api, plan_sync_request::Frame, plan_sync_response::Payload},
+    },
     clock::{from_dropbox_time, from_unix_seconds, unix_seconds},
     convert::{
         items::paths,
@@ -42,8 +45,8 @@ use crate::{
     fair::{Fair, Held},
     fault::{Fault, Reason, Result},
     limits::{
-        BUSY_RETRY, LIST_LIMIT_MAX, PLAN_BATCH_BYTES_MAX, PLAN_BATCH_STEPS_MAX, PLAN_IDLE, PLAN_OPEN_BYTES,
-        PLAN_UNIT_BYTES, PLANS_BYTES_MAX, READ_ON, READ_ON_MESSAGES,
+        BUSY_RETRY, LIST_LIMIT_MAX, PLAN_BATCH_BYTES_MAX, PLAN_BATCH_STEPS_MAX, PLAN_ENTRIES_MAX, PLAN_IDLE,
+        PLAN_OPEN_BYTES, PLAN_UNIT_BYTES, PLANS_BYTES_MAX, READ_ON, READ_ON_MESSAGES,
     },
 };
 
@@ -198,7 +201,7 @@ fn tell(listing: &mut Listing, entry: &files::Metadata, scope: &Scope, wishes: &
                 rev: &file.rev,
                 size: file.size,
                 hash: hash.map(|hash| *hash.as_bytes()),
-                modified: from_dropbox_time(&file.client_modified).map_or(0, unix_seconds),
+                modified: from_dropbox_time(&file.client_modified).map(unix_seconds),
                 downloadable: file.is_downloadable,
                 wanted: passes(&wishes.all, &path, Measures::of(entry)),
             })
@@ -266,7 +269,7 @@ fn step_told(plan: &Plan, step: Step, path: String, written: &str) -> api::SyncS
             rev: file.rev.to_owned(),
             size: size(file.size),
             content_hash: file.hash.map(hex::encode).unwrap_or_default(),
-            client_modified: Some(timestamp(from_unix_seconds(file.modified))),
+            client_modified: file.modified.map(|seconds| timestamp(from_unix_seconds(seconds))),
             path: if there == written { String::new() } else { there.to_owned() },
         }
     });
@@ -438,6 +441,9 @@ fn broken(status: &Status) -> Fault {
         // tonic judges by the length prefix.
         Code::OutOfRange | Code::ResourceExhausted => {
             Fault::field("entries", "TOO_LARGE", "a message is larger than max_message_bytes of GetServerInfo")
+        }
+        Code::InvalidArgument if status.message().starts_with(TOO_MANY_ELEMENTS) => {
+            Fault::field("entries.entries", "OUT_OF_RANGE", format!("at most {PLAN_ENTRIES_MAX} in one message"))
         }
         Code::Internal | Code::InvalidArgument
             if ["decode", "decompress"].iter().any(|what| status.message().contains(what)) =>

@@ -50,12 +50,15 @@ pub struct File<'a> {
     pub rev: &'a str,
     pub size: u64,
     pub hash: Option<[u8; 32]>,
-    /// Unix seconds.
-    pub modified: i64,
+    /// Unix seconds; `None`: Dropbox told none that can be read.
+    pub modified: Option<i64>,
     pub downloadable: bool,
     /// The filter lets it pass.
     pub wanted: bool,
 }
+
+/// In a record, for `None`.
+const NO_TIME: i64 = i64::MIN;
 
 #[derive(Debug, Clone, Copy)]
 struct Record {
@@ -136,7 +139,8 @@ impl Held {
             flags,
         };
         if let Kind::File(file) = &told.kind {
-            (record.hash, record.size, record.modified) = (file.hash.unwrap_or_default(), file.size, file.modified);
+            (record.hash, record.size) = (file.hash.unwrap_or_default(), file.size);
+            record.modified = file.modified.unwrap_or(NO_TIME);
         }
         self.records.push(record);
         Ok(())
@@ -216,7 +220,7 @@ impl Held {
             rev: std::str::from_utf8(&self.text(record)[rev]).unwrap_or_default(),
             size: record.size,
             hash: (record.flags & HASHED > 0).then_some(record.hash),
-            modified: record.modified,
+            modified: (record.modified != NO_TIME).then_some(record.modified),
             downloadable: record.flags & DOWNLOADABLE > 0,
             wanted: record.flags & WANTED > 0,
         }
@@ -252,7 +256,7 @@ pub(super) mod tests {
 
     pub fn file(rev: &str) -> Kind<'_> {
         let hash = Some(Sha256::digest(rev).into());
-        Kind::File(File { rev, size: 7, hash, modified: 1_767_323_045, downloadable: true, wanted: true })
+        Kind::File(File { rev, size: 7, hash, modified: Some(1_767_323_045), downloadable: true, wanted: true })
     }
 
     pub fn held(told: &[(&str, Kind<'_>)]) -> Held {

@@ -317,7 +317,7 @@ fn facts(entry: &Entry, file: Option<&File<'_>>) -> Facts {
         (Some(here), Some(there)) => here == there,
         // Dropbox gives no hash of some: they are equal as long as neither has changed.
         (Some(_), None) => entry.base_rev == file.rev && changed == Changed::No,
-        (None, _) => (entry.size, entry.modified) == (file.size, Some(file.modified)),
+        (None, _) => entry.size == file.size && file.modified.is_some() && entry.modified == file.modified,
     });
     let more = |here: i128, there: i128| match here.cmp(&there) {
         std::cmp::Ordering::Greater => Some(Side::Local),
@@ -330,7 +330,10 @@ fn facts(entry: &Entry, file: Option<&File<'_>>) -> Facts {
         equal,
         base,
         changed,
-        newer: file.zip(entry.modified).and_then(|(file, here)| more(here.into(), file.modified.into())),
+        newer: entry
+            .modified
+            .zip(file.and_then(|file| file.modified))
+            .and_then(|(here, there)| more(here.into(), there.into())),
         larger: file.and_then(|file| more(entry.size.into(), file.size.into())),
         downloadable: file.is_none_or(|file| file.downloadable),
     }

@@ -183,7 +183,7 @@ fn what_dropbox_does_not_give_as_it_is_is_never_fetched() {
 fn without_a_hash_size_and_seconds_decide() {
     let Kind::File(there) = file(ONE) else { panic!("a file") };
     let mut plan = plan(&[("a", file(ONE)), ("b", file(ONE)), ("c", file(ONE))]);
-    let bare = |path: &str, size, modified| Entry { hash: None, size, modified: Some(modified), ..entry(path, "") };
+    let bare = |path: &str, size, modified| Entry { hash: None, size, modified, ..entry(path, "") };
     assert_eq!(step(&mut plan, &bare("a", 7, there.modified)), is(Action::None, Why::Equal));
     assert_eq!(step(&mut plan, &bare("b", 8, there.modified)), is(Action::Conflict, Why::BothNew));
     // A hash is believed more.
@@ -206,6 +206,20 @@ fn the_larger_and_the_newer_side_are_told_apart() {
         let mut plan = Plan::new(Policy { on_conflict, ..POLICY }, Listing(held(&[("a", file(ONE))])));
         let entry = Entry { size, modified: Some(modified), ..entry("a", TWO) };
         assert_eq!(step(&mut plan, &entry), is(wanted, Why::BothNew), "{on_conflict:?} {size} {modified}");
+    }
+}
+
+#[test]
+fn a_time_that_cannot_be_read_is_neither_older_nor_equal() {
+    let Kind::File(there) = file(ONE) else { panic!("a file") };
+    let timeless = || Kind::File(File { modified: None, ..there });
+    for on_conflict in [ConflictPolicy::Newer, ConflictPolicy::Older] {
+        let mut plan =
+            Plan::new(Policy { on_conflict, ..POLICY }, Listing(held(&[("a", timeless()), ("b", timeless())])));
+        let newer = Entry { modified: Some(1), ..entry("a", TWO) };
+        assert_eq!(step(&mut plan, &newer), is(Action::Conflict, Why::BothNew));
+        let bare = Entry { hash: None, modified: None, ..entry("b", "") };
+        assert_eq!(step(&mut plan, &bare), is(Action::Conflict, Why::BothNew));
     }
 }
 

@@ -59,9 +59,14 @@ async fn what_is_wrong_is_told_by_its_field() {
     let flat = rules(|rules| rules.recursive = Some(false));
     let deep = plan(&house, flat, &[entry("b/c", "1")]).await.expect_err("deeper than asked");
     assert_eq!((reason(&deep).as_str(), fields(&deep)), ("INVALID_FIELD", vec!["entries.entries[0].path".to_owned()]));
-    let many = Frame::Entries(pb::LocalEntries { entries: vec![entry("b", "1"); 1001] });
-    let many = planned(&house, vec![request(Frame::Rules(rules(|_| {}))), request(many)]).await.expect_err("too many");
-    assert_eq!((reason(&many).as_str(), fields(&many)), ("INVALID_FIELD", vec!["entries.entries".to_owned()]));
+    // The last is not even decoded: it would be some 300 MiB in memory.
+    for many in [vec![entry("b", "1"); 1001], vec![entry("b", "1"); 4097], vec![pb::LocalEntry::default(); 2_000_000]] {
+        let many = Frame::Entries(pb::LocalEntries { entries: many });
+        let frames = vec![request(Frame::Rules(rules(|_| {}))), request(many)];
+        let many = planned(&house, frames).await.expect_err("too many");
+        assert_eq!((many.code(), reason(&many).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+        assert_eq!(fields(&many), ["entries.entries"]);
+    }
     let huge = pb::LocalEntry { path: "x".repeat(5 * 1024 * 1024), ..entry("b", "1") };
     let huge = plan(&house, rules(|_| {}), &[huge]).await.expect_err("too large");
     assert_eq!((huge.code(), reason(&huge).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
