@@ -13,7 +13,7 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use self::elements::Request;
+use self::elements::{Refused, Request};
 use crate::limits::{REQUEST_ELEMENTS_MAX, WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
 
 mod elements;
@@ -103,8 +103,13 @@ impl<U: Message + Name + Default> Decoder for Counted<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // A message lies in one piece: it is collected before it comes here.
-        if self.request.is_some_and(|request| request.holds_too_many(buffer.chunk())) {
-            return Err(Status::invalid_argument(format!("{TOO_MANY_ELEMENTS}: at most {REQUEST_ELEMENTS_MAX}")));
+        match self.request.map_or(Ok(()), |request| request.look_at(buffer.chunk())) {
+            Ok(()) => {}
+            Err(Refused::TooMany) => {
+                let text = format!("{TOO_MANY_ELEMENTS}: at most {REQUEST_ELEMENTS_MAX}");
+                return Err(Status::invalid_argument(text));
+            }
+            Err(Refused::Unreadable) => return Err(Status::internal("failed to decode Protobuf message: malformed")),
         }
         self.inner.decode(buffer)
     }

@@ -31,6 +31,7 @@ use tonic::{
 use crate::{
     Outcome, fail,
     process::{Client, connected, cpu_seconds},
+    watches::FOLDER,
 };
 
 /// The first argument of a run as the server; the second is the size of its messages.
@@ -107,11 +108,24 @@ pub fn inside(bytes: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// A change whose message has this many bytes.
+/// A change with an item like the connector's, whose message has this many bytes by its token.
 fn message(bytes: usize) -> Encoded {
+    let now = prost_types::Timestamp::from(std::time::SystemTime::now());
+    let item = api::Item {
+        id: "id:AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
+        name: "invoice of a customer with a long name 001000.pdf".to_owned(),
+        path_display: format!("{FOLDER}/invoice of a customer with a long name 001000.pdf"),
+        path_lower: format!("{FOLDER}/invoice of a customer with a long name 001000.pdf"),
+        rev: "0123456789abcdef01234".to_owned(),
+        size: 1,
+        content_hash: "0".repeat(64),
+        server_modified: Some(now),
+        client_modified: Some(now),
+        ..api::Item::default()
+    };
     let of = |token: usize| WatchEventsResponse {
         resume_token: "t".repeat(token),
-        payload: Some(Payload::Change(api::ChangeEvent::default())),
+        payload: Some(Payload::Change(api::ChangeEvent { item: Some(item.clone()), ..api::ChangeEvent::default() })),
     };
     let mut token = 0;
     while of(token).encoded_len() < bytes {

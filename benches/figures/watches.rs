@@ -84,7 +84,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// moment belongs to no watch.
 const REST: Duration = Duration::from_secs(6);
 /// A path of usual length: with its token a message is about 1 KiB.
-const FOLDER: &str = "/accounting/incoming documents/2026/november";
+pub const FOLDER: &str = "/accounting/incoming documents/2026/november";
 
 /// A change was told: when, and how large its message was.
 type Told = (Instant, usize);
@@ -220,7 +220,9 @@ pub async fn many(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
             }
             bare_cpu.push(each(bare.cpu_seconds()? - before));
         }
-        let ratio = Spread::of(&cpu.iter().zip(&bare_cpu).map(|(ours, bare)| ours / bare).collect::<Vec<_>>());
+        // CPU is told in hundredths of a second, of which one turn has few: the figure is of all of them together.
+        let mean = |turns: &[f64]| turns.iter().sum::<f64>() / turns.len() as f64;
+        let (mean_cpu, bare_mean) = (mean(&cpu), mean(&bare_cpu));
         let (cpu, bare_cpu) = (Spread::of(&cpu), Spread::of(&bare_cpu));
         took.sort_by(f64::total_cmp);
         bare_took.sort_by(f64::total_cmp);
@@ -229,12 +231,16 @@ pub async fn many(bench: &mut Bench, report: &mut Report) -> Outcome<()> {
             name: delivery.cpu,
             target: "≤ 9 µs",
             measured: format!(
-                "{}; a bare gRPC server with a broadcast channel {}: {} (messages of {bytes} bytes, {CHANGES} changes)",
-                cpu.show(1, " µs"),
-                bare_cpu.show(1, " µs"),
-                ratio.show(2, " ×")
+                "{mean_cpu:.1} µs ({:.1}–{:.1}, n={}); a bare gRPC server with a broadcast channel {bare_mean:.1} µs \
+                 ({:.1}–{:.1}): {:.2} × (messages of {bytes} bytes, {CHANGES} changes)",
+                cpu.low,
+                cpu.high,
+                cpu.count,
+                bare_cpu.low,
+                bare_cpu.high,
+                mean_cpu / bare_mean,
             ),
-            holds: Some(cpu.median <= 9.0),
+            holds: Some(mean_cpu <= 9.0),
         });
         report.add(Figure {
             name: delivery.delay,

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::LazyLock};
 use bytes::Buf as _;
 use prost::{
     DecodeError, Message as _,
-    encoding::{WireType, decode_key, decode_varint},
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 use prost_types::{
     DescriptorProto, FileDescriptorSet,
@@ -25,8 +25,17 @@ type Fields = Vec<Field>;
 struct Field {
     number: u32,
     repeated: bool,
-    /// Index of its message.
-    message: Option<usize>,
+    holds: Holds,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Holds {
+    /// The message of this index.
+    Message(usize),
+    /// Text or bytes.
+    Bytes,
+    /// Numbers of variable length, of which one value holds several.
+    Numbers,
 }
 
 /// The messages that are asked with, by their full names, and all that lies in them.
@@ -51,23 +60,22 @@ impl Request {
         REQUESTS.names.get(name).copied().map(Request)
     }
 
-    /// Of what cannot be decoded, nothing is said.
-    pub(super) fn holds_too_many(self, message: &[u8]) -> bool {
-        let mut left = REQUEST_ELEMENTS_MAX;
-        matches!(REQUESTS.count(self.0, message, &mut left, DEPTH_MAX), Err(Stop::Beyond))
+    /// Looks at a message before it is decoded. What is refused as unreadable the decoder would refuse, too, but some of it only
+    /// when it has made everything before that.
+    pub(super) fn look_at(self, message: &[u8]) -> Result<(), Refused> {
+        REQUESTS.count(self.0, message, &mut { REQUEST_ELEMENTS_MAX }, DEPTH_MAX)
     }
 }
 
-enum Stop {
-    /// There are more than may be.
-    Beyond,
-    /// The decoder will stop here, too.
+#[derive(Debug, PartialEq)]
+pub(super) enum Refused {
+    TooMany,
     Unreadable,
 }
 
-impl From<DecodeError> for Stop {
-    fn from(_: DecodeError) -> Stop {
-        Stop::Unreadable
+impl From<DecodeError> for Refused {
+    fn from(_: DecodeError) -> Refused {
+        Refused::Unreadable
     }
 }
 
@@ -96,38 +104,41 @@ impl Requests {
         self.names.insert(key.to_owned(), index);
         self.fields.push(Fields::new());
         for field in messages.get(name).map_or(&[][..], |message| &message.field) {
-            let message = (field.r#type() == Type::Message).then(|| self.add(field.type_name(), messages));
+            let holds = match field.r#type() {
+                Type::Message => Holds::Message(self.add(field.type_name(), messages)),
+                Type::String | Type::Bytes => Holds::Bytes,
+                _ => Holds::Numbers,
+            };
             let repeated = field.label() == Label::Repeated;
-            if repeated || message.is_some() {
-                self.fields[index].push(Field { number: field.number().unsigned_abs(), repeated, message });
+            if repeated || matches!(holds, Holds::Message(_)) {
+                self.fields[index].push(Field { number: field.number().unsigned_abs(), repeated, holds });
             }
         }
         index
     }
 
     /// Takes the elements of `bytes`, a message of this index, off `left`.
-    fn count(&self, index: usize, mut bytes: &[u8], left: &mut usize, depth: usize) -> Result<(), Stop> {
+    fn count(&self, index: usize, mut bytes: &[u8], left: &mut usize, depth: usize) -> Result<(), Refused> {
         while bytes.has_remaining() {
-            let (number, kind) = decode_key(&mut bytes)?;
-            let length = match kind {
-                WireType::Varint => {
-                    decode_varint(&mut bytes)?;
-                    0
-                }
-                WireType::SixtyFourBit => 8,
-                WireType::ThirtyTwoBit => 4,
-                WireType::LengthDelimited => decode_varint(&mut bytes)?,
-                // proto3 has no groups.
-                WireType::StartGroup | WireType::EndGroup => return Err(Stop::Unreadable),
-            };
-            let value = usize::try_from(length).ok().and_then(|length| bytes.get(..length)).ok_or(Stop::Unreadable)?;
-            bytes.advance(value.len());
+            let (number, wire) = decode_key(&mut bytes)?;
+            let before = bytes;
+            skip_field(wire, number, &mut bytes, DecodeContext::default())?;
             let Some(field) = self.fields[index].iter().find(|field| field.number == number) else { continue };
-            if field.repeated {
-                *left = left.checked_sub(1).ok_or(Stop::Beyond)?;
+            let mut value = &before[..before.len() - bytes.len()];
+            let delimited = wire == WireType::LengthDelimited;
+            if delimited {
+                decode_varint(&mut value)?;
             }
-            if let (Some(message), WireType::LengthDelimited, 1..) = (field.message, kind, depth) {
-                self.count(message, value, left, depth - 1)?;
+            if field.repeated {
+                let several = delimited && field.holds == Holds::Numbers;
+                // The last byte of each number, and of no other, is below 0x80.
+                let elements = if several { value.iter().filter(|byte| **byte < 0x80).count() } else { 1 };
+                *left = left.checked_sub(elements).ok_or(Refused::TooMany)?;
+            }
+            if let Holds::Message(message) = field.holds
+                && delimited
+            {
+                self.count(message, value, left, depth.checked_sub(1).ok_or(Refused::Unreadable)?)?;
             }
         }
         Ok(())
@@ -151,7 +162,11 @@ mod tests {
     const MOST: usize = REQUEST_ELEMENTS_MAX;
 
     fn too_many(name: &str, message: &[u8]) -> bool {
-        Request::named(name).is_some_and(|request| request.holds_too_many(message))
+        Request::named(name).is_some_and(|request| request.look_at(message) == Err(Refused::TooMany))
+    }
+
+    fn unreadable(name: &str, message: &[u8]) -> bool {
+        Request::named(name).is_some_and(|request| request.look_at(message) == Err(Refused::Unreadable))
     }
 
     fn refused<M: prost::Name>(message: &M) -> bool {
@@ -203,21 +218,72 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_is_the_decoders_to_refuse_and_what_is_no_request_is_not_counted() {
-        let name = <api::PlanSyncRequest as prost::Name>::full_name();
-        let message = entries(MOST + 1).encode_to_vec();
-        for wrong in [&[0xff_u8; 16][..], &[0x0b, 0x0c], &message[..MOST], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x7f]] {
-            assert!(!too_many(&name, wrong), "{wrong:?}");
+    fn numbers_in_one_value_are_counted_each() {
+        let name = <api::WatchEventsRequest as prost::Name>::full_name();
+        for (count, number, beyond) in
+            [(MOST, 1, false), (MOST + 1, 1, true), (MOST, 300, false), (MOST + 1, 300, true)]
+        {
+            let watch = api::WatchEventsRequest { event_types: vec![number; count], ..Default::default() };
+            assert_eq!(too_many(&name, &watch.encode_to_vec()), beyond, "{count} of {number}");
         }
-        let items = vec![api::Item::default(); MOST + 1];
-        assert!(!refused(&api::ListFolderResponse { items, ..Default::default() }));
     }
 
     #[test]
-    fn every_request_is_known_and_a_message_that_holds_itself_ends() {
-        let methods: usize =
-            super::super::tests::ours().iter().flat_map(|file| &file.service).map(|s| s.method.len()).sum();
-        assert!(REQUESTS.names.len() >= methods);
+    fn what_the_decoder_passes_over_hides_nothing_behind_it() {
+        let name = <api::PlanSyncRequest as prost::Name>::full_name();
+        let many = entries(MOST + 1).encode_to_vec();
+        // Field 1000: an empty group, one that holds another, text, and numbers of each size.
+        let group = [0xc3, 0x3e, 0xc4, 0x3e];
+        let nested = [0xc3, 0x3e, 0xcb, 0x3e, 0x08, 0x01, 0xcc, 0x3e, 0xc4, 0x3e];
+        let text = [0xc2, 0x3e, 0x01, 0x61];
+        let numbers = [0xc0, 0x3e, 0x01, 0xc5, 0x3e, 1, 2, 3, 4, 0xc1, 0x3e, 1, 2, 3, 4, 5, 6, 7, 8];
+        for unknown in [&group[..], &nested, &text, &numbers] {
+            let message = [unknown, &entries(1).encode_to_vec()].concat();
+            api::PlanSyncRequest::decode(&message[..]).expect("the decoder passes it over");
+            assert!(!too_many(&name, &message) && !unreadable(&name, &message), "{unknown:?}");
+            assert!(too_many(&name, &[unknown, &many].concat()), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unreadable_cannot_be_decoded() {
+        let name = <api::PlanSyncRequest as prost::Name>::full_name();
+        let message = entries(7).encode_to_vec();
+        // A message that is longer than what it lies in: the decoder would make all of it first.
+        let rules = api::SyncRules {
+            filter: Some(api::ItemFilter { include_globs: vec![String::new(); 9], ..Default::default() }),
+            ..Default::default()
+        };
+        let frame = Some(api::plan_sync_request::Frame::Rules(rules));
+        let mut longer = api::PlanSyncRequest { frame, ..Default::default() }.encode_to_vec();
+        longer[1] = 2;
+        let cut = &message[..message.len() - 1];
+        for wrong in [&[0xff_u8; 16][..], &[0x0b, 0x14], cut, &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x7f], &longer] {
+            assert!(unreadable(&name, wrong), "{wrong:?}");
+            assert!(api::PlanSyncRequest::decode(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_request_is_known_and_no_answer_is() {
+        for file in super::super::tests::ours() {
+            for method in file.service.iter().flat_map(|service| &service.method) {
+                let name = method.input_type().trim_start_matches('.');
+                assert!(Request::named(name).is_some(), "{name}");
+            }
+        }
+        let items = vec![api::Item::default(); MOST + 1];
+        assert!(!refused(&api::ListFolderResponse { items, ..Default::default() }));
+        let set = FileDescriptorSet::decode(super::super::FILE_DESCRIPTOR_SET).expect("ours");
+        let messages = set.file.iter().flat_map(|file| &file.message_type);
+        for field in messages.flat_map(|message| &message.field).filter(|field| field.label() == Label::Repeated) {
+            let fixed = [Type::Double, Type::Float, Type::Fixed32, Type::Fixed64, Type::Sfixed32, Type::Sfixed64];
+            assert!(!fixed.contains(&field.r#type()), "{} is counted by its bytes", field.name());
+        }
+    }
+
+    #[test]
+    fn a_message_that_holds_itself_ends() {
         let field = |number, label: Label, name: &str| FieldDescriptorProto {
             number: Some(number),
             label: Some(label.into()),
@@ -233,10 +299,11 @@ mod tests {
         let messages = HashMap::from([(".p.Tree".to_owned(), &message)]);
         let mut requests = Requests::default();
         assert_eq!(requests.add(".p.Tree", &messages), 0);
-        assert_eq!(requests.fields, [vec![Field { number: 3, repeated: true, message: Some(0) }]]);
+        assert_eq!(requests.fields, [vec![Field { number: 3, repeated: true, holds: Holds::Message(0) }]]);
         let mut left = 10;
         let deep = [0x1a, 0x02, 0x1a, 0x00];
-        assert!(requests.count(0, &deep, &mut left, DEPTH_MAX).is_ok());
+        assert_eq!(requests.count(0, &deep, &mut left, DEPTH_MAX), Ok(()));
         assert_eq!(left, 8);
+        assert_eq!(requests.count(0, &deep, &mut left, 1), Err(Refused::Unreadable));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use unicode_normalization::UnicodeNormalization as _;
+
 use super::exit::{Failure, Result};
 
 /// Names Dropbox never takes, lower-cased.
@@ -66,6 +68,11 @@ pub fn refusal(name: &str) -> Option<&'static str> {
 /// The key under which Dropbox keeps a path: two paths with the same key are one.
 pub fn key(path: &str) -> String {
     dbxcase::dbx_str_lowercase(path)
+}
+
+/// The same for names of this machine's disk, which may write an accent in another way than Dropbox.
+pub fn composed_key(path: &str) -> String {
+    key(path).nfc().collect()
 }
 
 /// What is left of `path` beneath `base`, by Dropbox's rules of case.

@@ -189,11 +189,11 @@ impl Unseen {
     fn of(root: &Path, found: &Gathered) -> Unseen {
         let below = |path: &PathBuf| {
             let names = path.strip_prefix(root).unwrap_or(path).iter().map(|name| name.to_string_lossy());
-            paths::key(&names.collect::<Vec<_>>().join("/"))
+            paths::composed_key(&names.collect::<Vec<_>>().join("/"))
         };
         let skipped: HashSet<_> = found.skipped.iter().map(|(path, _)| below(path)).collect();
         let sent = if skipped.is_empty() { &[][..] } else { &found.files };
-        Unseen { sent: sent.iter().map(|file| paths::key(&file.relative)).collect(), skipped }
+        Unseen { sent: sent.iter().map(|file| paths::composed_key(&file.relative)).collect(), skipped }
     }
 
     /// Of two names that differ in case one was sent, and its step counts.
@@ -201,7 +201,7 @@ impl Unseen {
         if self.skipped.is_empty() || step.action() == SyncAction::None {
             return false;
         }
-        let key = paths::key(&step.path);
+        let key = paths::composed_key(&step.path);
         let mut folders = key.match_indices('/').map(|(at, _)| &key[..at]);
         (self.skipped.contains(&key) || folders.any(|folder| self.skipped.contains(folder)))
             && !self.sent.contains(&key)

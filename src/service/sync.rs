@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
 
-use dbxcase::{dbx_str_lowercase, dbx_strip_prefix_ignore_case};
+use dbxcase::dbx_str_lowercase;
 use dropbox_sdk::types::files;
 
 use super::{
@@ -157,14 +157,21 @@ struct Wishes {
 
 impl Wishes {
     fn of(asked: Option<&api::ItemFilter>) -> Result<Wishes> {
-        let all = filter::compile(asked)?;
+        // As the paths that they are held against.
+        let composed = |globs: &[String]| globs.iter().map(|glob| plan::composed(glob).into_owned()).collect();
+        let asked = asked.map(|asked| api::ItemFilter {
+            include_globs: composed(&asked.include_globs),
+            exclude_globs: composed(&asked.exclude_globs),
+            ..asked.clone()
+        });
+        let all = filter::compile(asked.as_ref())?;
         let names = asked.map(|asked| {
             let mut names = api::ItemFilter {
                 min_size: None,
                 max_size: None,
                 modified_after: None,
                 modified_before: None,
-                ..asked.clone()
+                ..asked
             };
             // Of a path that is written in two ways each has its own answer.
             if asked.case_sensitive {
@@ -178,23 +185,35 @@ impl Wishes {
 
 /// Whether a file at this path below the folder passes.
 fn passes(filter: &Filter, path: &str, measures: Measures) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
+    let path = plan::composed(path);
+    let name = path.rsplit('/').next().unwrap_or(&path);
     filter.is_open() || filter.wants_at(&Place { path: &format!("/{path}"), kind: Kind::File, measures }, name, "")
 }
 
+/// What of a path lies below this folder; `None` of the folder itself.
+///
+/// # Errors
+/// `DROPBOX_PROTOCOL`: it lies elsewhere. To pass it over would say that it is not there.
+fn below<'a>(folder: &str, path: &'a str) -> Result<Option<&'a str>> {
+    let end = path.match_indices('/').map(|(at, _)| at).nth(folder.matches('/').count()).unwrap_or(path.len());
+    let (parent, rest) = path.split_at(end);
+    let same = |path: &str| plan::composed(&dbx_str_lowercase(path)).into_owned();
+    if parent != folder && same(parent) != same(folder) {
+        return Err(Fault::new(Reason::DropboxProtocol, "Dropbox listed an item that is not in the folder"));
+    }
+    Ok(rest.strip_prefix('/'))
+}
+
 fn tell(listing: &mut Listing, entry: &files::Metadata, scope: &Scope, wishes: &Wishes) -> Result<()> {
-    let below = |path: &'_ str| -> Option<String> {
-        let rest = dbx_strip_prefix_ignore_case(path, &scope.path)?.strip_prefix('/')?;
-        Some(rest.to_owned())
-    };
-    // What is not mounted has no path, and the folder itself none below itself.
-    let (lower, display) = paths(entry);
-    let Some(lower) = lower.and_then(below) else { return Ok(()) };
-    let path = display.and_then(below).unwrap_or_else(|| lower.clone());
+    // What is not mounted has no path.
+    let (Some(lower), display) = paths(entry) else { return Ok(()) };
+    let Some(lower) = below(&scope.path, lower)? else { return Ok(()) };
+    // Of that only the last name is surely as it is written.
+    let path = display.and_then(|display| below(&scope.path, display).ok().flatten()).unwrap_or(lower);
     let kind = match entry {
         files::Metadata::Folder(_) => plan::Kind::Folder,
         files::Metadata::Deleted(_) => plan::Kind::Gone,
-        files::Metadata::File(_) if !passes(&wishes.names, &path, Measures::default()) => return Ok(()),
+        files::Metadata::File(_) if !passes(&wishes.names, path, Measures::default()) => return Ok(()),
         files::Metadata::File(file) => {
             let hash: Option<ContentHash> = file.content_hash.as_deref().and_then(|hash| hash.parse().ok());
             plan::Kind::File(plan::File {
@@ -203,11 +222,11 @@ fn tell(listing: &mut Listing, entry: &files::Metadata, scope: &Scope, wishes: &
                 hash: hash.map(|hash| *hash.as_bytes()),
                 modified: from_dropbox_time(&file.client_modified).map(unix_seconds),
                 downloadable: file.is_downloadable,
-                wanted: passes(&wishes.all, &path, Measures::of(entry)),
+                wanted: passes(&wishes.all, path, Measures::of(entry)),
             })
         }
     };
-    listing.tell(&Told { lower: &lower, path: &path, kind })
+    listing.tell(&Told { lower, path, kind })
 }
 
 /// Answers entries as they come, then what only Dropbox has.
@@ -456,4 +475,44 @@ fn broken(status: &Status) -> Fault {
 
 fn order(text: &str) -> Fault {
     Fault::new(Reason::FrameOrder, text).with_remedy("send rules once and first, then entries, then finish")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPOSED: &str = "/B\u{fc}cher";
+    const APART: &str = "/Bu\u{308}cher";
+
+    #[test]
+    fn what_lies_below_a_folder_is_found_however_its_name_is_written_and_nothing_is_passed_over() {
+        for folder in [COMPOSED, APART] {
+            for told in [COMPOSED, APART, "/B\u{dc}CHER", "/BU\u{308}CHER"] {
+                assert_eq!(below(folder, told).expect("itself"), None);
+                let (file, deep) = (format!("{told}/\u{c9}t\u{e9}"), format!("{told}/a/b"));
+                assert_eq!(below(folder, &file).expect("below it"), Some("\u{c9}t\u{e9}"));
+                assert_eq!(below(folder, &deep).expect("deep below it"), Some("a/b"));
+            }
+            for elsewhere in ["/B\u{fc}che/a", "/a", "", "/other/a/b"] {
+                let refused = below(folder, elsewhere).expect_err(elsewhere);
+                assert_eq!(refused.reason(), Reason::DropboxProtocol);
+            }
+        }
+        assert_eq!(below("", "/a/b").expect("the root"), Some("a/b"));
+        assert_eq!(below("/a/b", "/A/B/c").expect("deeper"), Some("c"));
+        assert!(below("/a/b", "/a").is_err());
+    }
+
+    #[test]
+    fn a_glob_means_both_ways_to_write_an_accent() {
+        for glob in ["\u{dc}*", "U\u{308}*"] {
+            let asked = api::ItemFilter { include_globs: vec![glob.to_owned()], ..Default::default() };
+            let wishes = Wishes::of(Some(&asked)).expect("a filter");
+            for path in ["\u{dc}bung.txt", "U\u{308}bung.txt"] {
+                assert!(passes(&wishes.all, path, Measures::default()), "{glob} {path}");
+                assert!(passes(&wishes.names, path, Measures::default()), "{glob} {path}");
+            }
+            assert!(!passes(&wishes.all, "Ubung.txt", Measures::default()), "{glob}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! when they ended. Entries may be told again, or be taken back, while a folder is listed: what was told last
 //! holds once the listing is closed.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::{borrow::Cow, cmp::Ordering, collections::HashMap};
 
 use sha2::{Digest as _, Sha256};
 use unicode_normalization::{IsNormalized, UnicodeNormalization as _, is_nfc_quick};
@@ -17,12 +17,16 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub(super) type Key = [u8; 16];
 
 /// A letter and its accent are one path's whether they are written as one character or as two: disks differ in that, and Dropbox may
-/// give back another form than it was sent.
+/// give back another form than it was sent. This is the form to compare.
+pub fn composed(text: &str) -> Cow<'_, str> {
+    match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => text.into(),
+        IsNormalized::No | IsNormalized::Maybe => text.nfc().collect(),
+    }
+}
+
 pub(super) fn key(lower: &str) -> Key {
-    let hash = match is_nfc_quick(lower.chars()) {
-        IsNormalized::Yes => Sha256::digest(lower),
-        IsNormalized::No | IsNormalized::Maybe => Sha256::digest(lower.nfc().collect::<String>()),
-    };
+    let hash = Sha256::digest(composed(lower).as_bytes());
     let mut key = Key::default();
     key.copy_from_slice(&hash[..16]);
     key

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 pub use self::{
     decide::Policy,
-    held::{File, Kind, Told},
+    held::{File, Kind, Told, composed},
 };
 use self::{
     decide::{Base, Changed, Facts, Local, Side, decide},
