@@ -111,16 +111,22 @@ pub fn inside(bytes: &str) -> Outcome<()> {
 /// A change with an item like the connector's, whose message has this many bytes by its token.
 fn message(bytes: usize) -> Encoded {
     let now = prost_types::Timestamp::from(std::time::SystemTime::now());
-    let item = api::Item {
+    let path = format!("{FOLDER}/invoice of a customer with a long name 001000.pdf");
+    let file = api::FileItem {
         id: "id:AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
-        name: "invoice of a customer with a long name 001000.pdf".to_owned(),
-        path_display: format!("{FOLDER}/invoice of a customer with a long name 001000.pdf"),
-        path_lower: format!("{FOLDER}/invoice of a customer with a long name 001000.pdf"),
         rev: "0123456789abcdef01234".to_owned(),
         size: 1,
         content_hash: "0".repeat(64),
-        server_modified: Some(now),
         client_modified: Some(now),
+        server_modified: Some(now),
+        is_downloadable: true,
+        ..api::FileItem::default()
+    };
+    let item = api::Item {
+        kind: Some(api::item::Kind::File(file)),
+        name: path.rsplit('/').next().unwrap_or_default().to_owned(),
+        path_lower: path.clone(),
+        path_display: path,
         ..api::Item::default()
     };
     let of = |token: usize| WatchEventsResponse {
