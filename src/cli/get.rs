@@ -48,7 +48,7 @@ pub struct GetArgs {
     /// Where to, instead of a last word: a file or folder; `-` is standard output.
     #[arg(long, value_name = "TARGET")]
     to: Option<String>,
-    /// Folders with all they hold.
+    /// Folders with all files they hold; empty folders are left out.
     #[arg(short, long)]
     recursive: bool,
     /// From folders, no files that match.

@@ -41,7 +41,7 @@ Hashes the files here and says of each what is to be done, by action and reason;
 links, names that Dropbox refuses and folders that cannot be read are skipped and told, and what Dropbox has in their places is
 left alone.
 
-Exit codes: 0 nothing is to do, 1 something is, the others as everywhere.
+Exit codes: 0 both are the same, 1 something is to do or was skipped here, the others as everywhere.
 
 Examples:
   dropbox-connector plan ./photos /photos
@@ -170,7 +170,7 @@ pub async fn run(args: PlanArgs) -> Result<()> {
         },
     };
     let summary = summary.map_err(|failure| failure.about(out::plain(&args.path)))?;
-    tell_sum(&args, &summary);
+    tell_sum(&args, &summary, found.skipped.len());
     let open =
         summary.uploads + summary.downloads + summary.local_deletions + summary.remote_deletions + summary.conflicts;
     match open == 0 && found.skipped.is_empty() {
@@ -302,7 +302,7 @@ fn tell(args: &PlanArgs, step: &SyncStep) {
     out::line(format_args!("{action:<13} {:<40} {reason}", out::plain(&step.path)));
 }
 
-fn tell_sum(args: &PlanArgs, sum: &SyncSummary) {
+fn tell_sum(args: &PlanArgs, sum: &SyncSummary, skipped: usize) {
     if args.json {
         return out::line(json!({ "summary": {
             "uploads": sum.uploads,
@@ -311,6 +311,7 @@ fn tell_sum(args: &PlanArgs, sum: &SyncSummary) {
             "remoteDeletions": sum.remote_deletions,
             "conflicts": sum.conflicts,
             "unchanged": sum.unchanged,
+            "skipped": skipped,
             "uploadBytes": sum.upload_bytes,
             "downloadBytes": sum.download_bytes,
             "resumeToken": sum.resume_token,

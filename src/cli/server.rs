@@ -196,7 +196,8 @@ pub struct EmulatorArgs {
     /// Shows the files of this folder as the account's. They are never written to.
     #[arg(long, value_name = "FOLDER")]
     seed_folder: Option<PathBuf>,
-    /// Keeps its tree and contents here over restarts.
+    /// Keeps its tree and contents here over restarts. Written when it ends (not if it is killed); accounts that were connected by
+    /// OAuth meanwhile are forgotten.
     #[arg(long, value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
     /// Keeps contents in memory instead of in temporary files.

@@ -128,7 +128,8 @@ fn the_two_way_sync_of_the_readme_brings_both_sides_together_and_tells_conflicts
     succeed(&mut run("echo 3 > copy/d.txt; rm copy/sub/c.txt; echo 4 > copy/sub/b.txt
          echo 33 > a.txt; dropbox-connector put --mode overwrite a.txt /in/sub/b.txt
          dropbox-connector rm /in/deep/ü.txt; dropbox-connector put a.txt /in/new.txt"));
-    assert_eq!(sync(), "SYNC_REASON_BOTH_CHANGED sub/b.txt\n");
+    let done = "deleted here: deep/ü.txt\nSYNC_REASON_BOTH_CHANGED sub/b.txt\ndeleted there: sub/c.txt\n";
+    assert_eq!(sync(), done);
     assert_eq!([copy("new.txt").as_deref(), copy("deep/ü.txt").as_deref()], [Some("33\n"), None]);
     assert_eq!(copy("sub/b.txt").as_deref(), Some("4\n"), "a conflict is left alone");
     assert_eq!(run("dropbox-connector get /in/d.txt --to -").output().expect("it runs").stdout, b"3\n");
@@ -163,7 +164,7 @@ fn the_two_way_sync_of_the_readme_takes_nothing_for_deleted_that_it_does_not_see
     };
     fs::write(folder.path().join("sync.py"), script.replace("localhost:50051", &data)).expect("written");
     let there = |name: &str| run(&format!("dropbox-connector stat /in/{name}")).output().expect("it runs").status;
-    let sync = || assert_eq!(succeed(&mut run("python3 sync.py copy /in 2>&1")), "");
+    let sync = |told: &str| assert_eq!(succeed(&mut run("python3 sync.py copy /in 2>&1")), told);
     let refused = |script: &str, why: &str| {
         let ran = run(script).output().expect("it runs");
         assert!(!ran.status.success() && text(&ran).contains(why), "{}", text(&ran));
@@ -172,7 +173,7 @@ fn the_two_way_sync_of_the_readme_takes_nothing_for_deleted_that_it_does_not_see
          echo 1 | tee copy/disk.part copy/a.txt copy/sub/b.txt copy/c.txt > a.txt.0123456789abcdef.part
          mv a.txt.* copy"));
     for _ in 0..3 {
-        sync();
+        sync("");
         assert!(there("disk.part").success(), "a file of the user's");
         assert!(!there("a.txt.0123456789abcdef.part").success(), "a download that broke off");
     }
@@ -184,10 +185,18 @@ fn the_two_way_sync_of_the_readme_takes_nothing_for_deleted_that_it_does_not_see
     // What lies behind a link is there, or may be.
     succeed(&mut run("rm -r copy; mv away copy; rm copy/a.txt; ln -s nowhere copy/a.txt; mv copy/sub aside
          ln -s ../aside copy/sub; rm copy/c.txt"));
-    sync();
+    sync("deleted there: c.txt\n");
     assert!(there("a.txt").success() && there("sub/b.txt").success() && there("disk.part").success());
     assert!(!there("c.txt").success(), "that one was deleted");
     succeed(&mut run("test -h copy/a.txt; test -h copy/sub"));
+    // Emptied there; then meant so.
+    succeed(&mut run("dropbox-connector rm -r /in; dropbox-connector mkdir /in"));
+    refused("python3 sync.py copy /in", "has none of the 1 files");
+    succeed(&mut run("test -f copy/disk.part"));
+    assert_eq!(succeed(&mut run("python3 sync.py copy /in --all-gone")), "deleted here: disk.part\n");
+    // What cannot be uploaded is told by the exit code, too.
+    succeed(&mut run("printf x > \"$(printf 'copy/lat\\351in.txt')\""));
+    assert_eq!(run("python3 sync.py copy /in").output().expect("it runs").status.code(), Some(1));
 }
 
 /// Five ports for a process that has to be told its own. Not those that the system gives to whoever asks for any, as all the

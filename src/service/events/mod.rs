@@ -160,7 +160,7 @@ impl Events {
                 };
                 let (mut waited, mut patience) = (waited, patience);
                 let mut overdue = std::pin::pin!(overdue);
-                let mut patient = true;
+                let (mut patient, mut late) = (true, false);
                 let mut answer = pages::Answer::bounded(plan.events_max, ANSWER_BYTES_MAX);
                 let mut token: Arc<str> = asked.resume_token.as_str().into();
                 let mut more = true;
@@ -174,12 +174,18 @@ impl Events {
                         token = self.hub.seal(&scope, &watcher.point())?;
                         break;
                     }
+                    if late {
+                        break;
+                    }
                     // A watcher that has caught up says nothing of it; one that has not asks by itself.
                     let look = if watcher.is_caught_up() { PULL_LOOK_EVERY } else { EVENT_FOLLOW };
                     let happening = tokio::select! {
                         biased;
                         () = self.draining.cancelled() => break,
-                        () = &mut overdue => break,
+                        () = &mut overdue, if !late => {
+                            (late, patient) = (true, false);
+                            continue;
+                        }
                         happening = watcher.next() => happening?,
                         () = &mut patience, if patient => {
                             patient = false;

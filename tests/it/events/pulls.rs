@@ -102,6 +102,21 @@ async fn a_pull_that_waits_is_answered_by_the_first_change_or_at_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_whose_deadline_comes_before_its_wait_is_over_says_that_there_is_nothing_more() {
+    let house = support::start().await;
+    make_folder(&house, "/in");
+    let mut request = tonic::Request::new(pb::PullEventsRequest {
+        application_parameter_id: PARAMETER.into(),
+        resume_token: token(&house, "/in").await,
+        wait: seconds(30),
+        ..Default::default()
+    });
+    request.set_timeout(Duration::from_secs(4));
+    let pulled = house.client().pull_events(request).await.expect("before the deadline").into_inner();
+    assert!(pulled.changes.is_empty() && !pulled.more, "{pulled:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_place_kept_by_name_is_where_the_next_watch_begins_and_one_watch_holds_it() {
     let house = support::start().await;
     let certain = indexed(&house, "/in").await;
