@@ -88,7 +88,7 @@ fn into_an_append(frame: usize) {
     let blocks = Blocks::new(64 * MIB, Arc::new(SystemClock));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     // The first decoder of a process reads the descriptors.
-    drop(Codec::<api::UploadFileResponse, api::UploadFileRequest>::default().decoder());
+    let _ = Codec::<api::UploadFileResponse, api::UploadFileRequest>::default().decoder();
     let work = async {
         let (body, lifted) = Lifting::before(Body::new(StreamBody::new(stream::iter(frames))));
         let decoder = Codec::<api::UploadFileResponse, api::UploadFileRequest>::default().decoder();
