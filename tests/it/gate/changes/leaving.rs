@@ -59,12 +59,12 @@ async fn a_deadline_behind_the_launch_tells_that_it_was_sent_and_it_happens() {
     let house = Arc::new(support::start().await);
     let control = house.control();
     furnish(&house, "s", 8);
-    control.script([Rule::once(What::Delete.launch(), Action::Delay { millis: 14_000 })]).expect("script");
+    control.script([Rule::once(What::Delete.launch(), Action::Delay { millis: 22_000 })]).expect("script");
     let held = Held::by(&house).await;
     let calls = waiting(&house, What::Delete, "s", 0..5).await;
     let late = {
         let house = house.clone();
-        tokio::spawn(async move { delete_within(&house, "/s/6", Duration::from_secs(8)).await })
+        tokio::spawn(async move { delete_within(&house, "/s/6", Duration::from_secs(15)).await })
     };
     settle(&house).await;
     held.let_go().await;
