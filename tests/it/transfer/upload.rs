@@ -187,7 +187,7 @@ fn sessions(house: &House) -> Vec<String> {
 async fn a_large_file_has_several_appends_in_flight_unless_one_is_asked_for() {
     let house = support::start().await;
     let control = house.control();
-    control.script([Rule::always(APPEND, Action::DelayAnswer { millis: 700 })]).expect("script");
+    control.script([Rule::always(APPEND, Action::DelayAnswer { millis: 1500 })]).expect("script");
     let bytes = noise(40 * MIB, 4);
     for (name, appends, kind) in [("/many", 0, "concurrent"), ("/four", 4, "concurrent"), ("/one", 1, "sequential")] {
         control.clear_journal();
