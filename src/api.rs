@@ -2,22 +2,19 @@
 
 use std::{any::TypeId, fmt, marker::PhantomData};
 
-use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
+use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message, Name,
     encoding::{DecodeContext, WireType},
 };
 use tonic::{
     Status,
-    codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, DecodeBuf, Decoder},
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use self::elements::{Refused, Request};
-use crate::{
-    aligned,
-    limits::{REQUEST_ELEMENTS_MAX, WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES},
-};
+use crate::limits::{REQUEST_ELEMENTS_MAX, WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
 
 mod elements;
 
@@ -78,69 +75,15 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = Aligning<T>;
+    type Encoder = ProstEncoder<T>;
     type Decoder = Counted<U>;
 
-    fn encoder(&mut self) -> Aligning<T> {
-        Aligning(ProstCodec::<T, U>::raw_encoder(buffers::<T>()))
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::raw_encoder(buffers::<T>())
     }
 
     fn decoder(&mut self) -> Counted<U> {
         Counted { inner: ProstCodec::<T, U>::raw_decoder(buffers::<U>()), request: Request::named(&U::full_name()) }
-    }
-}
-
-/// Encodes with copies that begin where a line of the cache does: the bytes of a download lie behind a prefix.
-#[derive(Debug)]
-pub struct Aligning<T>(ProstEncoder<T>);
-
-impl<T: Message> Encoder for Aligning<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        message.encode(&mut Aligned(buffer)).map_err(|error| Status::internal(error.to_string()))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        self.0.buffer_settings()
-    }
-}
-
-struct Aligned<'a, 'b>(&'a mut EncodeBuf<'b>);
-
-#[expect(unsafe_code, reason = "the trait is unsafe; what it promises is the inner buffer's")]
-unsafe impl BufMut for Aligned<'_, '_> {
-    fn remaining_mut(&self) -> usize {
-        self.0.remaining_mut()
-    }
-
-    unsafe fn advance_mut(&mut self, count: usize) {
-        // SAFETY: the caller has written them, and the inner buffer is what it wrote to.
-        unsafe { self.0.advance_mut(count) }
-    }
-
-    fn chunk_mut(&mut self) -> &mut UninitSlice {
-        self.0.chunk_mut()
-    }
-
-    fn put<B: Buf>(&mut self, mut source: B) {
-        while source.has_remaining() {
-            let piece = source.chunk();
-            let length = piece.len();
-            self.put_slice(piece);
-            source.advance(length);
-        }
-    }
-
-    fn put_slice(&mut self, bytes: &[u8]) {
-        if bytes.len() < aligned::FROM {
-            return self.0.put_slice(bytes);
-        }
-        self.0.reserve(bytes.len());
-        let (lead, rest) = bytes.split_at(aligned::lead(self.0.chunk_mut().as_mut_ptr().addr()));
-        self.0.put_slice(lead);
-        self.0.put_slice(rest);
     }
 }
 
@@ -305,27 +248,6 @@ mod tests {
             }
         }
         found
-    }
-
-    #[tokio::test]
-    async fn the_bytes_of_a_chunk_lie_where_a_line_of_the_cache_begins() {
-        use http_body_util::BodyExt as _;
-        use tonic::codec::{Codec as _, EncodeBody, SingleMessageCompressionOverride};
-        let messages = [0, 1, 1 << 40].map(|offset| {
-            let chunk = v1::DownloadChunk { offset, data: vec![7; 100_000].into(), crc32c: 1 };
-            v1::DownloadFileResponse { payload: Some(v1::download_file_response::Payload::Chunk(chunk)) }
-        });
-        let encoder = Codec::<v1::DownloadFileResponse, v1::DownloadFileRequest>::default().encoder();
-        let told = futures::stream::iter(messages.clone().map(Ok));
-        let body = EncodeBody::new_server(encoder, told, None, SingleMessageCompressionOverride::default(), None);
-        let mut body = std::pin::pin!(body);
-        for message in messages {
-            let frame = body.frame().await.expect("a frame").expect("no error").into_data().expect("data");
-            assert_eq!(frame[5..], message.encode_to_vec());
-            let data = &frame[frame.len() - 5 - 100_000..];
-            // Its first bytes are copied by themselves, up to there.
-            assert_eq!(data[..100_000], [7; 100_000]);
-        }
     }
 
     #[test]

@@ -11,11 +11,10 @@
 //! store ← credentials, engine, service
 //! ```
 //!
-//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready page fair aligned`.
+//! Leaves, free to every room but `emulator`: `fault secret seal clock limits config api access ready page fair`.
 //! `tests/it/rooms.rs` holds these arrows.
 
 pub mod access;
-pub mod aligned;
 pub mod apart;
 pub mod api;
 pub mod app;

@@ -20,7 +20,6 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
-    aligned,
     clock::SharedClock,
     fair,
     limits::{BLOCK_BYTES, BLOCK_UNUSED, BUDGET_BYTES_MIN, BUDGET_UNIT_BYTES},
@@ -536,7 +535,7 @@ impl Block {
     /// Fills in as much of `bytes` as there is room for and says how much that was.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.remaining());
-        aligned::copy(&mut self.memory[self.len..self.len + taken], &bytes[..taken]);
+        self.memory[self.len..self.len + taken].copy_from_slice(&bytes[..taken]);
         self.len += taken;
         taken
     }
