@@ -13,7 +13,10 @@ use prost_types::{
     field_descriptor_proto::{Label, Type},
 };
 
-use crate::limits::REQUEST_ELEMENTS_MAX;
+use crate::limits::{REQUEST_ELEMENTS_MAX, REQUEST_VALUES_MAX};
+
+/// What is as free as JSON.
+const VALUE: &str = "google.protobuf.Value";
 
 /// The decoder goes no deeper either.
 const DEPTH_MAX: usize = 100;
@@ -63,7 +66,15 @@ impl Request {
     /// Looks at a message before it is decoded. What is refused as unreadable the decoder would refuse, too, but some of it only
     /// when it has made everything before that.
     pub(super) fn look_at(self, message: &[u8]) -> Result<(), Refused> {
-        REQUESTS.count(self.0, message, &mut { REQUEST_ELEMENTS_MAX }, DEPTH_MAX)
+        REQUESTS.count(self.0, message, &mut self.most(), DEPTH_MAX)
+    }
+
+    /// As many elements it may hold.
+    pub(super) fn most(self) -> usize {
+        match REQUESTS.holds_value(self.0) {
+            true => REQUEST_VALUES_MAX,
+            false => REQUEST_ELEMENTS_MAX,
+        }
     }
 }
 
@@ -115,6 +126,12 @@ impl Requests {
             }
         }
         index
+    }
+
+    /// One of its own fields does.
+    fn holds_value(&self, index: usize) -> bool {
+        let value = self.names.get(VALUE).map(|value| Holds::Message(*value));
+        self.fields[index].iter().any(|field| Some(field.holds) == value)
     }
 
     /// Takes the elements of `bytes`, a message of this index, off `left`.
@@ -189,6 +206,28 @@ mod tests {
             let walk = api::WalkFolderRequest { filter: Some(filter), ..Default::default() };
             assert_eq!(refused(&walk), beyond, "{count} globs");
         }
+    }
+
+    #[test]
+    fn an_argument_of_a_route_may_be_the_largest_that_dropbox_takes() {
+        let text = |text: &str| prost_types::Value::from(text.to_owned());
+        let object = |fields: &[(&str, prost_types::Value)]| {
+            let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            prost_types::Value { kind: Some(prost_types::value::Kind::StructValue(prost_types::Struct { fields })) }
+        };
+        let asked = |values: Vec<prost_types::Value>| api::CallApiRequest {
+            arg: Some(api::call_api_request::Arg::ArgValue(object(&[("entries", prost_types::Value::from(values))]))),
+            ..Default::default()
+        };
+        // files/upload_session/finish_batch_v2 and files/create_folder_batch.
+        let cursor = object(&[("session_id", text("s")), ("offset", prost_types::Value::from(1.0))]);
+        let mode = object(&[(".tag", text("update")), ("update", text("015f"))]);
+        let commit = object(&[("path", text("/a")), ("mode", mode), ("autorename", false.into())]);
+        let entry = object(&[("cursor", cursor), ("commit", commit), ("content_hash", text("h"))]);
+        assert!(!refused(&asked(vec![entry; 1000])));
+        assert!(!refused(&asked(vec![text("/a"); 10_000])));
+        assert!(!refused(&asked(vec![text(""); REQUEST_VALUES_MAX - 1])));
+        assert!(refused(&asked(vec![text(""); REQUEST_VALUES_MAX])));
     }
 
     #[test]

@@ -41,7 +41,7 @@ Hashes the files here and says of each what is to be done, by action and reason;
 links, names that Dropbox refuses and folders that cannot be read are skipped and told, and what Dropbox has in their places is
 left alone.
 
-Exit codes: 0 both are the same, 1 something is to do or was skipped here, the others as everywhere.
+Exit codes: 0 nothing is to do by these rules and nothing was skipped here, 1 something is or was, the others as everywhere.
 
 Examples:
   dropbox-connector plan ./photos /photos

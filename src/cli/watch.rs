@@ -30,6 +30,7 @@ Each event is a line: what happened, the path, and for a move where it was. With
 the next run goes on there, also on another machine. What the file proves: with --exec, that the command ended with 0 for
 all before it; without, that the lines were written to standard output. A program that reads them from a pipe may have died
 with lines it had not dealt with: it keeps resumeToken of --json itself and begins with --resume-token, or is given to --exec.
+The file is one watch's at a time: a second one ends with 4, told by a lock on FILE.lock, which stays, empty.
 One thing is told otherwise: if Dropbox has dropped our place and the server knows nothing of what was told before, all that is
 there is told anew, as with --snapshot, instead of what changed.
 
@@ -166,6 +167,7 @@ struct Watching {
 /// A refusal that no repeat will change, a state file that cannot be read or written, a command that is not there or fails.
 pub async fn run(args: WatchArgs) -> Result<()> {
     let command = args.exec.as_deref().map(command::Command::new).transpose()?;
+    let _held = args.state.as_deref().map(state::hold).transpose()?;
     let kept = args.state.as_deref().map(state::read).transpose()?;
     let token = kept.or_else(|| args.resume_token.clone()).unwrap_or_default();
     let client = args.server.client().await?;

@@ -45,8 +45,8 @@ use crate::{
     fair::{Fair, Held},
     fault::{Fault, Reason, Result},
     limits::{
-        BUSY_RETRY, LIST_LIMIT_MAX, PLAN_BATCH_BYTES_MAX, PLAN_BATCH_STEPS_MAX, PLAN_ENTRIES_MAX, PLAN_IDLE,
-        PLAN_OPEN_BYTES, PLAN_UNIT_BYTES, PLANS_BYTES_MAX, READ_ON, READ_ON_MESSAGES,
+        BUSY_RETRY, FILTER_GLOBS_MAX, LIST_LIMIT_MAX, PLAN_BATCH_BYTES_MAX, PLAN_BATCH_STEPS_MAX, PLAN_ENTRIES_MAX,
+        PLAN_IDLE, PLAN_OPEN_BYTES, PLAN_UNIT_BYTES, PLANS_BYTES_MAX, READ_ON, READ_ON_MESSAGES,
     },
 };
 
@@ -405,7 +405,8 @@ struct Frames {
 
 impl Frames {
     async fn rules(&mut self) -> Result<(api::PlanSyncRequest, api::SyncRules)> {
-        let mut first = self.message().await?.ok_or_else(|| order("the stream is empty: send rules first"))?;
+        let first = self.message(("rules.filter", FILTER_GLOBS_MAX)).await?;
+        let mut first = first.ok_or_else(|| order("the stream is empty: send rules first"))?;
         match first.frame.take() {
             Some(Frame::Rules(rules)) => Ok((first, rules)),
             _ => Err(order("the first message must hold rules")),
@@ -414,7 +415,7 @@ impl Frames {
 
     /// The next entries; `None` behind the last.
     async fn entries(&mut self) -> Result<Option<api::LocalEntries>> {
-        match self.message().await?.map(|message| message.frame) {
+        match self.message(("entries.entries", PLAN_ENTRIES_MAX)).await?.map(|message| message.frame) {
             Some(Some(Frame::Entries(entries))) => Ok(Some(entries)),
             Some(Some(Frame::Finish(_))) => Ok(None),
             Some(Some(Frame::Rules(_))) => Err(order("rules come once, and first")),
@@ -423,7 +424,8 @@ impl Frames {
         }
     }
 
-    async fn message(&mut self) -> Result<Option<api::PlanSyncRequest>> {
+    /// The next message, and which of its fields may hold how many.
+    async fn message(&mut self, most: (&'static str, usize)) -> Result<Option<api::PlanSyncRequest>> {
         match timeout(PLAN_IDLE, self.stream.message()).await {
             Ok(Ok(message)) => {
                 self.over = message.is_none();
@@ -431,7 +433,7 @@ impl Frames {
             }
             Ok(Err(status)) => {
                 self.over = true;
-                Err(broken(&status))
+                Err(broken(&status, most))
             }
             Err(_) => Err(idle("the stream of entries was silent")),
         }
@@ -455,14 +457,14 @@ impl Frames {
     }
 }
 
-fn broken(status: &Status) -> Fault {
+fn broken(status: &Status, (field, most): (&'static str, usize)) -> Fault {
     match status.code() {
         // tonic judges by the length prefix.
         Code::OutOfRange | Code::ResourceExhausted => {
             Fault::field("entries", "TOO_LARGE", "a message is larger than max_message_bytes of GetServerInfo")
         }
         Code::InvalidArgument if status.message().starts_with(TOO_MANY_ELEMENTS) => {
-            Fault::field("entries.entries", "OUT_OF_RANGE", format!("at most {PLAN_ENTRIES_MAX} in one message"))
+            Fault::field(field, "OUT_OF_RANGE", format!("at most {most} in one message"))
         }
         Code::Internal | Code::InvalidArgument
             if ["decode", "decompress"].iter().any(|what| status.message().contains(what)) =>

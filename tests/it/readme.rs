@@ -182,6 +182,7 @@ fn the_two_way_sync_of_the_readme_takes_nothing_for_deleted_that_it_does_not_see
     // Not mounted.
     refused("mv copy away; python3 sync.py copy /in", "not mounted?");
     refused("mkdir -p copy/sub; python3 sync.py copy /in", "not mounted?");
+    refused("echo x > copy/.keep; python3 sync.py copy /in", "not mounted?");
     // What lies behind a link is there, or may be.
     succeed(&mut run("rm -r copy; mv away copy; rm copy/a.txt; ln -s nowhere copy/a.txt; mv copy/sub aside
          ln -s ../aside copy/sub; rm copy/c.txt"));
@@ -189,11 +190,14 @@ fn the_two_way_sync_of_the_readme_takes_nothing_for_deleted_that_it_does_not_see
     assert!(there("a.txt").success() && there("sub/b.txt").success() && there("disk.part").success());
     assert!(!there("c.txt").success(), "that one was deleted");
     succeed(&mut run("test -h copy/a.txt; test -h copy/sub"));
-    // Emptied there; then meant so.
-    succeed(&mut run("dropbox-connector rm -r /in; dropbox-connector mkdir /in"));
-    refused("python3 sync.py copy /in", "has none of the 1 files");
+    // Emptied there, while one file was edited here; then meant so.
+    succeed(&mut run("echo 5 > copy/edited.txt"));
+    sync("");
+    succeed(&mut run("echo 6 > copy/edited.txt; dropbox-connector rm -r /in; dropbox-connector mkdir /in"));
+    refused("python3 sync.py copy /in", "has none of the 2 files");
     succeed(&mut run("test -f copy/disk.part"));
-    assert_eq!(succeed(&mut run("python3 sync.py copy /in --all-gone")), "deleted here: disk.part\n");
+    let done = "deleted here: disk.part\nSYNC_REASON_REMOTE_DELETED_LOCAL_CHANGED edited.txt\n";
+    assert_eq!(succeed(&mut run("python3 sync.py copy /in --all-gone")), done);
     // What cannot be uploaded is told by the exit code, too.
     succeed(&mut run("printf x > \"$(printf 'copy/lat\\351in.txt')\""));
     assert_eq!(run("python3 sync.py copy /in").output().expect("it runs").status.code(), Some(1));

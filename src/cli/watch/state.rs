@@ -1,9 +1,13 @@
 //! The file of `watch --state`: the place behind all that was dealt with, as one line.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs::{self, File, TryLockError},
+    io::ErrorKind,
+    path::Path,
+};
 
 use crate::cli::{
-    exit::{Failure, Result},
+    exit::{Exit, Failure, Result},
     local, out,
 };
 
@@ -28,6 +32,24 @@ pub(super) fn useless(file: &Path, text: &str) -> Failure {
         .remedy(format!("name the file that belongs to this watch or a new one, put it back, or remove it: {ANEW}"))
 }
 
+/// Keeps other watches on this machine off the file as long as the result lives: each of two would leave out what the other dealt
+/// with. The file itself is replaced with each place, so the lock is on an empty one beside it.
+pub(super) fn hold(file: &Path) -> Result<File> {
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".lock");
+    let beside = Path::new(&beside);
+    let lock = File::create(beside).map_err(|error| Failure::local(beside, &error))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let file = out::plain(&file.display().to_string());
+            let refused = Failure::new(Exit::Conflict, format!("--state {file}: another watch keeps its place there"));
+            Err(refused.remedy("end that one first, or name another file"))
+        }
+        // Not every file system has locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(lock),
+    }
+}
+
 /// The token that a former run kept; none if there is no file yet. An empty file is no beginning: something lost the place,
 /// and beginning now would leave out what happened since.
 pub(super) fn read(file: &Path) -> Result<String> {
@@ -47,6 +69,21 @@ pub(super) fn write(file: &Path, token: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_file_is_one_watch_s_at_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("in.token");
+        let held = hold(&file).expect("nobody has it");
+        let refused = hold(&file).expect_err("it is held");
+        assert_eq!(refused.exit, Exit::Conflict);
+        assert!(refused.to_string().contains("in.token") && refused.to_string().contains("end that one"), "{refused}");
+        assert!(!file.exists(), "it is not touched");
+        hold(&folder.path().join("other.token")).expect("another file");
+        drop(held);
+        hold(&file).expect("free again");
+        assert_eq!(hold(Path::new("/nowhere/in.token")).expect_err("no folder").exit, Exit::NotFound);
+    }
 
     #[test]
     fn a_state_file_is_written_whole_and_read_again() {

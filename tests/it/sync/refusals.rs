@@ -71,6 +71,9 @@ async fn what_is_wrong_is_told_by_its_field() {
         assert!(fields(&many).contains(&"entries.entries".to_owned()), "{many:?}");
         assert_eq!(many.message().contains("these are"), decoded, "{many:?}");
     }
+    let globs = pb::ItemFilter { include_globs: vec![String::new(); 5000], ..Default::default() };
+    let many = plan(&house, rules(|rules| rules.filter = Some(globs)), &[]).await.expect_err("too many globs");
+    assert_eq!((reason(&many).as_str(), fields(&many)), ("INVALID_FIELD", vec!["rules.filter".to_owned()]));
     let huge = pb::LocalEntry { path: "x".repeat(5 * 1024 * 1024), ..entry("b", "1") };
     let huge = plan(&house, rules(|_| {}), &[huge]).await.expect_err("too large");
     assert_eq!((huge.code(), reason(&huge).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
