@@ -2,19 +2,19 @@
 
 use std::{any::TypeId, fmt, marker::PhantomData};
 
-use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
+use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message, Name,
     encoding::{DecodeContext, WireType},
 };
 use tonic::{
     Status,
-    codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, DecodeBuf, Decoder},
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use self::elements::{Refused, Request};
-use crate::limits::{COPY_BYTES, WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
+use crate::limits::{WATCH_BUFFER_BYTES, WATCH_YIELD_BYTES};
 
 mod elements;
 
@@ -58,8 +58,7 @@ impl Encoded {
 }
 
 /// The codec of every RPC. A watch gets a small buffer: it is most of what a quiet one costs. A request is held to
-/// its number of elements before it is decoded. Large bytes are
-/// copied in pieces.
+/// its number of elements before it is decoded.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -76,64 +75,15 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = Piecewise<T>;
+    type Encoder = ProstEncoder<T>;
     type Decoder = Counted<U>;
 
-    fn encoder(&mut self) -> Piecewise<T> {
-        Piecewise(ProstCodec::<T, U>::raw_encoder(buffers::<T>()))
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::raw_encoder(buffers::<T>())
     }
 
     fn decoder(&mut self) -> Counted<U> {
         Counted { inner: ProstCodec::<T, U>::raw_decoder(buffers::<U>()), request: Request::named(&U::full_name()) }
-    }
-}
-
-/// Encodes with copies of [`COPY_BYTES`].
-#[derive(Debug)]
-pub struct Piecewise<T>(ProstEncoder<T>);
-
-impl<T: Message> Encoder for Piecewise<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        message.encode(&mut Pieces(buffer)).map_err(|error| Status::internal(error.to_string()))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        self.0.buffer_settings()
-    }
-}
-
-struct Pieces<'a, 'b>(&'a mut EncodeBuf<'b>);
-
-#[expect(unsafe_code, reason = "the trait is unsafe; what it promises is the inner buffer's")]
-unsafe impl BufMut for Pieces<'_, '_> {
-    fn remaining_mut(&self) -> usize {
-        self.0.remaining_mut()
-    }
-
-    unsafe fn advance_mut(&mut self, count: usize) {
-        // SAFETY: the caller has written them, and the inner buffer is what it wrote to.
-        unsafe { self.0.advance_mut(count) }
-    }
-
-    fn chunk_mut(&mut self) -> &mut UninitSlice {
-        self.0.chunk_mut()
-    }
-
-    fn put<B: Buf>(&mut self, mut source: B) {
-        while source.has_remaining() {
-            let piece = source.chunk();
-            let length = piece.len();
-            self.put_slice(piece);
-            source.advance(length);
-        }
-    }
-
-    fn put_slice(&mut self, bytes: &[u8]) {
-        self.0.reserve(bytes.len());
-        bytes.chunks(COPY_BYTES).for_each(|piece| self.0.put_slice(piece));
     }
 }
 
@@ -299,26 +249,6 @@ mod tests {
             }
         }
         found
-    }
-
-    #[tokio::test]
-    async fn what_is_copied_in_pieces_is_what_was_there() {
-        use http_body_util::BodyExt as _;
-        use tonic::codec::{Codec as _, EncodeBody, SingleMessageCompressionOverride};
-        let messages = [0, 1, COPY_BYTES - 1, COPY_BYTES, COPY_BYTES + 1, 100_000].map(|length| {
-            let data: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-            let chunk = v1::DownloadChunk { offset: 1 << 40, data: data.into(), crc32c: 1 };
-            v1::DownloadFileResponse { payload: Some(v1::download_file_response::Payload::Chunk(chunk)) }
-        });
-        let encoder = Codec::<v1::DownloadFileResponse, v1::DownloadFileRequest>::default().encoder();
-        let told = futures::stream::iter(messages.clone().map(Ok));
-        let body = EncodeBody::new_server(encoder, told, None, SingleMessageCompressionOverride::default(), None);
-        let sent = body.collect().await.expect("no error").to_bytes();
-        let framed = messages.iter().flat_map(|message| {
-            let message = message.encode_to_vec();
-            [&[0][..], &u32::try_from(message.len()).expect("short").to_be_bytes(), &message].concat()
-        });
-        assert_eq!(sent, framed.collect::<Vec<u8>>());
     }
 
     #[test]

@@ -37,10 +37,6 @@ pub const REQUEST_ELEMENTS_MAX: usize = 4096;
 /// The same of a request that holds a `google.protobuf.Value`, whose keys and list items are elements: 1,000 entries of a batch have up
 /// to 20 each. An object in memory is some 700 bytes, so all are 23 MiB at most.
 pub const REQUEST_VALUES_MAX: usize = 32_768;
-/// Large bytes are copied in pieces of this many. The C library copies more than 4 KiB by one instruction (`rep movsb`), which takes
-/// up to fifteen times as long on an AMD of family 25 (Zen 3), depending on where the two lie: a download cost 2.52 s/GiB with it,
-/// 2.12 without, an upload 1.58 and 1.31.
-pub const COPY_BYTES: usize = 2048;
 /// Bytes of one append when the block budget allows two blocks.
 pub const APPEND_BYTES: usize = 2 * BLOCK_BYTES;
 /// Bytes of one append of a large file, if the budget has them at hand: each is a call that business accounts are billed for, and

@@ -5,6 +5,8 @@ mod bundle;
 mod client;
 mod connect;
 mod content_hash;
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+mod copies;
 mod demo;
 mod download;
 mod exit;
@@ -139,6 +141,10 @@ pub type Logs = fn(&Config) -> Result<(), String>;
 /// Parses, runs, and tells how it ended.
 pub fn run(logs: Logs) -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+    if matches!(cli.command, Command::Serve(_) | Command::Emulator(_) | Command::Demo(_)) {
+        copies::settle();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::{
     clock::SharedClock,
     fair,
-    limits::{BLOCK_BYTES, BLOCK_UNUSED, BUDGET_BYTES_MIN, BUDGET_UNIT_BYTES, COPY_BYTES},
+    limits::{BLOCK_BYTES, BLOCK_UNUSED, BUDGET_BYTES_MIN, BUDGET_UNIT_BYTES},
 };
 
 const BLOCK_UNITS: usize = BLOCK_BYTES / BUDGET_UNIT_BYTES;
@@ -535,8 +535,7 @@ impl Block {
     /// Fills in as much of `bytes` as there is room for and says how much that was.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.remaining());
-        let into = self.memory[self.len..self.len + taken].chunks_mut(COPY_BYTES);
-        into.zip(bytes[..taken].chunks(COPY_BYTES)).for_each(|(to, from)| to.copy_from_slice(from));
+        self.memory[self.len..self.len + taken].copy_from_slice(&bytes[..taken]);
         self.len += taken;
         taken
     }
