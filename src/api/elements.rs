@@ -46,6 +46,8 @@ enum Holds {
 struct Requests {
     names: HashMap<String, usize>,
     fields: Vec<Fields>,
+    /// The index of [`VALUE`].
+    value: Option<usize>,
 }
 
 static REQUESTS: LazyLock<Requests> = LazyLock::new(|| {
@@ -102,6 +104,7 @@ impl Requests {
         for method in methods {
             requests.add(method.input_type(), &messages);
         }
+        requests.value = requests.names.get(VALUE).copied();
         requests
     }
 
@@ -130,7 +133,7 @@ impl Requests {
 
     /// One of its own fields does.
     fn holds_value(&self, index: usize) -> bool {
-        let value = self.names.get(VALUE).map(|value| Holds::Message(*value));
+        let value = self.value.map(Holds::Message);
         self.fields[index].iter().any(|field| Some(field.holds) == value)
     }
 
