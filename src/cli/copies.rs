@@ -1,6 +1,7 @@
-//! How the C library copies. Before 2.40 it takes one instruction (`rep movsb`) for more than 4 KiB, which an AMD of family 25 (Zen 3 and
-//! Zen 4) does up to fifteen times slower than a loop, depending on where source and target lie (glibc bug 30994). It
-//! can be told not to, but only by the environment of a process that starts: so what moves bytes for long starts once more there, as itself.
+//! How the C library copies. glibc 2.36 takes one instruction (`rep movsb`) for more than 4 KiB, which an AMD of family 25 (Zen 3 and
+//! Zen 4) does up to fifteen times slower than a loop, depending on where source and target lie (its bug 30994). It
+//! can be told not to, but only by the environment of a process that starts: so what moves bytes for long starts once more there, as
+//! itself.
 
 use std::{env, fs, os::unix::process::CommandExt as _, process::Command};
 
@@ -14,8 +15,10 @@ pub fn settle() {
     let mut arguments = env::args_os();
     let Some(name) = arguments.next() else { return };
     let before = env::var_os(VARIABLE).map_or(Some(String::new()), |set| set.into_string().ok());
-    let set = before.and_then(|before| with_setting(&before));
-    if let (true, Some(set), Ok(program)) = (is_slow(), set, env::current_exe()) {
+    let Some(set) = before.and_then(|before| with_setting(&before)) else { return };
+    if is_slow()
+        && let Ok(program) = env::current_exe()
+    {
         // It returns only if it failed.
         let _ = Command::new(program).arg0(name).args(arguments).env(VARIABLE, set).exec();
     }

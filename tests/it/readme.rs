@@ -190,6 +190,19 @@ fn the_two_way_sync_of_the_readme_takes_nothing_for_deleted_that_it_does_not_see
     assert!(there("a.txt").success() && there("sub/b.txt").success() && there("disk.part").success());
     assert!(!there("c.txt").success(), "that one was deleted");
     succeed(&mut run("test -h copy/a.txt; test -h copy/sub"));
+    // A step that is refused leaves the others to be carried out, and itself to the next run.
+    succeed(&mut run("echo 7 | tee copy/x.txt copy/y.txt copy/z.txt"));
+    sync("");
+    succeed(&mut run("rm copy/x.txt copy/y.txt; echo 8 > copy/z.txt; mkdir bin
+         printf '#!/bin/sh\\ncase \"$*\" in *DeleteItem) exit 71;; esac\\nexec %s \"$@\"\\n' \"$(command -v grpcurl)\" > bin/grpcurl
+         chmod +x bin/grpcurl"));
+    let ran = run("PATH=\"$PWD/bin:$PATH\" python3 sync.py copy /in").output().expect("it runs");
+    assert_eq!((ran.status.code(), text(&ran).matches("exit status 71").count()), (Some(1), 2), "{}", text(&ran));
+    assert!(there("x.txt").success() && there("y.txt").success());
+    assert_eq!(run("dropbox-connector get /in/z.txt --to -").output().expect("it runs").stdout, b"8\n");
+    sync("deleted there: x.txt\ndeleted there: y.txt\n");
+    succeed(&mut run("rm copy/z.txt"));
+    sync("deleted there: z.txt\n");
     // Emptied there, while one file was edited here; then meant so.
     succeed(&mut run("echo 5 > copy/edited.txt"));
     sync("");
