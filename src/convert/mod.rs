@@ -16,7 +16,7 @@ use crate::{
     api::v1 as api,
     convert::path::{Forms, ItemPath},
     fault::{Fault, Reason, Result, Violation},
-    limits::STRING_BYTES_MAX,
+    limits::{DROPBOX_FILE_BYTES_MAX, STRING_BYTES_MAX},
 };
 
 /// Gathers what is wrong with a request, so that a caller hears of all of it at once.
@@ -129,7 +129,10 @@ impl Fields {
         let shared = self.0.iter().all(|(reason, _)| reason == first);
         let reason = if shared { *first } else { Reason::InvalidField };
         let told: Vec<_> = self.0.iter().map(|(_, v)| format!("{}: {}", v.field, v.description)).collect();
-        let fault = Fault::new(reason, told.join("; "));
+        let mut fault = Fault::new(reason, told.join("; "));
+        if reason == Reason::FileTooLarge {
+            fault = fault.fact("limitBytes", DROPBOX_FILE_BYTES_MAX);
+        }
         Err(self.0.into_iter().fold(fault, |fault, (_, v)| fault.violation(v.field, v.reason, v.description)))
     }
 }

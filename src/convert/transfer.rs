@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn sizes_beyond_dropbox_s_are_too_large_and_negative_ones_invalid() {
         let fault = spec(|spec| spec.total_size = Some(2_199_019_061_249)).unwrap_err();
-        assert_eq!(fault.reason(), Reason::FileTooLarge);
+        assert_eq!((fault.reason(), fault.get("limitBytes")), (Reason::FileTooLarge, Some("2199019061248")));
         assert_eq!(wrong(|spec| spec.total_size = Some(-1)), ["spec.total_size"]);
         assert!(spec(|spec| spec.total_size = Some(0)).is_ok());
     }

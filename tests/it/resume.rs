@@ -56,6 +56,32 @@ async fn a_client_killed_at_forty_percent_goes_on_where_dropbox_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_stream_may_begin_far_below_what_dropbox_has_and_name_its_offset_once() {
+    let house = support::start().await;
+    let bytes = noise(30 * MIB + 3, 8);
+    for (lane, sized) in [("ordered", true), ("ordered", false), ("parallel", true), ("parallel", false)] {
+        let (_, spec) = lanes("", bytes.len()).into_iter().find(|(name, _)| *name == lane).expect("a lane");
+        let total_size = spec.total_size.filter(|_| sized);
+        let path = format!("/{lane}-{sized}");
+        let upload_id = start_upload(&house, pb::UploadSpec { path: path.clone(), total_size, ..spec }).await;
+        let mut stream = OpenUpload::resume(&house, &upload_id).await;
+        assert!(stream.send_range(&bytes, 0, 20 * MIB).await);
+        until("something is persisted", || async {
+            upload_status(&house, &upload_id).await.expect("status").persisted_offset >= 8 * MIB as i64
+        })
+        .await;
+        stream.abandon().await;
+        let mut frames = vec![Frame::ResumeUploadId(upload_id), chunk_at(MIB, &bytes[MIB..2 * MIB])];
+        frames.extend(bytes[2 * MIB..].chunks(MIB).map(chunk));
+        frames.push(finish());
+        let answer = upload_frames(&house, frames).await.expect(&path);
+        assert_eq!(file_of(answer.item.as_ref()).size, bytes.len() as i64, "{path}");
+        assert_eq!(answer.content_hash, content_hash(&bytes), "{path}");
+        assert!(house.control().read(None, &path).as_deref() == Some(&bytes), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_started_ahead_takes_its_bytes_in_a_stream() {
     let house = support::start().await;
     for (size, appends, kind) in [(33 * MIB, 0, "concurrent"), (33 * MIB, 1, "sequential"), (9 * MIB, 0, "sequential")]

@@ -22,18 +22,17 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
                 .fact("actualCrc32c", format_args!("{arrived:08x}")));
             }
         }
-        if bytes.is_empty() {
+        if bytes.is_empty() && offset.is_none() {
             return Ok(());
         }
-        if self.rules.resumed && !self.seen_chunk && offset.is_none() {
+        if self.rules.resumed && self.behind.is_none() && offset.is_none() {
             return Err(Fault::field(
                 "chunk.write_offset",
                 "REQUIRED",
                 "the first chunk of a resumed stream names its offset",
             ));
         }
-        self.seen_chunk = true;
-        let offset = offset.unwrap_or(self.next_offset);
+        let offset = offset.or(self.behind).unwrap_or(self.next_offset);
         if offset > self.next_offset {
             return Err(Fault::new(
                 Reason::OffsetGap,
@@ -42,6 +41,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             .fact("writeOffset", offset)
             .fact("expectedOffset", self.next_offset));
         }
+        self.behind = Some(offset + bytes.len() as u64);
         let known = self.next_offset - offset;
         if known >= bytes.len() as u64 {
             return Ok(());

@@ -106,7 +106,8 @@ pub struct PartCutter<S> {
     pending: Bytes,
     /// Bytes hashed since the last yield.
     hashed: usize,
-    seen_chunk: bool,
+    /// Where the chunk before ended, which may lie below `next_offset`: a chunk without an offset goes on there.
+    behind: Option<u64>,
     stage: Stage,
     /// Reading time since the last frame.
     idle: Duration,
@@ -174,7 +175,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             gathered: None,
             pending: Bytes::new(),
             hashed: 0,
-            seen_chunk: false,
+            behind: None,
             stage: Stage::Reading,
             idle: Duration::ZERO,
             pace: Pace::default(),

@@ -1,5 +1,7 @@
 //! What the cutter does with every kind of stream.
 
+mod offsets;
+
 use std::{
     sync::{Arc, OnceLock},
     time::SystemTime,
@@ -264,59 +266,11 @@ async fn salvage_gives_the_whole_blocks_of_a_stream_that_failed() {
 }
 
 #[tokio::test]
-async fn a_resumed_stream_goes_on_from_stored_digests() {
-    let bytes = content(3 * BLOCK + 9);
-    let digests: Vec<_> = bytes[..2 * BLOCK].chunks(BLOCK).map(BlockDigest::of).collect();
-    let rules = Rules { resumed: true, declared_hash: Some(ContentHash::of(&bytes)), ..Rules::default() };
-    for known in [Some(digests.as_slice()), None] {
-        let all = vec![
-            // Overlap: not what was sent before, and skipped unverified.
-            chunk_at(2 * BLOCK - 100, Bytes::from_static(&[9; 100])),
-            chunk_at(2 * BLOCK - 50, bytes.slice(2 * BLOCK - 50..3 * BLOCK)),
-            chunk(bytes.slice(3 * BLOCK..)),
-            finish(),
-        ];
-        let clock = Arc::new(SystemClock);
-        let start = 2 * BLOCK as u64;
-        let frames = stream::iter(all);
-        let mut cutter =
-            PartCutter::new(frames, start, known, budget(), "p", rules.clone(), clock).expect("a block edge");
-        let part = cutter.next().await.expect("no fault").expect("a part");
-        assert_eq!((part.offset, part.len()), (start, BLOCK as u64 + 9));
-        assert_eq!(part.pieces.concat(), &bytes[2 * BLOCK..]);
-        assert!(cutter.next().await.expect("no fault").is_none());
-        let hash = known.map(|_| ContentHash::of(&bytes));
-        let expected = rules.declared_hash;
-        assert_eq!(cutter.close(), Closing::Commit { hash, size: bytes.len() as u64, expected });
-    }
-    assert_eq!(reason_of(vec![chunk(content(1))], rules.clone()).await, Reason::InvalidField);
-    let start = PartCutter::new(stream::empty(), 5, None, budget(), "p", rules, Arc::new(SystemClock));
-    assert_eq!(start.expect_err("not a block edge").reason(), Reason::ConnectorBug);
-}
-
-#[tokio::test]
 async fn a_damaged_chunk_is_refused_before_any_of_it_goes_on() {
     let bad = Ok(Frame::Chunk { offset: None, bytes: content(10), crc32c: Some(1) });
     assert_eq!(reason_of(vec![bad, finish()], Rules::default()).await, Reason::ChunkCrcMismatch);
     let known = Ok(Frame::Chunk { offset: None, bytes: Bytes::from_static(b"123456789"), crc32c: Some(0xe306_9283) });
     assert!(cut(vec![known, finish()], Rules::default()).await.is_ok(), "the check value of CRC-32C");
-}
-
-#[tokio::test]
-async fn offsets_may_overlap_but_leave_no_gap() {
-    let bytes = content(1000);
-    let all = vec![
-        chunk_at(0, bytes.slice(..600)),
-        chunk_at(200, bytes.slice(200..500)),
-        chunk(Bytes::new()),
-        chunk_at(500, bytes.slice(500..1000)),
-        finish(),
-    ];
-    let (parts, _) = cut(all, Rules::default()).await.expect("no fault");
-    check(&parts, &bytes);
-    let gap = cut(vec![chunk(bytes.slice(..10)), chunk_at(11, bytes.slice(11..12))], Rules::default()).await;
-    let gap = gap.expect_err("a gap");
-    assert_eq!((gap.reason(), gap.get("expectedOffset")), (Reason::OffsetGap, Some("10")));
 }
 
 #[tokio::test]

@@ -411,7 +411,10 @@ impl Work {
                 let text = "the upload holds other bytes than content_hash names; it was not committed";
                 return Err(Fault::new(Reason::ContentHashMismatch, text)
                     .fact("expectedContentHash", expected)
-                    .fact("computedContentHash", there));
+                    .fact("computedContentHash", there)
+                    .with_remedy(
+                        "the bytes are kept: commit them by the hash of what you sent, or send the file anew",
+                    ));
             }
             (expected, None) => whole.expected = expected,
             _ => {}
