@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::time::Sleep;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
-use super::{active::Active, door::Addressed, lift::Lifted};
+use super::{active::Active, door::Addressed, lift::Lifted, unread::Unread};
 use crate::{
     api::v1 as api,
     convert::transfer::{self as convert, Frame as Checked},
@@ -204,16 +204,12 @@ impl<M: Message> Frames<M> {
 
     fn broken(&mut self, status: &Status) -> Fault {
         self.ended = true;
-        match status.code() {
-            // tonic judges by the length prefix; other stacks call it RESOURCE_EXHAUSTED.
-            Code::OutOfRange | Code::ResourceExhausted => convert::chunk_too_large(),
-            // What cannot be decoded, or not be decompressed.
-            Code::Internal | Code::InvalidArgument
-                if ["decode", "decompress"].iter().any(|what| status.message().contains(what)) =>
-            {
+        match Unread::of(status) {
+            Some(Unread::TooLarge) => convert::chunk_too_large(),
+            Some(Unread::TooMany | Unread::Malformed) => {
                 Fault::new(Reason::FrameOrder, "a message of the stream is not an upload frame")
             }
-            _ => Fault::new(Reason::Cancelled, "the caller's stream broke off"),
+            None => Fault::new(Reason::Cancelled, "the caller's stream broke off"),
         }
     }
 

@@ -27,6 +27,7 @@ use super::{
     opening::{Coding, Opening},
     pieces, status,
     stranger::Stranger,
+    unread,
 };
 use crate::{
     access::{self, Authenticator, Certificate, Class, Permission, Principal},
@@ -311,6 +312,10 @@ fn name(response: &mut Response<Body>, request_id: &str) {
 }
 
 fn watch(mut response: Response<Body>, call: &Call, end: End) -> Response<Body> {
+    let ours = call.facts().rpc.starts_with("dropboxconnector.");
+    if let Some(fault) = unread::refused(response.headers(), call.facts().class == Class::Admin).filter(|_| ours) {
+        response = call.refusal(&fault).into_http();
+    }
     name(&mut response, call.request_id());
     if let Some(code) = response.headers().get("grpc-status") {
         end.saw(code);

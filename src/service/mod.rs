@@ -39,6 +39,7 @@ mod status;
 mod stranger;
 mod sync;
 mod transfer;
+mod unread;
 mod walk;
 mod web;
 

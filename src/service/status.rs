@@ -296,12 +296,11 @@ impl Details {
         let about = fault.about();
         let subject =
             || fault.get("applicationParameterId").filter(|_| about.is_none()).or(about.map(|r| r.name.as_str()));
-        let resource =
-            about.filter(|_| !hidden && !metadata.contains_key("uploadId")).map(|resource| pb::ResourceInfo {
-                resource_type: resource.kind.to_owned(),
-                resource_name: cut(&resource.name, FACT_BYTES_MAX).to_owned(),
-                ..Default::default()
-            });
+        let resource = about.filter(|_| !hidden).map(|resource| pb::ResourceInfo {
+            resource_type: resource.kind.to_owned(),
+            resource_name: cut(&resource.name, FACT_BYTES_MAX).to_owned(),
+            ..Default::default()
+        });
         Details {
             info: pb::ErrorInfo { reason: reason.name().to_owned(), domain: DOMAIN.to_owned(), metadata },
             request: pb::RequestInfo { request_id: request_id.to_owned(), serving_data: String::new() },

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use dbxcase::dbx_str_lowercase;
@@ -21,13 +21,11 @@ use super::{
     filter::{self, Filter, Measures, Place},
     items::Answers,
     pages,
+    unread::Unread,
 };
 use crate::{
     access::Permissions,
-    api::{
-        TOO_MANY_ELEMENTS,
-        v1::{self as api, plan_sync_request::Frame, plan_sync_response::Payload},
-    },
+    api::v1::{self as api, plan_sync_request::Frame, plan_sync_response::Payload},
     clock::{from_dropbox_time, from_unix_seconds, unix_seconds},
     convert::{
         items::paths,
@@ -458,20 +456,13 @@ impl Frames {
 }
 
 fn broken(status: &Status, (field, most): (&'static str, usize)) -> Fault {
-    match status.code() {
-        // tonic judges by the length prefix.
-        Code::OutOfRange | Code::ResourceExhausted => {
+    match Unread::of(status) {
+        Some(Unread::TooLarge) => {
             Fault::field("entries", "TOO_LARGE", "a message is larger than max_message_bytes of GetServerInfo")
         }
-        Code::InvalidArgument if status.message().starts_with(TOO_MANY_ELEMENTS) => {
-            Fault::field(field, "OUT_OF_RANGE", format!("at most {most} in one message"))
-        }
-        Code::Internal | Code::InvalidArgument
-            if ["decode", "decompress"].iter().any(|what| status.message().contains(what)) =>
-        {
-            order("a message of the stream is not a frame of a plan")
-        }
-        _ => Fault::new(Reason::Cancelled, "the caller's stream broke off"),
+        Some(Unread::TooMany) => Fault::field(field, "OUT_OF_RANGE", format!("at most {most} in one message")),
+        Some(Unread::Malformed) => order("a message of the stream is not a frame of a plan"),
+        None => Fault::new(Reason::Cancelled, "the caller's stream broke off"),
     }
 }
 

@@ -12,12 +12,12 @@ use dropbox_connector::{
     api::v1::{self as pb, upload_file_request::Frame},
     emulator::control::{Generate, Seed},
 };
-use tonic::{Code, Request, codec::CompressionEncoding};
+use tonic::{Code, Request, Status, codec::CompressionEncoding};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    House, MIB, PARAMETER, chunk, download, finish, noise,
+    House, MIB, PARAMETER, chunk, download, fact, finish, noise,
     process::{BINARY, Served, succeed, text, tool},
     reason, request, retry_delay, spec, start, start_with, streams, until, upload,
 };
@@ -250,6 +250,13 @@ async fn garbage_on_every_port_harms_nobody() {
     assert!(fetch(addresses.http, "/ready").starts_with("HTTP/1.1 200"));
 }
 
+/// A refusal of the message as a whole: code, reason, and the reason of its violation.
+fn whole(status: &Status) -> (Code, String, String) {
+    let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+    let of_all = violations.iter().find(|violation| violation.field == "request");
+    (status.code(), reason(status), of_all.map_or_else(String::new, |violation| violation.reason.clone()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_no_protobuf_or_too_large_are_refused() {
     let house = start().await;
@@ -260,12 +267,24 @@ async fn messages_that_are_no_protobuf_or_too_large_are_refused() {
     let codec = tonic_prost::ProstCodec::<pb::UploadChunk, pb::GetItemResponse>::default();
     let wrong = pb::UploadChunk { write_offset: Some(5), ..Default::default() };
     let status = grpc.unary(Request::new(wrong), path, codec).await.map(drop).expect_err("not that message");
-    assert!(matches!(status.code(), Code::Internal | Code::InvalidArgument), "{status:?}");
-    let large = pb::GetItemRequest { path: "x".repeat(5 * 1024 * 1024), ..get("/") };
+    assert_eq!(whole(&status), (Code::InvalidArgument, "INVALID_FIELD".into(), "MALFORMED".into()), "{status:?}");
+    let long = |bytes: usize| "x".repeat(bytes);
+    let large = pb::GetItemRequest { path: long(5 * 1024 * 1024), ..get("/") };
     let status = house.client().get_item(large).await.expect_err("too large");
-    assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument), "{status:?}");
-    let long = house.client().get_item(get(&format!("/{}", "x/".repeat(2000)))).await.expect_err("a long path");
-    assert_eq!(reason(&long), "MALFORMED_PATH");
+    assert_eq!(whole(&status), (Code::InvalidArgument, "INVALID_FIELD".into(), "TOO_LARGE".into()), "{status:?}");
+    assert_eq!(fact(&status, "limitBytes"), Some((4 * 1024 * 1024 + 64 * 1024).to_string()));
+    let listed = pb::ListFolderRequest { path: long(5 * 1024 * 1024), ..Default::default() };
+    let status = house.client().list_folder(listed).await.map(drop).expect_err("too large");
+    assert_eq!(whole(&status).2, "TOO_LARGE", "{status:?}");
+    let parameter = pb::ApplicationParameter { display_name: long(2 * 1024 * 1024), ..Default::default() };
+    let made = pb::CreateApplicationParameterRequest { application_parameter: Some(parameter), ..Default::default() };
+    let status = house.admin().await.create_application_parameter(made).await.expect_err("too large");
+    assert_eq!((whole(&status).2.as_str(), fact(&status, "limitBytes")), ("TOO_LARGE", Some("1048576".into())));
+    let many = pb::CommitUploadsRequest { items: vec![pb::UploadToCommit::default(); 4097], ..Default::default() };
+    let status = house.client().commit_uploads(many).await.expect_err("too many");
+    assert_eq!(whole(&status), (Code::InvalidArgument, "INVALID_FIELD".into(), "OUT_OF_RANGE".into()), "{status:?}");
+    let refused = house.client().get_item(get(&format!("/{}", "x/".repeat(2000)))).await.expect_err("a long path");
+    assert_eq!(reason(&refused), "MALFORMED_PATH");
     let context = pb::RequestContext {
         act_as: Some(pb::request_context::ActAs::SelectUser("dbmid:x".into())),
         ..Default::default()

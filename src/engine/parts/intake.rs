@@ -11,28 +11,29 @@ use crate::{
 
 impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     pub(super) fn accept(&mut self, offset: Option<u64>, mut bytes: Bytes, crc32c: Option<u32>) -> Result<()> {
+        let start = self.track.start(offset);
+        let offset = start.unwrap_or(self.next_offset);
         if let Some(sent) = crc32c {
             let arrived = crc_fast::crc32_iscsi(&bytes);
             if arrived != sent {
                 return Err(Fault::new(
                     Reason::ChunkCrcMismatch,
-                    format!("the chunk at offset {} arrived damaged", offset.unwrap_or(self.next_offset)),
+                    format!("the chunk at offset {offset} arrived damaged"),
                 )
                 .fact("expectedCrc32c", format_args!("{sent:08x}"))
                 .fact("actualCrc32c", format_args!("{arrived:08x}")));
             }
         }
-        if bytes.is_empty() && offset.is_none() {
+        if bytes.is_empty() {
             return Ok(());
         }
-        if self.rules.resumed && self.behind.is_none() && offset.is_none() {
+        if self.rules.resumed && start.is_none() {
             return Err(Fault::field(
                 "chunk.write_offset",
                 "REQUIRED",
                 "the first chunk of a resumed stream names its offset",
             ));
         }
-        let offset = offset.or(self.behind).unwrap_or(self.next_offset);
         if offset > self.next_offset {
             return Err(Fault::new(
                 Reason::OffsetGap,
@@ -41,7 +42,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             .fact("writeOffset", offset)
             .fact("expectedOffset", self.next_offset));
         }
-        self.behind = Some(offset + bytes.len() as u64);
+        self.track.goes_to(offset + bytes.len() as u64);
+        self.pace.bytes += bytes.len() as u64;
         let known = self.next_offset - offset;
         if known >= bytes.len() as u64 {
             return Ok(());
@@ -56,7 +58,6 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         if let Some(listener) = &self.listener {
             listener(reached);
         }
-        self.pace.bytes += bytes.len() as u64;
         self.pending = bytes;
         Ok(())
     }
@@ -79,6 +80,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         if rules.declared_size.is_some_and(|declared| declared != self.next_offset) {
             return Err(rules.size_mismatch(self.next_offset));
         }
+        self.track.finish(self.next_offset)?;
         self.stage = Stage::Finishing;
         Ok(())
     }

@@ -7,6 +7,7 @@ mod intake;
 mod pace;
 mod ripe;
 mod rules;
+mod track;
 
 use std::{fmt, time::Duration};
 
@@ -16,8 +17,11 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use tokio::task::yield_now;
 
-pub use self::rules::Rules;
 use self::{filling::Filling, pace::Pace, ripe::Ripe};
+pub use self::{
+    rules::Rules,
+    track::{Track, shorter},
+};
 use super::{
     blocks::{Blocks, Tally},
     content_hash::{BlockDigest, ContentHash},
@@ -31,7 +35,7 @@ use crate::{
 /// One message of an upload stream behind the opening.
 #[derive(Debug, Clone)]
 pub enum Frame {
-    /// Empty `bytes` keep the stream alive and do nothing else.
+    /// Empty `bytes` keep the stream alive and do nothing else, whatever their offset.
     Chunk {
         offset: Option<u64>,
         bytes: Bytes,
@@ -106,8 +110,7 @@ pub struct PartCutter<S> {
     pending: Bytes,
     /// Bytes hashed since the last yield.
     hashed: usize,
-    /// Where the chunk before ended, which may lie below `next_offset`: a chunk without an offset goes on there.
-    behind: Option<u64>,
+    track: Track,
     stage: Stage,
     /// Reading time since the last frame.
     idle: Duration,
@@ -175,7 +178,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             gathered: None,
             pending: Bytes::new(),
             hashed: 0,
-            behind: None,
+            track: Track::default(),
             stage: Stage::Reading,
             idle: Duration::ZERO,
             pace: Pace::default(),

@@ -66,9 +66,12 @@ pub(super) struct Admitted {
 }
 
 fn busy() -> Fault {
-    Fault::new(Reason::ConnectorBusy, "too many uploads wait to be let in")
-        .fact("limit", "transfer_buffer_mib")
-        .retry_after(limits::BUSY_RETRY)
+    Fault::new(
+        Reason::ConnectorBusy,
+        "too many uploads wait to be let in; those that say their total_size take less room",
+    )
+    .fact("limit", "transfer_buffer_mib")
+    .retry_after(limits::BUSY_RETRY)
 }
 
 /// What an open stream holds outside blocks.

@@ -24,7 +24,7 @@ use crate::{
     dropbox::{Caller, routes},
     engine::{
         content_hash::{BlockDigest, ContentHasher},
-        parts::Part,
+        parts::{Part, shorter},
     },
     fault::{Fault, Reason, Result},
     limits,
@@ -297,15 +297,7 @@ impl Driver {
             let offset = part.offset + n as u64 * block;
             match self.covered.remove(&offset) {
                 Some(known) if known == *digest => self.pieces.insert(offset, offset + piece.len() as u64),
-                Some(_) => {
-                    return Err(Fault::new(
-                        Reason::ContentHashMismatch,
-                        format!(
-                            "the bytes at {offset} are not the ones sent before: the source changed; start a new upload"
-                        ),
-                    )
-                    .fact("offset", offset));
-                }
+                Some(_) => return Err(changed(offset)),
                 None => missing.push(Part {
                     offset,
                     pieces: SmallVec::from_iter([piece.clone()]),
@@ -347,6 +339,15 @@ impl Driver {
     /// The last request: all others are acknowledged, so it may close.
     async fn close(&mut self, tail: Option<Part>, size: u64) -> Result<()> {
         let part = tail.unwrap_or_else(|| Part { offset: size, pieces: SmallVec::new(), digests: SmallVec::new() });
+        // What a former stream sent further on is none of this file.
+        if self.covered.range(size..).next().is_some() {
+            return Err(shorter(size));
+        }
+        for (offset, digest) in (part.offset..).step_by(limits::BLOCK_BYTES).zip(&part.digests) {
+            if self.covered.get(&offset).is_some_and(|known| known != digest) {
+                return Err(changed(offset));
+            }
+        }
         let append = Append {
             caller: self.caller.clone(),
             session: self.plan.session.clone(),
@@ -555,6 +556,11 @@ fn hash_of(part: &Part, from: u64, body: &[Bytes]) -> crate::engine::content_has
     let mut hasher = ContentHasher::new();
     body.iter().for_each(|piece| hasher.update(piece));
     hasher.finish()
+}
+
+fn changed(offset: u64) -> Fault {
+    let text = format!("the bytes at {offset} are not the ones sent before: the source changed; start a new upload");
+    Fault::new(Reason::ContentHashMismatch, text).fact("offset", offset)
 }
 
 fn covered(beyond: &[Piece]) -> BTreeMap<u64, BlockDigest> {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     dropbox::Caller,
-    engine::parts::Frame,
+    engine::parts::{Frame, Track},
     fault::{Fault, Reason, Result},
 };
 
@@ -90,7 +90,7 @@ impl Shared {
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
-        let mut held_back = Duration::ZERO;
+        let (mut held_back, mut track) = (Duration::ZERO, Track::default());
         loop {
             let frame = tokio::select! {
                 biased;
@@ -103,12 +103,15 @@ impl Shared {
             match frame.transpose()? {
                 None => return Ok(None),
                 Some(Frame::HeldBack(span)) => held_back = span,
+                Some(Frame::Chunk { bytes, .. }) if bytes.is_empty() => {}
                 Some(Frame::Chunk { offset, bytes, .. }) => {
-                    let end = offset.unwrap_or(whole.size).saturating_add(bytes.len() as u64);
+                    let start = track.start(offset).unwrap_or(whole.size);
+                    let end = start.saturating_add(bytes.len() as u64);
                     if end > whole.size {
                         let text = format!("the upload is closed at {} bytes", whole.size);
                         return Err(Fault::new(Reason::UploadClosed, text).fact("persistedOffset", whole.size));
                     }
+                    track.goes_to(end);
                 }
                 Some(Frame::Finish { content_hash, size }) => {
                     if size.is_some_and(|size| size != whole.size) {
@@ -119,6 +122,7 @@ impl Shared {
                             "not the bytes sent",
                         ));
                     }
+                    track.finish(whole.size)?;
                     whole.expected = content_hash.or(whole.expected);
                     if let (Some(own), Some(expected)) = (whole.hash, whole.expected)
                         && own != expected

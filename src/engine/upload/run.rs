@@ -428,6 +428,8 @@ fn tell_received(progress: watch::Sender<Progress>) -> impl Fn(u64) + Send + 'st
     }
 }
 
+const COMMIT_ANEW: &str = "the bytes are kept: call CommitUploads with the uploadId and other terms (path, OVERWRITE, the new rev or autorename)";
+
 /// A failure that leaves an upload whole says which one it is and where it goes on.
 pub(super) fn located(fault: Fault, upload_id: &str, persisted: u64) -> Fault {
     let spoilt = matches!(fault.reason(), Reason::ContentHashMismatch | Reason::UploadNotFound | Reason::ConnectorBug);
@@ -437,6 +439,16 @@ pub(super) fn located(fault: Fault, upload_id: &str, persisted: u64) -> Fault {
     if spoilt || fault.get("uploadId").is_some() {
         return fault;
     }
+    // By the name that its caller knows it by.
+    let fault = match fault.about().is_some_and(|about| about.kind == "upload") {
+        true => fault.resource("upload", short(upload_id)),
+        false => fault,
+    };
+    // Only a commit meets another file, so all bytes are there.
+    let fault = match fault.reason() {
+        Reason::PathConflict | Reason::RevisionConflict => fault.with_remedy(COMMIT_ANEW),
+        _ => fault,
+    };
     let fault = if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };
     fault.fact("uploadId", upload_id)
 }

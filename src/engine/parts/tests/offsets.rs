@@ -75,13 +75,41 @@ async fn chunks_without_an_offset_go_on_where_the_one_before_ended_however_far_b
         }
         assert!(sent == bytes[start..], "from {from} by {piece}: {} bytes", sent.len());
     }
-    // Also where the overlap is within one stream, and an empty chunk moves there.
-    let all = vec![
-        chunk_at(0, bytes.slice(..1000)),
-        chunk_at(200, Bytes::new()),
-        chunk(bytes.slice(200..300)),
-        chunk(bytes.slice(300..1100)),
-        finish(),
-    ];
-    check(&cut(all, Rules::default()).await.expect("no fault").0, &bytes[..1100]);
+    // Also where the overlap is within one stream. An empty chunk does not move anything, wherever it says it lies.
+    for kept_alive in [0, 250, 5000] {
+        let all = vec![
+            chunk_at(0, bytes.slice(..1000)),
+            chunk_at(200, bytes.slice(200..300)),
+            chunk_at(kept_alive, Bytes::new()),
+            chunk(bytes.slice(300..1100)),
+            finish(),
+        ];
+        check(&cut(all, Rules::default()).await.expect("no fault").0, &bytes[..1100]);
+    }
+    let empty_first = vec![chunk_at(0, Bytes::new()), chunk(bytes.slice(..10)), finish()];
+    assert_eq!(reason_of(empty_first, rules).await, Reason::InvalidField, "no chunk has said where it lies");
+}
+
+#[tokio::test]
+async fn a_file_that_became_shorter_than_what_was_sent_of_it_is_not_committed() {
+    let (bytes, start) = (content(BLOCK + 9), BLOCK);
+    let rules = Rules { resumed: true, ..Rules::default() };
+    for (frames, kept) in [
+        (vec![chunk_at(0, bytes.slice(..1000)), chunk(bytes.slice(1000..BLOCK - 1)), finish()], false),
+        (vec![chunk_at(0, bytes.slice(..1000)), chunk(bytes.slice(1000..BLOCK)), finish()], true),
+        (vec![chunk_at(BLOCK, bytes.slice(BLOCK..)), chunk_at(7, bytes.slice(7..8)), finish()], false),
+        (vec![finish()], true),
+    ] {
+        let (frames, clock) = (stream::iter(frames), Arc::new(SystemClock));
+        let mut cutter =
+            PartCutter::new(frames, start as u64, None, budget(), "p", rules.clone(), clock).expect("a block edge");
+        let ended = loop {
+            match cutter.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(fault) => break Some(fault.reason()),
+            }
+        };
+        assert_eq!(ended, (!kept).then_some(Reason::SizeMismatch));
+    }
 }
