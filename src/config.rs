@@ -88,6 +88,8 @@ pub struct Config {
     #[serde(with = "span")]
     pub download_idle: Duration,
     #[serde(with = "span")]
+    pub plan_idle: Duration,
+    #[serde(with = "span")]
     pub drain_delay: Duration,
     #[serde(with = "span")]
     pub drain_grace: Duration,

@@ -56,7 +56,7 @@ reasons! {
     ConnectorBug, "CONNECTOR_BUG", "report it with the request id";
     ConnectorBusy, "CONNECTOR_BUSY", "wait for the delay and call again, or raise the connector's limits";
     ContentChanged, "CONTENT_CHANGED", "start the download again from the beginning";
-    ContentHashMismatch, "CONTENT_HASH_MISMATCH", "send the file again; what arrived is not what the hash names";
+    ContentHashMismatch, "CONTENT_HASH_MISMATCH", "send the file again in a new upload; what arrived is not what the hash names";
     ContentNotReady, "CONTENT_NOT_READY", "wait for the delay and call again";
     CredentialsRejected, "CREDENTIALS_REJECTED", "import a refresh token or access token that Dropbox accepts for this app";
     CursorReset, "CURSOR_RESET", "start the listing again from its first page";
@@ -173,7 +173,7 @@ reasons! {
     UploadConcurrentWriter, "UPLOAD_CONCURRENT_WRITER", "stop the other writer, then resume from persistedOffset";
     UploadIdle, "UPLOAD_IDLE", "resume the upload and send without long pauses";
     UploadNotFound, "UPLOAD_NOT_FOUND", "start a new upload";
-    UploadOpen, "UPLOAD_OPEN", "resume the upload at persistedOffset and send finish, then commit it";
+    UploadOpen, "UPLOAD_OPEN", "resume the upload at persistedOffset, send the rest and finish, then commit it";
     UploadTakenOver, "UPLOAD_TAKEN_OVER", "let one stream write an upload";
     UpstreamTimeout, "UPSTREAM_TIMEOUT", "wait for the delay and call again, or raise the parameter's timeouts";
     UrlFetchFailed, "URL_FETCH_FAILED", "check that Dropbox can fetch the url";

@@ -181,9 +181,6 @@ pub const PLANS_BYTES_MAX: usize = 128 * MIB as usize;
 pub const PLAN_UNIT_BYTES: usize = MIB as usize;
 /// What a plan holds beside its listing: the window of its stream, a message of entries, the answer to it.
 pub const PLAN_OPEN_BYTES: usize = STREAM_WINDOW_BYTES as usize + MESSAGE_BYTES_MAX + PLAN_BATCH_BYTES_MAX;
-/// A plan whose caller neither sends nor reads for so long ends: what it holds is everybody's. Callers hash large files between
-/// two messages.
-pub const PLAN_IDLE: Duration = Duration::from_secs(600);
 
 // ---- the write gate (API-DESIGN a.3) ----
 

@@ -216,6 +216,10 @@ pub struct Overrides {
     #[arg(long, env = "DROPBOX_CONNECTOR_DOWNLOAD_IDLE", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_idle: Option<String>,
+    /// Time without sending or reading after which a PlanSync ends.
+    #[arg(long, env = "DROPBOX_CONNECTOR_PLAN_IDLE", value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan_idle: Option<String>,
     /// Time between "not ready" and refusing new calls, in which load balancers hear of it; with --emulator none.
     #[arg(long, env = "DROPBOX_CONNECTOR_DRAIN_DELAY", value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]

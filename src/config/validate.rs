@@ -59,6 +59,7 @@ impl Config {
         check("max_requests_per_account", (4..=1024).contains(&self.max_requests_per_account), "must be 4 to 1024");
         check("upload_idle", self.upload_idle >= Duration::from_secs(1), "must be at least 1s");
         check("download_idle", self.download_idle >= Duration::from_secs(1), "must be at least 1s");
+        check("plan_idle", self.plan_idle >= Duration::from_secs(1), "must be at least 1s");
         check("connection_age", self.connection_age >= Duration::from_secs(1), "must be at least 1s");
         check("drain_delay", self.drain_delay <= Duration::from_secs(600), "must be at most 10m");
         check("drain_grace", self.drain_grace <= Duration::from_secs(3600), "must be at most 1h");

@@ -112,5 +112,6 @@ fn server_limits(config: &Config) -> api::ServerLimits {
         max_plan_entries: count(limits::PLAN_ENTRIES_MAX),
         max_plan_bytes: bytes(limits::PLANS_BYTES_MAX),
         max_commit_items: count(limits::COMMITS_MAX),
+        plan_idle: Some(duration(config.plan_idle)),
     }
 }

@@ -140,7 +140,7 @@ impl Doors {
             raw_api: RawApi { door: door.clone() },
             events: Events::new(door.clone(), hub.clone(), config.max_watches, config.max_stream_age, draining.clone())
                 .into(),
-            plans: Plans::new(door.clone(), hub.clone()),
+            plans: Plans::new(door.clone(), hub.clone(), config.plan_idle),
             about: About::new(&config, started_at, hub),
         };
         Doors {

@@ -2,6 +2,8 @@
 //! task of its own. A caller that does not read stops it, and nothing is queued but two answers. What it holds is taken from an
 //! allowance that all plans share.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -44,7 +46,7 @@ use crate::{
     fault::{Fault, Reason, Result},
     limits::{
         BUSY_RETRY, FILTER_GLOBS_MAX, LIST_LIMIT_MAX, PLAN_BATCH_BYTES_MAX, PLAN_BATCH_STEPS_MAX, PLAN_ENTRIES_MAX,
-        PLAN_IDLE, PLAN_OPEN_BYTES, PLAN_UNIT_BYTES, PLANS_BYTES_MAX, READ_ON, READ_ON_MESSAGES,
+        PLAN_OPEN_BYTES, PLAN_UNIT_BYTES, PLANS_BYTES_MAX, READ_ON, READ_ON_MESSAGES,
     },
 };
 
@@ -59,11 +61,13 @@ pub struct Plans {
     pub door: Door,
     hub: Hub,
     allowance: Fair,
+    /// How long a caller may neither send nor read.
+    idle: Duration,
 }
 
 impl Plans {
-    pub fn new(door: Door, hub: Hub) -> Plans {
-        Plans { door, hub, allowance: Fair::new(PLANS_BYTES_MAX / PLAN_UNIT_BYTES) }
+    pub fn new(door: Door, hub: Hub, idle: Duration) -> Plans {
+        Plans { door, hub, allowance: Fair::new(PLANS_BYTES_MAX / PLAN_UNIT_BYTES), idle }
     }
 
     /// The answers begin at once; what the first message does wrong is told by the stream's end.
@@ -73,7 +77,7 @@ impl Plans {
         let (plans, tasks) = (self.clone(), self.door.tasks.clone());
         let task = async move {
             let gone = answers.clone();
-            let mut frames = Frames { stream, over: false };
+            let mut frames = Frames { stream, over: false, idle: plans.idle };
             let outcome = tokio::select! {
                 () = gone.closed() => return,
                 outcome = plans.run(&call, &mut frames, &answers) => outcome,
@@ -101,7 +105,8 @@ impl Plans {
         let policy =
             Policy { direction: rules.direction, on_conflict: rules.on_conflict, on_missing: rules.on_missing };
         let files = count(listing.files());
-        let mut told = Telling { answers, batch: batch(), summary: api::SyncSummary::default(), rules };
+        let (batch, summary) = (batch(), api::SyncSummary::default());
+        let mut told = Telling { answers, batch, summary, rules, idle: self.idle };
         told.summary.resume_token = resume_token;
         let work = async {
             told.send(Payload::Listed(api::SyncListed { files })).await?;
@@ -299,6 +304,7 @@ struct Telling<'a> {
     batch: pages::Answer<api::SyncStep>,
     summary: api::SyncSummary,
     rules: &'a Rules,
+    idle: Duration,
 }
 
 impl Telling<'_> {
@@ -342,9 +348,9 @@ impl Telling<'_> {
     /// Waits until there is room: until the caller has read.
     async fn send(&mut self, payload: Payload) -> Result<()> {
         let answer = api::PlanSyncResponse { payload: Some(payload) };
-        match timeout(PLAN_IDLE, self.answers.send(Ok(answer))).await {
+        match timeout(self.idle, self.answers.send(Ok(answer))).await {
             Ok(sent) => sent.map_err(|_| Fault::new(Reason::Cancelled, "the caller has left")),
-            Err(_) => Err(idle("the plan's answers were not read")),
+            Err(_) => Err(idle("the plan's answers were not read", self.idle)),
         }
     }
 }
@@ -357,8 +363,8 @@ fn count(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn idle(what: &str) -> Fault {
-    let text = format!("{what} for {} s", PLAN_IDLE.as_secs());
+fn idle(what: &str, span: Duration) -> Fault {
+    let text = format!("{what} for {} s", span.as_secs());
     Fault::new(Reason::UploadIdle, text)
         .retry_after(BUSY_RETRY)
         .with_remedy("plan again, and send and read without long pauses")
@@ -399,6 +405,7 @@ struct Frames {
     stream: Streaming<api::PlanSyncRequest>,
     /// It gave its last message, or failed.
     over: bool,
+    idle: Duration,
 }
 
 impl Frames {
@@ -424,7 +431,7 @@ impl Frames {
 
     /// The next message, and which of its fields may hold how many.
     async fn message(&mut self, most: (&'static str, usize)) -> Result<Option<api::PlanSyncRequest>> {
-        match timeout(PLAN_IDLE, self.stream.message()).await {
+        match timeout(self.idle, self.stream.message()).await {
             Ok(Ok(message)) => {
                 self.over = message.is_none();
                 Ok(message)
@@ -433,7 +440,7 @@ impl Frames {
                 self.over = true;
                 Err(broken(&status, most))
             }
-            Err(_) => Err(idle("the stream of entries was silent")),
+            Err(_) => Err(idle("the stream of entries was silent", self.idle)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a frame must be to be taken: whole, in order, within what was allowed and declared.
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 
 use super::{Frame, PartCutter, Stage};
@@ -44,11 +44,11 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         }
         self.track.goes_to(offset + bytes.len() as u64);
         self.pace.bytes += bytes.len() as u64;
-        let known = self.next_offset - offset;
-        if known >= bytes.len() as u64 {
+        let known = usize::try_from(self.next_offset - offset).unwrap_or(usize::MAX).min(bytes.len());
+        self.hashed += self.again.compare(offset, bytes.split_to(known))?;
+        if bytes.is_empty() {
             return Ok(());
         }
-        bytes.advance(known as usize);
         let reached = self.next_offset + bytes.len() as u64;
         self.rules.allow("chunk.data", reached)?;
         if self.rules.declared_size.is_some_and(|declared| reached > declared) {

@@ -2,6 +2,7 @@
 //! Pure but for the frames it pulls, the blocks it asks for and the clocks of idleness and pace; knows neither Dropbox nor
 //! sessions.
 
+mod again;
 mod filling;
 mod intake;
 mod pace;
@@ -17,10 +18,10 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use tokio::task::yield_now;
 
-use self::{filling::Filling, pace::Pace, ripe::Ripe};
+use self::{again::Again, filling::Filling, pace::Pace, ripe::Ripe};
 pub use self::{
     rules::Rules,
-    track::{Track, shorter},
+    track::{Track, changed, shorter},
 };
 use super::{
     blocks::{Blocks, Tally},
@@ -111,6 +112,7 @@ pub struct PartCutter<S> {
     /// Bytes hashed since the last yield.
     hashed: usize,
     track: Track,
+    again: Again,
     stage: Stage,
     /// Reading time since the last frame.
     idle: Duration,
@@ -179,6 +181,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             pending: Bytes::new(),
             hashed: 0,
             track: Track::default(),
+            again: Again::new(digests_so_far.unwrap_or_default()),
             stage: Stage::Reading,
             idle: Duration::ZERO,
             pace: Pace::default(),
@@ -284,16 +287,22 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         }
     }
 
+    /// Lets others run now and then.
+    async fn rest(&mut self) {
+        if self.hashed >= HASH_STEP_BYTES {
+            self.hashed = 0;
+            yield_now().await;
+        }
+    }
+
     /// One step, where there is room: the bytes that wait for it, then the next frame.
     async fn read(&mut self) -> Result<()> {
         if !self.pending.is_empty() {
             self.store();
-            if self.hashed >= HASH_STEP_BYTES {
-                self.hashed = 0;
-                yield_now().await;
-            }
+            self.rest().await;
             return Ok(());
         }
+        self.rest().await;
         let is_large = matches!(self.filling, Filling::Pair { .. }) || self.gathered.is_some();
         let hurry_at = self.rules.hurry_at.filter(|_| is_large);
         let frame = match hurry_at {

@@ -40,3 +40,11 @@ pub fn shorter(end: u64) -> Fault {
         .violation("chunk.data", "MISMATCH", text)
         .with_remedy("start a new upload: this one holds bytes that your file does not have any more")
 }
+
+/// The caller's file holds something else there than what was sent of it before.
+pub fn changed(offset: u64) -> Fault {
+    let text = format!("the bytes at {offset} are not the ones sent before: the source changed; start a new upload");
+    Fault::new(Reason::ContentHashMismatch, text)
+        .fact("offset", offset)
+        .with_remedy("start a new upload: this one holds bytes that are not those of your file")
+}

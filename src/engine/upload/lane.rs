@@ -24,7 +24,7 @@ use crate::{
     dropbox::{Caller, routes},
     engine::{
         content_hash::{BlockDigest, ContentHasher},
-        parts::{Part, shorter},
+        parts::{Part, changed, shorter},
     },
     fault::{Fault, Reason, Result},
     limits,
@@ -556,11 +556,6 @@ fn hash_of(part: &Part, from: u64, body: &[Bytes]) -> crate::engine::content_has
     let mut hasher = ContentHasher::new();
     body.iter().for_each(|piece| hasher.update(piece));
     hasher.finish()
-}
-
-fn changed(offset: u64) -> Fault {
-    let text = format!("the bytes at {offset} are not the ones sent before: the source changed; start a new upload");
-    Fault::new(Reason::ContentHashMismatch, text).fact("offset", offset)
 }
 
 fn covered(beyond: &[Piece]) -> BTreeMap<u64, BlockDigest> {

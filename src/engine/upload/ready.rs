@@ -123,8 +123,9 @@ impl Shared {
                         ));
                     }
                     track.finish(whole.size)?;
+                    let own = whole.hash.or(whole.expected);
                     whole.expected = content_hash.or(whole.expected);
-                    if let (Some(own), Some(expected)) = (whole.hash, whole.expected)
+                    if let (Some(own), Some(expected)) = (own, whole.expected)
                         && own != expected
                     {
                         return Err(Fault::new(

@@ -428,7 +428,7 @@ fn tell_received(progress: watch::Sender<Progress>) -> impl Fn(u64) + Send + 'st
     }
 }
 
-const COMMIT_ANEW: &str = "the bytes are kept: call CommitUploads with the uploadId and other terms (path, OVERWRITE, the new rev or autorename)";
+const COMMIT_ANEW: &str = "the bytes are kept: call CommitUploads with the uploadId and other terms";
 
 /// A failure that leaves an upload whole says which one it is and where it goes on.
 pub(super) fn located(fault: Fault, upload_id: &str, persisted: u64) -> Fault {
@@ -446,7 +446,13 @@ pub(super) fn located(fault: Fault, upload_id: &str, persisted: u64) -> Fault {
     };
     // Only a commit meets another file, so all bytes are there.
     let fault = match fault.reason() {
-        Reason::PathConflict | Reason::RevisionConflict => fault.with_remedy(COMMIT_ANEW),
+        Reason::RevisionConflict => {
+            fault.with_remedy(format!("{COMMIT_ANEW} (the new rev, OVERWRITE or another path)"))
+        }
+        Reason::PathConflict if matches!(fault.get("conflictKind"), Some("folder" | "file_ancestor")) => {
+            fault.with_remedy(format!("{COMMIT_ANEW} (another path: no file can replace what is there)"))
+        }
+        Reason::PathConflict => fault.with_remedy(format!("{COMMIT_ANEW} (another path, OVERWRITE or autorename)")),
         _ => fault,
     };
     let fault = if fault.get("persistedOffset").is_some() { fault } else { fault.fact("persistedOffset", persisted) };

@@ -282,6 +282,7 @@ async fn uploads_that_are_refused_keep_what_can_be_kept() {
                 .details(QUOTA)
                 .facts(&[("uploadId", "*"), ("persistedOffset", "7")]),
             row(up, refused(json!({ ".tag": "no_write_permission" })), PermissionDenied, "NO_WRITE_PERMISSION")
+                .details(ITEM)
                 .facts(&[("rule", "no_write_permission"), ("uploadId", "*"), ("persistedOffset", "7")]),
             row(
                 up,
@@ -289,6 +290,7 @@ async fn uploads_that_are_refused_keep_what_can_be_kept() {
                 AlreadyExists,
                 "PATH_CONFLICT",
             )
+            .details(ITEM)
             .facts(&[("conflictKind", "folder"), ("uploadId", "*"), ("persistedOffset", "7")]),
             row(up, Status(403, "invalid_account_type/feature"), ResourceExhausted, "DATA_TRANSPORT_LIMIT")
                 .details(QUOTA),
@@ -305,7 +307,7 @@ async fn uploads_that_are_refused_keep_what_can_be_kept() {
                 ("uploadId", "*"),
                 ("persistedOffset", "0"),
             ]),
-            tags(finish, "path/conflict/folder", AlreadyExists, "PATH_CONFLICT").facts(&[
+            tags(finish, "path/conflict/folder", AlreadyExists, "PATH_CONFLICT").details(ITEM).facts(&[
                 ("conflictKind", "folder"),
                 ("uploadId", "*"),
                 ("persistedOffset", "17825792"),

@@ -9,10 +9,10 @@ use std::{
 };
 
 use dropbox_connector::emulator::script::{Action, Rule};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::*;
-use crate::support::{PATIENCE, reason, start, until};
+use crate::support::{PATIENCE, reason, retry_delay, start, start_with, until};
 
 fn many(from: usize, to: usize) -> Vec<pb::LocalEntry> {
     (from..to).map(|n| entry(&format!("a folder/file {n:06}.txt"), "x")).collect()
@@ -110,4 +110,39 @@ async fn a_plan_ends_when_its_parameter_may_not_be_used_any_more() {
     house.admin().await.delete_application_parameter(delete).await.expect("deleted");
     let status = open.next().await.expect_err("it is gone");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "APPLICATION_PARAMETER_NOT_FOUND"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_whose_caller_neither_sends_nor_reads_ends_and_may_be_begun_again() {
+    let house = start_with(|config| config.plan_idle = Duration::from_secs(2)).await;
+    put(&house, "/in/a", "1");
+    let idle = |status: &Status| {
+        assert_eq!((status.code(), reason(status).as_str()), (Code::DeadlineExceeded, "UPLOAD_IDLE"), "{status:?}");
+        assert!(retry_delay(status).is_some());
+    };
+    let mut silent = Open::listed(&house, rules(|_| {})).await;
+    idle(&silent.next().await.expect_err("nothing is sent"));
+    let Open { frames, answers } = Open::begin(&house, rules(|_| {})).await;
+    let sending = async {
+        for n in 0.. {
+            let entries = Frame::Entries(pb::LocalEntries { entries: long(n * 1000, (n + 1) * 1000) });
+            if frames.send(request(entries)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, sending).await.expect("it ends when its answers are not read");
+    idle(&told(answers).await.map(drop).expect_err("behind what was answered"));
+    // Whoever sends and reads now and then has more time than that.
+    let mut open = Open::listed(&house, rules(|_| {})).await;
+    for n in 0..4 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        open.send(many(n * 1000, (n + 1) * 1000)).await;
+        assert!(matches!(open.next().await, Ok(Some(Payload::Batch(_)))));
+    }
+    let (mut answers, mut last) = (open.finish().await, None);
+    while let Some(answer) = answers.message().await.expect("a plan") {
+        last = answer.payload;
+    }
+    assert!(matches!(last, Some(Payload::Summary(summary)) if summary.downloads == 1));
 }

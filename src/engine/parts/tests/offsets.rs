@@ -9,7 +9,7 @@ async fn a_resumed_stream_goes_on_from_stored_digests() {
     let rules = Rules { resumed: true, declared_hash: Some(ContentHash::of(&bytes)), ..Rules::default() };
     for known in [Some(digests.as_slice()), None] {
         let all = vec![
-            // Overlap: not what was sent before, and skipped unverified.
+            // Overlap: not what was sent before, but no whole block.
             chunk_at(2 * BLOCK - 100, Bytes::from_static(&[9; 100])),
             chunk_at(2 * BLOCK - 50, bytes.slice(2 * BLOCK - 50..3 * BLOCK)),
             chunk(bytes.slice(3 * BLOCK..)),
@@ -111,5 +111,48 @@ async fn a_file_that_became_shorter_than_what_was_sent_of_it_is_not_committed() 
             }
         };
         assert_eq!(ended, (!kept).then_some(Reason::SizeMismatch));
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_comes_again_as_a_whole_is_the_one_that_was_sent() {
+    let bytes = content(3 * BLOCK + 9);
+    let mut other = bytes.to_vec();
+    other[2 * BLOCK - 1] ^= 1;
+    let other = Bytes::from(other);
+    let digests: Vec<_> = bytes[..2 * BLOCK].chunks(BLOCK).map(BlockDigest::of).collect();
+    let rules = Rules { resumed: true, ..Rules::default() };
+    for (piece, from) in [1000, BLOCK / 4 + 1, BLOCK, 2 * BLOCK + 1]
+        .into_iter()
+        .flat_map(|piece| [0, 7, BLOCK, BLOCK + 1, 2 * BLOCK].map(|from| (piece, from)))
+    {
+        for (source, known) in [(&bytes, true), (&other, true), (&other, false)] {
+            let mut all: Vec<_> = (from..source.len())
+                .step_by(piece)
+                .map(|at| chunk(source.slice(at..source.len().min(at + piece))))
+                .collect();
+            all[0] = chunk_at(from, source.slice(from..source.len().min(from + piece)));
+            all.push(finish());
+            let known = known.then_some(digests.as_slice());
+            let (start, clock) = (2 * BLOCK as u64, Arc::new(SystemClock));
+            let mut cutter =
+                PartCutter::new(stream::iter(all), start, known, budget(), "p", rules.clone(), clock).expect("an edge");
+            let (mut sent, mut fault) = (Vec::new(), None);
+            loop {
+                match cutter.next().await {
+                    Ok(Some(part)) => sent.extend(part.pieces.concat()),
+                    Ok(None) => break,
+                    Err(failed) => {
+                        fault = Some((failed.reason(), failed.get("offset").map(str::to_owned)));
+                        break;
+                    }
+                }
+            }
+            // The second block begins behind `from`, and differs in its last byte.
+            let seen = *source == other && known.is_some() && from <= BLOCK;
+            let changed = (Reason::ContentHashMismatch, Some(BLOCK.to_string()));
+            assert_eq!(fault, seen.then_some(changed), "from {from} by {piece}");
+            assert!(seen && sent.is_empty() || sent == source[2 * BLOCK..], "from {from} by {piece}");
+        }
     }
 }
