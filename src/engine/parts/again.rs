@@ -17,8 +17,10 @@ pub(super) struct Again {
 }
 
 impl Again {
-    pub(super) fn new(digests: &[BlockDigest]) -> Again {
-        Again { digests: digests.to_vec(), ..Again::default() }
+    /// `None`: nothing is known to compare with.
+    pub(super) fn new(digests: Option<&[BlockDigest]>) -> Option<Box<Again>> {
+        let digests = digests?.to_vec();
+        (!digests.is_empty()).then(|| Box::new(Again { digests, ..Again::default() }))
     }
 
     /// Bytes at `offset`, all of them sent before. How many of them were hashed.
@@ -41,7 +43,7 @@ impl Again {
             let Some(hasher) = &mut self.block else { continue };
             hasher.update(&piece);
             hashed += piece.len();
-            if self.at % block == 0 {
+            if self.at.is_multiple_of(block) {
                 let digest = self.block.take().map(|hasher| BlockDigest::from_bytes(hasher.finalize().into()));
                 if digest.as_ref() != known {
                     return Err(changed(self.at - block));

@@ -45,7 +45,10 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         self.track.goes_to(offset + bytes.len() as u64);
         self.pace.bytes += bytes.len() as u64;
         let known = usize::try_from(self.next_offset - offset).unwrap_or(usize::MAX).min(bytes.len());
-        self.hashed += self.again.compare(offset, bytes.split_to(known))?;
+        let sent_before = bytes.split_to(known);
+        if let Some(again) = &mut self.again {
+            self.hashed += again.compare(offset, sent_before)?;
+        }
         if bytes.is_empty() {
             return Ok(());
         }

@@ -112,7 +112,7 @@ pub struct PartCutter<S> {
     /// Bytes hashed since the last yield.
     hashed: usize,
     track: Track,
-    again: Again,
+    again: Option<Box<Again>>,
     stage: Stage,
     /// Reading time since the last frame.
     idle: Duration,
@@ -181,7 +181,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             pending: Bytes::new(),
             hashed: 0,
             track: Track::default(),
-            again: Again::new(digests_so_far.unwrap_or_default()),
+            again: Again::new(digests_so_far),
             stage: Stage::Reading,
             idle: Duration::ZERO,
             pace: Pace::default(),
