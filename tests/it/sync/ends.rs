@@ -123,16 +123,25 @@ async fn a_plan_whose_caller_neither_sends_nor_reads_ends_and_may_be_begun_again
     let mut silent = Open::listed(&house, rules(|_| {})).await;
     idle(&silent.next().await.expect_err("nothing is sent"));
     let Open { frames, answers } = Open::begin(&house, rules(|_| {})).await;
-    let sending = async {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    let sending = tokio::spawn(async move {
         for n in 0.. {
             let entries = Frame::Entries(pb::LocalEntries { entries: long(n * 1000, (n + 1) * 1000) });
             if frames.send(request(entries)).await.is_err() {
                 return;
             }
+            counted.store(n + 1, Ordering::Relaxed);
         }
-    };
-    tokio::time::timeout(PATIENCE, sending).await.expect("it ends when its answers are not read");
+    });
+    // It stands still for longer than it may. That it has ended comes behind the answers, so nothing tells before they are read.
+    let mut before = usize::MAX;
+    while before != sent.load(Ordering::Relaxed) {
+        before = sent.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
     idle(&told(answers).await.map(drop).expect_err("behind what was answered"));
+    tokio::time::timeout(PATIENCE, sending).await.expect("nobody takes more").expect("no panic");
     // Whoever sends and reads now and then has more time than that.
     let mut open = Open::listed(&house, rules(|_| {})).await;
     for n in 0..4 {
