@@ -26,6 +26,17 @@ fn offset(status: &pb::GetUploadStatusResponse) -> usize {
     usize::try_from(status.persisted_offset).expect("small")
 }
 
+/// A caller that vanishes behind 20 MiB, when some of them are at Dropbox.
+async fn break_off(house: &House, upload_id: &str, bytes: &[u8]) {
+    let mut stream = OpenUpload::resume(house, upload_id).await;
+    assert!(stream.send_range(bytes, 0, 20 * MIB).await);
+    until("something is persisted", || async {
+        upload_status(house, upload_id).await.expect("status").persisted_offset >= 8 * MIB as i64
+    })
+    .await;
+    stream.abandon().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_killed_at_forty_percent_goes_on_where_dropbox_is() {
     let house = support::start().await;
@@ -34,13 +45,7 @@ async fn a_client_killed_at_forty_percent_goes_on_where_dropbox_is() {
         house.control().clear_journal();
         let spec = pb::UploadSpec { path: format!("/{lane}"), ..spec };
         let upload_id = start_upload(&house, spec).await;
-        let mut stream = OpenUpload::resume(&house, &upload_id).await;
-        assert!(stream.send_range(&bytes, 0, 20 * MIB).await);
-        until("something is persisted", || async {
-            upload_status(&house, &upload_id).await.expect("status").persisted_offset >= 8 * MIB as i64
-        })
-        .await;
-        stream.abandon().await;
+        break_off(&house, &upload_id, &bytes).await;
         let status = upload_status(&house, &upload_id).await.expect("status");
         assert_eq!(status.state(), pb::UploadState::Open);
         let from = offset(&status);
@@ -64,13 +69,7 @@ async fn a_resumed_stream_may_begin_far_below_what_dropbox_has_and_name_its_offs
         let total_size = spec.total_size.filter(|_| sized);
         let path = format!("/{lane}-{sized}");
         let upload_id = start_upload(&house, pb::UploadSpec { path: path.clone(), total_size, ..spec }).await;
-        let mut stream = OpenUpload::resume(&house, &upload_id).await;
-        assert!(stream.send_range(&bytes, 0, 20 * MIB).await);
-        until("something is persisted", || async {
-            upload_status(&house, &upload_id).await.expect("status").persisted_offset >= 8 * MIB as i64
-        })
-        .await;
-        stream.abandon().await;
+        break_off(&house, &upload_id, &bytes).await;
         let mut frames = vec![Frame::ResumeUploadId(upload_id), chunk_at(MIB, &bytes[MIB..2 * MIB])];
         frames.extend(bytes[2 * MIB..].chunks(MIB).map(chunk));
         frames.push(finish());
