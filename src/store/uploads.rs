@@ -55,6 +55,8 @@ pub struct Upload {
     pub size: Option<u64>,
     /// What the commit gave, as the engine wrote it.
     pub outcome: Option<String>,
+    /// Its caller's bytes were once not those that are there: only a hash of the whole tells which ones it means.
+    pub disputed: bool,
     /// When the present writer began.
     pub claimed_at: SystemTime,
     pub expires_at: SystemTime,
@@ -81,7 +83,7 @@ pub struct Piece {
 /// By name: a statement prepared with `*` breaks in older processes when a migration adds a column.
 macro_rules! columns {
     () => {
-        "id, owner_uid, writer, released, state, session, lane, spec_sealed, size, outcome, claimed_at, expires_at"
+        "id, owner_uid, writer, released, state, session, lane, spec_sealed, size, outcome, disputed, claimed_at, expires_at"
     };
 }
 pub(super) use columns;
@@ -279,6 +281,15 @@ impl Store {
         tx.commit().await
     }
 
+    /// Its caller's bytes turned out not to be those that are there, or not what it said of them.
+    ///
+    /// # Errors
+    /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
+    pub async fn dispute_upload(&self, id: &str, writer: i64) -> Result<()> {
+        let sql = "UPDATE uploads SET disputed = 1 WHERE id = $1 AND writer = $2 AND state = 'open'";
+        self.step(sql, id, writer, None).await
+    }
+
     /// It cannot be continued: what it lacks cannot be sent any more.
     ///
     /// # Errors
@@ -367,6 +378,7 @@ impl Store {
             spec: spec.to_vec(),
             size: row.get::<Option<i64>>("size")?.map(i64::cast_unsigned),
             outcome: row.get("outcome")?,
+            disputed: number("disputed")? != 0,
             claimed_at: time(number("claimed_at")?),
             expires_at: time(number("expires_at")?),
             id,

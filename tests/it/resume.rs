@@ -12,6 +12,8 @@ use tonic::Code;
 
 use crate::support::{self, streams::*, victim::*, *};
 
+mod doubts;
+
 const START: &str = "files/upload_session/start";
 const APPEND: &str = "files/upload_session/append_v2";
 const FINISH: &str = "files/upload_session/finish";
@@ -77,41 +79,6 @@ async fn a_resumed_stream_may_begin_far_below_what_dropbox_has_and_name_its_offs
         assert_eq!(file_of(answer.item.as_ref()).size, bytes.len() as i64, "{path}");
         assert_eq!(answer.content_hash, content_hash(&bytes), "{path}");
         assert!(house.control().read(None, &path).as_deref() == Some(&bytes), "{path}");
-    }
-}
-
-/// Also once all of it is there: its writer may have ended behind the caller's back.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_already_may_be_sent_again_from_anywhere_but_not_less_of_it_nor_more() {
-    let house = support::start().await;
-    let bytes = noise(9 * MIB + 3, 9);
-    for (lane, spec) in lanes("/kept", bytes.len()) {
-        let spec = pb::UploadSpec { deferred_commit: true, path: format!("/{lane}"), ..spec };
-        let upload_id = start_upload(&house, spec).await;
-        let send = async |from: usize, to: usize, all: &[u8]| {
-            let mut frames =
-                vec![Frame::ResumeUploadId(upload_id.clone()), chunk_at(from, &all[from..to.min(from + MIB)])];
-            frames.push(chunk_at(0, &[]));
-            frames.extend(all[to.min(from + MIB)..to].chunks(MIB).map(chunk));
-            frames.push(finish());
-            upload_frames(&house, frames).await
-        };
-        for from in [0, 5, 4 * MIB, 9 * MIB] {
-            let answer = send(from, bytes.len(), &bytes).await.expect(lane);
-            assert_eq!((answer.state(), answer.content_hash), (pb::UploadState::Ready, content_hash(&bytes)), "{lane}");
-        }
-        let shorter = send(5, 6 * MIB, &bytes).await.expect_err("it ends below what is there");
-        assert_eq!(reason(&shorter), "SIZE_MISMATCH", "{shorter:?}");
-        let longer = send(5, bytes.len() + 1, &[&bytes[..], b"1"].concat()).await.expect_err("it is closed");
-        assert_eq!(
-            (reason(&longer), fact(&longer, "persistedOffset")),
-            ("UPLOAD_CLOSED".into(), Some(bytes.len().to_string()))
-        );
-        let items = vec![pb::UploadToCommit { upload_id: upload_id.clone(), ..Default::default() }];
-        let request =
-            pb::CommitUploadsRequest { application_parameter_id: PARAMETER.into(), items, ..Default::default() };
-        house.client().commit_uploads(request).await.expect("committed");
-        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes), "{lane}");
     }
 }
 
@@ -261,50 +228,6 @@ async fn a_store_locked_in_mid_upload_is_unavailable_and_the_upload_is_not_lost(
         assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes), "{lane}");
     };
     tokio::join!(locked("ordered", 1), locked("parallel", 3));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_changed_before_it_was_resumed_is_refused_before_the_commit() {
-    let house = support::start().await;
-    let bytes = noise(37 * MIB, 5);
-    let mut changed = bytes.clone();
-    changed[MIB] ^= 1;
-    changed[30 * MIB] ^= 1;
-    for (lane, spec) in lanes("/changed", bytes.len()) {
-        let mut half = frames(spec, &bytes[..17 * MIB]);
-        half.pop();
-        let open = upload_frames(&house, half).await.expect("half-closed");
-        let mut rest = resume_frames(&open.upload_id, &changed, 16 * MIB);
-        *rest.last_mut().expect("finish") =
-            Frame::Finish(pb::UploadFinish { content_hash: content_hash(&changed), total_size: None });
-        let refused = upload_frames(&house, rest).await.expect_err("another source");
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::DataLoss, "CONTENT_HASH_MISMATCH"), "{lane}");
-        assert!(retry_delay(&refused).is_none());
-        assert_eq!(house.control().counter(FINISH).calls, 0);
-        assert_eq!(house.control().read(None, "/changed"), None);
-    }
-}
-
-/// Of a parallel upload what came later may be there while what came before it is not.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_became_shorter_than_what_was_sent_further_on_is_refused_before_the_commit() {
-    let house = support::start().await;
-    let bytes = noise(41 * MIB, 10);
-    let upload_id =
-        start_upload(&house, pb::UploadSpec { parallel_appends: 4, total_size: None, ..spec("/shorter") }).await;
-    house.control().script([Rule::once(APPEND, Action::Stall)]).expect("script");
-    let mut stream = OpenUpload::resume(&house, &upload_id).await;
-    assert!(stream.send_range(&bytes, 0, bytes.len()).await);
-    until("all but one are there", async || house.control().counter(APPEND).good == 4).await;
-    stream.abandon().await;
-    let mut frames = resume_frames(&upload_id, &bytes[..MIB], 0);
-    // Waits until the former writer has let go.
-    let refused = upload_frames(&house, frames.clone()).await.expect_err("more was sent");
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "SIZE_MISMATCH"), "{refused:?}");
-    assert_eq!((house.control().counter(FINISH).calls, house.control().read(None, "/shorter")), (0, None));
-    frames = resume_frames(&upload_id, &bytes, 0);
-    assert!(upload_frames(&house, frames).await.expect("the same source").verified);
-    assert!(house.control().read(None, "/shorter").as_deref() == Some(&bytes));
 }
 
 #[tokio::test(flavor = "multi_thread")]

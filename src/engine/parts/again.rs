@@ -9,25 +9,27 @@ use crate::{engine::content_hash::BlockDigest, fault::Result, limits::BLOCK_BYTE
 
 /// The blocks that were sent before this stream.
 #[derive(Debug, Default)]
-pub(super) struct Again {
+pub struct Again {
     digests: Vec<BlockDigest>,
+    /// Bytes that they are of.
+    held: u64,
     /// The block that comes again, as far as `at`.
     block: Option<Sha256>,
     at: u64,
 }
 
 impl Again {
-    /// `None`: nothing is known to compare with.
-    pub(super) fn new(digests: Option<&[BlockDigest]>) -> Option<Box<Again>> {
+    /// `digests`: of the first `held` bytes. `None`: nothing is known to compare with.
+    pub fn new(digests: Option<&[BlockDigest]>, held: u64) -> Option<Box<Again>> {
         let digests = digests?.to_vec();
-        (!digests.is_empty()).then(|| Box::new(Again { digests, ..Again::default() }))
+        (!digests.is_empty()).then(|| Box::new(Again { digests, held, ..Again::default() }))
     }
 
     /// Bytes at `offset`, all of them sent before. How many of them were hashed.
     ///
     /// # Errors
     /// `CONTENT_HASH_MISMATCH` where they are not the same.
-    pub(super) fn compare(&mut self, offset: u64, mut bytes: Bytes) -> Result<usize> {
+    pub fn compare(&mut self, offset: u64, mut bytes: Bytes) -> Result<usize> {
         let (block, mut hashed) = (BLOCK_BYTES as u64, 0);
         if offset != self.at {
             (self.block, self.at) = (None, offset);
@@ -43,10 +45,10 @@ impl Again {
             let Some(hasher) = &mut self.block else { continue };
             hasher.update(&piece);
             hashed += piece.len();
-            if self.at.is_multiple_of(block) {
+            if self.at.is_multiple_of(block) || self.at == self.held {
                 let digest = self.block.take().map(|hasher| BlockDigest::from_bytes(hasher.finalize().into()));
                 if digest.as_ref() != known {
-                    return Err(changed(self.at - block));
+                    return Err(changed((self.at - 1) / block * block));
                 }
             }
         }

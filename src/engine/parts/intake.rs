@@ -80,6 +80,9 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         }
         rules.declared_size = rules.declared_size.or(size);
         rules.declared_hash = rules.declared_hash.or(content_hash);
+        if rules.needs_hash && rules.declared_hash.is_none() {
+            return Err(disputed());
+        }
         if rules.declared_size.is_some_and(|declared| declared != self.next_offset) {
             return Err(rules.size_mismatch(self.next_offset));
         }
@@ -98,4 +101,12 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             Some(_) => Err(Fault::new(Reason::FrameOrder, "a frame came behind finish")),
         }
     }
+}
+
+/// What is there may be of two sources, and only a hash tells which of them is meant.
+fn disputed() -> Fault {
+    let text = "a stream of this upload held other bytes than are there: only finish.content_hash tells which ones are meant";
+    Fault::new(Reason::ContentHashMismatch, text).violation("finish.content_hash", "REQUIRED", text).with_remedy(
+        "start a new upload; or, if your source is the one that was sent first, finish with its content_hash",
+    )
 }

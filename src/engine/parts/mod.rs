@@ -18,8 +18,9 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use tokio::task::yield_now;
 
-use self::{again::Again, filling::Filling, pace::Pace, ripe::Ripe};
+use self::{filling::Filling, pace::Pace, ripe::Ripe};
 pub use self::{
+    again::Again,
     rules::Rules,
     track::{Track, changed, shorter},
 };
@@ -181,7 +182,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             pending: Bytes::new(),
             hashed: 0,
             track: Track::default(),
-            again: Again::new(digests_so_far),
+            again: Again::new(digests_so_far, start_offset),
             stage: Stage::Reading,
             idle: Duration::ZERO,
             pace: Pace::default(),

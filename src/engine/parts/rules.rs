@@ -21,6 +21,8 @@ pub struct Rules {
     pub declared_size: Option<u64>,
     /// `content_hash` of the spec.
     pub declared_hash: Option<ContentHash>,
+    /// Nothing is committed without `declared_hash`: a stream of this upload had other bytes than are there.
+    pub needs_hash: bool,
     /// A resumed stream names the offset of its first chunk.
     pub resumed: bool,
     /// The caller half-closes behind `finish` (client streaming): a frame behind it is then always found. A duplex caller
@@ -40,6 +42,7 @@ impl Default for Rules {
             max_file_size: None,
             declared_size: None,
             declared_hash: None,
+            needs_hash: false,
             resumed: false,
             finish_ends_stream: true,
             idle_max: UPLOAD_IDLE,

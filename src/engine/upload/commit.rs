@@ -81,7 +81,7 @@ impl Shared {
                         // The request was the group's; its answer is this caller's, too.
                         caller.hears(request_id.as_deref());
                         let settled = match outcome {
-                            Ok(file) => self.proven(*file, whole),
+                            Ok(file) => Settled::of(*file, whole).proven(),
                             Err(fault) => self.settle_fault(caller, spec, whole, since, fault).await,
                         };
                         return settled.map_err(|fault| Refused { fault, grouped: true });
@@ -126,7 +126,7 @@ impl Shared {
         };
         drop(turn);
         match sent {
-            Ok(answer) => self.proven(answer.value, whole),
+            Ok(answer) => Settled::of(answer.value, whole).proven(),
             Err(fault) => self.settle_fault(caller, spec, whole, since, fault).await,
         }
     }
@@ -159,7 +159,7 @@ impl Shared {
         drop(turn);
         let since = record.handle.begun_at();
         let settled = match sent {
-            Ok(answer) => self.proven(answer.value, whole),
+            Ok(answer) => Ok(Settled::of(answer.value, whole)),
             Err(fault) if is_incomplete(&fault, &doubt) => return Err(self.incomplete(record, doubt, fault).await),
             Err(fault) if record.is_doubtful() && fault.get("earlierAttempt").is_none() => {
                 self.settle_fault(&own, spec, whole, since, fault.fact("earlierAttempt", "unknown")).await
@@ -169,15 +169,15 @@ impl Shared {
         if record.stored {
             self.write_down(record, &settled).await;
         }
-        settled
+        settled?.proven()
     }
 
     /// What a former writer's commit gave, if it came through while this one waited.
     pub(super) async fn committed_meanwhile(&self, record: &Record) -> Result<Option<Settled>> {
         let Some(row) = self.store.upload(&record.handle.id).await? else { return Ok(None) };
         match self.standing(&row, &record.handle).await? {
-            Standing::Committed(settled) => Ok(Some(*settled)),
-            Standing::Open { .. } | Standing::Ready(_) => Ok(None),
+            Standing::Committed(settled) => settled.proven().map(Some),
+            Standing::Open(_) | Standing::Ready(_) => Ok(None),
         }
     }
 
@@ -251,23 +251,6 @@ impl Shared {
         self.gates.turn(caller.parameter(), &[key], caller.deadline()).await
     }
 
-    /// Dropbox's hash must be ours. A mismatch here is told with the revision that was written; nothing is undone.
-    pub(super) fn proven(&self, file: FileMetadata, whole: Whole) -> Result<Settled> {
-        let ours = whole.hash.or(whole.expected);
-        let theirs = file.content_hash.as_deref().and_then(|hash| hash.parse::<ContentHash>().ok());
-        if let (Some(ours), Some(theirs)) = (ours, theirs)
-            && ours != theirs
-        {
-            return Err(Fault::new(Reason::ContentHashMismatch, "the committed file is not the one that was sent")
-                .fact("committed", true)
-                .fact("rev", &file.rev)
-                .fact("expectedContentHash", ours)
-                .fact("computedContentHash", theirs));
-        }
-        let verified = ours.is_some() && theirs.is_some();
-        Ok(Settled { content_hash: ours.or(theirs).map(|hash| hash.to_string()), verified, file })
-    }
-
     /// Tells an unclear failure from a refusal, and a refusal in full.
     pub(super) async fn settle_fault(
         &self,
@@ -317,8 +300,8 @@ impl Shared {
                 Ok(outcome) => self.store.upload_committed(&record.handle.id, &outcome).await,
                 Err(error) => Err(Fault::bug("an outcome could not be encoded").source(error)),
             },
-            // Committed all the same: a later look must find it, so the intent stays.
-            Err(fault) if fault.get("committed").is_some() || may_have_happened(fault) => Ok(()),
+            // A later look must find it, so the intent stays.
+            Err(fault) if may_have_happened(fault) => Ok(()),
             // Nor does a refusal say what an earlier attempt did, of which nothing was heard.
             Err(_) if record.intended => Ok(()),
             Err(_) => self.store.commit_refused(&record.handle.id, record.writer).await,
@@ -327,6 +310,49 @@ impl Shared {
             tracing::warn!(%fault, "the outcome of a commit could not be written down; it will be looked up");
         }
     }
+}
+
+impl Settled {
+    /// What a commit gave, with what is known of the bytes that were sent.
+    pub(super) fn of(file: FileMetadata, whole: Whole) -> Settled {
+        let ours = whole.hash.or(whole.expected);
+        let theirs = hash_of(file.content_hash.as_deref());
+        let verified = ours.is_some() && ours == theirs;
+        Settled { content_hash: ours.or(theirs).map(|hash| hash.to_string()), verified, file }
+    }
+
+    /// Dropbox's hash must be ours. A mismatch here is told with the revision that was written; nothing is undone.
+    pub(super) fn proven(self) -> Result<Settled> {
+        match hash_of(self.content_hash.as_deref()) {
+            Some(ours) => self.compared(Some(ours), "the committed file is not the one that was sent"),
+            None => Ok(self),
+        }
+    }
+
+    /// The file is committed, and must be the one that this hash names.
+    pub(super) fn named(self, hash: Option<ContentHash>) -> Result<Settled> {
+        self.proven()?.compared(hash, "the upload was committed before, with other bytes than content_hash names")
+    }
+
+    fn compared(self, expected: Option<ContentHash>, text: &'static str) -> Result<Settled> {
+        match (expected, hash_of(self.file.content_hash.as_deref())) {
+            (Some(expected), Some(theirs)) if expected != theirs => Err(self.about(
+                Fault::new(Reason::ContentHashMismatch, text)
+                    .fact("expectedContentHash", expected)
+                    .fact("computedContentHash", theirs),
+            )),
+            _ => Ok(self),
+        }
+    }
+
+    /// Of whoever means something else than was committed.
+    pub(super) fn about(&self, fault: Fault) -> Fault {
+        fault.fact("committed", true).fact("rev", &self.file.rev)
+    }
+}
+
+fn hash_of(hex: Option<&str>) -> Option<ContentHash> {
+    hex.and_then(|hex| hex.parse().ok())
 }
 
 /// Whether the commit was sent and nothing that came back says what became of it.

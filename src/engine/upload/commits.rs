@@ -333,8 +333,8 @@ impl Work {
             let kept = row.lane == "kept";
             Ok(match row.state {
                 UploadState::Committed | UploadState::Open => match self.turns.shared.standing(&row, handle).await? {
-                    Standing::Committed(settled) => Err(*settled),
-                    Standing::Open { prefix, .. } => return Err(open(&one.upload_id, prefix)),
+                    Standing::Committed(settled) => Err(settled.named(one.content_hash)?),
+                    Standing::Open(begun) => return Err(open(&one.upload_id, begun.prefix)),
                     Standing::Ready(_) => Ok(Found::Claimable(one, kept)),
                 },
                 UploadState::Ready | UploadState::Committing => Ok(Found::Claimable(one, kept)),
@@ -401,8 +401,8 @@ impl Work {
     async fn checked(&self, held: Held) -> Result<Result<Item, Settled>> {
         let Held { one, mut record, standing, hold, writing, single } = held;
         let ready = match standing {
-            Standing::Committed(settled) => return Ok(Err(*settled)),
-            Standing::Open { prefix, .. } => return Err(open(&one.upload_id, prefix)),
+            Standing::Committed(settled) => return Ok(Err(settled.named(one.content_hash)?)),
+            Standing::Open(begun) => return Err(open(&one.upload_id, begun.prefix)),
             Standing::Ready(ready) => ready,
         };
         let mut whole = ready.whole(&record.handle.spec);

@@ -38,7 +38,7 @@ use self::{
     commits::Queues,
     group::Groups,
     hold::UnderWay,
-    record::{Handle, Ready, Record, Stage, Standing, intended_spec, not_found},
+    record::{Begun, Handle, Ready, Record, Stage, Standing, intended_spec, not_found},
     run::{Resumed, Run},
 };
 pub use self::{
@@ -321,7 +321,7 @@ impl Uploads {
         let standing = self.0.standing_of(caller, &handle, upload_id).await?;
         match standing {
             Standing::Committed(settled) => status(State::Committed, settled.file.size, Some(settled.file)),
-            Standing::Open { prefix, .. } => status(State::Open, prefix, None),
+            Standing::Open(begun) => status(State::Open, begun.prefix, None),
             Standing::Ready(ready) => {
                 let looked = match &ready.tried {
                     Some(tried) => {
@@ -384,12 +384,13 @@ impl Uploads {
                 };
                 match resumed {
                     Resumed::Stream(run) => *run,
-                    Resumed::Closed { record, whole, doubt, writing } => {
-                        progress.send_modify(|progress| *progress = closed_at(&upload_id, whole.size));
-                        return shared.only_finish(caller, account, *record, whole, doubt, &writing, frames).await;
+                    Resumed::Closed(closed) => {
+                        progress.send_modify(|progress| *progress = closed_at(&upload_id, closed.whole.size));
+                        return shared.only_finish(caller, account, closed, frames).await;
                     }
                     Resumed::Done(settled) => {
                         progress.send_modify(|progress| *progress = closed_at(&upload_id, settled.file.size));
+                        let settled = Box::new(shared.only_compare(caller, *settled, frames).await?);
                         return Ok(Outcome::Committed { settled, upload_id: Some(upload_id) });
                     }
                 }
@@ -402,7 +403,10 @@ impl Uploads {
             () = at(end) => None,
         };
         // What is in flight settles in the lane's own task, and a commit that was sent in its own.
-        outcome.unwrap_or_else(|| Err(overdue(run.sent.is_sent()))).map_err(|fault| run.positioned(fault))
+        match outcome.unwrap_or_else(|| Err(overdue(run.sent.is_sent()))) {
+            Ok(outcome) => Ok(outcome),
+            Err(fault) => Err(run.positioned(run.disputed(fault).await)),
+        }
     }
 }
 
@@ -538,12 +542,12 @@ impl Shared {
     async fn probe(&self, caller: &Caller, handle: &Handle, upload_id: &str) -> Result<Standing> {
         let arg = UploadSessionAppendArg::new(UploadSessionCursor::new(handle.session.clone(), 0));
         let fault = match caller.upload(&routes::UPLOAD_SESSION_APPEND, &arg, &[]).await {
-            Ok(_) => return Ok(Standing::Open { prefix: 0, digests: Some(Vec::new()), beyond: Vec::new() }),
+            Ok(_) => return Ok(Standing::Open(Begun::rowless(0))),
             Err(fault) => fault,
         };
         let whole_blocks = |offset: u64| offset - offset % limits::BLOCK_BYTES as u64;
         match (fault.reason(), fault.get("correctOffset").and_then(|offset| offset.parse().ok())) {
-            (_, Some(offset)) => Ok(Standing::Open { prefix: whole_blocks(offset), digests: None, beyond: Vec::new() }),
+            (_, Some(offset)) => Ok(Standing::Open(Begun::rowless(whole_blocks(offset)))),
             (Reason::UploadClosed, None) => match handle.spec.total_size {
                 Some(size) => {
                     let tried = Some(Box::new(handle.spec.clone()));

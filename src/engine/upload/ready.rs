@@ -1,11 +1,11 @@
-//! An upload whose bytes are all there: a stream can only finish it.
+//! An upload whose bytes are all there: a stream can only finish it. What it says of them all the same is compared.
 
 use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 
 use super::{
-    Account, Outcome, Shared, Writing, at,
+    Account, Outcome, Settled, Shared, Writing, at,
     commit::{Closing, Whole},
     draining,
     hold::Hold,
@@ -17,26 +17,37 @@ use super::{
 };
 use crate::{
     dropbox::Caller,
-    engine::parts::{Frame, Track},
+    engine::{
+        content_hash::BlockDigest,
+        parts::{Again, Frame, Track},
+    },
     fault::{Fault, Reason, Result},
+    limits,
 };
+
+/// An upload that a stream found closed.
+pub(super) struct Closed {
+    pub record: Record,
+    pub whole: Whole,
+    pub doubt: Doubt,
+    /// Of all its blocks, if they are known.
+    pub digests: Option<Vec<BlockDigest>>,
+    pub writing: Writing,
+}
 
 impl Shared {
     /// Waits for `finish`, then commits; a deferred upload stays as it is.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct of them would only be taken apart again")]
     pub(super) async fn only_finish<S>(
         self: &Arc<Self>,
         caller: &Caller,
         account: &Account<'_>,
-        mut record: Record,
-        whole: Whole,
-        doubt: Doubt,
-        writing: &Writing,
+        closed: Box<Closed>,
         frames: S,
     ) -> Result<Outcome>
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
+        let Closed { mut record, whole, doubt, digests, writing } = *closed;
         let hold = Hold::new(self, &record.handle.id, record.writer, record.stored);
         if record.handle.stage == Stage::Open && doubt.from.is_none() {
             // Of an ordered session it is not said who made it; a commit by itself need not know.
@@ -49,7 +60,13 @@ impl Shared {
             size: whole.size,
             content_hash: whole.hash.or(whole.expected),
         };
-        let outcome = match self.finish_frame(caller, whole, writing, frames).await {
+        let again = Again::new(digests.as_deref(), whole.size);
+        let said = tokio::select! {
+            biased;
+            () = writing.taken_over() => Err(taken_over_fault()),
+            said = self.finish_frame(caller, whole, again, self.settings.idle, frames) => said,
+        };
+        let outcome = match said {
             Ok(Some(whole)) if record.handle.spec.deferred => {
                 hold.end().await;
                 Ok(is_ready(whole))
@@ -79,12 +96,34 @@ impl Shared {
         outcome.map_err(|fault| located(fault, &upload_id, whole.size))
     }
 
-    /// What `finish` asks to be committed; `None`: the stream ended without it.
+    /// It is committed, and the answer is what it gave. A caller that does not know that yet may still say what it means.
+    ///
+    /// # Errors
+    /// `CONTENT_HASH_MISMATCH`, `SIZE_MISMATCH`, each with `committed`: it means another file. Whatever the frames bring.
+    pub(super) async fn only_compare<S>(&self, caller: &Caller, settled: Settled, frames: S) -> Result<Settled>
+    where
+        S: Stream<Item = Result<Frame>> + Send + Unpin,
+    {
+        let whole = Whole { size: settled.file.size, hash: None, expected: None };
+        match self.finish_frame(caller, whole, None, limits::COMMITTED_HEARD, frames).await {
+            Ok(said) => settled.named(said.and_then(|whole| whole.expected)),
+            Err(fault) => match fault.reason() {
+                // It waits for the answer.
+                Reason::UploadIdle | Reason::DeadlineExceeded => settled.named(None),
+                Reason::SizeMismatch => Err(settled.about(fault)),
+                Reason::UploadClosed => Err(settled.about(longer(settled.file.size))),
+                _ => Err(fault),
+            },
+        }
+    }
+
+    /// What `finish` asks to be committed; `None`: the stream ended without it. `patience`: how long nothing may come.
     async fn finish_frame<S>(
         &self,
         caller: &Caller,
         mut whole: Whole,
-        writing: &Writing,
+        mut again: Option<Box<Again>>,
+        patience: Duration,
         mut frames: S,
     ) -> Result<Option<Whole>>
     where
@@ -94,10 +133,9 @@ impl Shared {
         loop {
             let frame = tokio::select! {
                 biased;
-                () = writing.taken_over() => return Err(taken_over_fault()),
                 frame = frames.next() => frame,
                 () = at(caller.deadline()) => return Err(overdue(false)),
-                () = self.clock.sleep(held_back + self.settings.idle) => return Err(silent(self.settings.idle)),
+                () = self.clock.sleep(held_back + patience) => return Err(silent(patience)),
             };
             held_back = Duration::ZERO;
             match frame.transpose()? {
@@ -112,6 +150,10 @@ impl Shared {
                         return Err(Fault::new(Reason::UploadClosed, text).fact("persistedOffset", whole.size));
                     }
                     track.goes_to(end);
+                    if let Some(again) = &mut again {
+                        again.compare(start, bytes)?;
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Some(Frame::Finish { content_hash, size }) => {
                     if size.is_some_and(|size| size != whole.size) {
@@ -140,4 +182,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn longer(committed: u64) -> Fault {
+    Fault::new(Reason::SizeMismatch, format!("the upload was committed before, with {committed} bytes, and more are sent now"))
+        .fact("actualSize", committed)
+        .with_remedy("start a new upload: this one is committed, and your file has grown")
 }

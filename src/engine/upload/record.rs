@@ -69,15 +69,22 @@ pub(super) struct Record {
 /// Where a resumed upload stands.
 #[derive(Debug)]
 pub(super) enum Standing {
-    /// Bytes up to `prefix` are there. `digests`: of the blocks below `prefix`; `None` where no row tells.
-    Open {
-        prefix: u64,
-        digests: Option<Vec<BlockDigest>>,
-        beyond: Vec<Piece>,
-    },
+    Open(Begun),
     /// All bytes are there, the session is closed, nothing is committed as far as we know.
     Ready(Ready),
     Committed(Box<Settled>),
+}
+
+/// What is known of an upload that bytes are still to come for.
+#[derive(Debug)]
+pub(super) struct Begun {
+    /// Bytes up to here are there.
+    pub prefix: u64,
+    /// Of the blocks below `prefix`; `None` where no row tells.
+    pub digests: Option<Vec<BlockDigest>>,
+    pub beyond: Vec<Piece>,
+    /// A stream before this one had other bytes than are there.
+    pub disputed: bool,
 }
 
 /// What is known of an upload whose bytes are all there.
@@ -89,6 +96,14 @@ pub(super) struct Ready {
     pub gap: Option<u64>,
     /// It may have been committed under these terms; `None`: it was not.
     pub tried: Option<Box<UploadSpec>>,
+}
+
+impl Begun {
+    /// What Dropbox says of an ordered session that has no row.
+    pub(super) fn rowless(prefix: u64) -> Begun {
+        let digests = (prefix == 0).then(Vec::new);
+        Begun { prefix, digests, beyond: Vec::new(), disputed: false }
+    }
 }
 
 impl Ready {
@@ -167,7 +182,7 @@ impl Shared {
                 Some(ready) => ready,
                 None if handle.parallel => return Err(not_found(upload_id, "pieces_lost")),
                 // Dropbox is asked by the caller of this function: it needs a `Caller`.
-                None => Standing::Open { prefix: 0, digests: None, beyond: Vec::new() },
+                None => Standing::Open(Begun::rowless(0)),
             };
             return Ok((Record::rowless(handle, upload_id), standing));
         }
@@ -210,7 +225,7 @@ impl Shared {
                     let ready = Ready { size: prefix, digests: Some(digests), gap: None, tried: None };
                     return Ok(Standing::Ready(ready));
                 }
-                Ok(Standing::Open { prefix, digests: Some(digests), beyond })
+                Ok(Standing::Open(Begun { prefix, digests: Some(digests), beyond, disputed: row.disputed }))
             }
             UploadState::Open | UploadState::Ready | UploadState::Committing => {
                 let tried = match row.state {

@@ -14,8 +14,9 @@ use super::{
     commit::{Closing as Closed, Refused, Whole},
     draining,
     group::{Coming, Sent},
-    lane::{Doubt, Lane, Plan},
-    record::{Record, Stage, Standing, short},
+    lane::{Lane, Plan},
+    ready::Closed as ClosedBefore,
+    record::{Begun, Record, Stage, Standing, short},
 };
 use crate::{
     dropbox::Caller,
@@ -40,6 +41,8 @@ pub(super) struct Run<'a> {
     prefix: u64,
     digests: Option<Vec<BlockDigest>>,
     beyond: Vec<Piece>,
+    /// The commit needs a hash of the whole.
+    needs_hash: bool,
     progress: watch::Sender<Progress>,
     writing: Writing,
     /// Among the uploads that may commit together, while it has no session.
@@ -51,7 +54,7 @@ pub(super) struct Run<'a> {
 
 pub(super) enum Resumed<'a> {
     Stream(Box<Run<'a>>),
-    Closed { record: Box<Record>, whole: Whole, doubt: Doubt, writing: Writing },
+    Closed(Box<ClosedBefore>),
     Done(Box<Settled>),
 }
 
@@ -76,6 +79,7 @@ impl<'a> Run<'a> {
             prefix: 0,
             digests: Some(Vec::new()),
             beyond: Vec::new(),
+            needs_hash: false,
             progress,
             writing: Writing::default(),
             coming: None,
@@ -111,9 +115,10 @@ impl<'a> Run<'a> {
                 if let Some(settled) = shared.committed_before(caller, &record, &ready, whole).await? {
                     return Ok(Resumed::Done(Box::new(settled)));
                 }
-                Ok(Resumed::Closed { record: Box::new(record), whole, doubt, writing })
+                let digests = ready.digests;
+                Ok(Resumed::Closed(Box::new(ClosedBefore { record, whole, doubt, digests, writing })))
             }
-            Standing::Open { prefix, digests, beyond } => {
+            Standing::Open(Begun { prefix, digests, beyond, disputed }) => {
                 progress.send_modify(|progress| {
                     *progress = Progress {
                         upload_id: Some(upload_id.into()),
@@ -127,6 +132,7 @@ impl<'a> Run<'a> {
                 run.prefix = prefix;
                 run.digests = digests;
                 run.beyond = beyond;
+                run.needs_hash = disputed;
                 run.writing = writing;
                 run.start_lane(true);
                 Ok(Resumed::Stream(Box::new(run)))
@@ -389,6 +395,7 @@ impl<'a> Run<'a> {
             declared_size: self.spec.total_size,
             declared_hash,
             resumed: self.record.is_some(),
+            needs_hash: self.needs_hash,
             idle_max: self.shared.settings.idle,
             finish_ends_stream: self.finish_ends_stream,
             hurry_at: self.caller.deadline().map(|end| {
@@ -396,6 +403,18 @@ impl<'a> Run<'a> {
                 (end - limits::UPLOAD_HURRY_AHEAD.min(left / 3)).into()
             }),
         })
+    }
+
+    /// Bytes that are not what their caller says, or not those sent before, may have got in among those that are there: whoever
+    /// goes on with this upload says by a hash what it is to be.
+    pub(super) async fn disputed(&self, fault: Fault) -> Fault {
+        let in_doubt = matches!(fault.reason(), Reason::ContentHashMismatch | Reason::SizeMismatch);
+        if let Some(record) = self.record.as_ref().filter(|record| in_doubt && record.stored)
+            && let Err(unwritten) = self.shared.store.dispute_upload(&record.handle.id, record.writer).await
+        {
+            tracing::debug!(fault = %unwritten, "an upload whose bytes are in doubt is not marked");
+        }
+        fault
     }
 
     fn upload_id(&self) -> Option<String> {

@@ -174,8 +174,8 @@ impl Turns {
         for (mut item, end) in items.into_iter().zip(ends) {
             match end {
                 End::Done(file) => {
-                    let settled = self.shared.proven(*file, item.whole);
-                    told.push((item, settled));
+                    let settled = Settled::of(*file, item.whole);
+                    told.push((item, Ok(settled)));
                 }
                 End::Unsent(_) | End::Contended(_) if item.contentions < limits::BATCH_CONTENTIONS_MAX => {
                     item.contentions += 1;
@@ -229,8 +229,8 @@ impl Turns {
                     Ok(outcome) => written.push((item, Some(outcome))),
                     Err(error) => tracing::error!(%error, "an outcome could not be encoded"),
                 },
-                // Committed all the same, or perhaps: a later look must find it, so the intent stays.
-                Err(fault) if fault.get("committed").is_some() || may_have_happened(fault) => {}
+                // A later look must find it, so the intent stays.
+                Err(fault) if may_have_happened(fault) => {}
                 // Nor does this one say what an earlier one did.
                 Err(_) if item.intended && !item.record.intended => written.push((item, None)),
                 Err(_) => {}
@@ -253,7 +253,7 @@ impl Turns {
             }
         }
         for (item, settled) in told {
-            let settled = settled.map_err(|fault| item.located(fault));
+            let settled = settled.and_then(Settled::proven).map_err(|fault| item.located(fault));
             item.hold.end().await;
             item.asker.tell(settled).await;
         }

@@ -1,0 +1,239 @@
+//! A source that is not the one it was when the upload began, and a caller that means another file than is there.
+
+use serde_json::json;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+use super::*;
+
+const FINISH_BATCH: &str = "files/upload_session/finish_batch_v2";
+
+fn finish_with(bytes: &[u8]) -> Frame {
+    Frame::Finish(pb::UploadFinish { content_hash: content_hash(bytes), total_size: None })
+}
+
+/// Frames of a resumed stream that says which bytes it means.
+fn meant(upload_id: &str, bytes: &[u8], from: usize, means: &[u8]) -> Vec<Frame> {
+    let mut frames = resume_frames(upload_id, bytes, from);
+    *frames.last_mut().expect("finish") = finish_with(means);
+    frames
+}
+
+#[track_caller]
+fn is_another(refused: &Status) {
+    assert_eq!((refused.code(), reason(refused).as_str()), (Code::DataLoss, "CONTENT_HASH_MISMATCH"), "{refused:?}");
+    assert!(retry_delay(refused).is_none() && fact(refused, "uploadId").is_none(), "{refused:?}");
+}
+
+async fn commit_as(house: &House, upload_id: &str, bytes: Option<&[u8]>) -> pb::committed_upload::Outcome {
+    let content_hash = bytes.map(content_hash).unwrap_or_default();
+    let items = vec![pb::UploadToCommit { upload_id: upload_id.into(), content_hash, ..Default::default() }];
+    let request = pb::CommitUploadsRequest { application_parameter_id: PARAMETER.into(), items, ..Default::default() };
+    let mut results = house.client().commit_uploads(request).await.expect("an answer").into_inner().results;
+    results.remove(0).outcome.expect("an outcome")
+}
+
+#[track_caller]
+fn is_committed_otherwise(outcome: pb::committed_upload::Outcome) {
+    let pb::committed_upload::Outcome::Failure(failure) = outcome else { panic!("another file is meant: {outcome:?}") };
+    assert_eq!((failure.code, failure.reason.as_str()), (Code::DataLoss as i32, "CONTENT_HASH_MISMATCH"));
+    assert_eq!(failure.facts["committed"], "true");
+}
+
+/// Also once all of it is there: its writer may have ended behind the caller's back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_already_may_be_sent_again_from_anywhere_but_not_less_of_it_nor_more() {
+    let house = support::start().await;
+    let bytes = noise(9 * MIB + 3, 9);
+    for (lane, spec) in lanes("/kept", bytes.len()) {
+        let spec = pb::UploadSpec { deferred_commit: true, path: format!("/{lane}"), ..spec };
+        let upload_id = start_upload(&house, spec).await;
+        let send = async |from: usize, to: usize, all: &[u8]| {
+            let mut frames =
+                vec![Frame::ResumeUploadId(upload_id.clone()), chunk_at(from, &all[from..to.min(from + MIB)])];
+            frames.push(chunk_at(0, &[]));
+            frames.extend(all[to.min(from + MIB)..to].chunks(MIB).map(chunk));
+            frames.push(finish());
+            upload_frames(&house, frames).await
+        };
+        for from in [0, 5, 4 * MIB, 9 * MIB] {
+            let answer = send(from, bytes.len(), &bytes).await.expect(lane);
+            assert_eq!((answer.state(), answer.content_hash), (pb::UploadState::Ready, content_hash(&bytes)), "{lane}");
+        }
+        let shorter = send(5, 6 * MIB, &bytes).await.expect_err("it ends below what is there");
+        assert_eq!(reason(&shorter), "SIZE_MISMATCH", "{shorter:?}");
+        let longer = send(5, bytes.len() + 1, &[&bytes[..], b"1"].concat()).await.expect_err("it is closed");
+        assert_eq!(
+            (reason(&longer), fact(&longer, "persistedOffset")),
+            ("UPLOAD_CLOSED".into(), Some(bytes.len().to_string()))
+        );
+        let items = vec![pb::UploadToCommit { upload_id: upload_id.clone(), ..Default::default() }];
+        let request =
+            pb::CommitUploadsRequest { application_parameter_id: PARAMETER.into(), items, ..Default::default() };
+        house.client().commit_uploads(request).await.expect("committed");
+        assert!(house.control().read(None, &format!("/{lane}")).as_deref() == Some(&bytes), "{lane}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_changed_before_it_was_resumed_is_refused_before_the_commit() {
+    let house = support::start().await;
+    let bytes = noise(37 * MIB, 5);
+    let mut changed = bytes.clone();
+    changed[MIB] ^= 1;
+    changed[30 * MIB] ^= 1;
+    for (lane, spec) in lanes("/changed", bytes.len()) {
+        let mut half = frames(spec, &bytes[..17 * MIB]);
+        half.pop();
+        let open = upload_frames(&house, half).await.expect("half-closed");
+        let mut rest = resume_frames(&open.upload_id, &changed, 16 * MIB);
+        *rest.last_mut().expect("finish") =
+            Frame::Finish(pb::UploadFinish { content_hash: content_hash(&changed), total_size: None });
+        let refused = upload_frames(&house, rest).await.expect_err("another source");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::DataLoss, "CONTENT_HASH_MISMATCH"), "{lane}");
+        assert!(retry_delay(&refused).is_none());
+        assert_eq!(house.control().counter(FINISH).calls, 0);
+        assert_eq!(house.control().read(None, "/changed"), None);
+    }
+}
+
+/// Of a parallel upload what came later may be there while what came before it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_became_shorter_than_what_was_sent_further_on_is_refused_before_the_commit() {
+    let house = support::start().await;
+    let bytes = noise(41 * MIB, 10);
+    let upload_id =
+        start_upload(&house, pb::UploadSpec { parallel_appends: 4, total_size: None, ..spec("/shorter") }).await;
+    house.control().script([Rule::once(APPEND, Action::Stall)]).expect("script");
+    let mut stream = OpenUpload::resume(&house, &upload_id).await;
+    assert!(stream.send_range(&bytes, 0, bytes.len()).await);
+    until("all but one are there", async || house.control().counter(APPEND).good == 4).await;
+    stream.abandon().await;
+    let mut frames = resume_frames(&upload_id, &bytes[..MIB], 0);
+    // Waits until the former writer has let go.
+    let refused = upload_frames(&house, frames.clone()).await.expect_err("more was sent");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "SIZE_MISMATCH"), "{refused:?}");
+    assert_eq!((house.control().counter(FINISH).calls, house.control().read(None, "/shorter")), (0, None));
+    frames = meant(&upload_id, &bytes, 0, &bytes);
+    assert!(upload_frames(&house, frames).await.expect("the same source").verified);
+    assert!(house.control().read(None, "/shorter").as_deref() == Some(&bytes));
+}
+
+/// Two sources met in it: without a hash nobody says which of them is meant.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_stream_had_other_bytes_is_committed_by_hash_alone() {
+    let house = support::start().await;
+    let bytes = noise(21 * MIB, 6);
+    let mut other = bytes.clone();
+    other[MIB] ^= 1;
+    for (lane, spec) in lanes("", bytes.len()) {
+        let path = format!("/disputed-{lane}");
+        let upload_id = start_upload(&house, pb::UploadSpec { path: path.clone(), ..spec }).await;
+        let mut half = resume_frames(&upload_id, &bytes[..12 * MIB], 0);
+        half.pop();
+        upload_frames(&house, half).await.expect("half-closed");
+        // A block that is there comes again as another.
+        let changed = upload_frames(&house, resume_frames(&upload_id, &other, 0)).await.expect_err("another source");
+        is_another(&changed);
+        assert_eq!(fact(&changed, "offset").as_deref(), Some("0"));
+        // From where it stands no block tells.
+        for source in [&other, &bytes] {
+            let bare = upload_frames(&house, resume_frames(&upload_id, source, 12 * MIB)).await.expect_err("no hash");
+            is_another(&bare);
+            let details = bare.get_error_details();
+            assert_eq!(details.bad_request().expect("fields").field_violations[0].field, "finish.content_hash");
+        }
+        is_another(&upload_frames(&house, meant(&upload_id, &other, 12 * MIB, &other)).await.expect_err("a mixture"));
+        let status = upload_status(&house, &upload_id).await.expect("status");
+        assert_eq!((status.state(), house.control().read(None, &path)), (pb::UploadState::Open, None), "{lane}");
+        let from = offset(&status);
+        let answer = upload_frames(&house, meant(&upload_id, &bytes, from, &bytes)).await.expect("what was sent first");
+        assert!(answer.verified && house.control().read(None, &path).as_deref() == Some(&bytes), "{lane}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stream_says_of_an_upload_that_is_ready_or_committed_is_compared_with_what_is_there() {
+    let house = support::start().await;
+    let bytes = noise(9 * MIB + 3, 7);
+    let last = bytes.len() - 1;
+    for (lane, spec) in lanes("", bytes.len()) {
+        let spec = pb::UploadSpec { path: format!("/said-{lane}"), deferred_commit: true, ..spec };
+        let first = start_upload(&house, spec).await;
+        upload_frames(&house, resume_frames(&first, &bytes, 0)).await.expect("ready");
+        for at in [5, 5 * MIB, last] {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            let refused = upload_frames(&house, resume_frames(&first, &other, 0)).await.expect_err("another source");
+            is_another(&refused);
+            assert_eq!(fact(&refused, "offset"), Some((at / (4 * MIB) * 4 * MIB).to_string()), "{lane}");
+        }
+        let ready = upload_frames(&house, resume_frames(&first, &bytes, 0)).await.expect("ready still");
+        for id in [&first, &ready.upload_id] {
+            is_another(&upload_frames(&house, meant(id, &[], 0, b"other")).await.expect_err("another hash"));
+        }
+        assert!(matches!(commit_as(&house, &first, None).await, pb::committed_upload::Outcome::Item(_)));
+        let sized = |size| Frame::Finish(pb::UploadFinish { content_hash: String::new(), total_size: Some(size) });
+        let size = i64::try_from(bytes.len()).expect("small");
+        for id in [&first, &ready.upload_id] {
+            let answer = upload_frames(&house, meant(id, &bytes, 0, &bytes)).await.expect("committed before");
+            assert_eq!((answer.state(), answer.verified), (pb::UploadState::Committed, true), "{lane}");
+            let told = upload_frames(&house, vec![Frame::ResumeUploadId(id.clone())]).await.expect("it says nothing");
+            assert_eq!(told.state(), pb::UploadState::Committed);
+            let refused = upload_frames(&house, meant(id, &[], 0, b"other")).await.expect_err("another hash");
+            is_another(&refused);
+            assert_eq!(fact(&refused, "committed").as_deref(), Some("true"));
+            assert_eq!(fact(&refused, "computedContentHash"), Some(content_hash(&bytes)));
+            let refused = upload_frames(&house, vec![Frame::ResumeUploadId(id.clone()), sized(size - 1)]).await;
+            let refused = refused.expect_err("another size");
+            let told = (reason(&refused), fact(&refused, "committed"));
+            assert_eq!(told, ("SIZE_MISMATCH".into(), Some("true".into())), "{refused:?}");
+            let longer = upload_frames(&house, vec![Frame::ResumeUploadId(id.clone()), chunk_at(last, b"12")]).await;
+            assert_eq!(reason(&longer.expect_err("more than there is")), "SIZE_MISMATCH");
+            assert!(matches!(commit_as(&house, id, Some(&bytes)).await, pb::committed_upload::Outcome::Item(_)));
+            is_committed_otherwise(commit_as(&house, id, Some(b"other")).await);
+        }
+        // Who waits for the answer gets it, and does not wait long.
+        let mut stream = OpenUpload::resume(&house, &first).await;
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(20), stream.early_answer()).await;
+        assert_eq!(answer.expect("an answer").expect("committed").state(), pb::UploadState::Committed);
+    }
+}
+
+/// It happened, so it is written down: whoever asks again is told the same, and nobody that its end is not known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_gave_another_file_is_told_as_that_for_good() {
+    let house = support::start().await;
+    let bytes = noise(9 * MIB, 8);
+    let other = content_hash(b"something else");
+    for (lane, spec) in lanes("", bytes.len()) {
+        let path = format!("/wrong-{lane}");
+        let upload_id = start_upload(&house, pb::UploadSpec { path: path.clone(), ..spec }).await;
+        let entry = Action::AlterEntry { at: 0, fields: json!({ "content_hash": other }) };
+        let answer = Action::Answer {
+            status: 200,
+            content_type: "application/json".into(),
+            body: json!({
+                "name": path[1..], "id": "id:a4ayc_80_OEAAAAAAAAAXw", "rev": "a1c10ce0dd78", "size": bytes.len(),
+                "client_modified": "2015-05-12T15:50:38Z", "server_modified": "2015-05-12T15:50:38Z",
+                "path_lower": path, "path_display": path, "content_hash": other,
+            })
+            .to_string(),
+            headers: Vec::new(),
+            executed: true,
+            unread: false,
+        };
+        house.control().script([Rule::once(FINISH_BATCH, entry), Rule::once(FINISH, answer)]).expect("script");
+        let refused = upload_frames(&house, resume_frames(&upload_id, &bytes, 0)).await.expect_err("another file");
+        is_another(&refused);
+        assert_eq!(fact(&refused, "committed").as_deref(), Some("true"), "{lane}");
+        let rev = fact(&refused, "rev").expect("what was written");
+        let status = upload_status(&house, &upload_id).await.expect("status");
+        let file = file_of(status.item.as_ref());
+        assert_eq!((status.state(), &file.rev, &file.content_hash), (pb::UploadState::Committed, &rev, &other), "{lane}");
+        let again = upload_frames(&house, resume_frames(&upload_id, &bytes, 0)).await.expect_err("it stays so");
+        assert_eq!((reason(&again), fact(&again, "rev")), ("CONTENT_HASH_MISMATCH".into(), Some(rev)));
+        is_committed_otherwise(commit_as(&house, &upload_id, None).await);
+        house.control().clear_script();
+    }
+}
