@@ -17,7 +17,7 @@ use std::{
 use now::Present;
 use smallvec::SmallVec;
 use tail::{Tail, weight, written};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -563,6 +563,11 @@ impl Feed {
     /// The turn of whoever polls, in a task that nobody holds up.
     pub(super) async fn turn(&self) -> impl Drop + use<'_> {
         self.walks.lock().await
+    }
+
+    /// Room for a page that nobody works on yet.
+    pub(super) fn room_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        self.desk.ahead.clone().try_acquire_owned().ok()
     }
 
     // ---- wishes ----

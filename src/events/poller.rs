@@ -7,9 +7,10 @@ mod lease;
 use std::{sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files::Metadata;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::join};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Scope, Upstream,
@@ -114,6 +115,15 @@ pub(super) struct Poller {
     index_is_next: bool,
     /// While a drain ends: rows up to this number are still needed by moves.
     gone_after: i64,
+    ahead: Option<Ahead>,
+}
+
+/// The next page of the listing that builds the index.
+#[derive(Debug)]
+struct Ahead {
+    from: Arc<str>,
+    page: Page,
+    _room: OwnedSemaphorePermit,
 }
 
 /// One save under preparation.
@@ -153,6 +163,7 @@ impl Poller {
             overtaken: true,
             index_is_next: false,
             gone_after: 0,
+            ahead: None,
         })
     }
 
@@ -231,6 +242,15 @@ impl Poller {
             Some(cursor) => self.upstream().go_on(self.scope(), cursor).await,
             None => self.upstream().list(self.scope(), LIST_LIMIT_MAX).await,
         }
+    }
+
+    /// The page behind one that is worked on, if there is room for it. What Dropbox says instead of it is heard when it is asked
+    /// again.
+    async fn ask_ahead(feed: Arc<Feed>, from: Option<Arc<str>>) -> Option<Ahead> {
+        let (from, room) = (from?, feed.room_ahead()?);
+        let _turn = feed.turn().await;
+        let page = feed.upstream.go_on(&feed.scope, &from).await.ok()?;
+        Some(Ahead { from, page, _room: room })
     }
 
     async fn begin(&mut self) -> Result<Step> {
@@ -320,7 +340,11 @@ impl Poller {
         if self.progress.other_stage == Stage::Idle {
             self.overtaken = false;
         }
-        let page = match self.ask(cursor.as_ref()).await {
+        let asked = match self.ahead.take().filter(|ahead| cursor.as_ref() == Some(&ahead.from)) {
+            Some(ahead) => Ok(ahead.page),
+            None => self.ask(cursor.as_ref()).await,
+        };
+        let page = match asked {
             Ok(page) => page,
             Err(fault) if fault.reason() == Reason::CursorReset => return self.build_anew().await,
             Err(fault) if fault.reason() == Reason::PathNotFound => return self.reset_by(fault).await,
@@ -331,6 +355,13 @@ impl Poller {
             }
         };
         self.feed.index_goes_on();
+        let next = page.has_more.then(|| page.cursor.clone());
+        let (ahead, listed) = join(Poller::ask_ahead(self.feed.clone(), next), self.listed(page)).await;
+        self.ahead = ahead;
+        listed
+    }
+
+    async fn listed(&mut self, page: Page) -> Result<Step> {
         let mut progress = self.progress.clone();
         if progress.phase == Phase::None {
             // What a forgotten index left behind has to be gone first: it has the same ids.

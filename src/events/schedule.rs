@@ -23,8 +23,8 @@ use crate::{
     clock::SharedClock,
     fair::{Fair, Held},
     limits::{
-        EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, INDEX_UNWATCHED, POLL_TURN, RING_GAP,
-        RING_GAP_CROWD_MAX, RING_GAP_MAX,
+        EVENT_RING_GRACE, FEED_LINGER, FEED_SPREAD, FEEDS_AT_ONCE, INDEX_PAGES_AHEAD, INDEX_UNWATCHED, POLL_TURN,
+        RING_GAP, RING_GAP_CROWD_MAX, RING_GAP_MAX,
     },
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Desk {
     pub(super) asking: Fair,
     /// Those that ask the store for their row: nobody waits for Dropbox with such a place in hand.
     pub(super) coming: Semaphore,
+    /// Pages of listings that were asked for while the page before was worked on.
+    pub(super) ahead: Arc<Semaphore>,
     /// Bytes of the tails of all logs.
     pub(super) tails_bytes: Arc<AtomicUsize>,
 }
@@ -168,6 +170,7 @@ impl Desk {
             outbox: Outbox::new(shared),
             asking: Fair::new(FEEDS_AT_ONCE),
             coming: Semaphore::new(FEEDS_AT_ONCE),
+            ahead: Arc::new(Semaphore::new(INDEX_PAGES_AHEAD)),
             tails_bytes: Arc::default(),
         })
     }

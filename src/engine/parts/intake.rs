@@ -105,7 +105,8 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
 
 /// What is there may be of two sources, and only a hash tells which of them is meant.
 fn disputed() -> Fault {
-    let text = "a stream of this upload held other bytes than are there: only finish.content_hash tells which ones are meant";
+    let text =
+        "a stream of this upload held other bytes than are there: only finish.content_hash tells which ones are meant";
     Fault::new(Reason::ContentHashMismatch, text).violation("finish.content_hash", "REQUIRED", text).with_remedy(
         "start a new upload; or, if your source is the one that was sent first, finish with its content_hash",
     )

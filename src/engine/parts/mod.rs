@@ -18,12 +18,12 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use tokio::task::yield_now;
 
-use self::{filling::Filling, pace::Pace, ripe::Ripe};
 pub use self::{
     again::Again,
     rules::Rules,
     track::{Track, changed, shorter},
 };
+use self::{filling::Filling, pace::Pace, ripe::Ripe};
 use super::{
     blocks::{Blocks, Tally},
     content_hash::{BlockDigest, ContentHash},

@@ -185,7 +185,10 @@ impl Shared {
 }
 
 fn longer(committed: u64) -> Fault {
-    Fault::new(Reason::SizeMismatch, format!("the upload was committed before, with {committed} bytes, and more are sent now"))
-        .fact("actualSize", committed)
-        .with_remedy("start a new upload: this one is committed, and your file has grown")
+    Fault::new(
+        Reason::SizeMismatch,
+        format!("the upload was committed before, with {committed} bytes, and more are sent now"),
+    )
+    .fact("actualSize", committed)
+    .with_remedy("start a new upload: this one is committed, and your file has grown")
 }

@@ -230,7 +230,11 @@ async fn a_commit_that_gave_another_file_is_told_as_that_for_good() {
         let rev = fact(&refused, "rev").expect("what was written");
         let status = upload_status(&house, &upload_id).await.expect("status");
         let file = file_of(status.item.as_ref());
-        assert_eq!((status.state(), &file.rev, &file.content_hash), (pb::UploadState::Committed, &rev, &other), "{lane}");
+        assert_eq!(
+            (status.state(), &file.rev, &file.content_hash),
+            (pb::UploadState::Committed, &rev, &other),
+            "{lane}"
+        );
         let again = upload_frames(&house, resume_frames(&upload_id, &bytes, 0)).await.expect_err("it stays so");
         assert_eq!((reason(&again), fact(&again, "rev")), ("CONTENT_HASH_MISMATCH".into(), Some(rev)));
         is_committed_otherwise(commit_as(&house, &upload_id, None).await);

@@ -160,9 +160,8 @@ async fn a_block_that_comes_again_as_a_whole_is_the_one_that_was_sent() {
 #[tokio::test]
 async fn an_upload_in_dispute_needs_a_hash_and_may_have_it_from_spec_or_finish() {
     let bytes = content(1000);
-    let all = |hash: Option<ContentHash>| {
-        vec![chunk(bytes.clone()), Ok(Frame::Finish { content_hash: hash, size: None })]
-    };
+    let all =
+        |hash: Option<ContentHash>| vec![chunk(bytes.clone()), Ok(Frame::Finish { content_hash: hash, size: None })];
     let rules = |declared_hash| Rules { needs_hash: true, declared_hash, ..Rules::default() };
     let hash = Some(ContentHash::of(&bytes));
     for (said, declared, reason) in [
