@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use crate::api::v1::{
     GetUploadStatusRequest, StartUploadRequest, UploadChunk, UploadFileRequest, UploadFileResponse, UploadFinish,
-    UploadSpec, UploadState, upload_file_request::Frame,
+    UploadSpec, UploadState, item, upload_file_request::Frame,
 };
 
 use super::{
@@ -125,6 +125,7 @@ impl Client {
                     Standing::Committed(response) => {
                         kept.iter_mut().for_each(Kept::forget);
                         let content_hash = hash_file(path, size).await?;
+                        require_same(&response, &content_hash)?;
                         meter.at(size);
                         return Ok(Uploaded { response: *response, content_hash, resumed_from });
                     }
@@ -315,6 +316,18 @@ fn committed(response: UploadFileResponse) -> Result<UploadFileResponse> {
         state => {
             Err(Failure::new(Exit::Failed, format!("the server answered {} to the whole file", state.as_str_name())))
         }
+    }
+}
+
+/// What was committed while nobody listened is the file as it is now.
+fn require_same(response: &UploadFileResponse, content_hash: &str) -> Result<()> {
+    let kind = response.item.as_ref().and_then(|item| item.kind.as_ref());
+    match kind {
+        Some(item::Kind::File(file)) if !file.content_hash.is_empty() && file.content_hash != content_hash => {
+            let text = "the file changed while it was sent: what is committed is the file as it was before";
+            Err(Failure::new(Exit::Failed, text))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,10 +4,13 @@
 
 mod lease;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files::Metadata;
-use futures::{FutureExt as _, future::join};
+use futures::{
+    FutureExt as _,
+    future::{Either, select},
+};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
@@ -247,8 +250,9 @@ impl Poller {
     /// The page behind one that is worked on, if there is room for it. What Dropbox says instead of it is heard when it is asked
     /// again.
     async fn ask_ahead(feed: Arc<Feed>, from: Option<Arc<str>>) -> Option<Ahead> {
-        let (from, room) = (from?, feed.room_ahead()?);
+        let from = from?;
         let _turn = feed.turn().await;
+        let room = feed.room_ahead()?;
         let page = feed.upstream.go_on(&feed.scope, &from).await.ok()?;
         Some(Ahead { from, page, _room: room })
     }
@@ -356,7 +360,12 @@ impl Poller {
         };
         self.feed.index_goes_on();
         let next = page.has_more.then(|| page.cursor.clone());
-        let (ahead, listed) = join(Poller::ask_ahead(self.feed.clone(), next), self.listed(page)).await;
+        let ahead = pin!(Poller::ask_ahead(self.feed.clone(), next));
+        let (listed, ahead) = match select(ahead, pin!(self.listed(page))).await {
+            Either::Left((ahead, listed)) => (listed.await, ahead),
+            Either::Right((Ok(Step::Worked), ahead)) => (Ok(Step::Worked), ahead.await),
+            Either::Right((ended, _)) => (ended, None),
+        };
         self.ahead = ahead;
         listed
     }

@@ -406,11 +406,11 @@ async fn whoever_takes_an_upload_over_shuts_the_former_writer_out(house: House) 
     ] {
         assert_eq!(stale.unwrap_err().reason(), Reason::UploadTakenOver);
     }
-    house.store.release_upload(&upload.id, 1).await.unwrap();
+    house.store.release_upload(&upload.id, 1, false).await.unwrap();
     assert_eq!(second.upload(&upload.id).await.unwrap().unwrap().released, 1);
     let late = house.store.record_pieces(&upload.id, 1, &[piece(24, 8)]).await;
     assert_eq!(late.unwrap_err().reason(), Reason::UploadTakenOver);
-    second.release_upload(&upload.id, 2).await.unwrap();
+    second.release_upload(&upload.id, 2, false).await.unwrap();
     assert!(house.store.claim_upload(&upload.id).await.unwrap().former_released);
     assert_eq!(house.store.pieces(&upload.id).await.unwrap(), [piece(0, 8), piece(8, 8), piece(16, 8)]);
 }
@@ -582,7 +582,7 @@ async fn of_two_who_take_an_upload_over_at_once_the_second_sees_the_first(house:
     let second = house.second(KEY_1).await;
     for _ in 0..10 {
         let upload = house.upload().await;
-        house.store.release_upload(&upload.id, 1).await.unwrap();
+        house.store.release_upload(&upload.id, 1, false).await.unwrap();
         let (one, two) = tokio::join!(house.store.claim_upload(&upload.id), second.claim_upload(&upload.id));
         let mut claims = [one.unwrap(), two.unwrap()].map(|claim| (claim.upload.writer, claim.former_released));
         claims.sort_unstable();

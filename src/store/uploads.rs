@@ -245,12 +245,13 @@ impl Store {
         rows.iter().map(piece).collect()
     }
 
-    /// All bytes are at Dropbox, nothing is committed.
+    /// All bytes are at Dropbox, and those that their caller means; nothing is committed.
     ///
     /// # Errors
     /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
     pub async fn set_upload_ready(&self, id: &str, writer: i64, size: u64) -> Result<()> {
-        let sql = "UPDATE uploads SET state = 'ready', size = $3 WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')";
+        let sql = "UPDATE uploads SET state = 'ready', size = $3, disputed = 0
+                   WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')";
         self.step(sql, id, writer, Some(size)).await
     }
 
@@ -281,15 +282,6 @@ impl Store {
         tx.commit().await
     }
 
-    /// Its caller's bytes turned out not to be those that are there, or not what it said of them.
-    ///
-    /// # Errors
-    /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
-    pub async fn dispute_upload(&self, id: &str, writer: i64) -> Result<()> {
-        let sql = "UPDATE uploads SET disputed = 1 WHERE id = $1 AND writer = $2 AND state = 'open'";
-        self.step(sql, id, writer, None).await
-    }
-
     /// It cannot be continued: what it lacks cannot be sent any more.
     ///
     /// # Errors
@@ -310,16 +302,19 @@ impl Store {
     }
 
     /// This writer, and whoever wrote before it, has stopped: the next may start at once, and nothing of theirs is
-    /// recorded any more.
+    /// recorded any more. `disputed`: its caller's bytes turned out not to be those that are there, or not what it said of them.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn release_upload(&self, id: &str, writer: i64) -> Result<()> {
-        query("UPDATE uploads SET released = $2 WHERE id = $1 AND released < $2")
-            .bind(id)
-            .bind(writer)
-            .execute(&self.0.pools.quick)
-            .await?;
+    pub async fn release_upload(&self, id: &str, writer: i64, disputed: bool) -> Result<()> {
+        let (words, pool) = match disputed {
+            false => ("UPDATE uploads SET released = $2 WHERE id = $1 AND released < $2", &self.0.pools.quick),
+            true => (
+                "UPDATE uploads SET released = $2, disputed = 1 WHERE id = $1 AND released < $2",
+                &self.0.pools.durable,
+            ),
+        };
+        query(words).bind(id).bind(writer).execute(pool).await?;
         Ok(())
     }
 

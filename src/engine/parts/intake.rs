@@ -13,26 +13,12 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     pub(super) fn accept(&mut self, offset: Option<u64>, mut bytes: Bytes, crc32c: Option<u32>) -> Result<()> {
         let start = self.track.start(offset);
         let offset = start.unwrap_or(self.next_offset);
-        if let Some(sent) = crc32c {
-            let arrived = crc_fast::crc32_iscsi(&bytes);
-            if arrived != sent {
-                return Err(Fault::new(
-                    Reason::ChunkCrcMismatch,
-                    format!("the chunk at offset {offset} arrived damaged"),
-                )
-                .fact("expectedCrc32c", format_args!("{sent:08x}"))
-                .fact("actualCrc32c", format_args!("{arrived:08x}")));
-            }
-        }
+        undamaged(offset, &bytes, crc32c)?;
         if bytes.is_empty() {
             return Ok(());
         }
         if self.rules.resumed && start.is_none() {
-            return Err(Fault::field(
-                "chunk.write_offset",
-                "REQUIRED",
-                "the first chunk of a resumed stream names its offset",
-            ));
+            return Err(unplaced());
         }
         if offset > self.next_offset {
             return Err(Fault::new(
@@ -47,7 +33,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         let known = usize::try_from(self.next_offset - offset).unwrap_or(usize::MAX).min(bytes.len());
         let sent_before = bytes.split_to(known);
         if let Some(again) = &mut self.again {
-            self.hashed += again.compare(offset, sent_before)?;
+            self.hashed += again.compare(offset, sent_before).inspect_err(|_| self.disputed = true)?;
         }
         if bytes.is_empty() {
             return Ok(());
@@ -81,12 +67,12 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         rules.declared_size = rules.declared_size.or(size);
         rules.declared_hash = rules.declared_hash.or(content_hash);
         if rules.needs_hash && rules.declared_hash.is_none() {
-            return Err(disputed());
+            return Err(disputed("finish.content_hash"));
         }
         if rules.declared_size.is_some_and(|declared| declared != self.next_offset) {
             return Err(rules.size_mismatch(self.next_offset));
         }
-        self.track.finish(self.next_offset)?;
+        self.track.finish(self.next_offset).inspect_err(|_| self.disputed = true)?;
         self.stage = Stage::Finishing;
         Ok(())
     }
@@ -103,11 +89,31 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     }
 }
 
-/// What is there may be of two sources, and only a hash tells which of them is meant.
-fn disputed() -> Fault {
-    let text =
-        "a stream of this upload held other bytes than are there: only finish.content_hash tells which ones are meant";
-    Fault::new(Reason::ContentHashMismatch, text).violation("finish.content_hash", "REQUIRED", text).with_remedy(
-        "start a new upload; or, if your source is the one that was sent first, finish with its content_hash",
-    )
+/// The bytes of a chunk are those that its sender summed up.
+///
+/// # Errors
+/// `CHUNK_CRC_MISMATCH`.
+pub fn undamaged(offset: u64, bytes: &[u8], crc32c: Option<u32>) -> Result<()> {
+    let Some(sent) = crc32c else { return Ok(()) };
+    let arrived = crc_fast::crc32_iscsi(bytes);
+    if arrived == sent {
+        return Ok(());
+    }
+    Err(Fault::new(Reason::ChunkCrcMismatch, format!("the chunk at offset {offset} arrived damaged"))
+        .fact("expectedCrc32c", format_args!("{sent:08x}"))
+        .fact("actualCrc32c", format_args!("{arrived:08x}")))
+}
+
+/// Nobody knows where the first chunk of a resumed stream belongs.
+pub fn unplaced() -> Fault {
+    Fault::field("chunk.write_offset", "REQUIRED", "the first chunk of a resumed stream names its offset")
+}
+
+/// What is there may be of two sources, and only a hash tells which of them is meant. `field`: the one that has it.
+pub fn disputed(field: &'static str) -> Fault {
+    let text = "a stream of this upload had other bytes than are there, or than its content_hash named: a hash of the whole \
+                has to say which ones are meant";
+    Fault::new(Reason::ContentHashMismatch, text)
+        .violation(field, "REQUIRED", text)
+        .with_remedy("start a new upload; or, if what was sent first is what you mean, finish with its content_hash")
 }

@@ -20,6 +20,7 @@ use tokio::task::yield_now;
 
 pub use self::{
     again::Again,
+    intake::{disputed, undamaged, unplaced},
     rules::Rules,
     track::{Track, changed, shorter},
 };
@@ -115,6 +116,8 @@ pub struct PartCutter<S> {
     track: Track,
     again: Option<Box<Again>>,
     stage: Stage,
+    /// The bytes are not those that are there, or not what their caller says.
+    disputed: bool,
     /// Reading time since the last frame.
     idle: Duration,
     pace: Pace,
@@ -184,6 +187,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             track: Track::default(),
             again: Again::new(digests_so_far, start_offset),
             stage: Stage::Reading,
+            disputed: false,
             idle: Duration::ZERO,
             pace: Pace::default(),
             held_back: Duration::ZERO,
@@ -234,6 +238,11 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             self.gather();
         }
         self.gathered.take()
+    }
+
+    /// Whether the failure was that the bytes are not those that are there, or not what their caller says of them.
+    pub fn is_disputed(&self) -> bool {
+        self.disputed
     }
 
     /// Whether `finish` has been read and holds: the part given last was the last one.
@@ -365,7 +374,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
     }
 
     /// Compares the whole file's hash, once all parts are given.
-    fn verify(&self) -> Result<()> {
+    fn verify(&mut self) -> Result<()> {
         let (Stage::Finished, Some(expected), Some(actual)) = (self.stage, self.rules.declared_hash, self.whole_hash())
         else {
             return Ok(());
@@ -373,6 +382,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         if actual == expected {
             return Ok(());
         }
+        self.disputed = true;
         Err(Fault::new(Reason::ContentHashMismatch, "the bytes that arrived are not those that content_hash names")
             .fact("expectedContentHash", expected)
             .fact("computedContentHash", actual))

@@ -148,7 +148,7 @@ impl Shared {
             // a refusal.
             let intent = Intent { id, writer, size: whole.size, spec: &terms, again: record.intended };
             if let Err(fault) = self.store.intend_commit(intent).await {
-                return self.committed_meanwhile(record).await?.ok_or(fault);
+                return self.committed_meanwhile(record, whole).await?.ok_or(fault);
             }
         }
         // Under a deadline of its own, for it holds the gate of its namespace.
@@ -173,10 +173,10 @@ impl Shared {
     }
 
     /// What a former writer's commit gave, if it came through while this one waited.
-    pub(super) async fn committed_meanwhile(&self, record: &Record) -> Result<Option<Settled>> {
+    pub(super) async fn committed_meanwhile(&self, record: &Record, whole: Whole) -> Result<Option<Settled>> {
         let Some(row) = self.store.upload(&record.handle.id).await? else { return Ok(None) };
         match self.standing(&row, &record.handle).await? {
-            Standing::Committed(settled) => settled.proven().map(Some),
+            Standing::Committed(settled) => settled.named(whole.hash.or(whole.expected)).map(Some),
             Standing::Open(_) | Standing::Ready(_) => Ok(None),
         }
     }

@@ -33,6 +33,7 @@ use crate::{
     engine::{
         content_hash::ContentHash,
         gate::NamespaceKey,
+        parts::disputed,
         together::{Paths, Sent},
     },
     fault::{Fault, Reason, Result},
@@ -418,6 +419,9 @@ impl Work {
             }
             (expected, None) => whole.expected = expected,
             _ => {}
+        }
+        if ready.disputed && one.content_hash.is_none() {
+            return Err(disputed("content_hash"));
         }
         if let Some(most) = self.max_file_size.filter(|most| whole.size > *most) {
             let text = format!("the parameter's policy takes files of at most {most} bytes");

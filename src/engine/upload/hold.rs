@@ -17,11 +17,13 @@ pub(super) struct Hold {
     writer: i64,
     /// Without a row there is nothing to let go.
     ended: AtomicBool,
+    disputed: AtomicBool,
 }
 
 impl Hold {
     pub(super) fn new(shared: &Arc<Shared>, id: &str, writer: i64, stored: bool) -> Arc<Hold> {
-        Arc::new(Hold { shared: shared.clone(), id: id.to_owned(), writer, ended: AtomicBool::new(!stored) })
+        let (ended, disputed) = (AtomicBool::new(!stored), AtomicBool::new(false));
+        Arc::new(Hold { shared: shared.clone(), id: id.to_owned(), writer, ended, disputed })
     }
 
     /// The row says already that this writer has stopped.
@@ -29,12 +31,28 @@ impl Hold {
         self.ended.store(true, Ordering::Relaxed);
     }
 
+    /// The caller's bytes are not those that are there, or not what it said of them. It is written down with the end of the
+    /// hold, which whoever goes on waits for.
+    pub(super) fn dispute(&self) {
+        self.disputed.store(true, Ordering::Relaxed);
+    }
+
+    fn letting_go(&self) -> impl Future<Output = ()> + Send + 'static {
+        let disputed = self.disputed.load(Ordering::Relaxed);
+        let (shared, id, writer) = (self.shared.clone(), self.id.clone(), self.writer);
+        async move {
+            if let Err(fault) = shared.store.release_upload(&id, writer, disputed).await {
+                tracing::warn!(%fault, disputed, "an upload could not be released; a resume waits for it");
+            }
+        }
+    }
+
     /// Lets go here and now, if nobody else holds it.
     pub(super) async fn end(self: Arc<Self>) {
         if let Some(last) = Arc::into_inner(self)
             && !last.ended.swap(true, Ordering::Relaxed)
         {
-            release(last.shared.clone(), last.id.clone(), last.writer).await;
+            last.letting_go().await;
         }
     }
 }
@@ -42,14 +60,8 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if !self.ended.swap(true, Ordering::Relaxed) {
-            self.shared.tasks.spawn(release(self.shared.clone(), self.id.clone(), self.writer));
+            self.shared.tasks.spawn(self.letting_go());
         }
-    }
-}
-
-async fn release(shared: Arc<Shared>, id: String, writer: i64) {
-    if let Err(fault) = shared.store.release_upload(&id, writer).await {
-        tracing::warn!(%fault, "an upload could not be released; a resume waits for it");
     }
 }
 

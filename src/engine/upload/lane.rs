@@ -110,6 +110,7 @@ impl Lane {
             unsaved: Vec::new(),
             unsaved_since: None,
             doubt: Doubt::default(),
+            is_another: false,
             siblings: Siblings::default(),
             progress: progress.clone(),
             plan,
@@ -125,6 +126,11 @@ impl Lane {
         let cost = u32::try_from(self.parts_max / parts).unwrap_or(1);
         let room = self.room.clone();
         async move { room.acquire_many_owned(cost).await.ok() }
+    }
+
+    /// The caller's bytes are not what it said of them, or not those that are there.
+    pub(super) fn dispute(&self) {
+        self.hold.dispute();
     }
 
     pub(super) fn push(&self, part: Part, room: OwnedSemaphorePermit) {
@@ -171,6 +177,8 @@ struct Driver {
     unsaved: Vec<Piece>,
     unsaved_since: Option<tokio::time::Instant>,
     doubt: Doubt,
+    /// What came is not what a former stream sent further on.
+    is_another: bool,
     /// Of a parallel lane.
     siblings: Siblings,
     progress: watch::Sender<Progress>,
@@ -204,6 +212,9 @@ impl Driver {
             self.abandoned(&mut sending).await;
         }
         self.save().await;
+        if self.is_another {
+            hold.dispute();
+        }
         hold.end().await;
         outcome.map(|prefix| Left { prefix, doubt: self.doubt })
     }
@@ -297,7 +308,10 @@ impl Driver {
             let offset = part.offset + n as u64 * block;
             match self.covered.remove(&offset) {
                 Some(known) if known == *digest => self.pieces.insert(offset, offset + piece.len() as u64),
-                Some(_) => return Err(changed(offset)),
+                Some(_) => {
+                    self.is_another = true;
+                    return Err(changed(offset));
+                }
                 None => missing.push(Part {
                     offset,
                     pieces: SmallVec::from_iter([piece.clone()]),
@@ -341,10 +355,12 @@ impl Driver {
         let part = tail.unwrap_or_else(|| Part { offset: size, pieces: SmallVec::new(), digests: SmallVec::new() });
         // What a former stream sent further on is none of this file.
         if self.covered.range(size..).next().is_some() {
+            self.is_another = true;
             return Err(shorter(size));
         }
         for (offset, digest) in (part.offset..).step_by(limits::BLOCK_BYTES).zip(&part.digests) {
             if self.covered.get(&offset).is_some_and(|known| known != digest) {
+                self.is_another = true;
                 return Err(changed(offset));
             }
         }

@@ -313,14 +313,18 @@ impl Uploads {
     /// Where an upload stands, from the store or, for an ordered session without a row, from Dropbox.
     ///
     /// # Errors
-    /// `UPLOAD_NOT_FOUND`, `OUTCOME_UNKNOWN` after a torn commit that no look can settle, handle and common reasons.
+    /// `UPLOAD_NOT_FOUND`, `OUTCOME_UNKNOWN` after a torn commit that no look can settle, `CONTENT_HASH_MISMATCH` after one that
+    /// gave another file, handle and common reasons.
     pub async fn status(&self, caller: &Caller, account: &Account<'_>, upload_id: &str) -> Result<Status> {
         let handle = self.0.open_handle(&account.owner, upload_id)?;
         let expires_at = handle.expires_at();
         let status = |state, persisted, file| Ok(Status { state, persisted, expires_at, file });
         let standing = self.0.standing_of(caller, &handle, upload_id).await?;
         match standing {
-            Standing::Committed(settled) => status(State::Committed, settled.file.size, Some(settled.file)),
+            Standing::Committed(settled) => {
+                let file = settled.proven()?.file;
+                status(State::Committed, file.size, Some(file))
+            }
             Standing::Open(begun) => status(State::Open, begun.prefix, None),
             Standing::Ready(ready) => {
                 let looked = match &ready.tried {
@@ -403,10 +407,7 @@ impl Uploads {
             () = at(end) => None,
         };
         // What is in flight settles in the lane's own task, and a commit that was sent in its own.
-        match outcome.unwrap_or_else(|| Err(overdue(run.sent.is_sent()))) {
-            Ok(outcome) => Ok(outcome),
-            Err(fault) => Err(run.positioned(run.disputed(fault).await)),
-        }
+        outcome.unwrap_or_else(|| Err(overdue(run.sent.is_sent()))).map_err(|fault| run.positioned(fault))
     }
 }
 
@@ -510,7 +511,7 @@ impl Shared {
 
     async fn release(&self, record: &Record) {
         if record.stored
-            && let Err(fault) = self.store.release_upload(&record.handle.id, record.writer).await
+            && let Err(fault) = self.store.release_upload(&record.handle.id, record.writer, false).await
         {
             tracing::warn!(%fault, "an upload could not be released; a resume waits for it");
         }
@@ -551,7 +552,7 @@ impl Shared {
             (Reason::UploadClosed, None) => match handle.spec.total_size {
                 Some(size) => {
                     let tried = Some(Box::new(handle.spec.clone()));
-                    Ok(Standing::Ready(Ready { size, digests: None, gap: None, tried }))
+                    Ok(Standing::Ready(Ready { size, digests: None, gap: None, tried, disputed: false }))
                 }
                 None => Err(not_found(upload_id, "size_unknown")),
             },

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use tokio::task::yield_now;
 
 use super::{
     Account, Outcome, Settled, Shared, Writing, at,
@@ -18,8 +20,8 @@ use super::{
 use crate::{
     dropbox::Caller,
     engine::{
-        content_hash::BlockDigest,
-        parts::{Again, Frame, Track},
+        content_hash::{BlockDigest, ContentHash, ContentHasher},
+        parts::{Again, Frame, Track, changed, disputed, undamaged, unplaced},
     },
     fault::{Fault, Reason, Result},
     limits,
@@ -32,6 +34,8 @@ pub(super) struct Closed {
     pub doubt: Doubt,
     /// Of all its blocks, if they are known.
     pub digests: Option<Vec<BlockDigest>>,
+    /// A stream before had other bytes than are there.
+    pub needs_hash: bool,
     pub writing: Writing,
 }
 
@@ -47,7 +51,7 @@ impl Shared {
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
-        let Closed { mut record, whole, doubt, digests, writing } = *closed;
+        let Closed { mut record, whole, doubt, digests, needs_hash, writing } = *closed;
         let hold = Hold::new(self, &record.handle.id, record.writer, record.stored);
         if record.handle.stage == Stage::Open && doubt.from.is_none() {
             // Of an ordered session it is not said who made it; a commit by itself need not know.
@@ -60,13 +64,16 @@ impl Shared {
             size: whole.size,
             content_hash: whole.hash.or(whole.expected),
         };
-        let again = Again::new(digests.as_deref(), whole.size);
-        let said = tokio::select! {
+        let mut said = Said::new(whole, digests.as_deref(), needs_hash);
+        let finish = tokio::select! {
             biased;
             () = writing.taken_over() => Err(taken_over_fault()),
-            said = self.finish_frame(caller, whole, again, self.settings.idle, frames) => said,
+            finish = said.heard(self, caller, None, frames) => finish,
         };
-        let outcome = match said {
+        if said.is_another {
+            hold.dispute();
+        }
+        let outcome = match finish {
             Ok(Some(whole)) if record.handle.spec.deferred => {
                 hold.end().await;
                 Ok(is_ready(whole))
@@ -104,83 +111,131 @@ impl Shared {
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
-        let whole = Whole { size: settled.file.size, hash: None, expected: None };
-        match self.finish_frame(caller, whole, None, limits::COMMITTED_HEARD, frames).await {
-            Ok(said) => settled.named(said.and_then(|whole| whole.expected)),
+        let settled = settled.proven()?;
+        let committed = settled.content_hash.as_deref().and_then(|hash| hash.parse().ok());
+        let whole = Whole { size: settled.file.size, hash: committed, expected: None };
+        match Said::new(whole, None, false).heard(self, caller, Some(limits::COMMITTED_HEARD), frames).await {
+            Ok(_) => Ok(settled),
             Err(fault) => match fault.reason() {
                 // It waits for the answer.
-                Reason::UploadIdle | Reason::DeadlineExceeded => settled.named(None),
-                Reason::SizeMismatch => Err(settled.about(fault)),
+                Reason::UploadIdle | Reason::DeadlineExceeded => Ok(settled),
+                Reason::ContentHashMismatch | Reason::SizeMismatch => Err(settled.about(fault)),
                 Reason::UploadClosed => Err(settled.about(longer(settled.file.size))),
                 _ => Err(fault),
             },
         }
     }
+}
 
-    /// What `finish` asks to be committed; `None`: the stream ended without it. `patience`: how long nothing may come.
-    async fn finish_frame<S>(
-        &self,
+/// What a stream says of an upload whose bytes are all there.
+struct Said {
+    whole: Whole,
+    /// What comes again, block by block where these are known; else as a whole.
+    again: Option<Box<Again>>,
+    from_start: Option<(ContentHasher, u64)>,
+    needs_hash: bool,
+    /// It means another file than is there.
+    is_another: bool,
+}
+
+impl Said {
+    fn new(whole: Whole, digests: Option<&[BlockDigest]>, needs_hash: bool) -> Said {
+        let again = Again::new(digests, whole.size);
+        let from_start = again.is_none().then(|| (ContentHasher::new(), 0));
+        Said { whole, again, from_start, needs_hash, is_another: false }
+    }
+
+    /// What `finish` asks to be committed; `None`: the stream ended without it. `answer_after`: who says nothing for so long waits
+    /// for the answer.
+    async fn heard<S>(
+        &mut self,
+        shared: &Shared,
         caller: &Caller,
-        mut whole: Whole,
-        mut again: Option<Box<Again>>,
-        patience: Duration,
+        answer_after: Option<Duration>,
         mut frames: S,
     ) -> Result<Option<Whole>>
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
         let (mut held_back, mut track) = (Duration::ZERO, Track::default());
+        let idle = shared.settings.idle;
+        let mut quiet = answer_after.map(|span| shared.clock.sleep(span));
         loop {
             let frame = tokio::select! {
                 biased;
                 frame = frames.next() => frame,
                 () = at(caller.deadline()) => return Err(overdue(false)),
-                () = self.clock.sleep(held_back + patience) => return Err(silent(patience)),
+                () = async { if let Some(quiet) = &mut quiet { quiet.await } }, if quiet.is_some() => return Err(silent(idle)),
+                () = shared.clock.sleep(held_back + idle) => return Err(silent(idle)),
             };
             held_back = Duration::ZERO;
             match frame.transpose()? {
                 None => return Ok(None),
                 Some(Frame::HeldBack(span)) => held_back = span,
+                // It keeps the stream alive, and may wait for the answer all the same.
                 Some(Frame::Chunk { bytes, .. }) if bytes.is_empty() => {}
-                Some(Frame::Chunk { offset, bytes, .. }) => {
-                    let start = track.start(offset).unwrap_or(whole.size);
+                Some(Frame::Chunk { offset, bytes, crc32c }) => {
+                    quiet = None;
+                    let start = track.start(offset).ok_or_else(unplaced)?;
+                    undamaged(start, &bytes, crc32c)?;
                     let end = start.saturating_add(bytes.len() as u64);
-                    if end > whole.size {
-                        let text = format!("the upload is closed at {} bytes", whole.size);
-                        return Err(Fault::new(Reason::UploadClosed, text).fact("persistedOffset", whole.size));
+                    if end > self.whole.size {
+                        let text = format!("the upload is closed at {} bytes", self.whole.size);
+                        return Err(Fault::new(Reason::UploadClosed, text).fact("persistedOffset", self.whole.size));
                     }
                     track.goes_to(end);
-                    if let Some(again) = &mut again {
-                        again.compare(start, bytes)?;
-                        tokio::task::yield_now().await;
-                    }
+                    self.came_again(start, bytes)?;
+                    yield_now().await;
                 }
-                Some(Frame::Finish { content_hash, size }) => {
-                    if size.is_some_and(|size| size != whole.size) {
-                        let text = format!("total_size differs from the {} bytes of the upload", whole.size);
-                        return Err(Fault::new(Reason::SizeMismatch, text).violation(
-                            "finish.total_size",
-                            "MISMATCH",
-                            "not the bytes sent",
-                        ));
-                    }
-                    track.finish(whole.size)?;
-                    let own = whole.hash.or(whole.expected);
-                    whole.expected = content_hash.or(whole.expected);
-                    if let (Some(own), Some(expected)) = (own, whole.expected)
-                        && own != expected
-                    {
-                        return Err(Fault::new(
-                            Reason::ContentHashMismatch,
-                            "the upload's bytes are not the ones the hash names",
-                        )
-                        .fact("expectedContentHash", expected)
-                        .fact("computedContentHash", own));
-                    }
-                    return Ok(Some(whole));
-                }
+                Some(Frame::Finish { content_hash, size }) => return self.finish(track, content_hash, size).map(Some),
             }
         }
+    }
+
+    fn came_again(&mut self, start: u64, bytes: Bytes) -> Result<()> {
+        if let Some(again) = &mut self.again {
+            return again.compare(start, bytes).map(drop).inspect_err(|_| self.is_another = true);
+        }
+        let Some((hasher, hashed)) = &mut self.from_start else { return Ok(()) };
+        if start > *hashed {
+            // It begins further on, and nothing is known of what it left out.
+            self.from_start = None;
+            return Ok(());
+        }
+        let known = usize::try_from(*hashed - start).unwrap_or(usize::MAX).min(bytes.len());
+        hasher.update(&bytes[known..]);
+        *hashed += (bytes.len() - known) as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, track: Track, content_hash: Option<ContentHash>, size: Option<u64>) -> Result<Whole> {
+        if size.is_some_and(|size| size != self.whole.size) {
+            let text = format!("total_size differs from the {} bytes of the upload", self.whole.size);
+            let fault = Fault::new(Reason::SizeMismatch, text);
+            return Err(fault.violation("finish.total_size", "MISMATCH", "not the bytes sent"));
+        }
+        track.finish(self.whole.size).inspect_err(|_| self.is_another = true)?;
+        let own = self.whole.hash.or(self.whole.expected);
+        let came = self.from_start.take().filter(|(_, hashed)| *hashed > 0 && *hashed == self.whole.size);
+        if let (Some(own), Some((hasher, _))) = (own, came)
+            && hasher.finish() != own
+        {
+            self.is_another = true;
+            return Err(changed(0));
+        }
+        let whole = Whole { expected: content_hash.or(self.whole.expected), ..self.whole };
+        if let (Some(own), Some(expected)) = (own, whole.expected)
+            && own != expected
+        {
+            self.is_another = true;
+            return Err(Fault::new(Reason::ContentHashMismatch, "the upload's bytes are not the ones the hash names")
+                .fact("expectedContentHash", expected)
+                .fact("computedContentHash", own));
+        }
+        if self.needs_hash && content_hash.is_none() {
+            return Err(disputed("finish.content_hash"));
+        }
+        Ok(whole)
     }
 }
 

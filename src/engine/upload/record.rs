@@ -96,6 +96,8 @@ pub(super) struct Ready {
     pub gap: Option<u64>,
     /// It may have been committed under these terms; `None`: it was not.
     pub tried: Option<Box<UploadSpec>>,
+    /// A stream had other bytes than are there.
+    pub disputed: bool,
 }
 
 impl Begun {
@@ -145,7 +147,8 @@ impl Handle {
     /// Where an upload stands that has no row, if its handle says so.
     pub(super) fn ready(&self) -> Option<Standing> {
         let size = self.spec.total_size.filter(|_| self.stage != Stage::Open)?;
-        Some(Standing::Ready(Ready { size, digests: None, gap: None, tried: Some(Box::new(self.spec.clone())) }))
+        let tried = Some(Box::new(self.spec.clone()));
+        Some(Standing::Ready(Ready { size, digests: None, gap: None, tried, disputed: false }))
     }
 
     pub(super) fn expires_at(&self) -> SystemTime {
@@ -196,7 +199,7 @@ impl Shared {
         if !claim.former_released && row.state != UploadState::Committed {
             let (id, former) = (&handle.id, row.writer - 1);
             if !self.stopped(id, former).await
-                && let Err(fault) = self.store.release_upload(id, former).await
+                && let Err(fault) = self.store.release_upload(id, former, false).await
             {
                 tracing::warn!(%fault, "a former writer could not be locked out; a piece of it may be sent again");
             }
@@ -222,7 +225,8 @@ impl Shared {
             UploadState::Open if sealed.is_none() => {
                 let (prefix, digests, beyond) = split(self.store.pieces(&row.id).await?);
                 if is_closed_at(prefix) {
-                    let ready = Ready { size: prefix, digests: Some(digests), gap: None, tried: None };
+                    let disputed = row.disputed;
+                    let ready = Ready { size: prefix, digests: Some(digests), gap: None, tried: None, disputed };
                     return Ok(Standing::Ready(ready));
                 }
                 Ok(Standing::Open(Begun { prefix, digests: Some(digests), beyond, disputed: row.disputed }))
@@ -232,16 +236,26 @@ impl Shared {
                     UploadState::Committing => Some(Box::new(intended_spec(row)?)),
                     _ => None,
                 };
+                let disputed = row.disputed;
                 if let Some(size) = sealed {
-                    return Ok(Standing::Ready(Ready { size, digests: None, gap: None, tried }));
+                    return Ok(Standing::Ready(Ready { size, digests: None, gap: None, tried, disputed }));
                 }
                 let size = row.size.unwrap_or_default();
                 let (prefix, digests, _) = split(self.store.pieces(&row.id).await?);
                 let digests = (prefix == size).then_some(digests);
                 let gap = (prefix < size).then_some(prefix);
-                Ok(Standing::Ready(Ready { size, digests, gap, tried }))
+                Ok(Standing::Ready(Ready { size, digests, gap, tried, disputed }))
             }
         }
+    }
+
+    /// Of all blocks of an upload that is closed at `size`, if its row has them.
+    pub(super) async fn digests(&self, record: &Record, size: u64) -> Result<Option<Vec<BlockDigest>>> {
+        if !record.stored {
+            return Ok(None);
+        }
+        let (prefix, digests, _) = split(self.store.pieces(&record.handle.id).await?);
+        Ok((prefix == size).then_some(digests))
     }
 
     /// Whether a writer has stopped, or been passed by a second one, within the time that all writers keep to.

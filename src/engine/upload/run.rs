@@ -115,8 +115,11 @@ impl<'a> Run<'a> {
                 if let Some(settled) = shared.committed_before(caller, &record, &ready, whole).await? {
                     return Ok(Resumed::Done(Box::new(settled)));
                 }
-                let digests = ready.digests;
-                Ok(Resumed::Closed(Box::new(ClosedBefore { record, whole, doubt, digests, writing })))
+                let (needs_hash, digests) = match ready.digests {
+                    None => (ready.disputed, shared.digests(&record, ready.size).await?),
+                    digests => (ready.disputed, digests),
+                };
+                Ok(Resumed::Closed(Box::new(ClosedBefore { record, whole, doubt, digests, needs_hash, writing })))
             }
             Standing::Open(Begun { prefix, digests, beyond, disputed }) => {
                 progress.send_modify(|progress| {
@@ -167,7 +170,12 @@ impl<'a> Run<'a> {
                 }
                 Ok(None) => break None,
                 Err(fault) if resumable(&fault) => break Some(fault),
-                Err(fault) => return Err(fault),
+                Err(fault) => {
+                    if let Some(lane) = self.lane.as_ref().filter(|_| cutter.is_disputed()) {
+                        lane.dispute();
+                    }
+                    return Err(fault);
+                }
             }
         };
         if let Some(fault) = failure {
@@ -403,18 +411,6 @@ impl<'a> Run<'a> {
                 (end - limits::UPLOAD_HURRY_AHEAD.min(left / 3)).into()
             }),
         })
-    }
-
-    /// Bytes that are not what their caller says, or not those sent before, may have got in among those that are there: whoever
-    /// goes on with this upload says by a hash what it is to be.
-    pub(super) async fn disputed(&self, fault: Fault) -> Fault {
-        let in_doubt = matches!(fault.reason(), Reason::ContentHashMismatch | Reason::SizeMismatch);
-        if let Some(record) = self.record.as_ref().filter(|record| in_doubt && record.stored)
-            && let Err(unwritten) = self.shared.store.dispute_upload(&record.handle.id, record.writer).await
-        {
-            tracing::debug!(fault = %unwritten, "an upload whose bytes are in doubt is not marked");
-        }
-        fault
     }
 
     fn upload_id(&self) -> Option<String> {

@@ -1,5 +1,7 @@
 //! A source that is not the one it was when the upload began, and a caller that means another file than is there.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tonic::Status;
 use tonic_types::StatusExt as _;
@@ -34,10 +36,10 @@ async fn commit_as(house: &House, upload_id: &str, bytes: Option<&[u8]>) -> pb::
 }
 
 #[track_caller]
-fn is_committed_otherwise(outcome: pb::committed_upload::Outcome) {
+fn is_refused(outcome: pb::committed_upload::Outcome, committed: Option<&str>) {
     let pb::committed_upload::Outcome::Failure(failure) = outcome else { panic!("another file is meant: {outcome:?}") };
     assert_eq!((failure.code, failure.reason.as_str()), (Code::DataLoss as i32, "CONTENT_HASH_MISMATCH"));
-    assert_eq!(failure.facts["committed"], "true");
+    assert_eq!(failure.facts.get("committed").map(String::as_str), committed, "{failure:?}");
 }
 
 /// Also once all of it is there: its writer may have ended behind the caller's back.
@@ -114,6 +116,9 @@ async fn a_source_that_became_shorter_than_what_was_sent_further_on_is_refused_b
     let refused = upload_frames(&house, frames.clone()).await.expect_err("more was sent");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "SIZE_MISMATCH"), "{refused:?}");
     assert_eq!((house.control().counter(FINISH).calls, house.control().read(None, "/shorter")), (0, None));
+    // It is in dispute now, though all of it is the first source's.
+    frames = resume_frames(&upload_id, &bytes, 0);
+    is_another(&upload_frames(&house, frames).await.expect_err("no hash"));
     frames = meant(&upload_id, &bytes, 0, &bytes);
     assert!(upload_frames(&house, frames).await.expect("the same source").verified);
     assert!(house.control().read(None, "/shorter").as_deref() == Some(&bytes));
@@ -168,11 +173,25 @@ async fn what_a_stream_says_of_an_upload_that_is_ready_or_committed_is_compared_
             is_another(&refused);
             assert_eq!(fact(&refused, "offset"), Some((at / (4 * MIB) * 4 * MIB).to_string()), "{lane}");
         }
-        let ready = upload_frames(&house, resume_frames(&first, &bytes, 0)).await.expect("ready still");
+        // Nobody says any more which of them is meant.
+        is_another(&upload_frames(&house, resume_frames(&first, &bytes, 0)).await.expect_err("no hash"));
+        is_refused(commit_as(&house, &first, None).await, None);
+        let ready = upload_frames(&house, meant(&first, &bytes, 0, &bytes)).await.expect("ready still");
+        let mut other = bytes.clone();
+        other[last] ^= 1;
         for id in [&first, &ready.upload_id] {
             is_another(&upload_frames(&house, meant(id, &[], 0, b"other")).await.expect_err("another hash"));
+            is_another(&upload_frames(&house, resume_frames(id, &other, 0)).await.expect_err("another source"));
+            let Frame::Chunk(mut damaged) = chunk_at(0, &bytes[..MIB]) else { unreachable!() };
+            damaged.crc32c = Some(1);
+            let damaged = vec![Frame::ResumeUploadId(id.clone()), Frame::Chunk(damaged)];
+            let damaged = upload_frames(&house, damaged).await.expect_err("not what it summed up");
+            assert_eq!(reason(&damaged), "CHUNK_CRC_MISMATCH", "{damaged:?}");
+            let unplaced = upload_frames(&house, vec![Frame::ResumeUploadId(id.clone()), chunk(b"1")]).await;
+            assert_eq!(reason(&unplaced.expect_err("it does not say where")), "INVALID_FIELD");
         }
-        assert!(matches!(commit_as(&house, &first, None).await, pb::committed_upload::Outcome::Item(_)));
+        let committed = commit_as(&house, &first, Some(&bytes)).await;
+        assert!(matches!(committed, pb::committed_upload::Outcome::Item(_)), "{committed:?}");
         let sized = |size| Frame::Finish(pb::UploadFinish { content_hash: String::new(), total_size: Some(size) });
         let size = i64::try_from(bytes.len()).expect("small");
         for id in [&first, &ready.upload_id] {
@@ -191,12 +210,29 @@ async fn what_a_stream_says_of_an_upload_that_is_ready_or_committed_is_compared_
             let longer = upload_frames(&house, vec![Frame::ResumeUploadId(id.clone()), chunk_at(last, b"12")]).await;
             assert_eq!(reason(&longer.expect_err("more than there is")), "SIZE_MISMATCH");
             assert!(matches!(commit_as(&house, id, Some(&bytes)).await, pb::committed_upload::Outcome::Item(_)));
-            is_committed_otherwise(commit_as(&house, id, Some(b"other")).await);
+            is_refused(commit_as(&house, id, Some(b"other")).await, Some("true"));
+            let again = upload_frames(&house, resume_frames(id, &other, 0)).await.expect_err("another source");
+            assert_eq!(
+                (reason(&again).as_str(), fact(&again, "committed").as_deref()),
+                ("CONTENT_HASH_MISMATCH", Some("true"))
+            );
         }
-        // Who waits for the answer gets it, and does not wait long.
+        // Who waits for the answer gets it, and does not wait long, whatever keeps its stream alive.
         let mut stream = OpenUpload::resume(&house, &first).await;
-        let answer = tokio::time::timeout(std::time::Duration::from_secs(20), stream.early_answer()).await;
-        assert_eq!(answer.expect("an answer").expect("committed").state(), pb::UploadState::Committed);
+        let begun = tokio::time::Instant::now();
+        while !stream.is_answered() && begun.elapsed() < Duration::from_secs(30) {
+            stream.send(chunk_at(0, &[])).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(stream.is_answered());
+        assert_eq!(stream.early_answer().await.expect("committed").state(), pb::UploadState::Committed);
+        // Who sends is slow, perhaps, and is heard to its end.
+        let mut stream = OpenUpload::resume(&house, &first).await;
+        stream.send(chunk_at(0, &bytes[..MIB])).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert!(!stream.is_answered());
+        stream.send(finish_with(b"other")).await;
+        assert_eq!(reason(&stream.answer().await.expect_err("another hash")), "CONTENT_HASH_MISMATCH");
     }
 }
 
@@ -214,7 +250,7 @@ async fn a_commit_that_gave_another_file_is_told_as_that_for_good() {
             status: 200,
             content_type: "application/json".into(),
             body: json!({
-                "name": path[1..], "id": "id:a4ayc_80_OEAAAAAAAAAXw", "rev": "a1c10ce0dd78", "size": bytes.len(),
+                "name": path[1..], "id": "id:a4ayc_80_OEAAAAAAAAAXw", "rev": "a1c10ce0dd78", "size": bytes.len() - 1,
                 "client_modified": "2015-05-12T15:50:38Z", "server_modified": "2015-05-12T15:50:38Z",
                 "path_lower": path, "path_display": path, "content_hash": other,
             })
@@ -228,16 +264,13 @@ async fn a_commit_that_gave_another_file_is_told_as_that_for_good() {
         is_another(&refused);
         assert_eq!(fact(&refused, "committed").as_deref(), Some("true"), "{lane}");
         let rev = fact(&refused, "rev").expect("what was written");
-        let status = upload_status(&house, &upload_id).await.expect("status");
-        let file = file_of(status.item.as_ref());
-        assert_eq!(
-            (status.state(), &file.rev, &file.content_hash),
-            (pb::UploadState::Committed, &rev, &other),
-            "{lane}"
-        );
+        let status = upload_status(&house, &upload_id).await.expect_err("nobody takes it for done");
         let again = upload_frames(&house, resume_frames(&upload_id, &bytes, 0)).await.expect_err("it stays so");
-        assert_eq!((reason(&again), fact(&again, "rev")), ("CONTENT_HASH_MISMATCH".into(), Some(rev)));
-        is_committed_otherwise(commit_as(&house, &upload_id, None).await);
+        for again in [status, again] {
+            assert_eq!((reason(&again), fact(&again, "rev")), ("CONTENT_HASH_MISMATCH".into(), Some(rev.clone())));
+            assert_eq!(fact(&again, "computedContentHash").as_ref(), Some(&other));
+        }
+        is_refused(commit_as(&house, &upload_id, None).await, Some("true"));
         house.control().clear_script();
     }
 }

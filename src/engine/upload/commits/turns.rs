@@ -261,13 +261,13 @@ impl Turns {
 
     /// Another call has taken it over before this one could send its commit; what that one does is known soon.
     async fn passed(&self, item: Item, fault: Fault) {
-        let Item { asker, record, hold, .. } = item;
+        let Item { asker, record, hold, whole, .. } = item;
         // It waits for this one.
         hold.end().await;
         let settled = match fault.reason() {
             Reason::UploadTakenOver => {
                 self.shared.stopped(&record.handle.id, record.writer + 1).await;
-                match self.shared.committed_meanwhile(&record).await {
+                match self.shared.committed_meanwhile(&record, whole).await {
                     Ok(settled) => settled.ok_or(fault),
                     Err(fault) => Err(fault),
                 }
