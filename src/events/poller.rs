@@ -4,7 +4,7 @@
 
 mod lease;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use dropbox_sdk::types::files::Metadata;
 use futures::{
@@ -360,8 +360,8 @@ impl Poller {
         };
         self.feed.index_goes_on();
         let next = page.has_more.then(|| page.cursor.clone());
-        let ahead = pin!(Poller::ask_ahead(self.feed.clone(), next));
-        let (listed, ahead) = match select(ahead, pin!(self.listed(page))).await {
+        let ahead = Box::pin(Poller::ask_ahead(self.feed.clone(), next));
+        let (listed, ahead) = match select(ahead, Box::pin(self.listed(page))).await {
             Either::Left((ahead, listed)) => (listed.await, ahead),
             Either::Right((Ok(Step::Worked), ahead)) => (Ok(Step::Worked), ahead.await),
             Either::Right((ended, _)) => (ended, None),
