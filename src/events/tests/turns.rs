@@ -12,7 +12,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::Semaphore;
 
 use super::{
-    steps::{House, scope},
+    steps::{House, names, scope, work},
     truth::page,
 };
 use crate::{
@@ -23,8 +23,8 @@ use crate::{
         feed::Feed,
         poller::{Poller, Step},
     },
-    fault::Result,
-    limits::EVENT_NOW_AGE,
+    fault::{Reason, Result},
+    limits::{EVENT_NOW_AGE, FEED_RETRY_MAX, INDEX_PAGES_AHEAD},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -153,4 +153,31 @@ async fn those_who_ask_for_now_at_once_are_answered_by_one_question_and_a_later_
     assert!(feed.holds(&end).await.unwrap(), "a place in the log");
     assert_eq!(feed.now().await.unwrap(), end);
     assert_eq!(slow.asked.load(Ordering::Relaxed), begun + 2, "and it was asked just now again");
+}
+
+/// While a page of the listing goes into the index Dropbox makes the next one.
+#[tokio::test]
+async fn the_next_page_of_a_listing_is_asked_for_while_one_is_written_if_there_is_room() {
+    for has_room in [true, false] {
+        let house = House::new().await;
+        let (feed, mut poller) = house.feed(scope()).await;
+        let script = &house.script;
+        script.says("list", "a 1", "list 1", true);
+        script.says("list 1", "b 2", "list 2", true);
+        // What Dropbox says instead of a page is heard when it is asked again.
+        script.refuses("list 2", Reason::DropboxUnavailable);
+        script.says("list 2", "c 3", "list 3", false);
+        let taken: Vec<_> = std::iter::from_fn(|| feed.room_ahead()).take(if has_room { 0 } else { 99 }).collect();
+        assert_eq!(taken.len(), if has_room { 0 } else { INDEX_PAGES_AHEAD });
+        while script.asked("list") == 0 {
+            assert_eq!(poller.step().await.unwrap(), Step::Worked);
+        }
+        assert_eq!((names(&house, &feed).await, script.asked("list 1")), (vec!["a".to_owned()], has_room.into()));
+        assert_eq!(poller.step().await.unwrap(), Step::Worked);
+        assert_eq!((script.asked("list 1"), script.asked("list 2")), (1, has_room.into()));
+        work(&feed, &mut poller).await;
+        house.clock.advance(FEED_RETRY_MAX).await;
+        work(&feed, &mut poller).await;
+        assert_eq!((names(&house, &feed).await.concat(), script.asked("list 2")), ("abc".to_owned(), 2));
+    }
 }
