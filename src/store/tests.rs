@@ -8,6 +8,7 @@ mod plans;
 mod postgres;
 mod sqlite;
 mod transfer;
+mod uploads;
 mod versions;
 mod write_leases;
 
@@ -31,6 +32,13 @@ use transfer::{
     an_import_and_changes_of_the_same_parameters_wait_for_each_other,
     an_import_displaces_no_other_parameter_unless_it_may, an_import_may_give_names_and_parameters_to_each_other_anew,
     what_is_no_export_is_refused_whole_and_shows_nothing,
+};
+use uploads::{
+    a_commit_is_intended_once_and_its_outcome_is_kept,
+    a_dispute_is_written_by_whoever_finds_it_and_ended_by_who_proves_the_whole,
+    a_longer_piece_replaces_a_shorter_one_and_never_the_other_way,
+    of_two_who_take_an_upload_over_at_once_the_second_sees_the_first,
+    two_processes_racing_for_a_commit_give_one_winner, whoever_takes_an_upload_over_shuts_the_former_writer_out,
 };
 use versions::{
     a_restriction_that_is_not_known_here_shuts_the_parameter, a_row_that_cannot_be_read_is_told_and_hides_no_other,
@@ -77,6 +85,7 @@ on_both! {
     one_process_at_a_time_renews_and_all_share_what_it_gets,
     whoever_takes_an_upload_over_shuts_the_former_writer_out,
     a_longer_piece_replaces_a_shorter_one_and_never_the_other_way,
+    a_dispute_is_written_by_whoever_finds_it_and_ended_by_who_proves_the_whole,
     a_commit_is_intended_once_and_its_outcome_is_kept,
     two_processes_racing_for_a_commit_give_one_winner,
     what_has_expired_is_not_found_and_is_swept,
@@ -387,81 +396,6 @@ async fn one_process_at_a_time_renews_and_all_share_what_it_gets(house: House) {
     assert_eq!(house.store.lease_renewal(&made.uid, next.grant_number).await.unwrap(), Lease::Mine);
 }
 
-async fn whoever_takes_an_upload_over_shuts_the_former_writer_out(house: House) {
-    let second = house.second(KEY_1).await;
-    let upload = house.upload().await;
-    assert_eq!((upload.writer, upload.state, upload.spec.as_slice()), (1, UploadState::Open, b"spec".as_slice()));
-    let piece = |offset, length| Piece { offset, length, digests: vec![[7; 32]; 2] };
-    house.store.record_pieces(&upload.id, 1, &[piece(8, 8), piece(0, 8)]).await.unwrap();
-
-    let claim = second.claim_upload(&upload.id).await.unwrap();
-    assert_eq!((claim.upload.writer, claim.former_released, claim.former_claimed_at), (2, false, start()));
-    for stale in [
-        // What it had in flight is written down all the same; it just sends no more.
-        house.store.record_pieces(&upload.id, 1, &[piece(16, 8)]).await,
-        house.store.forget_pieces(&upload.id, 1, &[0]).await,
-        house.store.set_upload_ready(&upload.id, 1, 16).await,
-        intend(&house.store, &upload.id, 1, 16).await,
-        house.store.set_upload_session(&upload.id, 1, "s", "ordered").await,
-    ] {
-        assert_eq!(stale.unwrap_err().reason(), Reason::UploadTakenOver);
-    }
-    house.store.release_upload(&upload.id, 1, false).await.unwrap();
-    assert_eq!(second.upload(&upload.id).await.unwrap().unwrap().released, 1);
-    let late = house.store.record_pieces(&upload.id, 1, &[piece(24, 8)]).await;
-    assert_eq!(late.unwrap_err().reason(), Reason::UploadTakenOver);
-    second.release_upload(&upload.id, 2, false).await.unwrap();
-    assert!(house.store.claim_upload(&upload.id).await.unwrap().former_released);
-    assert_eq!(house.store.pieces(&upload.id).await.unwrap(), [piece(0, 8), piece(8, 8), piece(16, 8)]);
-}
-
-async fn a_longer_piece_replaces_a_shorter_one_and_never_the_other_way(house: House) {
-    let upload = house.upload().await;
-    for length in [4, 8, 4] {
-        let piece = Piece { offset: 0, length, digests: vec![[u8::try_from(length).unwrap(); 32]] };
-        house.store.record_pieces(&upload.id, 1, &[piece]).await.unwrap();
-    }
-    let pieces = house.store.pieces(&upload.id).await.unwrap();
-    assert_eq!(pieces, [Piece { offset: 0, length: 8, digests: vec![[8; 32]] }]);
-    house.store.forget_pieces(&upload.id, 1, &[0]).await.unwrap();
-    assert!(house.store.pieces(&upload.id).await.unwrap().is_empty());
-}
-
-async fn a_commit_is_intended_once_and_its_outcome_is_kept(house: House) {
-    let upload = house.upload().await;
-    house.store.record_pieces(&upload.id, 1, &[Piece { offset: 0, length: 4, digests: vec![] }]).await.unwrap();
-    house.store.set_upload_ready(&upload.id, 1, 4).await.unwrap();
-    intend(&house.store, &upload.id, 1, 4).await.unwrap();
-    let twice = intend(&house.store, &upload.id, 1, 4).await.unwrap_err();
-    assert_eq!((twice.reason(), twice.get("uploadState")), (Reason::UploadClosed, Some("committing")));
-    house.store.commit_refused(&upload.id, 1).await.unwrap();
-    intend(&house.store, &upload.id, 1, 4).await.unwrap();
-
-    let looker = house.store.claim_upload(&upload.id).await.unwrap().upload;
-    assert_eq!((looker.state, looker.writer, looker.size), (UploadState::Committing, 2, Some(4)));
-    let torn = house.store.commit_refused(&upload.id, 1).await.unwrap_err();
-    assert_eq!(torn.reason(), Reason::UploadTakenOver);
-    house.store.commit_refused(&upload.id, 2).await.unwrap();
-    intend(&house.store, &upload.id, 2, 4).await.expect("a commit that did not happen is sent by the next writer");
-    house.store.upload_committed(&upload.id, r#"{"rev":"1"}"#).await.unwrap();
-    let done = house.store.claim_upload(&upload.id).await.unwrap().upload;
-    assert_eq!((done.state, done.writer, done.outcome.as_deref()), (UploadState::Committed, 2, Some(r#"{"rev":"1"}"#)));
-    assert!(house.store.pieces(&upload.id).await.unwrap().is_empty());
-    let late = house.store.record_pieces(&upload.id, 2, &[]).await;
-    assert!(late.is_ok(), "no pieces, nothing to refuse");
-    let late = house.store.record_pieces(&upload.id, 2, &[Piece { offset: 0, length: 4, digests: vec![] }]).await;
-    assert_eq!(late.unwrap_err().reason(), Reason::UploadClosed);
-}
-
-async fn two_processes_racing_for_a_commit_give_one_winner(house: House) {
-    let second = house.second(KEY_1).await;
-    for _ in 0..10 {
-        let upload = house.upload().await;
-        let (one, two) = tokio::join!(intend(&house.store, &upload.id, 1, 1), intend(&second, &upload.id, 1, 1));
-        assert_eq!([one, two].iter().filter(|turn| turn.is_ok()).count(), 1);
-    }
-}
-
 async fn what_has_expired_is_not_found_and_is_swept(house: House) {
     let upload = house.upload().await;
     let pieces: Vec<Piece> = (0..4500).map(|at| Piece { offset: at * 4, length: 4, digests: vec![] }).collect();
@@ -575,18 +509,6 @@ async fn of_two_who_change_a_parameter_at_once_none_undoes_the_other(house: Hous
         );
         assert!(one.is_err() && two.is_err(), "a change that fails leaves nothing");
         assert_eq!(house.store.parameters(&docs).await.unwrap().unwrap().etag, now.etag);
-    }
-}
-
-async fn of_two_who_take_an_upload_over_at_once_the_second_sees_the_first(house: House) {
-    let second = house.second(KEY_1).await;
-    for _ in 0..10 {
-        let upload = house.upload().await;
-        house.store.release_upload(&upload.id, 1, false).await.unwrap();
-        let (one, two) = tokio::join!(house.store.claim_upload(&upload.id), second.claim_upload(&upload.id));
-        let mut claims = [one.unwrap(), two.unwrap()].map(|claim| (claim.upload.writer, claim.former_released));
-        claims.sort_unstable();
-        assert_eq!(claims, [(2, true), (3, false)]);
     }
 }
 

@@ -245,13 +245,21 @@ impl Store {
         rows.iter().map(piece).collect()
     }
 
-    /// All bytes are at Dropbox, and those that their caller means; nothing is committed.
+    /// All bytes are at Dropbox, nothing is committed. `proven`: they are those that their caller means.
     ///
     /// # Errors
     /// `UPLOAD_TAKEN_OVER`, `UPLOAD_CLOSED`, `UPLOAD_NOT_FOUND`, `STORE_UNAVAILABLE`.
-    pub async fn set_upload_ready(&self, id: &str, writer: i64, size: u64) -> Result<()> {
-        let sql = "UPDATE uploads SET state = 'ready', size = $3, disputed = 0
-                   WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')";
+    pub async fn set_upload_ready(&self, id: &str, writer: i64, size: u64, proven: bool) -> Result<()> {
+        let sql = match proven {
+            true => {
+                "UPDATE uploads SET state = 'ready', size = $3, disputed = 0
+                 WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')"
+            }
+            false => {
+                "UPDATE uploads SET state = 'ready', size = $3
+                 WHERE id = $1 AND writer = $2 AND state IN ('open', 'ready')"
+            }
+        };
         self.step(sql, id, writer, Some(size)).await
     }
 
@@ -301,8 +309,18 @@ impl Store {
         tx.commit().await
     }
 
+    /// A caller's bytes turned out not to be those that are there, or not what it said of them. True for any writer: it happened.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn dispute_upload(&self, id: &str) -> Result<()> {
+        let sql = "UPDATE uploads SET disputed = 1 WHERE id = $1 AND state <> 'committed'";
+        query(sql).bind(id).execute(&self.0.pools.durable).await?;
+        Ok(())
+    }
+
     /// This writer, and whoever wrote before it, has stopped: the next may start at once, and nothing of theirs is
-    /// recorded any more. `disputed`: its caller's bytes turned out not to be those that are there, or not what it said of them.
+    /// recorded any more. `disputed`: as [`Store::dispute_upload`], which could not be written.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.

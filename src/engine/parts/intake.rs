@@ -69,10 +69,13 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
         if rules.needs_hash && rules.declared_hash.is_none() {
             return Err(disputed("finish.content_hash"));
         }
+        // Less than was held when this stream began is a source that became shorter.
+        let shorter = self.track.finish(self.next_offset);
+        self.disputed = shorter.is_err() || rules.declared_size.is_some_and(|declared| declared < self.began_at);
         if rules.declared_size.is_some_and(|declared| declared != self.next_offset) {
             return Err(rules.size_mismatch(self.next_offset));
         }
-        self.track.finish(self.next_offset).inspect_err(|_| self.disputed = true)?;
+        shorter?;
         self.stage = Stage::Finishing;
         Ok(())
     }

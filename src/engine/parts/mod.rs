@@ -100,6 +100,8 @@ pub struct PartCutter<S> {
     tally: Tally,
     /// Offset of the part being filled.
     part_offset: u64,
+    /// What was held when this stream began.
+    began_at: u64,
     /// The next byte the caller has to send.
     next_offset: u64,
     /// SHA-256 over the digests of all parts given; `None`: those before the start are unknown.
@@ -177,6 +179,7 @@ impl<S: Stream<Item = Result<Frame>> + Unpin + Send> PartCutter<S> {
             clock,
             tally: Tally::default(),
             part_offset: start_offset,
+            began_at: start_offset,
             next_offset: start_offset,
             outer,
             filling: Filling::Nothing,

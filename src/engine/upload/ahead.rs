@@ -95,12 +95,12 @@ impl Shared {
         Ok(record)
     }
 
-    /// An upload whose commit is left to its caller has all its bytes.
-    pub(super) async fn ready(&self, record: &Record, size: u64) -> Result<()> {
+    /// An upload whose commit is left to its caller has all its bytes. `proven`: what is there is what it said.
+    pub(super) async fn ready(&self, record: &Record, size: u64, proven: bool) -> Result<()> {
         if !record.stored {
             return Ok(());
         }
-        match self.store.set_upload_ready(&record.handle.id, record.writer, size).await {
+        match self.store.set_upload_ready(&record.handle.id, record.writer, size, proven).await {
             // Its handle says so itself.
             Err(fault) if fault.reason() == Reason::StoreUnavailable && record.handle.stage == Stage::Closed => {
                 tracing::warn!(%fault, "an upload whose bytes are all there could not be marked so");

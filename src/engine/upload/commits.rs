@@ -407,28 +407,26 @@ impl Work {
             Standing::Ready(ready) => ready,
         };
         let mut whole = ready.whole(&record.handle.spec);
-        match (one.content_hash, whole.hash.or(whole.expected)) {
-            (Some(expected), Some(there)) if expected != there => {
-                let text = "the upload holds other bytes than content_hash names; it was not committed";
-                return Err(Fault::new(Reason::ContentHashMismatch, text)
-                    .fact("expectedContentHash", expected)
-                    .fact("computedContentHash", there)
-                    .with_remedy(
-                        "the bytes are kept: commit them by the hash of what you sent, or send the file anew",
-                    ));
-            }
-            (expected, None) => whole.expected = expected,
-            _ => {}
+        let there = whole.hash.or(whole.expected);
+        whole.expected = whole.expected.or(one.content_hash);
+        if let Some(settled) = self.turns.shared.committed_before(&self.caller, &record, &ready, whole).await? {
+            return Ok(Err(settled.named(one.content_hash)?));
         }
-        if ready.disputed && one.content_hash.is_none() {
+        if let (Some(expected), Some(there)) = (one.content_hash, there)
+            && expected != there
+        {
+            let text = "the upload holds other bytes than content_hash names; it was not committed";
+            return Err(Fault::new(Reason::ContentHashMismatch, text)
+                .fact("expectedContentHash", expected)
+                .fact("computedContentHash", there)
+                .with_remedy("the bytes are kept: commit them by the hash of what you sent, or send the file anew"));
+        }
+        if ready.needs_hash(&record.handle) && one.content_hash.is_none() {
             return Err(disputed("content_hash"));
         }
         if let Some(most) = self.max_file_size.filter(|most| whole.size > *most) {
             let text = format!("the parameter's policy takes files of at most {most} bytes");
             return Err(Fault::new(Reason::FileTooLarge, text).fact("limitBytes", most));
-        }
-        if let Some(settled) = self.turns.shared.committed_before(&self.caller, &record, &ready, whole).await? {
-            return Ok(Err(settled));
         }
         let doubt = ready.doubt();
         if record.handle.stage == Stage::Open && doubt.from.is_none() {

@@ -31,10 +31,16 @@ impl Hold {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// The caller's bytes are not those that are there, or not what it said of them. It is written down with the end of the
-    /// hold, which whoever goes on waits for.
-    pub(super) fn dispute(&self) {
-        self.disputed.store(true, Ordering::Relaxed);
+    /// The caller's bytes are not those that are there, or not what it said of them: written down before it hears of that, or else
+    /// with the end of the hold.
+    pub(super) async fn dispute(&self) {
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(fault) = self.shared.store.dispute_upload(&self.id).await {
+            tracing::warn!(%fault, "that an upload met two sources could not be written down yet");
+            self.disputed.store(true, Ordering::Relaxed);
+        }
     }
 
     fn letting_go(&self) -> impl Future<Output = ()> + Send + 'static {

@@ -89,6 +89,8 @@ enum Command {
     Close {
         tail: Option<Part>,
         size: u64,
+        /// Its caller named the hash of the whole.
+        proven: bool,
     },
     Settle,
 }
@@ -129,8 +131,8 @@ impl Lane {
     }
 
     /// The caller's bytes are not what it said of them, or not those that are there.
-    pub(super) fn dispute(&self) {
-        self.hold.dispute();
+    pub(super) async fn dispute(&self) {
+        self.hold.dispute().await;
     }
 
     pub(super) fn push(&self, part: Part, room: OwnedSemaphorePermit) {
@@ -154,8 +156,8 @@ impl Lane {
     }
 
     /// Waits for everything in flight, then closes the session at `size`. The writer has not stopped: it may commit.
-    pub(super) async fn close(self, tail: Option<Part>, size: u64) -> Result<(Left, Arc<Hold>)> {
-        Ok((end(self.commands, self.task, Command::Close { tail, size }).await?, self.hold))
+    pub(super) async fn close(self, tail: Option<Part>, size: u64, proven: bool) -> Result<(Left, Arc<Hold>)> {
+        Ok((end(self.commands, self.task, Command::Close { tail, size, proven }).await?, self.hold))
     }
 }
 
@@ -208,13 +210,13 @@ impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Command>, hold: Arc<Hold>) -> Result<Left> {
         let mut sending = JoinSet::new();
         let outcome = self.drive(&mut orders, &mut sending).await;
+        if self.is_another {
+            hold.dispute().await;
+        }
         if outcome.is_err() {
             self.abandoned(&mut sending).await;
         }
         self.save().await;
-        if self.is_another {
-            hold.dispute();
-        }
         hold.end().await;
         outcome.map(|prefix| Left { prefix, doubt: self.doubt })
     }
@@ -229,7 +231,7 @@ impl Driver {
                 Some(sent) = sending.join_next(), if !sending.is_empty() => self.settled(flat(sent)?),
                 order = orders.recv(), if sending.len() < self.plan.width => match order {
                     Some(Command::Append(part, room)) => self.append(part, room, sending)?,
-                    Some(Command::Close { tail, size }) => break Some((tail, size)),
+                    Some(Command::Close { tail, size, proven }) => break Some((tail, size, proven)),
                     Some(Command::Settle) => break None,
                     None => {
                         self.abandoned(sending).await;
@@ -249,8 +251,8 @@ impl Driver {
             }
         }
         self.save_or_stop().await?;
-        if let Some((tail, size)) = closing {
-            self.close(tail, size).await?;
+        if let Some((tail, size, proven)) = closing {
+            self.close(tail, size, proven).await?;
         }
         Ok(self.pieces.prefix())
     }
@@ -351,7 +353,7 @@ impl Driver {
     }
 
     /// The last request: all others are acknowledged, so it may close.
-    async fn close(&mut self, tail: Option<Part>, size: u64) -> Result<()> {
+    async fn close(&mut self, tail: Option<Part>, size: u64, proven: bool) -> Result<()> {
         let part = tail.unwrap_or_else(|| Part { offset: size, pieces: SmallVec::new(), digests: SmallVec::new() });
         // What a former stream sent further on is none of this file.
         if self.covered.range(size..).next().is_some() {
@@ -383,7 +385,7 @@ impl Driver {
         if !self.plan.stored || self.doubt.from.is_some() {
             return Ok(());
         }
-        match self.shared.store.set_upload_ready(&self.plan.id, self.plan.writer, size).await {
+        match self.shared.store.set_upload_ready(&self.plan.id, self.plan.writer, size, proven).await {
             Err(fault) if fault.reason() == Reason::UploadTakenOver => Err(fault),
             Err(fault) => {
                 // The bytes are there all the same; the commit's intent is what must be written.

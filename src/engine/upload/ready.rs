@@ -71,10 +71,16 @@ impl Shared {
             finish = said.heard(self, caller, None, frames) => finish,
         };
         if said.is_another {
-            hold.dispute();
+            hold.dispute().await;
         }
         let outcome = match finish {
             Ok(Some(whole)) if record.handle.spec.deferred => {
+                if needs_hash
+                    && whole.hash.is_some()
+                    && let Err(fault) = self.ready(&record, whole.size, true).await
+                {
+                    tracing::debug!(%fault, "an upload that is proven stays in dispute");
+                }
                 hold.end().await;
                 Ok(is_ready(whole))
             }
@@ -114,11 +120,19 @@ impl Shared {
         let settled = settled.proven()?;
         let committed = settled.content_hash.as_deref().and_then(|hash| hash.parse().ok());
         let whole = Whole { size: settled.file.size, hash: committed, expected: None };
-        match Said::new(whole, None, false).heard(self, caller, Some(limits::COMMITTED_HEARD), frames).await {
-            Ok(_) => Ok(settled),
+        let mut said = Said::new(whole, None, false);
+        let heard = said.heard(self, caller, Some(limits::COMMITTED_HEARD), frames).await;
+        let heard = match heard {
+            // It waits for the answer, or says no more.
+            Ok(None) => said.compare_whole(),
+            Err(fault) if matches!(fault.reason(), Reason::UploadIdle | Reason::DeadlineExceeded) => {
+                said.compare_whole()
+            }
+            heard => heard.map(drop),
+        };
+        match heard {
+            Ok(()) => Ok(settled),
             Err(fault) => match fault.reason() {
-                // It waits for the answer.
-                Reason::UploadIdle | Reason::DeadlineExceeded => Ok(settled),
                 Reason::ContentHashMismatch | Reason::SizeMismatch => Err(settled.about(fault)),
                 Reason::UploadClosed => Err(settled.about(longer(settled.file.size))),
                 _ => Err(fault),
@@ -208,13 +222,8 @@ impl Said {
         Ok(())
     }
 
-    fn finish(&mut self, track: Track, content_hash: Option<ContentHash>, size: Option<u64>) -> Result<Whole> {
-        if size.is_some_and(|size| size != self.whole.size) {
-            let text = format!("total_size differs from the {} bytes of the upload", self.whole.size);
-            let fault = Fault::new(Reason::SizeMismatch, text);
-            return Err(fault.violation("finish.total_size", "MISMATCH", "not the bytes sent"));
-        }
-        track.finish(self.whole.size).inspect_err(|_| self.is_another = true)?;
+    /// What came again from the first byte to the last.
+    fn compare_whole(&mut self) -> Result<()> {
         let own = self.whole.hash.or(self.whole.expected);
         let came = self.from_start.take().filter(|(_, hashed)| *hashed > 0 && *hashed == self.whole.size);
         if let (Some(own), Some((hasher, _))) = (own, came)
@@ -223,6 +232,20 @@ impl Said {
             self.is_another = true;
             return Err(changed(0));
         }
+        Ok(())
+    }
+
+    fn finish(&mut self, track: Track, content_hash: Option<ContentHash>, size: Option<u64>) -> Result<Whole> {
+        let shorter = track.finish(self.whole.size);
+        self.is_another |= shorter.is_err() || size.is_some_and(|size| size < self.whole.size);
+        if size.is_some_and(|size| size != self.whole.size) {
+            let text = format!("total_size differs from the {} bytes of the upload", self.whole.size);
+            let fault = Fault::new(Reason::SizeMismatch, text);
+            return Err(fault.violation("finish.total_size", "MISMATCH", "not the bytes sent"));
+        }
+        shorter?;
+        self.compare_whole()?;
+        let own = self.whole.hash.or(self.whole.expected);
         let whole = Whole { expected: content_hash.or(self.whole.expected), ..self.whole };
         if let (Some(own), Some(expected)) = (own, whole.expected)
             && own != expected

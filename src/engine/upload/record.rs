@@ -113,6 +113,12 @@ impl Ready {
         whole_of(spec, self.size, self.digests.as_deref())
     }
 
+    /// Nobody has said yet which bytes are meant. What its spec named was compared before all of them were there.
+    pub(super) fn needs_hash(&self, handle: &Handle) -> bool {
+        let named = handle.stage == Stage::Open && handle.spec.content_hash.is_some();
+        self.disputed && !(named && self.gap.is_none())
+    }
+
     pub(super) fn doubt(&self) -> Doubt {
         Doubt { from: self.gap, closed: false }
     }

@@ -115,9 +115,10 @@ impl<'a> Run<'a> {
                 if let Some(settled) = shared.committed_before(caller, &record, &ready, whole).await? {
                     return Ok(Resumed::Done(Box::new(settled)));
                 }
-                let (needs_hash, digests) = match ready.digests {
-                    None => (ready.disputed, shared.digests(&record, ready.size).await?),
-                    digests => (ready.disputed, digests),
+                let needs_hash = ready.needs_hash(&record.handle);
+                let digests = match ready.digests {
+                    None => shared.digests(&record, ready.size).await?,
+                    digests => digests,
                 };
                 Ok(Resumed::Closed(Box::new(ClosedBefore { record, whole, doubt, digests, needs_hash, writing })))
             }
@@ -172,7 +173,7 @@ impl<'a> Run<'a> {
                 Err(fault) if resumable(&fault) => break Some(fault),
                 Err(fault) => {
                     if let Some(lane) = self.lane.as_ref().filter(|_| cutter.is_disputed()) {
-                        lane.dispute();
+                        lane.dispute().await;
                     }
                     return Err(fault);
                 }
@@ -336,7 +337,7 @@ impl<'a> Run<'a> {
                 }
             };
         };
-        let (left, hold) = lane.close(last, whole.size).await?;
+        let (left, hold) = lane.close(last, whole.size, whole.expected.is_some()).await?;
         if left.doubt.from.is_none() {
             self.progress.send_modify(|progress| progress.persisted = whole.size);
         }
@@ -345,7 +346,8 @@ impl<'a> Run<'a> {
             record.supersede(self.shared, &self.account.owner, &whole, Stage::Closed);
         }
         if self.spec.deferred {
-            self.shared.ready(record, whole.size).await?;
+            let proven = left.doubt.from.is_none() && whole.expected.is_some();
+            self.shared.ready(record, whole.size, proven).await?;
             hold.end().await;
             let (upload_id, size) = (record.upload_id.clone(), whole.size);
             return Ok(Outcome::Ready { upload_id, size, content_hash: whole.hash });

@@ -156,6 +156,33 @@ async fn an_upload_whose_stream_had_other_bytes_is_committed_by_hash_alone() {
     }
 }
 
+/// A source that became shorter is known by its size, too; and who says once by hash what is meant need not say it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispute_is_over_when_the_whole_was_proven() {
+    let house = support::start().await;
+    let bytes = noise(9 * MIB, 11);
+    for (lane, spec) in lanes("", bytes.len()) {
+        let path = format!("/over-{lane}");
+        let spec = pb::UploadSpec { path: path.clone(), total_size: None, deferred_commit: true, ..spec };
+        let upload_id = start_upload(&house, spec).await;
+        let mut half = resume_frames(&upload_id, &bytes[..8 * MIB], 0);
+        half.pop();
+        upload_frames(&house, half).await.expect("half-closed");
+        let size = Some(6 * MIB as i64);
+        let shorter = Frame::Finish(pb::UploadFinish { content_hash: String::new(), total_size: size });
+        let refused = upload_frames(&house, vec![Frame::ResumeUploadId(upload_id.clone()), shorter]).await;
+        assert_eq!(reason(&refused.expect_err("more is there")), "SIZE_MISMATCH");
+        is_another(&upload_frames(&house, resume_frames(&upload_id, &bytes, 8 * MIB)).await.expect_err("no hash"));
+        let ready = upload_frames(&house, meant(&upload_id, &bytes, 8 * MIB, &bytes)).await.expect("proven");
+        assert_eq!(ready.state(), pb::UploadState::Ready);
+        for again in 0..2 {
+            let outcome = commit_as(&house, if again == 0 { &upload_id } else { &ready.upload_id }, None).await;
+            assert!(matches!(outcome, pb::committed_upload::Outcome::Item(_)), "{lane}: {outcome:?}");
+        }
+        assert!(house.control().read(None, &path).as_deref() == Some(&bytes), "{lane}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_stream_says_of_an_upload_that_is_ready_or_committed_is_compared_with_what_is_there() {
     let house = support::start().await;
@@ -272,4 +299,24 @@ async fn a_commit_that_gave_another_file_is_told_as_that_for_good() {
         is_refused(commit_as(&house, &upload_id, None).await, Some("true"));
         house.control().clear_script();
     }
+    // The same of one among several.
+    let mut ids = Vec::new();
+    for name in ["/wrong-1", "/wrong-2"] {
+        let id = start_upload(&house, pb::UploadSpec { deferred_commit: true, ..spec(name) }).await;
+        upload_frames(&house, resume_frames(&id, &bytes, 0)).await.expect("ready");
+        ids.push(id);
+    }
+    let entry = Action::AlterEntry { at: 0, fields: json!({ "content_hash": other }) };
+    house.control().script([Rule::once(FINISH_BATCH, entry)]).expect("script");
+    let items = ids.iter().map(|id| pb::UploadToCommit { upload_id: id.clone(), ..Default::default() }).collect();
+    let request = pb::CommitUploadsRequest { application_parameter_id: PARAMETER.into(), items, ..Default::default() };
+    for _ in 0..2 {
+        let results = house.client().commit_uploads(request.clone()).await.expect("an answer").into_inner().results;
+        let [wrong, good] = results.try_into().expect("two");
+        is_refused(wrong.outcome.expect("an outcome"), Some("true"));
+        assert!(matches!(good.outcome, Some(pb::committed_upload::Outcome::Item(_))), "{good:?}");
+    }
+    assert_eq!(reason(&upload_status(&house, &ids[0]).await.expect_err("wrong")), "CONTENT_HASH_MISMATCH");
+    assert_eq!(upload_status(&house, &ids[1]).await.expect("good").state(), pb::UploadState::Committed);
+    assert_eq!(house.control().counter(FINISH_BATCH).calls, 1);
 }
