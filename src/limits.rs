@@ -73,6 +73,8 @@ pub const UPLOAD_IDLE: Duration = Duration::from_secs(60);
 /// A stream that resumes an upload which is committed already is answered when nothing came for so long: what its `finish` says is
 /// compared first.
 pub const COMMITTED_HEARD: Duration = Duration::from_secs(2);
+/// The same behind a chunk: the next one may come over a slow line.
+pub const COMMITTED_HEARD_ON: Duration = Duration::from_secs(10);
 /// The block budget is counted in units of this size.
 pub const BUDGET_UNIT_BYTES: usize = 64 * 1024;
 /// A smaller block budget would not let one upload fill a part of two blocks beside its admission.

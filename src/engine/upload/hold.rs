@@ -37,9 +37,11 @@ impl Hold {
         if self.ended.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(fault) = self.shared.store.dispute_upload(&self.id).await {
-            tracing::warn!(%fault, "that an upload met two sources could not be written down yet");
-            self.disputed.store(true, Ordering::Relaxed);
+        // Whoever waits for this may leave in its midst.
+        self.disputed.store(true, Ordering::Relaxed);
+        match self.shared.store.dispute_upload(&self.id).await {
+            Ok(()) => self.disputed.store(false, Ordering::Relaxed),
+            Err(fault) => tracing::warn!(%fault, "that an upload met two sources could not be written down yet"),
         }
     }
 

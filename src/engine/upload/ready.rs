@@ -34,7 +34,8 @@ pub(super) struct Closed {
     pub doubt: Doubt,
     /// Of all its blocks, if they are known.
     pub digests: Option<Vec<BlockDigest>>,
-    /// A stream before had other bytes than are there.
+    /// A stream before had other bytes than are there, and nobody has said yet which are meant.
+    pub disputed: bool,
     pub needs_hash: bool,
     pub writing: Writing,
 }
@@ -51,7 +52,7 @@ impl Shared {
     where
         S: Stream<Item = Result<Frame>> + Send + Unpin,
     {
-        let Closed { mut record, whole, doubt, digests, needs_hash, writing } = *closed;
+        let Closed { mut record, whole, doubt, digests, disputed, needs_hash, writing } = *closed;
         let hold = Hold::new(self, &record.handle.id, record.writer, record.stored);
         if record.handle.stage == Stage::Open && doubt.from.is_none() {
             // Of an ordered session it is not said who made it; a commit by itself need not know.
@@ -73,14 +74,16 @@ impl Shared {
         if said.is_another {
             hold.dispute().await;
         }
+        if let Ok(Some(whole)) = &finish
+            && disputed
+            && whole.hash.is_some()
+            && whole.expected.is_some()
+            && let Err(fault) = self.ready(&record, whole.size, true).await
+        {
+            tracing::debug!(%fault, "an upload that is proven stays in dispute");
+        }
         let outcome = match finish {
             Ok(Some(whole)) if record.handle.spec.deferred => {
-                if needs_hash
-                    && whole.hash.is_some()
-                    && let Err(fault) = self.ready(&record, whole.size, true).await
-                {
-                    tracing::debug!(%fault, "an upload that is proven stays in dispute");
-                }
                 hold.end().await;
                 Ok(is_ready(whole))
             }
@@ -123,6 +126,7 @@ impl Shared {
         let mut said = Said::new(whole, None, false);
         let heard = said.heard(self, caller, Some(limits::COMMITTED_HEARD), frames).await;
         let heard = match heard {
+            Ok(None) if self.draining.is_cancelled() && said.is_heard => return Err(draining()),
             // It waits for the answer, or says no more.
             Ok(None) => said.compare_whole(),
             Err(fault) if matches!(fault.reason(), Reason::UploadIdle | Reason::DeadlineExceeded) => {
@@ -150,13 +154,15 @@ struct Said {
     needs_hash: bool,
     /// It means another file than is there.
     is_another: bool,
+    /// Bytes came.
+    is_heard: bool,
 }
 
 impl Said {
     fn new(whole: Whole, digests: Option<&[BlockDigest]>, needs_hash: bool) -> Said {
         let again = Again::new(digests, whole.size);
         let from_start = again.is_none().then(|| (ContentHasher::new(), 0));
-        Said { whole, again, from_start, needs_hash, is_another: false }
+        Said { whole, again, from_start, needs_hash, is_another: false, is_heard: false }
     }
 
     /// What `finish` asks to be committed; `None`: the stream ended without it. `answer_after`: who says nothing for so long waits
@@ -189,7 +195,8 @@ impl Said {
                 // It keeps the stream alive, and may wait for the answer all the same.
                 Some(Frame::Chunk { bytes, .. }) if bytes.is_empty() => {}
                 Some(Frame::Chunk { offset, bytes, crc32c }) => {
-                    quiet = None;
+                    self.is_heard = true;
+                    quiet = answer_after.map(|_| shared.clock.sleep(limits::COMMITTED_HEARD_ON));
                     let start = track.start(offset).ok_or_else(unplaced)?;
                     undamaged(start, &bytes, crc32c)?;
                     let end = start.saturating_add(bytes.len() as u64);

@@ -110,17 +110,18 @@ impl<'a> Run<'a> {
         let spec = record.handle.spec.clone();
         match standing {
             Standing::Committed(settled) => Ok(Resumed::Done(settled)),
-            Standing::Ready(ready) => {
+            Standing::Ready(mut ready) => {
+                if ready.digests.is_none() {
+                    ready.digests = shared.digests(&record, ready.size).await?;
+                }
                 let (whole, doubt) = (ready.whole(&spec), ready.doubt());
                 if let Some(settled) = shared.committed_before(caller, &record, &ready, whole).await? {
                     return Ok(Resumed::Done(Box::new(settled)));
                 }
-                let needs_hash = ready.needs_hash(&record.handle);
-                let digests = match ready.digests {
-                    None => shared.digests(&record, ready.size).await?,
-                    digests => digests,
-                };
-                Ok(Resumed::Closed(Box::new(ClosedBefore { record, whole, doubt, digests, needs_hash, writing })))
+                let (disputed, needs_hash) = (ready.disputed, ready.needs_hash(&record.handle));
+                let digests = ready.digests;
+                let closed = ClosedBefore { record, whole, doubt, digests, disputed, needs_hash, writing };
+                Ok(Resumed::Closed(Box::new(closed)))
             }
             Standing::Open(Begun { prefix, digests, beyond, disputed }) => {
                 progress.send_modify(|progress| {

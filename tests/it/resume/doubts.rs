@@ -175,6 +175,13 @@ async fn a_dispute_is_over_when_the_whole_was_proven() {
         is_another(&upload_frames(&house, resume_frames(&upload_id, &bytes, 8 * MIB)).await.expect_err("no hash"));
         let ready = upload_frames(&house, meant(&upload_id, &bytes, 8 * MIB, &bytes)).await.expect("proven");
         assert_eq!(ready.state(), pb::UploadState::Ready);
+        // Again, of what is ready, by either handle.
+        for id in [&upload_id, &ready.upload_id] {
+            is_another(&upload_frames(&house, resume_frames(id, &noise(9 * MIB, 12), 0)).await.expect_err("another"));
+            is_refused(commit_as(&house, id, None).await, None);
+            let proven = upload_frames(&house, meant(id, &[], 0, &bytes)).await.expect("ready still");
+            assert_eq!(proven.state(), pb::UploadState::Ready, "{lane}");
+        }
         for again in 0..2 {
             let outcome = commit_as(&house, if again == 0 { &upload_id } else { &ready.upload_id }, None).await;
             assert!(matches!(outcome, pb::committed_upload::Outcome::Item(_)), "{lane}: {outcome:?}");
