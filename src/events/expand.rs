@@ -94,6 +94,11 @@ impl Expanding {
         Expanding { entry, after, portion: None, told: 0, reading: None }
     }
 
+    /// The number of the entry.
+    pub(super) fn sequence(&self) -> i64 {
+        self.entry.point.sequence
+    }
+
     /// The next to tell, as far as it was read.
     pub(super) fn next(&mut self) -> Option<Arc<Entry>> {
         let next = self.portion.as_ref()?.entries.get(self.told)?.clone();
@@ -222,7 +227,8 @@ fn change(folder: &Change, row: &IndexRow, lower: &str, display: &str) -> Change
     let lower = format!("{}{lower}", folder_lower.unwrap_or_default());
     let previous_path = folder.previous_path.as_ref().map(|path| format!("{path}{display}"));
     let display = format!("{}{display}", folder_display.unwrap_or_default());
-    let rev = row.rev.clone().filter(|_| row.kind == FILE);
+    // A file may have got another one by the move, and that is the one which is known.
+    let rev = row.rev.clone().filter(|_| row.kind == FILE && folder.kind == ChangeKind::Deleted);
     Change {
         kind: folder.kind,
         basis: folder.basis,

@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) head: LogHead,
     /// Dropbox's, while nothing is left to be told before it.
     pub(super) cursor: Option<Arc<str>>,
+    /// The newest entry of a drain that is over.
+    pub(super) settled: i64,
     /// The log has been brought up to date since this process follows it.
     pub(super) hot: bool,
     /// When Dropbox was last asked for the last thing that is told, by steady time.
@@ -246,6 +248,7 @@ impl Feed {
             let changed = state.head != head || state.cursor.as_ref() != cursor;
             if changed {
                 (state.head, state.cursor) = (head, cursor.cloned());
+                state.settled = if cursor.is_some() { head.newest } else { state.settled };
             }
             changed
         });

@@ -418,6 +418,10 @@ impl Watcher {
         }
         self.hold().await?;
         if let Some(expanding) = &mut self.expanding {
+            // Later pages of the drain may say more of what the folder held: a file that was moved with it has another rev.
+            if self.state.borrow_and_update().settled < expanding.sequence() {
+                return Ok(Worked::Waits);
+            }
             if expanding.read(&self.feed).await? {
                 return Ok(Worked::More);
             }

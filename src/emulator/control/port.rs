@@ -63,13 +63,6 @@ pub(in crate::emulator) async fn serve(world: &Arc<World>, request: Request<Byte
     response.body(Bytes::from(body.to_string())).expect("a plain head")
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    Many(Vec<Rule>),
-    One(Box<Rule>),
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct LoginAsked {
@@ -307,9 +300,10 @@ impl Control {
             }
             (&Method::GET, "script") => shown(self.standing()),
             (&Method::POST, "script") => {
+                // One by one, so that what is wrong with one is told in its own words.
                 let rules = match read(body)? {
-                    OneOrMany::Many(rules) => rules,
-                    OneOrMany::One(rule) => vec![*rule],
+                    Value::Array(_) => read::<Vec<Rule>>(body)?,
+                    _ => vec![read(body)?],
                 };
                 self.script(rules)?;
                 done
