@@ -247,10 +247,10 @@ impl Poller {
         }
     }
 
-    /// The page behind one that is worked on, if there is room for it. What Dropbox says instead of it is heard when it is asked
-    /// again.
+    /// The page behind one that is worked on, if there is room for it, and somebody who watches: else the work may end at any step.
+    /// What Dropbox says instead of it is heard when it is asked again.
     async fn ask_ahead(feed: Arc<Feed>, from: Option<Arc<str>>) -> Option<Ahead> {
-        let from = from?;
+        let from = from.filter(|_| feed.wished().is_some())?;
         let _turn = feed.turn().await;
         let room = feed.room_ahead()?;
         let page = feed.upstream.go_on(&feed.scope, &from).await.ok()?;

@@ -144,8 +144,7 @@ pub const INDEXES_UNWATCHED_MAX: usize = 32;
 pub const FEED_LINGER: Duration = Duration::from_secs(30);
 /// Begins of feeds are spread: behind the first ones there is one in this time, 5 minutes for 10,000.
 pub const FEED_SPREAD: Duration = Duration::from_millis(30);
-/// While a page of a large index is written down Dropbox makes the next one: so many wait in the process, of 2,000 items and some
-/// 2 MiB each.
+/// While a page of a large index is written down Dropbox makes the next one: so many wait in the process, of 2,000 items each.
 pub const INDEX_PAGES_AHEAD: usize = 8;
 /// So many begin without waiting, and so many are beginning at once; of these, too, one application parameter leaves an eighth.
 pub const FEEDS_AT_ONCE: usize = 64;

@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
         match standing {
             Standing::Committed(settled) => Ok(Resumed::Done(settled)),
             Standing::Ready(mut ready) => {
-                if ready.digests.is_none() {
+                if ready.digests.is_none() && ready.gap.is_none() {
                     ready.digests = shared.digests(&record, ready.size).await?;
                 }
                 let (whole, doubt) = (ready.whole(&spec), ready.doubt());

@@ -19,7 +19,7 @@ use crate::{
     credentials::Ending,
     dropbox::Underway,
     events::{
-        News, Page, Scope, Upstream,
+        News, Page, Poll, Scope, Upstream,
         feed::Feed,
         poller::{Poller, Step},
     },
@@ -161,6 +161,7 @@ async fn the_next_page_of_a_listing_is_asked_for_while_one_is_written_if_there_i
     for has_room in [true, false] {
         let house = House::new().await;
         let (feed, mut poller) = house.feed(scope()).await;
+        feed.wish(1, Some(Poll::Longpoll));
         let script = &house.script;
         script.says("list", "a 1", "list 1", true);
         script.says("list 1", "b 2", "list 2", true);
